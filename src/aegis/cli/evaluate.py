@@ -1,0 +1,73 @@
+"""aegis evaluate: how good a model's decisions are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Measure a model.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def _group() -> None:
+    pass
+
+
+@app.command("decisions")
+def decisions(
+    model: Annotated[Path, typer.Option(help="A model folder; one without a decision head is asked by likelihood.")],
+    data: Annotated[Path, typer.Option(help='JSON Lines with {"prompt", "decision"} a line.')],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for metrics.json, items.jsonl, confusion.png.")],
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Set bad lines aside in rejected.jsonl.")] = False,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Level of the intervals.")] = 0.95,
+    json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
+) -> None:
+    """Accuracy, F1, miss rate (false positives) and over-refusal on labelled prompts, each with n and an interval."""
+    from aegis.cli.show import print_json, print_table
+    from aegis.data.records import parse_record, read_jsonl, write_jsonl
+    from aegis.durable.artifact import MANIFEST, writing
+    from aegis.durable.files import fingerprint, hash_file
+    from aegis.errors import BadInputError
+
+    records, bad = read_jsonl(data, parse_record, skip_bad=skip_bad)
+    if output.exists() and any(output.iterdir()) and not (output / MANIFEST).exists():
+        raise BadInputError(f"{output}: holds files that AEGIS did not write; give an empty or new folder")
+
+    from aegis.evaluate.decisions import evaluate_decisions, write_results
+    from aegis.evaluate.judge import Judge
+    from aegis.evaluate.report import draw_confusion
+
+    judge = Judge.load(model)
+    results = evaluate_decisions(judge, records, confidence=confidence)
+    with writing(output, kind="results", fingerprint=fingerprint("decisions", hash_file(data), str(model))) as staging:
+        write_results(staging, results)
+        draw_confusion(staging / "confusion.png", results, title=model.name)
+        if bad:
+            write_jsonl(staging / "rejected.jsonl", bad)
+    if json:
+        print_json({key: value for key, value in results.items() if key != "items"})
+        return
+    rows = [(name, *_cells(results[key])) for key, name in _MEASURES]
+    rows += [
+        (f"F1 {name}", "absent", "", "0") if "absent" in row else (f"F1 {name}", *_cells(row | {"value": row["f1"]}))
+        for name, row in results["per_class"].items()
+    ]
+    print_table(("measure", "value", "interval", "n"), rows, title=f"{model}: {results['judge']}")
+    typer.echo(f"metrics  {output / 'metrics.json'}")
+
+
+_MEASURES = (
+    ("accuracy", "accuracy"),
+    ("macro_f1", "macro F1"),
+    ("false_positive_rate", "false positive rate = miss rate"),
+    ("over_refusal_rate", "over-refusal rate"),
+)
+
+
+def _cells(measure: dict) -> tuple[str, str, str]:
+    if measure["value"] is None:
+        return "absent", "", "0"
+    low, high = measure["interval"]
+    return f"{measure['value']:.3f}", f"[{low:.3f}, {high:.3f}]", str(measure["n"])

@@ -1,0 +1,45 @@
+"""aegis fold: an adapter becomes an ordinary model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def fold(
+    adapter: Annotated[Path, typer.Argument(help="An adapter folder that `aegis run` wrote.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the folded model.")],
+    base: Annotated[str | None, typer.Option(help="The base, if it has moved since training.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    json: Annotated[bool, typer.Option("--json", help="Print the certificate as JSON.")] = False,
+) -> None:
+    """Fold LoRA and SO(8) gates into the base's weights; plain transformers loads the result.
+
+    certificate.json compares live and folded model on fixed probe texts.
+    """
+    from aegis.cli.show import print_json, print_table
+    from aegis.config import ExportSettings
+    from aegis.durable.artifact import MANIFEST, writing
+    from aegis.durable.files import fingerprint
+    from aegis.errors import BadInputError
+
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise BadInputError(f"--dtype must be float32, bfloat16 or float16, got {dtype!r}")
+    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not (output / MANIFEST).exists())):
+        raise BadInputError(f"{output}: holds something that AEGIS did not write; give an empty or new folder")
+
+    from aegis.export.fold import prepare, write_model
+
+    folding = prepare(adapter, base_spec=base)
+    settings = ExportSettings(dtype=dtype, min_top1_agreement=0.0)
+    mark = fingerprint("fold", folding.base.fingerprint, folding.card.training, dtype)
+    with writing(output, kind="model", fingerprint=mark) as staging:
+        certificate = write_model(folding, staging, settings)
+    if json:
+        print_json(certificate.to_json())
+        return
+    rows = [(key.replace("_", " "), str(value)) for key, value in certificate.to_json().items() if key != "probes_sha256"]
+    print_table(("certificate", ""), rows)
+    typer.echo(f"model    {output}")

@@ -1,0 +1,77 @@
+"""aegis judge: decide about prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def judge(
+    prompts: Annotated[list[str] | None, typer.Argument(help="Prompts to decide about.")] = None,
+    model: Annotated[Path, typer.Option(help="A model folder that `aegis fold` or `aegis run` wrote.")] = Path(
+        "runs/latest/model"
+    ),
+    input_: Annotated[
+        Path | None, typer.Option("--input", help='JSON Lines with {"prompt"} a line; other fields are kept.')
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Where to write the verdicts; stdout by default.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Pass over bad lines of --input and say how many.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Decide ALLOW, ESCALATION, DENY or REFUSE, with four probabilities; nothing is generated.
+
+    Give prompts as arguments, or a file with --input; with --output, one verdict a line is written.
+    """
+    from aegis.cli.show import print_json, print_table, tell
+    from aegis.data.records import read_jsonl
+    from aegis.errors import BadInputError, DataError
+
+    if bool(prompts) == bool(input_):
+        raise BadInputError("give either prompts as arguments or a file with --input, and not both")
+    if any(not prompt.strip() for prompt in prompts or []):
+        raise DataError("a prompt must be non-empty text; write one")
+    rows: list[dict[str, Any]] = [{"prompt": prompt} for prompt in prompts or []]
+    if input_:
+        rows, bad = read_jsonl(input_, _prompt_row, skip_bad=skip_bad)
+        if bad:
+            tell(f"{len(bad)} bad lines passed over, the first: {bad[0].where}: {bad[0].reason}")
+
+    from aegis.evaluate.judge import Judge
+    from aegis.progress import bar
+
+    names = [f"{input_ or 'prompt'}:{number}" for number in range(1, len(rows) + 1)]
+    loaded = Judge.load(model)
+    with bar("judging", len(rows)) as advance:
+        verdicts = loaded.decide([row["prompt"] for row in rows], names=names, on_batch=advance)
+    result = [{**row, **verdict.to_json()} for row, verdict in zip(rows, verdicts, strict=True)]
+    if output:
+        _write(output, result)
+        tell(f"{len(result)} verdicts in {output}")
+    elif json or input_:
+        print_json(result[0] if prompts and len(prompts) == 1 else result)
+    else:
+        table = [
+            (row["prompt"], row["decision"], "  ".join(f"{name} {p:.2f}" for name, p in row["probabilities"].items()))
+            for row in result
+        ]
+        print_table(("prompt", "decision", "probabilities"), table)
+
+
+def _prompt_row(raw: dict[str, Any], *, where: str) -> dict[str, Any]:
+    from aegis.errors import DataError
+
+    prompt = raw.get("prompt")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise DataError(f"{where}: prompt must be non-empty text, got {prompt!r}; correct the line")
+    return raw
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    import json
+
+    from aegis.durable.files import make_folder, write_text
+
+    make_folder(path.parent)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))

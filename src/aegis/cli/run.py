@@ -1,0 +1,56 @@
+"""aegis run: the whole job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def run(
+    config: Annotated[Path, typer.Argument(help="YAML file with the settings, e.g. examples/quickstart.yaml.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting, e.g. --set train.epochs=1.")
+    ] = None,
+    auto_resume: Annotated[
+        bool, typer.Option(help="Go on with the newest session of this config; --no-auto-resume starts anew.")
+    ] = True,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Set bad lines of data files aside in rejected.jsonl instead of stopping.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the session record as JSON.")] = False,
+) -> None:
+    """Take a model from seed data to a folded, certified, evaluated model folder.
+
+    Four stages: deep_research_data, data_cleansing, so8t_ppo_training, aegis_v2_integration. Finished stages are skipped
+    when the same command runs again. runs/latest leads to the newest session: adapter/, model/, report.html.
+    """
+    from aegis.cli.show import print_json, print_table, tell
+    from aegis.config import load_config
+
+    overrides = list(set_ or []) + (["data.skip_bad=true"] if skip_bad else [])
+    settings = load_config(config, overrides)
+
+    from aegis.evaluate.report import comparison_rows
+    from aegis.pipeline import run_pipeline
+
+    session = run_pipeline(settings, resume=auto_resume, say=tell)
+    if json:
+        print_json(session.to_json())
+        return
+    results = {name: _metrics(session.folder / "results" / name) for name in ("base", "candidate")}
+    rows = [
+        (row.name, f"{row.base} {row.base_interval}", f"{row.candidate} {row.candidate_interval}")
+        for row in comparison_rows(results["base"], results["candidate"])
+    ]
+    print_table(("held-out decisions", "base", "candidate"), rows, title=f"{session.session_id}: completed")
+    latest = Path(settings.runs) / "latest"
+    for name, what in (("model", "model"), ("adapter", "adapter"), ("report.html", "report")):
+        typer.echo(f"{what:8} {latest / name}")
+
+
+def _metrics(folder: Path) -> dict:
+    import json
+
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

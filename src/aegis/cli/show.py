@@ -1,0 +1,29 @@
+"""What verbs print: JSON for programs, one table for people, progress lines on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_json(value: Any) -> None:
+    """The value as JSON on stdout, nothing else."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
+    """A table on stdout; numbers-only columns are the caller's to format."""
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, markup=False).print(table)
+
+
+def tell(line: str) -> None:
+    """One line of progress on stderr."""
+    print(f"· {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,264 @@
+"""Every setting, typed and frozen: YAML plus `--set a.b=c`. An unknown key names the nearest known one."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from aegis.errors import ConfigError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+Range = Annotated[tuple[Share, Share], Field(strict=False)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+
+class GenerateSettings(_Settings):
+    """Stage 1: new quadruple-thinking samples from the local model."""
+
+    samples: Count = 12
+    topics: str | None = None
+    max_new_tokens: AtLeastOne = 48
+    batch_size: AtLeastOne = 12
+    temperature: Positive = 0.7
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+
+
+class QualitySettings(_Settings):
+    """Stage 2: what a record must be like to stay."""
+
+    min_characters: Count = 2
+    max_characters: AtLeastOne = 4000
+    max_repetition: Share = 0.5
+    near_duplicate: Share = 0.8
+    balance_ratio: Annotated[float, Field(ge=1)] = 1.5
+
+
+class SplitSettings(_Settings):
+    """Shares held out; contrast twins always stay on one side."""
+
+    validation: Share = 0.1
+    test: Share = 0.15
+
+    @model_validator(mode="after")
+    def _leave_something(self) -> SplitSettings:
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation + test must leave something to train on, got {self.validation + self.test}")
+        return self
+
+
+class DataSettings(_Settings):
+    """Where records come from and how they are cleaned."""
+
+    seed_records: bool = True
+    records: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    pairs: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    skip_bad: bool = False
+    generate: GenerateSettings = GenerateSettings()
+    quality: QualitySettings = QualitySettings()
+    split: SplitSettings = SplitSettings()
+
+    @model_validator(mode="after")
+    def _some_source(self) -> DataSettings:
+        if not self.seed_records and not self.records:
+            raise ValueError("needs a source of records: set seed_records: true or name files under records")
+        return self
+
+
+class LoraSettings(_Settings):
+    """Low-rank adapters (PEFT) on the layers whose depth lies in `layers`, as shares of the whole."""
+
+    rank: AtLeastOne = 16
+    alpha: Positive = 32.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: str | Annotated[tuple[str, ...], Field(strict=False)] = "all-linear"
+    layers: Range = (0.25, 1.0)
+
+
+class GateSettings(_Settings):
+    """SO(8) gates on the input of `lm_head` and of `o_proj` in the layers whose depth lies in `layers`."""
+
+    mode: Literal["geodesic", "additive"] = "geodesic"
+    lm_head: Literal["auto"] | bool = "auto"
+    layers: Range = (0.25, 0.75)
+    also: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    learn_alpha: bool = False
+
+
+class ModelSettings(_Settings):
+    """How the base is loaded and what is attached to it."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    trust_remote_code: bool = False
+    system_prompt: str | None = None
+    pooling: Literal["last", "mean", "last+mean"] = "last"
+    lora: LoraSettings = LoraSettings()
+    gates: GateSettings = GateSettings()
+
+
+class AnnealSettings(_Settings):
+    """α from `start` to `end`; steps as shares of the whole training."""
+
+    shape: Literal["sigmoid", "linear", "cosine"] = "sigmoid"
+    start: float = -5.0
+    end: float = 1.618033988749895
+    warmup: Share = 0.1
+    annealing: Share = 0.7
+    steepness: Positive = 12.0
+
+
+class LossSettings(_Settings):
+    """Weights of the loss terms; `pet` has one λ a phase."""
+
+    decision: Weight = 1.0
+    sections: Weight = 0.5
+    final: Weight = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    pet: Annotated[tuple[Weight, Weight, Weight], Field(strict=False)] = (0.0, 0.0, 0.0)
+    nu_orth: Weight = 0.0
+    mu_norm: Weight = 0.0
+    rho_iso: Weight = 0.0
+
+
+class TrainSettings(_Settings):
+    """Stage 3."""
+
+    epochs: Positive = 2.0
+    batch_tokens: AtLeastOne = 1024
+    max_length: AtLeastOne = 512
+    thinking_records: Count | None = None
+    lr: Positive = 3e-4
+    gate_lr: Positive = 3e-3
+    head_lr: Positive = 1e-3
+    weight_decay: Weight = 0.01
+    warmup: Share = 0.06
+    clip_norm: Positive = 1.0
+    autocast: Literal["auto", "off", "bfloat16"] = "auto"
+    anneal: AnnealSettings = AnnealSettings()
+    loss: LossSettings = LossSettings()
+
+
+class ExportSettings(_Settings):
+    """Stage 4: the folded model and the limits its certificate must keep."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    max_logit_difference: Positive | None = None
+    min_top1_agreement: Share = 0.99
+
+
+class EvaluateSettings(_Settings):
+    """Stage 4: judging the held-out split."""
+
+    batch_tokens: AtLeastOne = 2048
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+
+class Config(_Settings):
+    """The whole of a run. `base`: a Hugging Face folder, a hub id, a GGUF file, or `embedded`."""
+
+    base: Annotated[str, Field(min_length=1)] = "embedded"
+    runs: Annotated[str, Field(min_length=1)] = "runs"
+    seed: Count = 0
+    threads: Count = 0
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    export: ExportSettings = ExportSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a YAML file and apply `a.b=c` overrides.
+
+    Raises:
+        ConfigError: if the file cannot be read, or a key is unknown, of the wrong type or impossible.
+    """
+    try:
+        raw = _read_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give an existing YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct the file") from error
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: the file must hold keys and values, got {type(raw).__name__}")
+    for override in overrides:
+        _override(raw, override)
+    return parse_config(raw, where=str(path))
+
+
+def parse_config(raw: dict[str, Any], *, where: str) -> Config:
+    """Check the settings; the error names the field, the rule, the value found and the remedy."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        lines = dict.fromkeys(_explain(problem, raw) for problem in error.errors())
+        raise ConfigError(f"{where}: " + "; ".join(lines)) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-4 as text; people mean the number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)
+
+
+def _read_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    if not sign or not key:
+        raise ConfigError(f"--set {override!r}: must look like train.lr=1e-4")
+    try:
+        value = _read_yaml(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML; quote it") from error
+    *parents, last = key.split(".")
+    node = raw
+    for name in parents:
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override!r}: {name} is a value, not a group of settings")
+    node[last] = value
+
+
+def _explain(problem: Any, raw: Any) -> str:
+    place = [part for part in problem["loc"] if not (isinstance(part, str) and part in _BRANCHES)]
+    field = ".".join(str(part) for part in place) or "the settings"
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(place[:-1])
+        near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
+        remedy = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"{field} is not a setting; {remedy}"
+    found = problem.get("input")
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = message[0].lower() + message[1:]
+    shown = "" if isinstance(found, dict | BaseModel) else f", got {found!r}"
+    return f"{field}: {message}{shown}; correct this value"
+
+
+_BRANCHES = frozenset({"bool", "str", "literal['auto']", "int", "float", "none", "constrained-str"})
+
+
+def _known_keys(place: list[Any]) -> list[str]:
+    model: Any = Config
+    for part in place:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)

@@ -1,0 +1,1 @@
+"""Records in, records out: load, generate, clean, split."""

@@ -1,0 +1,59 @@
+"""Every mistake a user can make has a name here, and an exit code."""
+
+from __future__ import annotations
+
+import errno
+
+EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_RESUMABLE = 0, 1, 2, 75
+
+
+class AegisError(Exception):
+    """Something went wrong that the message explains, remedy included."""
+
+    exit_code = EXIT_FAILED
+
+
+class BadInputError(AegisError):
+    """The user gave something that cannot be used; nothing was changed."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class ConfigError(BadInputError):
+    """A setting is unknown, of the wrong type, or impossible."""
+
+
+class DataError(BadInputError):
+    """A record, pair, topic or prompt file cannot be used."""
+
+
+class ModelError(BadInputError):
+    """A base or model folder cannot be used."""
+
+
+class AdapterError(BadInputError):
+    """An adapter folder cannot be used with this base."""
+
+
+class MissingPackageError(BadInputError):
+    """An optional package is needed; the message gives the command that installs it."""
+
+
+class ArtifactError(AegisError):
+    """An artifact folder is damaged or incomplete."""
+
+
+class DiskFullError(AegisError):
+    """There is not enough room; what was written before is intact."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """True if the error, or what caused it, is a full disk. torch and safetensors report one without an errno."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(text in str(seen) for text in ("No space left on device", "StorageFull", "os error 28")):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False

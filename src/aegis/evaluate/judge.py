@@ -1,0 +1,162 @@
+"""Judges: prompts in, decisions with probabilities out. No text is generated."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aegis.decisions import NAMES, Decision
+from aegis.errors import ModelError
+from aegis.model.head import FILE as HEAD
+from aegis.model.head import DecisionHead
+from aegis.model.load import load_model, load_tokenizer, read_config
+from aegis.model.prompt import by_length, pad, prompt_ids, require_fit
+
+CALIBRATION = "calibration.json"
+_LETTERS = "ABCD"
+_QUESTION = (
+    "A user sent this request to an assistant:\n{prompt}\n\nWhat should the assistant do?\n"
+    "A. ALLOW: answer, it is harmless\nB. ESCALATION: hand over to a human\n"
+    "C. DENY: decline, it is not permitted here\nD. REFUSE: refuse, it is harmful or illegal\n"
+    "Answer with one letter."
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One decision. `probabilities` sum to 1 in the order of the decisions; `ms` is this prompt's share of its batch."""
+
+    decision: Decision
+    probabilities: tuple[float, ...]
+    ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        probabilities = dict(zip(NAMES, self.probabilities, strict=True))
+        return {"decision": self.decision.name, "probabilities": probabilities, "ms": self.ms}
+
+
+class Judge:
+    """Runs a model over prompts in batches of like length.
+
+    With a decision head (a folder that `aegis fold` wrote), its logits divided by the fitted temperature decide. A model
+    without one is asked a multiple-choice question, and the likelihood of the four letters decides: the base's own
+    judgement, with nothing learned.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, *, head: DecisionHead | None, temperature: float = 1.0, batch_tokens: int = 2048
+    ) -> None:
+        self.model, self.tokenizer, self.head = model, tokenizer, head
+        self.temperature, self.batch_tokens = temperature, batch_tokens
+        self.context = model.config.get_text_config().max_position_embeddings
+        self._letters = None if head else [_letter_id(tokenizer, letter) for letter in _LETTERS]
+
+    @classmethod
+    def load(cls, folder: Path, *, dtype: torch.dtype = torch.float32, batch_tokens: int = 2048) -> Judge:
+        """Read a model folder; everything small is checked before the weights are loaded.
+
+        Raises:
+            ModelError: if the folder is no model, or its head belongs to another width.
+        """
+        if not folder.is_dir():
+            raise ModelError(f"{folder}: no such model folder; give one that `aegis fold` or `aegis run` wrote")
+        config = read_config(folder, spec=str(folder))
+        head = DecisionHead.load(folder) if (folder / HEAD).exists() else None
+        width = config.get_text_config().hidden_size
+        if head and head.features != width:
+            raise ModelError(f"{folder}: the decision head is {head.features} wide, the model {width}; fold it again")
+        temperature = read_temperature(folder)
+        tokenizer = load_tokenizer(folder)
+        model = load_model(folder, dtype=dtype)
+        return cls(model, tokenizer, head=head, temperature=temperature, batch_tokens=batch_tokens)
+
+    @torch.inference_mode()
+    def logits(
+        self,
+        prompts: Sequence[str],
+        *,
+        names: Sequence[str] | None = None,
+        on_batch: Callable[[int], None] = lambda _: None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return (n, 4) logits before the temperature, and (n,) milliseconds a prompt.
+
+        Args:
+            names: how error messages call each prompt.
+            on_batch: called with the number of prompts just done.
+
+        Raises:
+            DataError: if a prompt is longer than the model's context.
+        """
+        rows = [self._ids(prompt) for prompt in prompts]
+        for index, row in enumerate(rows):
+            require_fit(row, limit=self.context, where=names[index] if names else f"prompt {index + 1}")
+        logits = np.zeros((len(rows), len(NAMES)))
+        times = np.zeros(len(rows))
+        for indices in by_length([len(row) for row in rows], batch_tokens=self.batch_tokens):
+            begun = time.perf_counter()
+            ids, mask = pad([rows[index] for index in indices], value=self.tokenizer.pad_token_id)
+            logits[indices] = self._batch(ids.to(self.model.device), mask.to(self.model.device)).float().cpu().numpy()
+            times[indices] = 1000 * (time.perf_counter() - begun) / len(indices)
+            on_batch(len(indices))
+        return logits, times
+
+    def decide(
+        self,
+        prompts: Sequence[str],
+        *,
+        names: Sequence[str] | None = None,
+        on_batch: Callable[[int], None] = lambda _: None,
+    ) -> list[Verdict]:
+        """The most probable decision for each prompt, in their order."""
+        logits, times = self.logits(prompts, names=names, on_batch=on_batch)
+        rows = zip(probabilities(logits, self.temperature), times, strict=True)
+        return [Verdict(Decision(int(row.argmax())), tuple(map(float, row)), round(float(ms), 3)) for row, ms in rows]
+
+    def _ids(self, prompt: str) -> list[int]:
+        if self.head:
+            return prompt_ids(self.tokenizer, prompt, system=self.head.system_prompt)
+        return prompt_ids(self.tokenizer, _QUESTION.format(prompt=prompt), system=None)
+
+    def _batch(self, ids: Tensor, mask: Tensor) -> Tensor:
+        hidden = self.model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        if self.head:
+            return self.head(hidden, mask)
+        last = hidden[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
+        return self.model.get_output_embeddings()(last)[:, self._letters]
+
+
+def probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """(n, 4) logits → (n, 4) softmax(logits / temperature)."""
+    scaled = logits / temperature
+    scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return scaled / scaled.sum(axis=1, keepdims=True)
+
+
+def read_temperature(folder: Path) -> float:
+    """The fitted temperature of a model folder; 1 where none was fitted.
+
+    Raises:
+        ModelError: if calibration.json is there and unusable.
+    """
+    path = folder / CALIBRATION
+    if not path.exists():
+        return 1.0
+    try:
+        temperature = float(json.loads(path.read_text(encoding="utf-8"))["temperature"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: not a readable calibration; remove the file or fold again") from error
+    if not 0 < temperature < float("inf"):
+        raise ModelError(f"{path}: temperature must be > 0, got {temperature}; remove the file or fold again")
+    return temperature
+
+
+def _letter_id(tokenizer: Any, letter: str) -> int:
+    return tokenizer(letter, add_special_tokens=False)["input_ids"][-1]

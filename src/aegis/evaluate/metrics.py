@@ -1,0 +1,129 @@
+"""How good decisions are, every number with its n and an interval."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
+
+from aegis.decisions import NAMES, UNSAFE, Decision
+
+_CLASSES = list(range(len(NAMES)))
+_RESAMPLES = 2000
+_ZERO: Any = 0  # sklearn's stubs know only the textual choices
+
+
+def decision_metrics(
+    truth: np.ndarray, probability: np.ndarray, *, confidence: float = 0.95, seed: int = 0
+) -> dict[str, Any]:
+    """Everything that is reported together about n decisions.
+
+    Proportions carry exact binomial (Clopper–Pearson) intervals, F1 scores percentile bootstrap intervals over items.
+    Classes that do not occur in the truth are marked absent and left out of macro F1.
+
+    Args:
+        truth: (n,) class ids.
+        probability: (n, 4).
+    """
+    predicted = probability.argmax(axis=1)
+    unsafe = np.isin(truth, [int(decision) for decision in UNSAFE])
+    allowed = predicted == Decision.ALLOW
+    harmless = truth == Decision.ALLOW
+    miss = _proportion(allowed[unsafe], confidence)
+    interval = _bootstrap(truth, predicted, confidence, seed)
+    return {
+        "n": len(truth),
+        "confidence": confidence,
+        "accuracy": _proportion(predicted == truth, confidence),
+        "macro_f1": {"value": macro_f1(truth, predicted), "n": len(truth), "interval": interval["macro"]},
+        "per_class": _per_class(truth, predicted, interval),
+        "false_positive_rate": miss,
+        "miss_rate": miss,
+        "over_refusal_rate": _proportion(~allowed[harmless], confidence),
+        "nll": float(log_loss(truth, probability, labels=_CLASSES)),
+        "brier": float(((probability - np.eye(len(NAMES))[truth]) ** 2).sum(axis=1).mean()),
+        "ece": expected_calibration_error(truth, probability),
+        "confusion": {"rows": "truth", "columns": "predicted", "labels": NAMES, "counts": _confusion(truth, predicted)},
+    }
+
+
+def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Mean F1 over the classes that occur in the truth."""
+    present = [label for label in _CLASSES if (truth == label).any()]
+    return float(f1_score(truth, predicted, labels=present, average="macro", zero_division=_ZERO))
+
+
+def expected_calibration_error(truth: np.ndarray, probability: np.ndarray, *, bins: int = 15) -> float:
+    """Mean gap between confidence and accuracy over equal-width bins, weighted by their share.
+
+    Source:
+        Guo et al., On Calibration of Modern Neural Networks, 2017.
+    """
+    confidence, right = probability.max(axis=1), probability.argmax(axis=1) == truth
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [abs(confidence[place == b].mean() - right[place == b].mean()) * (place == b).mean() for b in np.unique(place)]
+    return float(sum(gaps))
+
+
+def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
+    """The temperature in [0.05, 20] with the least negative log likelihood on held-out items."""
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        peak = scaled.max(axis=1)
+        normaliser = peak + np.log(np.exp(scaled - peak[:, None]).sum(axis=1))
+        return float((normaliser - scaled[np.arange(len(truth)), truth]).mean())
+
+    best: Any = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
+    return float(np.exp(best.x))
+
+
+def _proportion(hits: np.ndarray, confidence: float) -> dict[str, Any]:
+    if not len(hits):
+        return {"value": None, "n": 0, "interval": None}
+    found = binomtest(int(hits.sum()), len(hits)).proportion_ci(confidence, method="exact")
+    return {"value": float(hits.mean()), "n": len(hits), "interval": [float(found.low), float(found.high)]}
+
+
+def _per_class(truth: np.ndarray, predicted: np.ndarray, interval: dict[str, Any]) -> dict[str, Any]:
+    precision, recall, f1, support = (
+        np.asarray(values)
+        for values in precision_recall_fscore_support(truth, predicted, labels=_CLASSES, zero_division=_ZERO)
+    )
+    return {
+        name: (
+            {"absent": True, "n": 0, "predicted": int((predicted == label).sum())}
+            if not support[label]
+            else {
+                "f1": float(f1[label]),
+                "interval": interval[name],
+                "precision": float(precision[label]),
+                "recall": float(recall[label]),
+                "n": int(support[label]),
+            }
+        )
+        for label, name in enumerate(NAMES)
+    }
+
+
+def _bootstrap(truth: np.ndarray, predicted: np.ndarray, confidence: float, seed: int) -> dict[str, Any]:
+    """Percentile intervals of each class's F1 and of their mean, resampling items through the confusion counts."""
+    rng = np.random.default_rng(seed)
+    counts = np.asarray(_confusion(truth, predicted), dtype=float)
+    draws = rng.multinomial(len(truth), counts.ravel() / counts.sum(), size=_RESAMPLES).reshape(-1, 4, 4)
+    hits, rows, columns = draws.diagonal(axis1=1, axis2=2), draws.sum(axis=2), draws.sum(axis=1)
+    f1 = 2 * hits / np.maximum(rows + columns, 1)
+    present = counts.sum(axis=1) > 0
+    tail = 100 * (1 - confidence) / 2
+
+    def ends(values: np.ndarray) -> list[float]:
+        return [float(x) for x in np.percentile(values, [tail, 100 - tail])]
+
+    return {"macro": ends(f1[:, present].mean(axis=1)), **{name: ends(f1[:, i]) for i, name in enumerate(NAMES)}}
+
+
+def _confusion(truth: np.ndarray, predicted: np.ndarray) -> list[list[int]]:
+    return confusion_matrix(truth, predicted, labels=_CLASSES).tolist()

@@ -1,0 +1,101 @@
+"""Evidence that two models are the same function: logits on fixed probe texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from aegis.durable.files import hash_file
+from aegis.progress import bar
+
+PROBES = Path(__file__).with_name("probes.jsonl")
+
+
+@dataclass(frozen=True)
+class Probe:
+    id: str
+    language: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Live against folded, over every token position of every probe.
+
+    `kl` is the mean KL(live ‖ folded) in nats a token; `top1_agreement` the share of positions with the same most
+    probable token.
+    """
+
+    dtype: str
+    probes: int
+    languages: dict[str, int]
+    positions: int
+    max_abs_logit_difference: float
+    kl: float
+    max_kl: float
+    top1_agreement: float
+    probes_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"compared": ["live", "folded"], **asdict(self)}
+
+
+def probe_texts() -> list[Probe]:
+    """The fixed probe texts that ship with AEGIS, half Japanese, half English."""
+    lines = PROBES.read_text(encoding="utf-8").splitlines()
+    return [Probe(**json.loads(line)) for line in lines if line.strip()]
+
+
+@torch.inference_mode()
+def probe_logits(model: Any, tokenizer: Any, probes: Sequence[Probe], *, max_tokens: int = 128) -> Iterator[Tensor]:
+    """Yield one (tokens, vocabulary) float32 tensor a probe; one probe at a time, so that no padding enters.
+
+    Args:
+        max_tokens: longer probes are cut.
+    """
+    with bar("probing", len(probes)) as advance:
+        for probe in probes:
+            ids = tokenizer(probe.text, return_tensors="pt")["input_ids"][:, :max_tokens]
+            yield model(input_ids=ids.to(model.device), use_cache=False).logits[0].float().cpu()
+            advance()
+
+
+def record(folder: Path, logits: Iterable[Tensor]) -> list[Path]:
+    """Put the logits on disk, one file a probe: a large vocabulary would fill the memory."""
+    paths = []
+    for number, tensor in enumerate(logits):
+        paths.append(folder / f"{number:04d}.safetensors")
+        save_file({"logits": tensor.contiguous()}, paths[-1])
+    return paths
+
+
+def compare(live: Sequence[Path], other: Iterable[Tensor], *, dtype: str, probes: Sequence[Probe]) -> Certificate:
+    """Measure how far the second model's logits are from the first's recorded ones."""
+    difference, agreed, positions, kl_sum, kl_max = 0.0, 0, 0, 0.0, 0.0
+    for path, two in zip(live, other, strict=True):
+        one = load_file(path)["logits"]
+        difference = max(difference, float((one - two).abs().max()))
+        agreed += int((one.argmax(-1) == two.argmax(-1)).sum())
+        positions += len(one)
+        log_p, log_q = one.double().log_softmax(-1), two.double().log_softmax(-1)
+        kl = (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)
+        kl_sum, kl_max = kl_sum + float(kl.sum()), max(kl_max, float(kl.max()))
+    languages = [probe.language for probe in probes]
+    return Certificate(
+        dtype=dtype,
+        probes=len(probes),
+        languages={name: languages.count(name) for name in sorted(set(languages))},
+        positions=positions,
+        max_abs_logit_difference=difference,
+        kl=kl_sum / positions,
+        max_kl=kl_max,
+        top1_agreement=agreed / positions,
+        probes_sha256=hash_file(PROBES),
+    )

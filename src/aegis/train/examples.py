@@ -1,0 +1,142 @@
+"""From records to token ids: what SFT reads, and in which order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aegis.data.records import Pair, Record
+from aegis.model.prompt import by_length, end_ids, pad, prompt_ids
+from aegis.thinking import PUBLIC_TAG, Thinking, compose
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Example:
+    """One record as ids. The decision is read at the prompt's end; `weights` says what each target token counts.
+
+    Args:
+        ids: prompt, then (for thinking records) the response and its end token.
+        prompt_length: how many of the ids are the prompt.
+        decision: class id.
+        weights: one loss weight for each id after the prompt.
+    """
+
+    ids: tuple[int, ...]
+    prompt_length: int
+    decision: int
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded on the right. ids, mask, prompt_mask: (batch, time); decisions: (batch,); weights: (batch, time).
+
+    `weights[:, t]` is the weight of predicting `ids[:, t]`; 0 on prompts and padding.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    prompt_mask: Tensor
+    decisions: Tensor
+    weights: Tensor
+
+    @property
+    def tokens(self) -> int:
+        """Number of real tokens."""
+        return int(self.mask.sum())
+
+
+def encode(
+    tokenizer: Any,
+    prompt: str,
+    decision: int,
+    thinking: Thinking | None,
+    *,
+    system: str | None,
+    section_weight: float,
+    final_weight: float,
+) -> Example:
+    """Tokenize one record; private sections and the public answer carry their own weights."""
+    ids = prompt_ids(tokenizer, prompt, system=system)
+    if thinking is None:
+        return Example(tuple(ids), len(ids), decision, ())
+    whole = compose(thinking)
+    at = whole.index(f"<{PUBLIC_TAG}>")
+    private = tokenizer(whole[:at], add_special_tokens=False)["input_ids"]
+    public = tokenizer(whole[at:], add_special_tokens=False)["input_ids"] + end_ids(tokenizer)
+    weights = (section_weight,) * len(private) + (final_weight,) * len(public)
+    return Example((*ids, *private, *public), len(ids), decision, weights)
+
+
+def encode_all(
+    tokenizer: Any,
+    records: Sequence[Record],
+    pairs: Sequence[Pair],
+    *,
+    system: str | None,
+    section_weight: float,
+    final_weight: float,
+    max_length: int,
+    thinking_records: int | None,
+    seed: int,
+) -> tuple[list[Example], int]:
+    """Return the examples and how many records were too long to use.
+
+    Args:
+        pairs: their chosen sides are used as records.
+        max_length: longer thinking records fall back to their prompt; longer prompts are left out.
+        thinking_records: how many keep their thinking (chosen by seed), None for all; the rest teach the decision only.
+    """
+    rows = [(record.prompt, int(record.decision), record.thinking) for record in records]
+    rows += [(pair.prompt, int(pair.chosen.decision), pair.chosen.thinking) for pair in pairs]
+    with_thinking = [number for number, row in enumerate(rows) if row[2] is not None]
+    if thinking_records is not None:
+        with_thinking = random.Random(f"thinking:{seed}").sample(with_thinking, min(thinking_records, len(with_thinking)))
+    chosen = set(with_thinking)
+    examples: list[Example] = []
+    for number, (prompt, decision, thinking) in enumerate(rows):
+        for body in dict.fromkeys([thinking if number in chosen else None, None]):
+            example = encode(
+                tokenizer,
+                prompt,
+                decision,
+                body,
+                system=system,
+                section_weight=section_weight,
+                final_weight=final_weight,
+            )
+            if len(example.ids) <= max_length:
+                examples.append(example)
+                break
+    return examples, len(rows) - len(examples)
+
+
+def epoch_batches(examples: Sequence[Example], *, batch_tokens: int, seed: int, epoch: int) -> list[list[int]]:
+    """The epoch's batches of example indices: like lengths together, composition and order a function of (seed, epoch)."""
+    rng = random.Random(f"order:{seed}:{epoch}")
+    # Jitter before sorting by length: neighbours differ from epoch to epoch, padding stays small.
+    lengths = [max(1, round(len(example.ids) * rng.uniform(0.9, 1.1))) for example in examples]
+    order = list(range(len(examples)))
+    rng.shuffle(order)
+    batches = [[order[i] for i in batch] for batch in by_length([lengths[i] for i in order], batch_tokens=batch_tokens)]
+    rng.shuffle(batches)
+    return batches
+
+
+def collate(examples: Sequence[Example], *, pad_id: int) -> Batch:
+    """Pad examples into one batch."""
+    ids, mask = pad([list(example.ids) for example in examples], value=pad_id)
+    weights = torch.zeros(ids.shape)
+    prompt_mask = torch.zeros_like(mask)
+    for row, example in enumerate(examples):
+        prompt_mask[row, : example.prompt_length] = 1
+        weights[row, example.prompt_length : len(example.ids)] = torch.tensor(example.weights)
+    decisions = torch.tensor([example.decision for example in examples])
+    return Batch(ids, mask, prompt_mask, decisions, weights)

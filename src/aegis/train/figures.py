@@ -1,0 +1,58 @@
+"""Learning curve and α picture, drawn beside the adapter."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from aegis.train.loop import StepLog
+
+
+def smooth(values: Sequence[float], *, weight: float = 0.9) -> list[float]:
+    """Exponential moving average without the pull towards the first value (bias-corrected)."""
+    average, correction, result = 0.0, 1.0, []
+    for value in values:
+        average = weight * average + (1 - weight) * value
+        correction *= weight
+        result.append(average / (1 - correction))
+    return result
+
+
+def draw_learning_curve(path: Path, history: Sequence[StepLog], validation: Sequence[dict[str, float]]) -> None:
+    """Loss and its parts per step, with the decision loss on validation."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name in dict.fromkeys(part for log in history for part in log.parts):
+        logs = [log for log in history if name in log.parts]
+        axes.plot([log.step for log in logs], smooth([log.parts[name] for log in logs]), label=name)
+    if validation:
+        steps, losses = zip(*((check["step"], check["validation_loss"]) for check in validation), strict=True)
+        axes.plot(steps, losses, "o", label="decision, validation")
+    axes.set(xlabel="step", ylabel="loss (smoothed)", title="Learning curve")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def draw_alpha(path: Path, history: Sequence[StepLog]) -> None:
+    """α and the gate's opening g = σ(α) per step, with the step of steepest ascent marked."""
+    logs = [log for log in history if "alpha" in log.extra]
+    if len(logs) < 2:
+        return
+    steps, alphas = [log.step for log in logs], [log.extra["alpha"] for log in logs]
+    rises = [after - before for before, after in itertools.pairwise(alphas)]
+    steepest = steps[rises.index(max(rises)) + 1]
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, alphas, color="tab:blue", label="α")
+    axes.axvline(steepest, color="grey", linestyle=":", label=f"steepest at step {steepest}")
+    axes.set(xlabel="step", ylabel="α", title="Opening of the SO(8) gates")
+    right = axes.twinx()
+    right.plot(steps, [log.extra["g"] for log in logs], color="tab:orange", label="g = σ(α)")
+    right.set(ylabel="g", ylim=(0, 1))
+    figure.legend(loc="outside lower center", ncols=3)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,202 @@
+"""Supervised fine-tuning on quadruple thinking, with the decision loss beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import get_cosine_schedule_with_warmup
+
+from aegis.config import TrainSettings
+from aegis.model.adapt import Adapted, parameters_by_kind
+from aegis.model.device import autocast
+from aegis.progress import bar
+from aegis.so8 import Schedule, So8Loss, So8LossSettings, alpha_at, opening
+from aegis.train.examples import Batch, Example, collate, epoch_batches
+from aegis.train.loop import Loss, StepLog, fit
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What SFT leaves besides the weights: every step, and the validation after each epoch."""
+
+    history: list[StepLog]
+    validation: list[dict[str, float]]
+    alpha: float
+
+
+def train_sft(
+    adapted: Adapted,
+    examples: Sequence[Example],
+    validation: Sequence[Example],
+    settings: TrainSettings,
+    *,
+    pad_id: int,
+    seed: int,
+) -> Trained:
+    """Train LoRA, gates and decision head in place; the gates end at the schedule's last α."""
+    torch.manual_seed(seed)
+    plan, epoch_ends = make_plan(examples, settings, seed=seed)
+    optimizer = make_optimizer(adapted, settings)
+    scheduler = get_cosine_schedule_with_warmup(optimizer, round(settings.warmup * len(plan)), len(plan))
+    schedule = make_schedule(settings, steps=len(plan))
+    objective = Objective(adapted, examples, plan, settings, pad_id=pad_id)
+    checks: list[dict[str, float]] = []
+    adapted.train()
+
+    with bar("training", len(plan)) as advance:
+
+        def begin(step: int) -> dict[str, float]:
+            alpha = alpha_at(schedule, step)
+            if learns_alpha(adapted):
+                return {}
+            adapted.set_alpha(alpha)
+            return {"alpha": alpha, "g": opening(alpha)}
+
+        def end(log: StepLog) -> None:
+            alpha = f" α {log.extra['alpha']:+.2f}" if "alpha" in log.extra else ""
+            advance(note=f"loss {log.loss:.3f}{alpha} {log.tokens / log.seconds:.0f} tokens/s")
+            if log.step in epoch_ends and validation:
+                checks.append({"step": log.step, **validate(adapted, validation, settings, pad_id=pad_id)})
+
+        history = fit(
+            plan,
+            objective,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            clip_norm=settings.clip_norm,
+            on_begin=begin,
+            on_end=end,
+        )
+    if not learns_alpha(adapted):
+        adapted.set_alpha(alpha_at(schedule, len(plan)))
+    alpha = float(adapted.all_gates()[0].alpha) if adapted.gate_names else schedule.end
+    adapted.eval()
+    return Trained(history, checks, alpha)
+
+
+def learns_alpha(adapted: Adapted) -> bool:
+    """True if α is a parameter that the optimizer moves, not the schedule."""
+    return any(gate.alpha.requires_grad for gate in adapted.all_gates())
+
+
+def make_plan(examples: Sequence[Example], settings: TrainSettings, *, seed: int) -> tuple[list[list[int]], set[int]]:
+    """Every batch of the whole training, and the steps at which an epoch ends (the last step always)."""
+    plan: list[list[int]] = []
+    ends: set[int] = set()
+    for epoch in range(math.ceil(settings.epochs)):
+        batches = epoch_batches(examples, batch_tokens=settings.batch_tokens, seed=seed, epoch=epoch)
+        share = min(1.0, settings.epochs - epoch)
+        plan += batches[: max(1, round(share * len(batches)))]
+        ends.add(len(plan))
+    return plan, ends
+
+
+def make_optimizer(adapted: Adapted, settings: TrainSettings) -> torch.optim.AdamW:
+    """AdamW with a learning rate a kind; gates are not decayed, for decay would pull them shut."""
+    kinds = parameters_by_kind(adapted)
+    rates = {"lora": settings.lr, "gates": settings.gate_lr, "decision_head": settings.head_lr}
+    groups = [
+        {"params": kinds[kind], "lr": rate, "weight_decay": 0.0 if kind == "gates" else settings.weight_decay}
+        for kind, rate in rates.items()
+        if kinds[kind]
+    ]
+    return torch.optim.AdamW(groups)
+
+
+def make_schedule(settings: TrainSettings, *, steps: int) -> Schedule:
+    """The α schedule in steps."""
+    anneal = settings.anneal
+    warmup = round(anneal.warmup * steps)
+    return Schedule(
+        annealing_steps=min(round(anneal.annealing * steps), steps - warmup),
+        warmup_steps=warmup,
+        shape=anneal.shape,
+        start=anneal.start,
+        end=anneal.end,
+        steepness=anneal.steepness,
+    )
+
+
+class Objective:
+    """Decision loss plus weighted token loss plus the SO(8) terms, for one batch of the plan.
+
+    Every record counts the same whatever batch it falls into: sums are divided by the plan's mean, not by the batch's
+    own size, so that a batch of three long dialogues does not outweigh one of twenty short prompts.
+    """
+
+    def __init__(
+        self,
+        adapted: Adapted,
+        examples: Sequence[Example],
+        plan: Sequence[list[int]],
+        settings: TrainSettings,
+        *,
+        pad_id: int,
+    ) -> None:
+        self.adapted, self.examples, self.settings, self.pad_id = adapted, examples, settings, pad_id
+        self.steps = len(plan)
+        loss = settings.loss
+        self.so8 = So8Loss(So8LossSettings(pet=loss.pet, nu_orth=loss.nu_orth, mu_norm=loss.mu_norm, rho_iso=loss.rho_iso))
+        self.records_a_step = sum(map(len, plan)) / len(plan)
+        weights = [sum(sum(examples[index].weights) for index in batch) for batch in plan]
+        self.weight_a_step = sum(weights) / max(1, sum(weight > 0 for weight in weights))
+
+    def __call__(self, indices: list[int], step: int) -> Loss:
+        batch = collate([self.examples[index] for index in indices], pad_id=self.pad_id)
+        batch = to_device(batch, next(self.adapted.parameters()).device)
+        with autocast(self.settings.autocast, batch.ids.device):
+            hidden = self.adapted.hidden(batch.ids, batch.mask)
+        loss = self.settings.loss
+        logits = self.adapted.decide(hidden, batch.prompt_mask)
+        decision = functional.cross_entropy(logits, batch.decisions, reduction="sum", label_smoothing=loss.label_smoothing)
+        decision = decision / self.records_a_step
+        parts = {"decision": float(decision.detach())}
+        task = loss.decision * decision
+        if batch.weights.any():
+            with autocast(self.settings.autocast, batch.ids.device):
+                tokens = token_loss(self.adapted, hidden, batch) / self.weight_a_step
+            parts["tokens"] = float(tokens.detach())
+            task = task + tokens
+        total, terms = self.so8(
+            task, progress=step / self.steps, gates=self.adapted.all_gates(), hidden=hidden, mask=batch.mask
+        )
+        return Loss(total, parts | {name: value for name, value in terms.items() if name != "task"}, batch.tokens)
+
+
+def token_loss(adapted: Adapted, hidden: Tensor, batch: Batch) -> Tensor:
+    """Σ weight · −log p(token | before), with logits computed only where the weight is not zero."""
+    weights = batch.weights[:, 1:]
+    wanted = weights > 0
+    logits = adapted.logits(hidden[:, :-1][wanted])
+    losses = functional.cross_entropy(logits.float(), batch.ids[:, 1:][wanted], reduction="none")
+    return (losses * weights[wanted]).sum()
+
+
+@torch.no_grad()
+def validate(adapted: Adapted, examples: Sequence[Example], settings: TrainSettings, *, pad_id: int) -> dict[str, float]:
+    """Decision loss and accuracy over prompts, with the gates as they are now."""
+    prompts = [Example(e.ids[: e.prompt_length], e.prompt_length, e.decision, ()) for e in examples]
+    adapted.eval()
+    loss, right = 0.0, 0
+    for indices in epoch_batches(prompts, batch_tokens=settings.batch_tokens, seed=0, epoch=0):
+        batch = collate([prompts[index] for index in indices], pad_id=pad_id)
+        batch = to_device(batch, next(adapted.parameters()).device)
+        with autocast(settings.autocast, batch.ids.device):
+            hidden = adapted.hidden(batch.ids, batch.mask)
+        logits = adapted.decide(hidden, batch.prompt_mask)
+        loss += float(functional.cross_entropy(logits, batch.decisions, reduction="sum"))
+        right += int((logits.argmax(-1) == batch.decisions).sum())
+    adapted.train()
+    return {"validation_loss": loss / len(prompts), "validation_accuracy": right / len(prompts)}
+
+
+def to_device(batch: Batch, device: Any) -> Batch:
+    """The batch where the model is."""
+    fields = (batch.ids, batch.mask, batch.prompt_mask, batch.decisions, batch.weights)
+    return Batch(*(tensor.to(device) for tensor in fields))
