@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import warnings
+from typing import Any
 
-import click
 import typer
 
 from aegis import __version__
 from aegis.cli import doctor, evaluate, fold, judge, run, status
 from aegis.errors import EXIT_FAILED, EXIT_RESUMABLE, AegisError, DiskFullError, is_disk_full
+
+_USAGE_ERROR: Any = typer.BadParameter.__mro__[2]  # ClickException: typer carries its own copy of click
 
 app = typer.Typer(
     name="aegis",
@@ -53,14 +55,14 @@ def main() -> None:
         warnings.simplefilter("ignore")
     try:
         sys.exit(app(arguments, standalone_mode=False) or 0)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _fail("stopped; what was finished is kept. Run the same command again to go on", EXIT_RESUMABLE, debug)
     except AegisError as error:
         _fail(str(error), error.exit_code, debug)
     except Exception as error:
+        if isinstance(error, _USAGE_ERROR):
+            error.show()
+            sys.exit(error.exit_code)
         if is_disk_full(error):
             _fail("the disk is full; free some room and run the same command again", DiskFullError.exit_code, debug)
         what = (str(error).splitlines() or [""])[0][:300]

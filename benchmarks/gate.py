@@ -1,0 +1,110 @@
+"""Claim: SO(8) gates cost little. Time of a training step, gates + LoRA against LoRA alone and against PEFT's OFT.
+
+All arms train the embedded model on the same random batch, in one process, one step of each in turn, so that drift of
+the machine meets all alike. Printed: the ratio of medians, with the interval of a bootstrap over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from peft import OFTConfig, get_peft_model
+
+from aegis.config import GateSettings, ModelSettings
+from aegis.model.adapt import Adapted, attach, gate_sites, lora_config
+from aegis.model.device import autocast, pick_device
+from aegis.model.load import load_model, resolve_base
+
+LIMITS = {"gates + LoRA / LoRA": 1.10, "gates + LoRA / OFT on LoRA's targets": 1.00, "gates / OFT on the gates' sites": 1.00}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--base", default="embedded")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    folder = resolve_base(options.base).folder
+    arms = {name: step_of(folder, name, options) for name in ("lora", "gates_lora", "oft_all", "gates", "oft_sites")}
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for round_number in range(options.rounds + 2):
+        for name, step in arms.items():
+            begun = time.perf_counter()
+            step()
+            if round_number >= 2:  # the first two warm caches up
+                seconds[name].append(time.perf_counter() - begun)
+    ratios = {
+        "gates + LoRA / LoRA": ratio(seconds["gates_lora"], seconds["lora"]),
+        "gates + LoRA / OFT on LoRA's targets": ratio(seconds["gates_lora"], seconds["oft_all"]),
+        "gates / OFT on the gates' sites": ratio(seconds["gates"], seconds["oft_sites"]),
+    }
+    if options.json:
+        print(json.dumps(ratios, indent=2))
+    for name, (value, low, high) in ratios.items():
+        verdict = "ok" if value <= LIMITS[name] else "OVER"
+        print(f"{name:40} {value:.3f}  [{low:.3f}, {high:.3f}]  limit {LIMITS[name]:.2f}  {verdict}")
+
+
+def step_of(folder: Any, arm: str, options: argparse.Namespace) -> Callable[[], None]:
+    """One training step of an arm: forward, loss on every token, backward, AdamW."""
+    device = pick_device()
+    model: Any = load_model(folder, dtype=torch.float32)
+    settings = ModelSettings()
+    sites = list(gate_sites(model, GateSettings(lm_head=False)))
+    if arm.startswith("oft"):
+        targets = lora_config(model, settings.lora).target_modules if arm == "oft_all" else sites
+        wrapped: Any = get_peft_model(model, OFTConfig(oft_block_size=8, target_modules=targets, task_type="CAUSAL_LM"))
+    else:
+        chosen = GateSettings(layers=(0, 0), lm_head=False) if arm == "lora" else settings.gates
+        if arm == "gates":
+            chosen = GateSettings(lm_head=False)
+        wrapped = attach(model, ModelSettings(gates=chosen))
+        if arm == "gates":
+            for name, parameter in wrapped.named_parameters():
+                parameter.requires_grad_(name.startswith("gates."))
+            wrapped = without_lora(wrapped)
+    wrapped = wrapped.to(device).train()
+    trainable = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=1e-4)
+    ids = torch.randint(10, model.config.vocab_size, (options.batch, options.length), device=device)
+    core = wrapped.base if isinstance(wrapped, Adapted) else wrapped
+
+    def step() -> None:
+        with autocast("auto", device):
+            loss = core(input_ids=ids, labels=ids, use_cache=False).loss
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def without_lora(adapted: Adapted) -> Adapted:
+    """The gates alone: LoRA switched off, as OFT alone has none."""
+    adapted.peft.base_model.disable_adapter_layers()
+    return adapted
+
+
+def ratio(one: list[float], other: list[float]) -> tuple[float, float, float]:
+    """Ratio of medians and its 95 % bootstrap interval over rounds."""
+    pairs = np.array([one, other])
+    rng = np.random.default_rng(0)
+    draws = rng.integers(0, pairs.shape[1], (2000, pairs.shape[1]))
+    samples = np.median(pairs[0][draws], axis=1) / np.median(pairs[1][draws], axis=1)
+    low, high = np.percentile(samples, [2.5, 97.5])
+    return float(np.median(pairs[0]) / np.median(pairs[1])), float(low), float(high)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Shared fixtures: tiny random models of real architectures with a tokenizer made here, so that no network is needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+torch.set_num_threads(2)
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SHAPE = {
+    "vocab_size": 400,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+}
+ARCHITECTURES = ("llama", "phi3", "qwen2", "qwen3", "mistral", "gemma")
+
+
+def byte_tokenizer() -> Any:
+    """One token a byte, and a chat template: small, exact, and able to write Japanese."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["<s>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: number for number, token in enumerate([*specials, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="<|end|>",
+        additional_special_tokens=specials[2:],
+    )
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+def tiny_model(architecture: str = "llama", *, seed: int = 0, **changes: Any) -> Any:
+    """A random model of the architecture, in float32 and evaluation mode."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = {**SHAPE, **changes}
+    if architecture in ("gemma", "qwen3"):
+        shape.setdefault("head_dim", 8)
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(architecture, **shape)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    for parameter in model.parameters():  # default initialisation leaves logits almost flat
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.15)
+    return model
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    return byte_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def save_base(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Callable[..., Path]:
+    """Write a tiny base folder, as a user would have it."""
+
+    def save(architecture: str = "llama", **changes: Any) -> Path:
+        folder = tmp_path_factory.mktemp(architecture)
+        tiny_model(architecture, **changes).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def base_folder(save_base: Callable[..., Path]) -> Path:
+    return save_base("llama", tie_word_embeddings=True)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aegis.data.records import detect_language, parse_pair, parse_record, read_jsonl, write_jsonl
+from aegis.data.topics import parse_topic
+from aegis.errors import DataError
+
+GOOD: dict[str, Any] = {"prompt": "How do I kill a Python process?", "decision": "ALLOW"}
+THINKING = {"task": "ending a process", "safety": "nobody", "policy": "ALLOW", "final": "name the command"}
+SIDE = {"decision": "ALLOW", "thinking": THINKING, "final": "Use kill."}
+
+
+def test_a_short_record_gets_its_defaults() -> None:
+    record = parse_record(GOOD, where="f:1")
+    assert (record.id, record.language, record.domain, record.thinking) == ("f:1", "en", "general", None)
+    assert parse_record({**GOOD, "prompt": "時間は？"}, where="f:1").language == "ja"
+
+
+def test_records_and_pairs_survive_a_round_trip(tmp_path: Path) -> None:
+    record = parse_record({**GOOD, "thinking": THINKING, "final": "Use kill.", "contrast_of": "x"}, where="f:1")
+    pair = parse_pair({"prompt": "p", "chosen": SIDE, "rejected": {**SIDE, "decision": "REFUSE"}}, where="f:2")
+    write_jsonl(tmp_path / "r.jsonl", [record])
+    write_jsonl(tmp_path / "p.jsonl", [pair])
+    assert read_jsonl(tmp_path / "r.jsonl", parse_record)[0] == [record]
+    assert read_jsonl(tmp_path / "p.jsonl", parse_pair)[0] == [pair]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[1]", "must be a JSON object, got list"),
+        ("[" * 100_000, "not valid JSON"),
+        ('{"decision": "ALLOW"}', "prompt must be non-empty text, got None"),
+        ('{"prompt": " ", "decision": "ALLOW"}', "prompt must be non-empty"),
+        ('{"prompt": "x", "decision": "allow"}', "'allow' is not one of ALLOW, ESCALATION, DENY, REFUSE"),
+        ('{"prompt": "x"}', "None is not one of"),
+        ('{"prompt": "x", "decision": ["ALLOW"]}', "is not one of"),
+        ('{"prompt": "x", "decision": "ALLOW", "lang": "en"}', "'lang' is not a field"),
+        ('{"prompt": "x", "decision": "ALLOW", "language": "fr"}', "language must be one of ja, en"),
+        ('{"prompt": "x", "decision": "ALLOW", "final": "y"}', "belong together"),
+        ('{"prompt": "\\ud800", "decision": "ALLOW"}', "lone surrogate"),
+        (json.dumps({**GOOD, "thinking": {"task": "x"}, "final": "y"}), "thinking.safety must be non-empty"),
+    ],
+)
+def test_bad_lines_are_told_with_file_and_line(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text(json.dumps(GOOD) + "\n\n" + line + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=message) as caught:
+        read_jsonl(path, parse_record)
+    assert str(caught.value).startswith(f"{path}:3: ")
+    assert "--skip-bad" in str(caught.value)
+    good, bad = read_jsonl(path, parse_record, skip_bad=True)
+    assert len(good) == 1
+    assert [item.where for item in bad] == [f"{path}:3"]
+
+
+def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        read_jsonl(tmp_path / "none", parse_record)
+    (tmp_path / "empty").write_text("\n \n")
+    with pytest.raises(DataError, match="no usable record"):
+        read_jsonl(tmp_path / "empty", parse_record)
+    (tmp_path / "latin").write_bytes(b'{"prompt": "caf\xe9", "decision": "ALLOW"}')
+    with pytest.raises(DataError, match="not UTF-8 at byte 15"):
+        read_jsonl(tmp_path / "latin", parse_record)
+
+
+def test_equal_sides_and_missing_sides_are_told() -> None:
+    with pytest.raises(DataError, match="chosen and rejected are equal"):
+        parse_pair({"prompt": "p", "chosen": SIDE, "rejected": SIDE}, where="f:1")
+    with pytest.raises(DataError, match="rejected must be an object"):
+        parse_pair({"prompt": "p", "chosen": SIDE}, where="f:1")
+
+
+def test_topics_that_would_write_harm_are_refused() -> None:
+    with pytest.raises(DataError, match="must be ALLOW or ESCALATION, got REFUSE"):
+        parse_topic({"question": "x", "decision": "REFUSE"}, where="t:1")
+
+
+def test_languages_are_told_apart() -> None:
+    assert [detect_language(text) for text in ("hello", "こんにちは", "漢字", "Pythonで")] == ["en", "ja", "ja", "ja"]

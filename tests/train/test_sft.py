@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from aegis.config import AnnealSettings, GateSettings, LossSettings, ModelSettings, TrainSettings
+from aegis.data.records import parse_record
+from aegis.errors import AegisError
+from aegis.model.adapt import attach
+from aegis.train.examples import Example, collate, encode_all, epoch_batches
+from aegis.train.loop import Loss, fit
+from aegis.train.sft import make_plan, make_schedule, train_sft
+from tests.conftest import tiny_model
+
+THINKING = {"task": "t is asked", "safety": "nobody", "policy": "ALLOW", "final": "short"}
+
+
+def records(count: int = 24) -> list[Any]:
+    """Prompts whose decision one letter gives away; every fourth one carries its thinking."""
+    rows = []
+    for number in range(count):
+        decision = ("ALLOW", "REFUSE")[number % 2]
+        row = {"id": str(number), "prompt": f"{'a' if number % 2 else 'z'} {number}", "decision": decision}
+        if number % 4 == 0:
+            row |= {"thinking": THINKING, "final": "Yes."}
+        rows.append(parse_record(row, where="t:1"))
+    return rows
+
+
+def encoded(tokenizer: Any, **changes: Any) -> tuple[list[Example], int]:
+    shared = {"section_weight": 0.5, "final_weight": 1.0, "max_length": 400, "thinking_records": None, "seed": 0}
+    return encode_all(tokenizer, records(), [], system=None, **{**shared, **changes})
+
+
+def test_weights_lie_on_the_response_only(tokenizer: Any) -> None:
+    examples, dropped = encoded(tokenizer)
+    assert (len(examples), dropped) == (24, 0)
+    long = examples[0]
+    batch = collate([long, examples[1]], pad_id=1)
+    assert not batch.weights[0, : long.prompt_length].any()
+    assert (batch.weights[0, long.prompt_length : len(long.ids)] > 0).all()
+    public = tokenizer.decode([i for i, w in zip(long.ids[long.prompt_length :], long.weights, strict=True) if w == 1.0])
+    assert public == "<final>Yes.</final><|end|>"
+    assert not batch.weights[1].any()
+    assert batch.prompt_mask.sum(1).tolist() == [long.prompt_length, len(examples[1].ids)]
+
+
+def test_long_thinking_falls_back_to_its_prompt_and_long_prompts_go(tokenizer: Any) -> None:
+    examples, dropped = encoded(tokenizer, max_length=30)
+    assert dropped == 0
+    assert all(not example.weights for example in examples)
+    assert encoded(tokenizer, max_length=3)[1] == 24
+    assert sum(bool(e.weights) for e in encoded(tokenizer, thinking_records=2)[0]) == 2
+
+
+def test_the_order_is_a_function_of_seed_and_epoch(tokenizer: Any) -> None:
+    examples = encoded(tokenizer)[0]
+    order = [epoch_batches(examples, batch_tokens=200, seed=s, epoch=e) for s, e in [(0, 0), (0, 0), (0, 1), (1, 0)]]
+    assert order[0] == order[1]
+    assert order[0] != order[2]
+    assert order[0] != order[3]
+    assert all(sorted(i for batch in one for i in batch) == list(range(24)) for one in order)
+
+
+def settings(**changes: Any) -> TrainSettings:
+    return TrainSettings(**{"epochs": 6, "batch_tokens": 256, "lr": 3e-3, "head_lr": 3e-2, "autocast": "off", **changes})
+
+
+def trained(tokenizer: Any, *, seed: int = 0, model: ModelSettings | None = None, **changes: Any) -> Any:
+    torch.manual_seed(0)
+    adapted = attach(tiny_model(), model or ModelSettings())
+    examples = encoded(tokenizer)[0]
+    result = train_sft(adapted, examples, examples[:8], settings(**changes), pad_id=1, seed=seed)
+    return adapted, result
+
+
+def test_training_learns_and_opens_the_gates(tokenizer: Any) -> None:
+    adapted, result = trained(tokenizer)
+    assert result.validation[-1]["validation_accuracy"] == 1.0
+    assert len(result.validation) == 6
+    alphas = [log.extra["alpha"] for log in result.history]
+    assert alphas[0] == -5.0
+    assert alphas == sorted(alphas)
+    assert result.alpha == pytest.approx(1.618033988749895)
+    assert all(float(gate.generators.detach().abs().max()) > 0 for gate in adapted.all_gates())
+    first, last = result.history[0], result.history[-1]
+    assert last.loss < first.loss
+    assert "tokens" in {part for log in result.history for part in log.parts}
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_last_bit(tokenizer: Any) -> None:
+    (one, first), (two, second) = trained(tokenizer, epochs=1), trained(tokenizer, epochs=1)
+    assert [log.loss for log in first.history] == [log.loss for log in second.history]
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+    assert [log.loss for log in trained(tokenizer, epochs=1, seed=1)[1].history] != [log.loss for log in first.history]
+
+
+def test_every_loss_term_can_be_asked_for(tokenizer: Any) -> None:
+    loss = LossSettings(pet=(0.1, 0.1, 0.1), nu_orth=0.1, mu_norm=0.1, rho_iso=0.1, label_smoothing=0.1)
+    model = ModelSettings(gates=GateSettings(mode="additive", learn_alpha=True))
+    adapted, result = trained(tokenizer, model=model, epochs=1, loss=loss)
+    assert {"pet", "orth", "norm", "iso", "decision"} <= set(result.history[0].parts)
+    assert "alpha" not in result.history[0].extra
+    assert any(float(gate.alpha.detach()) != -5.0 for gate in adapted.all_gates())
+
+
+def test_fractions_of_epochs_and_shares_of_steps_are_kept(tokenizer: Any) -> None:
+    examples = encoded(tokenizer)[0]
+    whole, ends = make_plan(examples, settings(epochs=2), seed=0)
+    half, half_ends = make_plan(examples, settings(epochs=1.5), seed=0)
+    assert len(half) == pytest.approx(0.75 * len(whole), abs=1)
+    assert max(ends) == len(whole)
+    assert max(half_ends) == len(half)
+    schedule = make_schedule(settings(anneal=AnnealSettings(warmup=0.5, annealing=1.0)), steps=100)
+    assert (schedule.warmup_steps, schedule.annealing_steps) == (50, 50)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step() -> None:
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+
+    def broken(_: list[int], step: int) -> Loss:
+        return Loss(weight.sum() * (1.0 if step == 0 else float("nan")), {}, 1)
+
+    with pytest.raises(AegisError, match="step 2: loss nan"):
+        fit([[0]] * 3, broken, optimizer=optimizer, scheduler=scheduler, clip_norm=1.0)
+    assert float(weight.detach()) == pytest.approx(1 - 1 / 3)
