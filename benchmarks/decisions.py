@@ -35,7 +35,9 @@ def main() -> None:
     parser.add_argument("--public-items", type=int, default=150, help="at most this many of each public set")
     options = parser.parse_args()
     run = locate(options.run)
-    records = {name: read_jsonl(run / "records" / f"{name}.jsonl", parse_record)[0] for name in ("train", "validation", "test")}
+    records = {
+        name: read_jsonl(run / "records" / f"{name}.jsonl", parse_record)[0] for name in ("train", "validation", "test")
+    }
     pairs = [pair for pair in read_jsonl(run / "records" / "pairs.jsonl", parse_pair)[0] if pair.split == "train"]
     peer = fit_peer(records, pairs)
     judge = Judge.load(run / "model")

@@ -47,6 +47,7 @@ def byte_tokenizer() -> Any:
         tokenizer_object=tokenizer,
         bos_token="<s>",
         eos_token="<|end|>",
+        pad_token="<|end|>",
         additional_special_tokens=specials[2:],
     )
     fast.chat_template = TEMPLATE

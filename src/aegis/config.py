@@ -49,8 +49,8 @@ class QualitySettings(_Settings):
 class SplitSettings(_Settings):
     """Shares held out; contrast twins always stay on one side."""
 
-    validation: Share = 0.1
-    test: Share = 0.15
+    validation: Share = 0.08
+    test: Share = 0.12
 
     @model_validator(mode="after")
     def _leave_something(self) -> SplitSettings:
@@ -133,12 +133,17 @@ class LossSettings(_Settings):
 
 
 class TrainSettings(_Settings):
-    """Stage 3."""
+    """Stage 3.
+
+    `thinking_records`: how many records keep their thinking, the rest teach the decision only; null for all.
+    `probe_records`: how many prompts the decision head starts from; 0 for a head that starts at zero.
+    """
 
     epochs: Positive = 2.0
     batch_tokens: AtLeastOne = 1024
     max_length: AtLeastOne = 512
     thinking_records: Count | None = None
+    probe_records: Count = 700
     lr: Positive = 3e-4
     gate_lr: Positive = 3e-3
     head_lr: Positive = 1e-3

@@ -23,10 +23,8 @@ from aegis.model.prompt import by_length, pad, prompt_ids, require_fit
 CALIBRATION = "calibration.json"
 _LETTERS = "ABCD"
 _QUESTION = (
-    "A user sent this request to an assistant:\n{prompt}\n\nWhat should the assistant do?\n"
-    "A. ALLOW: answer, it is harmless\nB. ESCALATION: hand over to a human\n"
-    "C. DENY: decline, it is not permitted here\nD. REFUSE: refuse, it is harmful or illegal\n"
-    "Answer with one letter."
+    "Request: {prompt}\nWhat should the assistant do?\nA. ALLOW, harmless\nB. ESCALATION, a human decides\n"
+    "C. DENY, not permitted\nD. REFUSE, harmful or illegal\nAnswer with one letter."
 )
 
 

@@ -45,6 +45,10 @@ class Adapted(nn.Module):
         """The transformers model, LoRA layers in place."""
         return self.peft.get_base_model()
 
+    @property
+    def device(self) -> torch.device:
+        return self.head.linear.weight.device
+
     def gate(self, name: str) -> Gate:
         return cast(Gate, self.gates[_key(name)])
 

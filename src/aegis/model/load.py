@@ -13,6 +13,7 @@ from typing import Any
 import platformdirs
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from aegis.durable.artifact import MANIFEST, read_manifest, writing
@@ -93,16 +94,23 @@ def weights_fingerprint(folder: Path, *, spec: str) -> str:
     return fingerprint({path.name: hash_file(path) for path in names})
 
 
-def load_model(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
+def load_model(
+    folder: Path, *, dtype: torch.dtype, trust_remote_code: bool = False, attention: str | None = None
+) -> PreTrainedModel:
     """The model in `dtype`, in evaluation mode.
+
+    Args:
+        attention: transformers' name of an attention implementation; its own choice by default.
 
     Raises:
         ModelError: if the weights do not fit the config.
     """
     transformers.utils.logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
-    except (ValueError, OSError, KeyError, RuntimeError) as error:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=trust_remote_code, attn_implementation=attention
+        )
+    except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder}: the weights cannot be loaded ({_first_line(error)})") from error
     return model.eval()
 

@@ -140,3 +140,14 @@ def collate(examples: Sequence[Example], *, pad_id: int) -> Batch:
         weights[row, example.prompt_length : len(example.ids)] = torch.tensor(example.weights)
     decisions = torch.tensor([example.decision for example in examples])
     return Batch(ids, mask, prompt_mask, decisions, weights)
+
+
+def prompts_of(examples: Sequence[Example]) -> list[Example]:
+    """The same examples without their responses: what the decision is read from."""
+    return [Example(e.ids[: e.prompt_length], e.prompt_length, e.decision, ()) for e in examples]
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch where the model is."""
+    fields = (batch.ids, batch.mask, batch.prompt_mask, batch.decisions, batch.weights)
+    return Batch(*(tensor.to(device) for tensor in fields))

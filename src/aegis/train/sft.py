@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +16,9 @@ from aegis.model.adapt import Adapted, parameters_by_kind
 from aegis.model.device import autocast
 from aegis.progress import bar
 from aegis.so8 import Schedule, So8Loss, So8LossSettings, alpha_at, opening
-from aegis.train.examples import Batch, Example, collate, epoch_batches
+from aegis.train.examples import Batch, Example, collate, epoch_batches, prompts_of, to_device
 from aegis.train.loop import Loss, StepLog, fit
+from aegis.train.probe import probe
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ def train_sft(
 ) -> Trained:
     """Train LoRA, gates and decision head in place; the gates end at the schedule's last α."""
     torch.manual_seed(seed)
+    probe(adapted, examples, settings, pad_id=pad_id, seed=seed)
     plan, epoch_ends = make_plan(examples, settings, seed=seed)
     optimizer = make_optimizer(adapted, settings)
     scheduler = get_cosine_schedule_with_warmup(optimizer, round(settings.warmup * len(plan)), len(plan))
@@ -75,7 +76,7 @@ def train_sft(
         )
     if not learns_alpha(adapted):
         adapted.set_alpha(alpha_at(schedule, len(plan)))
-    alpha = float(adapted.all_gates()[0].alpha) if adapted.gate_names else schedule.end
+    alpha = float(adapted.all_gates()[0].alpha.detach()) if adapted.gate_names else schedule.end
     adapted.eval()
     return Trained(history, checks, alpha)
 
@@ -149,7 +150,7 @@ class Objective:
 
     def __call__(self, indices: list[int], step: int) -> Loss:
         batch = collate([self.examples[index] for index in indices], pad_id=self.pad_id)
-        batch = to_device(batch, next(self.adapted.parameters()).device)
+        batch = to_device(batch, self.adapted.device)
         with autocast(self.settings.autocast, batch.ids.device):
             hidden = self.adapted.hidden(batch.ids, batch.mask)
         loss = self.settings.loss
@@ -181,12 +182,12 @@ def token_loss(adapted: Adapted, hidden: Tensor, batch: Batch) -> Tensor:
 @torch.no_grad()
 def validate(adapted: Adapted, examples: Sequence[Example], settings: TrainSettings, *, pad_id: int) -> dict[str, float]:
     """Decision loss and accuracy over prompts, with the gates as they are now."""
-    prompts = [Example(e.ids[: e.prompt_length], e.prompt_length, e.decision, ()) for e in examples]
+    prompts = prompts_of(examples)
     adapted.eval()
     loss, right = 0.0, 0
     for indices in epoch_batches(prompts, batch_tokens=settings.batch_tokens, seed=0, epoch=0):
         batch = collate([prompts[index] for index in indices], pad_id=pad_id)
-        batch = to_device(batch, next(adapted.parameters()).device)
+        batch = to_device(batch, adapted.device)
         with autocast(settings.autocast, batch.ids.device):
             hidden = adapted.hidden(batch.ids, batch.mask)
         logits = adapted.decide(hidden, batch.prompt_mask)
@@ -194,9 +195,3 @@ def validate(adapted: Adapted, examples: Sequence[Example], settings: TrainSetti
         right += int((logits.argmax(-1) == batch.decisions).sum())
     adapted.train()
     return {"validation_loss": loss / len(prompts), "validation_accuracy": right / len(prompts)}
-
-
-def to_device(batch: Batch, device: Any) -> Batch:
-    """The batch where the model is."""
-    fields = (batch.ids, batch.mask, batch.prompt_mask, batch.decisions, batch.weights)
-    return Batch(*(tensor.to(device) for tensor in fields))
