@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -49,15 +50,17 @@ def main() -> None:
     }
     if options.json:
         print(json.dumps(ratios, indent=2))
+        return
     for name, (value, low, high) in ratios.items():
         verdict = "ok" if value <= LIMITS[name] else "OVER"
         print(f"{name:40} {value:.3f}  [{low:.3f}, {high:.3f}]  limit {LIMITS[name]:.2f}  {verdict}")
+    sys.exit(any(value > LIMITS[name] for name, (value, _, _) in ratios.items()))
 
 
 def step_of(folder: Any, arm: str, options: argparse.Namespace) -> Callable[[], None]:
     """One training step of an arm: forward, loss on every token, backward, AdamW."""
     device = pick_device()
-    model: Any = load_model(folder, dtype=torch.float32)
+    model: Any = load_model(folder, dtype=torch.float32, attention="eager" if device.type == "cpu" else None)
     settings = ModelSettings()
     sites = list(gate_sites(model, GateSettings(lm_head=False)))
     if arm.startswith("oft"):
@@ -92,7 +95,8 @@ def step_of(folder: Any, arm: str, options: argparse.Namespace) -> Callable[[], 
 
 def without_lora(adapted: Adapted) -> Adapted:
     """The gates alone: LoRA switched off, as OFT alone has none."""
-    adapted.peft.base_model.disable_adapter_layers()
+    lora: Any = adapted.peft.base_model
+    lora.disable_adapter_layers()
     return adapted
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from aegis.errors import ConfigError
 
@@ -18,7 +18,15 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
-Range = Annotated[tuple[Share, Share], Field(strict=False)]
+
+
+def _ordered(shares: tuple[float, float]) -> tuple[float, float]:
+    if shares[0] > shares[1]:
+        raise ValueError("the first share must not be larger than the second")
+    return shares
+
+
+Range = Annotated[tuple[Share, Share], Field(strict=False), AfterValidator(_ordered)]
 
 
 class _Settings(BaseModel):
@@ -45,12 +53,18 @@ class QualitySettings(_Settings):
     near_duplicate: Share = 0.8
     balance_ratio: Annotated[float, Field(ge=1)] = 1.5
 
+    @model_validator(mode="after")
+    def _some_length(self) -> QualitySettings:
+        if self.min_characters > self.max_characters:
+            raise ValueError(f"min_characters must be at most max_characters, got {self.min_characters}")
+        return self
+
 
 class SplitSettings(_Settings):
     """Shares held out; contrast twins always stay on one side."""
 
-    validation: Share = 0.08
-    test: Share = 0.12
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.08
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.12
 
     @model_validator(mode="after")
     def _leave_something(self) -> SplitSettings:
@@ -83,7 +97,7 @@ class LoraSettings(_Settings):
     rank: AtLeastOne = 16
     alpha: Positive = 32.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    targets: str | Annotated[tuple[str, ...], Field(strict=False)] = "all-linear"
+    targets: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = "all-linear"
     layers: Range = (0.25, 1.0)
 
 
@@ -112,11 +126,17 @@ class AnnealSettings(_Settings):
     """α from `start` to `end`; steps as shares of the whole training."""
 
     shape: Literal["sigmoid", "linear", "cosine"] = "sigmoid"
-    start: float = -5.0
-    end: float = 1.618033988749895
+    start: Annotated[float, Field(allow_inf_nan=False)] = -5.0
+    end: Annotated[float, Field(allow_inf_nan=False)] = 1.618033988749895
     warmup: Share = 0.1
     annealing: Share = 0.7
     steepness: Positive = 12.0
+
+    @model_validator(mode="after")
+    def _end_inside(self) -> AnnealSettings:
+        if self.warmup + self.annealing > 1:
+            raise ValueError(f"warmup + annealing must be at most 1, got {self.warmup + self.annealing:g}")
+        return self
 
 
 class LossSettings(_Settings):
@@ -175,7 +195,7 @@ class Config(_Settings):
 
     base: Annotated[str, Field(min_length=1)] = "embedded"
     runs: Annotated[str, Field(min_length=1)] = "runs"
-    seed: Count = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     threads: Count = 0
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()

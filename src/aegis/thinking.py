@@ -6,6 +6,7 @@ that it cannot slip into a log or an error message.
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ _GRAMMAR = re.compile(
     + r"\s*",
     re.DOTALL,
 )
-_TAG_LIKE = re.compile(r"[<＜&][^>＞]{0,12}(?:think|final)", re.IGNORECASE)
+_TAG_LIKE = re.compile(r"<\s*/?\s*(?:think\s*-|final\b)", re.IGNORECASE)
 _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
 
 
@@ -117,13 +118,15 @@ def closing(section: str) -> str:
 
 def looks_like_a_tag(text: str) -> bool:
     """True if the text holds anything that could pass for a protocol tag: any case, full-width, zero-width, entities."""
-    plain = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).replace("&lt;", "<").replace("&#60;", "<")
+    plain = _INVISIBLE.sub("", unicodedata.normalize("NFKC", html.unescape(text)))
     return bool(_TAG_LIKE.search(plain))
 
 
 def _body(found: object, *, field: str, where: str) -> str:
     if not isinstance(found, str) or not found.strip():
         raise DataError(f"{where}: {field} must be non-empty text; write the missing section")
+    if any("\ud800" <= character <= "\udfff" for character in found):
+        raise DataError(f"{where}: {field} holds a lone surrogate, which is not text; correct it")
     if looks_like_a_tag(found):
         raise DataError(f"{where}: {field} contains tag-like text; remove it, the protocol writes the tags itself")
     return found.strip()

@@ -7,7 +7,7 @@ import pytest
 from aegis.config import QualitySettings
 from aegis.data.clean import clean, near_duplicates, quality_problem, repetition
 from aegis.data.generate import generate, tidy
-from aegis.data.personal import mask_personal_data
+from aegis.data.personal import mask_everywhere, mask_personal_data
 from aegis.data.records import Record, parse_record
 from aegis.data.split import SPLITS, contrast_groups, split_records
 from aegis.data.topics import Topic
@@ -59,9 +59,10 @@ def test_personal_data_is_masked() -> None:
         assert "[" in masked
     for text in ("2024-05-01", "12,345円", "x @ y", "1234567", "東京都", "5-4-3-2-1", "3.14159"):
         assert mask_personal_data(text) == (text, 0)
-    cleaned = clean([record("My address is a.b@c.org, thanks")], [], QualitySettings())
-    assert cleaned.masked == 1
-    assert cleaned.records[0].prompt == "My address is [EMAIL], thanks"
+    nested = {"id": "a@b.org", "prompt": "Mine is a.b@c.org", "thinking": {"task": ["call 090-1234-5678"]}, "n": 3}
+    masked, found = mask_everywhere(nested)
+    assert found == 2
+    assert masked == {"id": "a@b.org", "prompt": "Mine is [EMAIL]", "thinking": {"task": ["call [PHONE]"]}, "n": 3}
 
 
 def test_quality_asks_for_the_prompts_language() -> None:

@@ -21,6 +21,10 @@ def test_a_short_record_gets_its_defaults() -> None:
     assert parse_record({**GOOD, "prompt": "時間は？"}, where="f:1").language == "ja"
 
 
+def test_fields_of_the_users_own_are_passed_over() -> None:
+    assert parse_record({**GOOD, "risk_area": 3}, where="f:1") == parse_record(GOOD, where="f:1")
+
+
 def test_records_and_pairs_survive_a_round_trip(tmp_path: Path) -> None:
     record = parse_record({**GOOD, "thinking": THINKING, "final": "Use kill.", "contrast_of": "x"}, where="f:1")
     pair = parse_pair({"prompt": "p", "chosen": SIDE, "rejected": {**SIDE, "decision": "REFUSE"}}, where="f:2")
@@ -41,7 +45,7 @@ def test_records_and_pairs_survive_a_round_trip(tmp_path: Path) -> None:
         ('{"prompt": "x", "decision": "allow"}', "'allow' is not one of ALLOW, ESCALATION, DENY, REFUSE"),
         ('{"prompt": "x"}', "None is not one of"),
         ('{"prompt": "x", "decision": ["ALLOW"]}', "is not one of"),
-        ('{"prompt": "x", "decision": "ALLOW", "lang": "en"}', "'lang' is not a field"),
+        ('{"prompt": "x", "decision": "ALLOW", "langauge": "en"}', "'langauge' is not a field; did you mean 'language'"),
         ('{"prompt": "x", "decision": "ALLOW", "language": "fr"}', "language must be one of ja, en"),
         ('{"prompt": "x", "decision": "ALLOW", "final": "y"}', "belong together"),
         ('{"prompt": "\\ud800", "decision": "ALLOW"}', "lone surrogate"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,8 @@ def test_the_embedded_model_answers() -> None:
     base = resolve_base("embedded")
     assert (base.model_type, base.hidden_size) == ("llama", 576)
     assert resolve_base("embedded").fingerprint == base.fingerprint
-    tokenizer, model = load_tokenizer(base.folder), load_model(base.folder, dtype=torch.float32)
+    tokenizer = load_tokenizer(base.folder)
+    model: Any = load_model(base.folder, dtype=torch.float32)
     ids = torch.tensor([prompt_ids(tokenizer, "What is the capital of France? Answer in one word.", system=None)])
     output = model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.pad_token_id)
     assert "Paris" in tokenizer.decode(output[0, ids.shape[1] :])
@@ -37,5 +39,5 @@ def test_a_missing_gguf_reader_is_told_with_the_command(monkeypatch: pytest.Monk
     monkeypatch.setenv("AEGIS_HOME", str(tmp_path))
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gguf" else found(name))
-    with pytest.raises(MissingPackageError, match=r"pip install 'aegis-so8t\[gguf\]'"):
+    with pytest.raises(MissingPackageError, match="pip install gguf"):
         resolve_base(str(tmp_path / "x.gguf"))

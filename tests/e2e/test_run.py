@@ -157,7 +157,7 @@ def test_folding_gives_an_ordinary_model(place: Path, first: subprocess.Complete
         (("judge", "--model", "runs/latest/model"), "give either prompts"),
         (("judge", "--model", "runs/latest/model", " "), "non-empty"),
         (("fold", "runs/latest/model", "-o", "f"), "not a whole adapter folder"),
-        (("fold", "runs/latest/adapter", "-o", "."), "AEGIS did not write"),
+        (("fold", "runs/latest/adapter", "-o", "."), "holds the input"),
         (("fold", "runs/latest/adapter", "-o", "f", "--dtype", "int3"), "--dtype must be"),
         (("fold", "runs/latest/adapter", "-o", "f", "--base", "other"), "made for another base"),
         (("evaluate", "decisions", "--model", "none", "--data", "bad.jsonl", "-o", "x"), "bad.jsonl:2"),
@@ -181,7 +181,7 @@ def test_bad_input_is_one_line_with_exit_code_2(
 
 def test_debug_shows_the_traceback(place: Path) -> None:
     result = aegis("run", "none.yaml", "--debug", cwd=place)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "Traceback" in result.stderr
 
 

@@ -113,7 +113,7 @@ def test_fractions_of_epochs_and_shares_of_steps_are_kept(tokenizer: Any) -> Non
     assert len(half) == pytest.approx(0.75 * len(whole), abs=1)
     assert max(ends) == len(whole)
     assert max(half_ends) == len(half)
-    schedule = make_schedule(settings(anneal=AnnealSettings(warmup=0.5, annealing=1.0)), steps=100)
+    schedule = make_schedule(settings(anneal=AnnealSettings(warmup=0.5, annealing=0.5)), steps=100)
     assert (schedule.warmup_steps, schedule.annealing_steps) == (50, 50)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+import traceback
 import warnings
 from typing import Any
 
@@ -49,10 +52,15 @@ app.add_typer(evaluate.app, name="evaluate")
 
 def main() -> None:
     """Run the command line and exit: 0 done, 75 stopped but resumable, 1 failed, 2 bad input."""
+    for stream in (sys.stdout, sys.stderr):  # Windows consoles may not be UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace")
     debug = "--debug" in sys.argv[1:]
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if not debug:
         warnings.simplefilter("ignore")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars; ours know
     try:
         sys.exit(app(arguments, standalone_mode=False) or 0)
     except (KeyboardInterrupt, typer.Abort):
@@ -61,8 +69,9 @@ def main() -> None:
         _fail(str(error), error.exit_code, debug)
     except Exception as error:
         if isinstance(error, _USAGE_ERROR):
-            error.show()
-            sys.exit(error.exit_code)
+            usage: Any = error
+            usage.show()
+            sys.exit(usage.exit_code)
         if is_disk_full(error):
             _fail("the disk is full; free some room and run the same command again", DiskFullError.exit_code, debug)
         what = (str(error).splitlines() or [""])[0][:300]
@@ -71,6 +80,6 @@ def main() -> None:
 
 def _fail(message: str, code: int, debug: bool) -> None:
     if debug:
-        raise
+        traceback.print_exc()
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(code)

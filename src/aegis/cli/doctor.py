@@ -7,7 +7,6 @@ import importlib.util
 import os
 import platform
 import shutil
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,7 +81,7 @@ def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "missing"
+        return f"missing: pip install {package}"
 
 
 def _cpu_flags() -> list[str]:
@@ -109,9 +108,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value)) or "none known"
     return "yes" if value is True else "no" if value is False else str(value)
-
-
-if sys.platform == "win32":  # consoles there may not be UTF-8
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors="replace")

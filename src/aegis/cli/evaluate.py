@@ -27,19 +27,18 @@ def decisions(
     """Accuracy, F1, miss rate (false positives) and over-refusal on labelled prompts, each with n and an interval."""
     from aegis.cli.show import print_json, print_table
     from aegis.data.records import parse_record, read_jsonl, write_jsonl
-    from aegis.durable.artifact import MANIFEST, writing
+    from aegis.durable.artifact import require_output, writing
     from aegis.durable.files import fingerprint, hash_file
-    from aegis.errors import BadInputError
+    from aegis.durable.session import locate
 
     records, bad = read_jsonl(data, parse_record, skip_bad=skip_bad)
-    if output.exists() and any(output.iterdir()) and not (output / MANIFEST).exists():
-        raise BadInputError(f"{output}: holds files that AEGIS did not write; give an empty or new folder")
+    require_output(output, kind="results", inputs=[model, data])
 
     from aegis.evaluate.decisions import evaluate_decisions, write_results
     from aegis.evaluate.judge import Judge
-    from aegis.evaluate.report import draw_confusion
+    from aegis.evaluate.report import MEASURES, draw_confusion, shown
 
-    judge = Judge.load(model)
+    judge = Judge.load(locate(model))
     results = evaluate_decisions(judge, records, confidence=confidence)
     with writing(output, kind="results", fingerprint=fingerprint("decisions", hash_file(data), str(model))) as staging:
         write_results(staging, results)
@@ -49,25 +48,7 @@ def decisions(
     if json:
         print_json({key: value for key, value in results.items() if key != "items"})
         return
-    rows = [(name, *_cells(results[key])) for key, name in _MEASURES]
-    rows += [
-        (f"F1 {name}", "absent", "", "0") if "absent" in row else (f"F1 {name}", *_cells(row | {"value": row["f1"]}))
-        for name, row in results["per_class"].items()
-    ]
+    rows = [(name, *shown(results[key], "value"), str(results[key]["n"])) for key, name in MEASURES]
+    rows += [(f"F1 {name}", *shown(row, "f1"), str(row["n"])) for name, row in results["per_class"].items()]
     print_table(("measure", "value", "interval", "n"), rows, title=f"{model}: {results['judge']}")
     typer.echo(f"metrics  {output / 'metrics.json'}")
-
-
-_MEASURES = (
-    ("accuracy", "accuracy"),
-    ("macro_f1", "macro F1"),
-    ("false_positive_rate", "false positive rate = miss rate"),
-    ("over_refusal_rate", "over-refusal rate"),
-)
-
-
-def _cells(measure: dict) -> tuple[str, str, str]:
-    if measure["value"] is None:
-        return "absent", "", "0"
-    low, high = measure["interval"]
-    return f"{measure['value']:.3f}", f"[{low:.3f}, {high:.3f}]", str(measure["n"])

@@ -21,17 +21,18 @@ def fold(
     """
     from aegis.cli.show import print_json, print_table
     from aegis.config import ExportSettings
-    from aegis.durable.artifact import MANIFEST, writing
+    from aegis.durable.artifact import require_output, writing
     from aegis.durable.files import fingerprint
+    from aegis.durable.session import locate
     from aegis.errors import BadInputError
 
     if dtype not in ("float32", "bfloat16", "float16"):
         raise BadInputError(f"--dtype must be float32, bfloat16 or float16, got {dtype!r}")
-    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not (output / MANIFEST).exists())):
-        raise BadInputError(f"{output}: holds something that AEGIS did not write; give an empty or new folder")
+    require_output(output, kind="model", inputs=[adapter])
 
     from aegis.export.fold import prepare, write_model
 
+    adapter = locate(adapter)
     folding = prepare(adapter, base_spec=base)
     settings = ExportSettings(dtype=dtype, min_top1_agreement=0.0)
     mark = fingerprint("fold", folding.base.fingerprint, folding.card.training, dtype)

@@ -25,14 +25,17 @@ def judge(
     Give prompts as arguments, or a file with --input; with --output, one verdict a line is written.
     """
     from aegis.cli.show import print_json, print_table, tell
-    from aegis.data.records import read_jsonl
-    from aegis.errors import BadInputError, DataError
+    from aegis.data.records import read_jsonl, require_text
+    from aegis.durable.session import locate
+    from aegis.errors import BadInputError
 
     if bool(prompts) == bool(input_):
         raise BadInputError("give either prompts as arguments or a file with --input, and not both")
-    if any(not prompt.strip() for prompt in prompts or []):
-        raise DataError("a prompt must be non-empty text; write one")
-    rows: list[dict[str, Any]] = [{"prompt": prompt} for prompt in prompts or []]
+    for prompt in prompts or []:
+        require_text(prompt, "prompt", "argument")
+    rows = [(f"prompt {number}", {"prompt": prompt}) for number, prompt in enumerate(prompts or [], 1)]
+    if output and output.is_dir():
+        raise BadInputError(f"--output {output}: is a folder; give a file")
     if input_:
         rows, bad = read_jsonl(input_, _prompt_row, skip_bad=skip_bad)
         if bad:
@@ -41,11 +44,11 @@ def judge(
     from aegis.evaluate.judge import Judge
     from aegis.progress import bar
 
-    names = [f"{input_ or 'prompt'}:{number}" for number in range(1, len(rows) + 1)]
-    loaded = Judge.load(model)
+    names = [where for where, _ in rows]
+    loaded = Judge.load(locate(model))
     with bar("judging", len(rows)) as advance:
-        verdicts = loaded.decide([row["prompt"] for row in rows], names=names, on_batch=advance)
-    result = [{**row, **verdict.to_json()} for row, verdict in zip(rows, verdicts, strict=True)]
+        verdicts = loaded.decide([row["prompt"] for _, row in rows], names=names, on_batch=advance)
+    result = [{**row, **verdict.to_json()} for (_, row), verdict in zip(rows, verdicts, strict=True)]
     if output:
         _write(output, result)
         tell(f"{len(result)} verdicts in {output}")
@@ -59,13 +62,11 @@ def judge(
         print_table(("prompt", "decision", "probabilities"), table)
 
 
-def _prompt_row(raw: dict[str, Any], *, where: str) -> dict[str, Any]:
-    from aegis.errors import DataError
+def _prompt_row(raw: dict[str, Any], *, where: str) -> tuple[str, dict[str, Any]]:
+    from aegis.data.records import require_text
 
-    prompt = raw.get("prompt")
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise DataError(f"{where}: prompt must be non-empty text, got {prompt!r}; correct the line")
-    return raw
+    require_text(raw.get("prompt"), "prompt", where)
+    return where, raw
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -15,12 +15,15 @@ def status(
     """Show a session's stages, how long each took, and where its artifacts are."""
     from aegis.cli.show import print_json, print_table
     from aegis.durable.session import load, locate
-    from aegis.errors import BadInputError
+    from aegis.errors import ArtifactError, BadInputError
 
     folder = locate(run)
     if not folder.is_dir():
         raise BadInputError(f"{run}: no such session; start one with: aegis run examples/quickstart.yaml")
-    session = load(folder)
+    try:
+        session = load(folder)
+    except ArtifactError as error:
+        raise BadInputError(str(error)) from error
     if json:
         print_json(session.to_json())
         return

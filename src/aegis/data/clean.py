@@ -1,4 +1,4 @@
-"""Stage 2: validate, de-duplicate, filter by quality, balance; every record that goes has a reason."""
+"""De-duplicate, filter by quality, balance; every record that goes has a reason."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from datasketch import MinHash, MinHashLSH
 
 from aegis.config import QualitySettings
-from aegis.data.personal import mask_personal_data
 from aegis.data.records import Pair, Record, Rejected, detect_language
 from aegis.decisions import Decision
-from aegis.thinking import PrivateText, Thinking
 
 T = TypeVar("T", Record, Pair)
 _PERMUTATIONS = 128
@@ -24,26 +22,41 @@ _SHINGLE = 4
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What is left, what went and why, and how many pieces of personal data were masked."""
+    """What is left, and what went and why."""
 
     records: list[Record]
     pairs: list[Pair]
     rejected: list[Rejected]
-    masked: int
 
 
-def clean(records: Sequence[Record], pairs: Sequence[Pair], settings: QualitySettings) -> Cleaned:
-    """Run the steps in order: mask personal data, quality, duplicates, clashes with pairs, balance."""
+def clean(
+    records: Sequence[Record],
+    pairs: Sequence[Pair],
+    settings: QualitySettings,
+    *,
+    too_long: Callable[[str], str | None] = lambda _: None,
+) -> Cleaned:
+    """Run the steps in order: length, quality, duplicates among records and of pairs with records, balance.
+
+    Args:
+        too_long: why the model could not read a prompt, or None.
+    """
     rejected: list[Rejected] = []
-    masked_records, masked = _mask(records)
-    kept = _reject_if(masked_records, lambda record: quality_problem(record, settings), rejected)
+    kept = _reject_if(records, lambda record: too_long(record.prompt) or quality_problem(record, settings), rejected)
     kept = _without_duplicates(kept, settings.near_duplicate, rejected)
-    prompts = {normalise(record.prompt) for record in kept}
-    good_pairs = _reject_if(
-        pairs, lambda pair: "prompt already used by a record" if normalise(pair.prompt) in prompts else None, rejected
-    )
+    good_pairs = _reject_if(pairs, lambda pair: too_long(pair.prompt) or pair_problem(pair, settings), rejected)
+    good_pairs = _without_copies(good_pairs, kept, settings.near_duplicate, rejected)
     kept = _balance(kept, settings.balance_ratio, rejected)
-    return Cleaned(kept, good_pairs, rejected, masked)
+    return Cleaned(kept, good_pairs, rejected)
+
+
+def pair_problem(pair: Pair, settings: QualitySettings) -> str | None:
+    """Why one of the pair's sides is not good enough, or None."""
+    for side in (pair.chosen, pair.rejected):
+        record = Record(pair.id, pair.prompt, side.decision, pair.language, pair.domain, thinking=side.thinking)
+        if problem := quality_problem(record, settings):
+            return problem
+    return None
 
 
 def quality_problem(record: Record, settings: QualitySettings) -> str | None:
@@ -106,33 +119,6 @@ def _sketch(text: str) -> MinHash:
     return sketch
 
 
-def _mask(records: Sequence[Record]) -> tuple[list[Record], int]:
-    total, result = 0, []
-    for record in records:
-        prompt, found = mask_personal_data(record.prompt)
-        thinking = record.thinking
-        if thinking:
-            thinking, inside = _mask_thinking(thinking)
-            found += inside
-        total += found
-        result.append(replace(record, prompt=prompt, thinking=thinking) if found else record)
-    return result, total
-
-
-def _mask_thinking(thinking: Thinking) -> tuple[Thinking, int]:
-    fields, total = {}, 0
-    for name, text in (
-        ("task", thinking.task),
-        ("safety", thinking.safety),
-        ("policy", thinking.policy),
-        ("plan", thinking.plan),
-    ):
-        masked, found = mask_personal_data(text.reveal())
-        fields[name], total = PrivateText(masked), total + found
-    public, found = mask_personal_data(thinking.public)
-    return Thinking(**fields, public=public), total + found
-
-
 def _reject_if(items: Sequence[T], problem: Callable[[T], str | None], rejected: list[Rejected]) -> list[T]:
     kept: list[T] = []
     for item in items:
@@ -159,6 +145,19 @@ def _without_duplicates(records: list[Record], threshold: float, rejected: list[
     for number, reason in reasons.items():
         rejected.append(Rejected(records[number].id, reason, records[number].to_json()))
     return [record for number, record in enumerate(records) if number not in reasons]
+
+
+def _without_copies(pairs: list[Pair], records: list[Record], threshold: float, rejected: list[Rejected]) -> list[Pair]:
+    """Drop pairs whose prompt is nearly a record's: their chosen sides train, and the record may be held out."""
+    prompts = [record.prompt for record in records] + [pair.prompt for pair in pairs]
+    copies = {later: earlier for later, earlier in near_duplicates(prompts, threshold=threshold) if earlier < len(records)}
+
+    def problem(pair: Pair) -> str | None:
+        earlier = copies.get(len(records) + number[pair.id])
+        return None if earlier is None else f"nearly the same prompt as {records[earlier].id}"
+
+    number = {pair.id: place for place, pair in enumerate(pairs)}
+    return _reject_if(pairs, problem, rejected)
 
 
 def _twins(one: Record, other: Record) -> bool:

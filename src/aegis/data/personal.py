@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import Any
 
 # Matched on NFKC text: full-width ＠ and digits count. A number needs separators or a length that dates and prices lack.
 _RULES = (
@@ -24,3 +25,16 @@ def mask_personal_data(text: str) -> tuple[str, int]:
         masked, found = pattern.subn(mask, masked)
         total += found
     return (masked, total) if total else (text, 0)
+
+
+def mask_everywhere(value: Any) -> tuple[Any, int]:
+    """As `mask_personal_data`, for every text inside a JSON value; keys and ids stay as they are."""
+    if isinstance(value, str):
+        return mask_personal_data(value)
+    if isinstance(value, list):
+        items = [mask_everywhere(item) for item in value]
+        return [item for item, _ in items], sum(found for _, found in items)
+    if isinstance(value, dict):
+        fields = {key: (item, 0) if key in ("id", "contrast_of") else mask_everywhere(item) for key, item in value.items()}
+        return {key: item for key, (item, _) in fields.items()}, sum(found for _, found in fields.values())
+    return value, 0

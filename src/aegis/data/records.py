@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -92,7 +93,7 @@ def parse_record(raw: dict[str, Any], *, where: str) -> Record:
     """Return the record in `raw`; `where` opens every error message.
 
     Raises:
-        DataError: if a field is missing, unknown, of the wrong type or impossible.
+        DataError: if a field is missing, misspelt, of the wrong type or impossible.
     """
     allowed = {
         "id",
@@ -106,7 +107,7 @@ def parse_record(raw: dict[str, Any], *, where: str) -> Record:
         "thinking",
         "final",
     }
-    _only(raw, allowed, where)
+    _no_misspelling(raw, allowed, where)
     if ("thinking" in raw) != ("final" in raw):
         raise DataError(f"{where}: thinking and final belong together; give both or neither")
     prompt = _text(raw, "prompt", where)
@@ -125,7 +126,7 @@ def parse_record(raw: dict[str, Any], *, where: str) -> Record:
 
 def parse_pair(raw: dict[str, Any], *, where: str) -> Pair:
     """As `parse_record`, for preference pairs; equal sides are an error."""
-    _only(raw, {"id", "prompt", "language", "domain", "chosen", "rejected", "source", "split"}, where)
+    _no_misspelling(raw, {"id", "prompt", "language", "domain", "chosen", "rejected", "source", "split"}, where)
     prompt = _text(raw, "prompt", where)
     chosen, rejected = (_side(raw, name, where) for name in ("chosen", "rejected"))
     if chosen == rejected:
@@ -195,22 +196,36 @@ def detect_language(text: str) -> Language:
 
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
-        raw = json.loads(line)
+        raw = json.loads(line, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", "nested too deeply")
+        reason = getattr(error, "msg", None) or ("nested too deeply" if isinstance(error, RecursionError) else str(error))
         raise DataError(f"{where}: not valid JSON ({reason}); correct the line") from error
     if not isinstance(raw, dict):
         raise DataError(f"{where}: must be a JSON object, got {type(raw).__name__}; correct the line")
     return raw
 
 
-def _only(raw: dict[str, Any], allowed: set[str], where: str) -> None:
-    if unknown := sorted(raw.keys() - allowed):
-        raise DataError(f"{where}: {unknown[0]!r} is not a field; known fields: {', '.join(sorted(allowed))}")
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _no_misspelling(raw: dict[str, Any], allowed: set[str], where: str) -> None:
+    """Fields of the user's own are passed over; one that looks like ours, misspelt, is an error."""
+    for name in sorted(raw.keys() - allowed):
+        if near := difflib.get_close_matches(name, allowed - raw.keys(), n=1, cutoff=0.8):
+            raise DataError(f"{where}: {name!r} is not a field; did you mean {near[0]!r}?")
 
 
 def _text(raw: dict[str, Any], name: str, where: str, *, default: str | None = None) -> str:
-    found = raw.get(name, default)
+    return require_text(raw.get(name, default), name, where)
+
+
+def require_text(found: object, name: str, where: str) -> str:
+    """The text without white space around it.
+
+    Raises:
+        DataError: if it is not text, empty, or holds a lone surrogate.
+    """
     if not isinstance(found, str) or not found.strip():
         raise DataError(f"{where}: {name} must be non-empty text, got {_shown(found)}; correct the line")
     try:
@@ -235,7 +250,7 @@ def _side(raw: dict[str, Any], name: str, where: str) -> Side:
     side = raw.get(name)
     if not isinstance(side, dict):
         raise DataError(f"{where}: {name} must be an object with decision, thinking and final, got {_shown(side)}")
-    _only(side, {"decision", "thinking", "final"}, f"{where}: {name}")
+    _no_misspelling(side, {"decision", "thinking", "final"}, f"{where}: {name}")
     return Side(
         decision=parse_decision(side.get("decision"), where=f"{where}: {name}"),
         thinking=Thinking.from_bodies(side.get("thinking", {}), side.get("final"), where=f"{where}: {name}"),
@@ -245,8 +260,3 @@ def _side(raw: dict[str, Any], name: str, where: str) -> Side:
 def _shown(found: object) -> str:
     text = repr(found)
     return text if len(text) <= 60 else text[:57] + "…"
-
-
-def content_of(items: Sequence[Record | Pair]) -> list[dict[str, Any]]:
-    """The items as JSON values: what a fingerprint of them is made from."""
-    return [item.to_json() for item in items]

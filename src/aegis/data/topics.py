@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from aegis.data.records import LANGUAGES, detect_language
+from aegis.data.records import LANGUAGES, detect_language, require_text
 from aegis.decisions import UNSAFE, Decision, parse_decision
 from aegis.errors import DataError
 
@@ -30,13 +30,11 @@ def parse_topic(raw: dict[str, Any], *, where: str) -> Topic:
     """
     if unknown := sorted(raw.keys() - set(_FIELDS)):
         raise DataError(f"{where}: {unknown[0]!r} is not a field; known fields: {', '.join(_FIELDS)}")
-    question = raw.get("question")
-    if not isinstance(question, str) or not question.strip():
-        raise DataError(f"{where}: question must be non-empty text; write one")
+    question = require_text(raw.get("question"), "question", where)
     decision = parse_decision(raw.get("decision", "ALLOW"), where=where)
     if decision in UNSAFE:
         raise DataError(f"{where}: a topic's decision must be ALLOW or ESCALATION, got {decision.name}; remove the topic")
     language = raw.get("language", detect_language(question))
     if language not in LANGUAGES:
         raise DataError(f"{where}: language must be one of {', '.join(LANGUAGES)}, got {language!r}")
-    return Topic(str(raw.get("id", where)), question.strip(), language, str(raw.get("domain", "general")), decision)
+    return Topic(str(raw.get("id", where)), question, language, str(raw.get("domain", "general")), decision)

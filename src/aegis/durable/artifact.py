@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from aegis.durable.files import disk_full_explained, hash_file, make_folder, sync_file, sync_folder, write_json
-from aegis.errors import ArtifactError
+from aegis.errors import ArtifactError, BadInputError
 
 MANIFEST = "manifest.json"
 _VERSION = 1
@@ -95,6 +96,49 @@ def is_current(folder: Path, fingerprint: str) -> bool:
         return read_manifest(folder).fingerprint == fingerprint and bool(verify(folder))
     except ArtifactError:
         return False
+
+
+def require_output(target: Path, *, kind: str, inputs: Iterable[Path] = ()) -> None:
+    """`target` may be written: it is absent, an empty folder, or an artifact of the same kind, and holds no input.
+
+    Raises:
+        BadInputError: if it is anything else; nothing has been touched.
+    """
+    place = target.absolute()
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise BadInputError(f"{target}: is not a folder; give a new folder")
+    for path in inputs:
+        if place.resolve() == path.resolve() or place.resolve() in path.resolve().parents:
+            raise BadInputError(f"{target}: holds the input {path}; give another folder")
+    if not place.name or place == Path.cwd():
+        raise BadInputError(f"{target}: cannot be replaced as a whole; give a folder below it")
+    if not target.exists() or not any(target.iterdir()):
+        return
+    try:
+        found = read_manifest(target).kind
+    except ArtifactError:
+        found = None
+    if found != kind:
+        raise BadInputError(f"{target}: holds something other than earlier {kind}; give an empty or new folder")
+
+
+def adopt(target: Path, candidates: Iterable[Path], fingerprint: str) -> bool:
+    """Make `target` a copy (hard links where possible) of a whole artifact with this fingerprint; False if there is none."""
+    for folder in candidates:
+        if folder != target and is_current(folder, fingerprint):
+            with writing(target, kind=read_manifest(folder).kind, fingerprint=fingerprint) as staging:
+                for name in read_manifest(folder).files:
+                    (staging / name).parent.mkdir(parents=True, exist_ok=True)
+                    _link(folder / name, staging / name)
+            return True
+    return False
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _seal(staging: Path, *, kind: str, fingerprint: str) -> None:

@@ -14,14 +14,13 @@ from aegis.durable.files import make_folder, write_json
 from aegis.errors import ArtifactError
 
 STAGES = ("deep_research_data", "data_cleansing", "so8t_ppo_training", "aegis_v2_integration")
-STATES = ("init", *STAGES, "completed", "failed")
 RECORD = "session_info.json"
 LATEST = "latest"
 
 
 @dataclass
 class StageRecord:
-    """One stage: `pending`, `running`, `completed` or `failed`."""
+    """One stage: `pending`, `running`, `stopped` by the user, `completed` or `failed`."""
 
     name: str
     state: str = "pending"
@@ -34,7 +33,7 @@ class StageRecord:
 
 @dataclass
 class Session:
-    """What `session_info.json` holds; `save` after every change."""
+    """What `session_info.json` holds; `save` after every change. `stage`: init, a stage's name, completed or failed."""
 
     session_id: str
     folder: Path
@@ -124,9 +123,10 @@ def _point_latest(runs: Path, folder: Path) -> None:
 
 
 def locate(path: Path) -> Path:
-    """Follow `runs/latest` where it is a file instead of a link."""
-    if path.is_file() and path.name == LATEST:
-        return path.parent / path.read_text(encoding="utf-8").strip()
+    """The path, with `runs/latest` in it followed where that is a file instead of a link."""
+    for parent in (path, *path.parents):
+        if parent.name == LATEST and parent.is_file():
+            return parent.parent / parent.read_text(encoding="utf-8").strip() / path.relative_to(parent)
     return path
 
 

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from aegis.decisions import NAMES, Decision
-from aegis.errors import ModelError
+from aegis.errors import AegisError, ModelError
+from aegis.model.device import pick_device
 from aegis.model.head import FILE as HEAD
 from aegis.model.head import DecisionHead
-from aegis.model.load import load_model, load_tokenizer, read_config
+from aegis.model.load import context_length, load_model, load_tokenizer, read_config
 from aegis.model.prompt import by_length, pad, prompt_ids, require_fit
 
 CALIBRATION = "calibration.json"
@@ -54,11 +55,18 @@ class Judge:
     ) -> None:
         self.model, self.tokenizer, self.head = model, tokenizer, head
         self.temperature, self.batch_tokens = temperature, batch_tokens
-        self.context = model.config.get_text_config().max_position_embeddings
+        self.context = context_length(model.config)
         self._letters = None if head else [_letter_id(tokenizer, letter) for letter in _LETTERS]
 
     @classmethod
-    def load(cls, folder: Path, *, dtype: torch.dtype = torch.float32, batch_tokens: int = 2048) -> Judge:
+    def load(
+        cls,
+        folder: Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        batch_tokens: int = 2048,
+        trust_remote_code: bool = False,
+    ) -> Judge:
         """Read a model folder; everything small is checked before the weights are loaded.
 
         Raises:
@@ -66,14 +74,15 @@ class Judge:
         """
         if not folder.is_dir():
             raise ModelError(f"{folder}: no such model folder; give one that `aegis fold` or `aegis run` wrote")
-        config = read_config(folder, spec=str(folder))
+        config = read_config(folder, spec=str(folder), trust_remote_code=trust_remote_code)
         head = DecisionHead.load(folder) if (folder / HEAD).exists() else None
         width = config.get_text_config().hidden_size
         if head and head.features != width:
             raise ModelError(f"{folder}: the decision head is {head.features} wide, the model {width}; fold it again")
         temperature = read_temperature(folder)
-        tokenizer = load_tokenizer(folder)
-        model = load_model(folder, dtype=dtype)
+        tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+        model: Any = load_model(folder, dtype=dtype, trust_remote_code=trust_remote_code)
+        model, head = model.to(pick_device()), head.to(pick_device()) if head else None
         return cls(model, tokenizer, head=head, temperature=temperature, batch_tokens=batch_tokens)
 
     @torch.inference_mode()
@@ -104,6 +113,8 @@ class Judge:
             logits[indices] = self._batch(ids.to(self.model.device), mask.to(self.model.device)).float().cpu().numpy()
             times[indices] = 1000 * (time.perf_counter() - begun) / len(indices)
             on_batch(len(indices))
+        if not np.isfinite(logits).all():
+            raise AegisError(f"the model gives logits that are not finite in {self.model.dtype}; fold it in float32")
         return logits, times
 
     def decide(

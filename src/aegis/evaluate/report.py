@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 
 from aegis.decisions import NAMES
 
-_MEASURES = (
+MEASURES = (
     ("accuracy", "accuracy"),
     ("macro_f1", "macro F1"),
     ("false_positive_rate", "false positive rate (miss rate)"),
@@ -38,9 +38,9 @@ def comparison_rows(base: dict[str, Any], candidate: dict[str, Any]) -> list[Row
     """The measures that are always reported together, formatted."""
 
     def row(name: str, one: dict[str, Any], two: dict[str, Any], key: str = "value") -> Row:
-        return Row(name, *_shown(one.get(key), one.get("interval")), *_shown(two.get(key), two.get("interval")))
+        return Row(name, *shown(one, key), *shown(two, key))
 
-    rows = [row(name, base[key], candidate[key]) for key, name in _MEASURES]
+    rows = [row(name, base[key], candidate[key]) for key, name in MEASURES]
     rows += [row(f"F1 {name}", base["per_class"][name], candidate["per_class"][name], "f1") for name in NAMES]
     for language in candidate["per_language"]:
         one, two = (results["per_language"].get(language, {}).get("macro_f1", {}) for results in (base, candidate))
@@ -140,7 +140,9 @@ def _markdown(session_id: str, rows: Sequence[Row], comparison: dict[str, Any], 
     return "\n".join(lines)
 
 
-def _shown(value: float | None, interval: Sequence[float] | None) -> tuple[str, str]:
+def shown(measure: dict[str, Any], key: str) -> tuple[str, str]:
+    """A measure's value and interval as text; "absent" where the data could not give it."""
+    value, interval = measure.get(key), measure.get("interval")
     if value is None:
         return "absent", ""
     return f"{value:.3f}", f"[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""

@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from aegis.durable.files import hash_file
+from aegis.errors import AegisError
 from aegis.progress import bar
 
+MAX_PROBE_TOKENS = 128
 PROBES = Path(__file__).with_name("probes.jsonl")
 
 
@@ -54,15 +56,11 @@ def probe_texts() -> list[Probe]:
 
 
 @torch.inference_mode()
-def probe_logits(model: Any, tokenizer: Any, probes: Sequence[Probe], *, max_tokens: int = 128) -> Iterator[Tensor]:
-    """Yield one (tokens, vocabulary) float32 tensor a probe; one probe at a time, so that no padding enters.
-
-    Args:
-        max_tokens: longer probes are cut.
-    """
+def probe_logits(model: Any, tokenizer: Any, probes: Sequence[Probe]) -> Iterator[Tensor]:
+    """Yield one (tokens, vocabulary) float32 tensor a probe, cut to MAX_PROBE_TOKENS; one at a time, so no padding enters."""
     with bar("probing", len(probes)) as advance:
         for probe in probes:
-            ids = tokenizer(probe.text, return_tensors="pt")["input_ids"][:, :max_tokens]
+            ids = tokenizer(probe.text, return_tensors="pt")["input_ids"][:, :MAX_PROBE_TOKENS]
             yield model(input_ids=ids.to(model.device), use_cache=False).logits[0].float().cpu()
             advance()
 
@@ -81,6 +79,8 @@ def compare(live: Sequence[Path], other: Iterable[Tensor], *, dtype: str, probes
     difference, agreed, positions, kl_sum, kl_max = 0.0, 0, 0, 0.0, 0.0
     for path, two in zip(live, other, strict=True):
         one = load_file(path)["logits"]
+        if not (one.isfinite().all() and two.isfinite().all()):
+            raise AegisError(f"the model gives logits that are not finite in {dtype}; use export.dtype: float32")
         difference = max(difference, float((one - two).abs().max()))
         agreed += int((one.argmax(-1) == two.argmax(-1)).sum())
         positions += len(one)

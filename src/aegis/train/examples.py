@@ -14,8 +14,6 @@ from aegis.data.records import Pair, Record
 from aegis.model.prompt import by_length, end_ids, pad, prompt_ids
 from aegis.thinking import PUBLIC_TAG, Thinking, compose
 
-IGNORED = -100
-
 
 @dataclass(frozen=True)
 class Example:

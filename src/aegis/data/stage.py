@@ -1,0 +1,134 @@
+"""Stages 1 and 2: what goes into `raw/` and `records/`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from aegis.config import DataSettings
+from aegis.data.clean import clean
+from aegis.data.generate import Complete, generate
+from aegis.data.personal import mask_everywhere
+from aegis.data.records import Pair, Record, Rejected, parse_pair, parse_record, read_jsonl, write_jsonl
+from aegis.data.seed import FILES as SEED_FILES
+from aegis.data.seed import FOLDER as SEED_FOLDER
+from aegis.data.seed import seed_pairs, seed_records
+from aegis.data.split import SPLITS, counts, pick_split, split_records
+from aegis.data.topics import Topic, parse_topic
+from aegis.durable.files import to_json
+from aegis.errors import DataError
+
+STATISTICS = "statistics.json"
+
+
+def source_files(data: DataSettings) -> list[Path]:
+    """Every file that stage 1 reads."""
+    seed = [SEED_FOLDER / name for name in SEED_FILES] if data.seed_records else []
+    return [*map(Path, (*data.records, *data.pairs)), topics_file(data), *seed]
+
+
+def topics_file(data: DataSettings) -> Path:
+    return Path(data.generate.topics) if data.generate.topics else SEED_FOLDER / "topics.jsonl"
+
+
+def collect(data: DataSettings) -> tuple[list[Record], list[Pair], list[Topic], list[Rejected]]:
+    """Read the user's files and the seed; the user's come first, so that they win over equal prompts of the seed.
+
+    Raises:
+        DataError: if a file or line cannot be used, or an id stands twice.
+    """
+    rejected: list[Rejected] = []
+
+    def read(paths: Sequence[str | Path], parse: Callable[..., Any]) -> list[Any]:
+        items = []
+        for path in paths:
+            good, bad = read_jsonl(Path(path), parse, skip_bad=data.skip_bad)
+            items += good
+            rejected.extend(bad)
+        return items
+
+    records = read(data.records, parse_record) + (seed_records() if data.seed_records else [])
+    pairs = read(data.pairs, parse_pair) + (seed_pairs() if data.seed_records else [])
+    topics = read([topics_file(data)], parse_topic)[: data.generate.samples]
+    for field, items in (("data.records", records), ("data.pairs", pairs)):
+        repeated = [name for name, count in Counter(item.id for item in items).items() if count > 1]
+        if repeated:
+            raise DataError(f"{field}: the id {repeated[0]!r} is used more than once; give every record its own")
+    return records, pairs, topics, rejected
+
+
+def write_raw(folder: Path, data: DataSettings, complete: Complete) -> dict[str, int]:
+    """Collect, generate, mask personal data, write; return how much there is of what."""
+    records, pairs, topics, rejected = collect(data)
+    generated, broken = generate(topics, complete) if topics else ([], [])
+    masked = 0
+    for name, items in (
+        ("records.jsonl", records + generated),
+        ("pairs.jsonl", pairs),
+        ("rejected.jsonl", rejected + broken),
+    ):
+        rows = [mask_everywhere(item.to_json()) for item in items]
+        masked += sum(found for _, found in rows)
+        lines = [json.dumps(row, ensure_ascii=False) for row, _ in rows]
+        (folder / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+    found = {"records": len(records), "pairs": len(pairs), "generated": len(generated), "personal_data_masked": masked}
+    (folder / STATISTICS).write_text(to_json(found), encoding="utf-8")
+    return found
+
+
+def write_records(
+    folder: Path, raw: Path, data: DataSettings, *, seed: int, too_long: Callable[[str], str | None]
+) -> dict[str, int]:
+    """Clean and split what stage 1 collected; return the size of each split and how much was set aside.
+
+    Raises:
+        DataError: if a split would be empty.
+    """
+    pairs = _read(raw / "pairs.jsonl", parse_pair)
+    cleaned = clean(_read(raw / "records.jsonl", parse_record), pairs, data.quality, too_long=too_long)
+    shares = {"validation": data.split.validation, "test": data.split.test, "seed": seed}
+    splits = split_records(cleaned.records, **shares)
+    if empty := [name for name in SPLITS if not splits[name]]:
+        raise DataError(f"data.split: nothing is left for {empty[0]} after cleaning; give more records")
+    pairs = [replace(pair, split=pick_split(pair.id, **shares)) for pair in cleaned.pairs]
+    lines = (raw / "rejected.jsonl").read_text(encoding="utf-8").split("\n")
+    rejected = [Rejected(**json.loads(line)) for line in lines if line] + cleaned.rejected
+    for name in SPLITS:
+        write_jsonl(folder / f"{name}.jsonl", splits[name])
+    write_jsonl(folder / "pairs.jsonl", pairs)
+    write_jsonl(folder / "rejected.jsonl", rejected)
+    masked = json.loads((raw / STATISTICS).read_text(encoding="utf-8"))["personal_data_masked"]
+    statistics = _statistics(splits, pairs, rejected) | {"personal_data_masked": masked}
+    (folder / STATISTICS).write_text(to_json(statistics), encoding="utf-8")
+    return {name: len(splits[name]) for name in SPLITS} | {"rejected": len(rejected)}
+
+
+def read_split(folder: Path, name: str) -> list[Record]:
+    """One split of a `records/` artifact."""
+    return _read(folder / f"{name}.jsonl", parse_record)
+
+
+def read_pairs(folder: Path, split: str) -> list[Pair]:
+    """The pairs of one split of a `records/` artifact."""
+    return [pair for pair in _read(folder / "pairs.jsonl", parse_pair) if pair.split == split]
+
+
+def _read(path: Path, parse: Callable[..., Any]) -> list[Any]:
+    return read_jsonl(path, parse)[0] if path.stat().st_size else []
+
+
+def _statistics(splits: dict[str, list[Record]], pairs: list[Pair], rejected: list[Rejected]) -> dict[str, Any]:
+    every = [record for records in splits.values() for record in records]
+    kinds = Counter(item.reason.split(" as ")[0].split(":")[0] for item in rejected)
+    return {
+        "splits": counts(splits),
+        "pairs": dict(sorted(Counter(pair.split or "" for pair in pairs).items())),
+        "domains": dict(sorted(Counter(record.domain for record in every).items())),
+        "sources": dict(sorted(Counter(record.source for record in every).items())),
+        "with_thinking": sum(record.thinking is not None for record in every),
+        "rejected": dict(sorted(kinds.items())),
+    }
