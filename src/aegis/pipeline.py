@@ -26,7 +26,7 @@ from aegis.evaluate.metrics import fit_temperature
 from aegis.evaluate.report import draw_confusion, render
 from aegis.export.fold import CERTIFICATE, prepare, write_model
 from aegis.model.adapt import check_attachable
-from aegis.model.device import fast_dtype, pick_device, set_threads
+from aegis.model.device import fast_dtype, pick_device, release_memory, set_threads
 from aegis.model.generate import complete
 from aegis.model.load import Base, context_length, load_model, load_tokenizer, read_config, resolve_base
 from aegis.model.prompt import prompt_ids
@@ -111,6 +111,7 @@ def _stage(run: Run, name: str, step: Callable[[Run, _Write], dict[str, str]], *
         with contextlib.suppress(Exception):  # the first error is the one to tell, a full disk above all
             session.save()
         raise
+    release_memory()
     elapsed = time.monotonic() - begun
     record.skipped = not write.computed
     if write.computed or record.seconds is None:
@@ -245,6 +246,7 @@ def _fold_and_calibrate(run: Run, staging: Path) -> None:
         f"certificate: max |Δlogit| {certificate.max_abs_logit_difference:.2e}, KL {certificate.kl:.2e}, "
         f"top-1 agreement {certificate.top1_agreement:.4f}"
     )
+    release_memory()
     validation = read_split(run.artifact("records"), "validation")
     with bar("calibrating", len(validation)) as advance:
         logits, _ = _judge(run, staging).logits([record.prompt for record in validation], on_batch=advance)
@@ -262,6 +264,7 @@ def _evaluate(run: Run, staging: Path) -> None:
         (staging / name).mkdir()
         write_results(staging / name, results[name])
         draw_confusion(staging / name / "confusion.png", results[name], title=name)
+        release_memory()
     adapter = run.artifact("adapter")
     html, markdown = render(
         session_id=run.session.session_id,

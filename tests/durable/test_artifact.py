@@ -8,8 +8,8 @@ from typing import NoReturn
 import pytest
 
 from aegis.durable import artifact, files
-from aegis.durable.artifact import MANIFEST, is_current, verify, writing
-from aegis.errors import ArtifactError, DiskFullError
+from aegis.durable.artifact import MANIFEST, adopt, is_current, require_output, verify, writing
+from aegis.errors import ArtifactError, BadInputError, DiskFullError
 
 
 def write(target: Path, text: str = "content", fingerprint: str = "f1") -> None:
@@ -129,3 +129,39 @@ def test_text_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         files.write_json(path, float("nan"))
     assert "あ" in path.read_text(encoding="utf-8")
     assert [p.name for p in tmp_path.iterdir()] == ["t.json"]
+
+
+def test_an_artifact_is_taken_over_only_if_whole_and_of_the_same_making(tmp_path: Path) -> None:
+    write(tmp_path / "one")
+    write(tmp_path / "damaged")
+    (tmp_path / "damaged" / "a.txt").write_text("other")
+    write(tmp_path / "stale", fingerprint="f0")
+    candidates = [tmp_path / name for name in ("damaged", "stale", "missing")]
+    assert not adopt(tmp_path / "two", candidates, "f1")
+    assert not (tmp_path / "two").exists()
+    assert adopt(tmp_path / "two", [*candidates, tmp_path / "one"], "f1")
+    assert is_current(tmp_path / "two", "f1")
+    assert (tmp_path / "two" / "sub" / "b.bin").read_bytes() == bytes(range(256))
+
+
+def test_outputs_that_would_destroy_something_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "test")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    for good in ("empty", "new", "test", "new/deeper"):
+        require_output(Path(good), kind="test")
+    for bad, message in {
+        "full": "holds something other than earlier test",
+        "file": "is not a folder",
+        ".": "cannot be replaced",
+    }.items():
+        with pytest.raises(BadInputError, match=message):
+            require_output(Path(bad), kind="test")
+    with pytest.raises(BadInputError, match="other than earlier model"):
+        require_output(Path("test"), kind="model")
+    for holder in ("test", "."):
+        with pytest.raises(BadInputError, match="holds the input"):
+            require_output(Path(holder), kind="test", inputs=[tmp_path / "test" / "."])

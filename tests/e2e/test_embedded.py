@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +42,23 @@ def test_a_missing_gguf_reader_is_told_with_the_command(monkeypatch: pytest.Monk
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gguf" else found(name))
     with pytest.raises(MissingPackageError, match="pip install gguf"):
         resolve_base(str(tmp_path / "x.gguf"))
+
+
+@pytest.mark.slow
+@pytest.mark.embedded
+@pytest.mark.timeout(3000)
+def test_the_quickstart_keeps_its_promises(tmp_path: Path) -> None:
+    from aegis.config import load_config
+    from aegis.pipeline import run_pipeline
+
+    examples = Path(__file__).parents[2] / "examples"
+    config = load_config(examples / "quickstart.yaml", [f"runs={tmp_path.as_posix()}"])
+    session = run_pipeline(config)
+    certificate = json.loads((session.folder / "model" / "certificate.json").read_text())
+    assert certificate["max_abs_logit_difference"] <= 1e-3
+    assert certificate["top1_agreement"] == 1.0
+    metrics = {
+        name: json.loads((session.folder / "results" / name / "metrics.json").read_text())["macro_f1"]["value"]
+        for name in ("base", "candidate")
+    }
+    assert metrics["candidate"] >= 0.60 > metrics["base"]

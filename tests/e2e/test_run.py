@@ -86,7 +86,7 @@ def test_status_tells_the_stages(place: Path, first: subprocess.CompletedProcess
     assert status["session_id"] in aegis("status", cwd=place).stdout
 
 
-def test_a_changed_setting_recomputes_only_what_it_touches(place: Path, first: subprocess.CompletedProcess[str]) -> None:
+def test_a_damaged_artifact_is_computed_again_alone(place: Path, first: subprocess.CompletedProcess[str]) -> None:
     from aegis.durable.session import load
 
     folder = place / "runs" / "latest"
@@ -97,9 +97,30 @@ def test_a_changed_setting_recomputes_only_what_it_touches(place: Path, first: s
     assert result.stderr.count("skipped") == 3
     assert load(folder).stage == "completed"
     assert before == {name: (folder / name / "manifest.json").stat().st_mtime_ns for name in before}
+
+
+def test_a_changed_setting_recomputes_only_what_it_touches(place: Path, first: subprocess.CompletedProcess[str]) -> None:
+    session = aegis("status", "--json", cwd=place).stdout
+    changed = aegis("run", "config.yaml", "--set", "evaluate.confidence=0.9", cwd=place)
+    assert changed.returncode == 0, changed.stderr
+    assert aegis("status", "--json", cwd=place).stdout != session
+    assert changed.stderr.count("taken over") == 4
+    assert changed.stderr.count("skipped") == 3
     anew = aegis("run", "config.yaml", "--no-auto-resume", "--set", "data.generate.samples=0", cwd=place)
     assert anew.returncode == 0, anew.stderr
     assert "skipped" not in anew.stderr
+    assert "taken over" not in anew.stderr
+
+
+def test_a_second_run_of_the_same_session_is_refused(place: Path, first: subprocess.CompletedProcess[str]) -> None:
+    from aegis.durable.lock import only_process
+    from aegis.durable.session import load
+
+    assert aegis("run", "config.yaml", cwd=place).returncode == 0
+    with only_process(load(place / "runs" / "latest").folder):
+        second = aegis("run", "config.yaml", cwd=place)
+    assert second.returncode == 1
+    assert "another process is at work here" in second.stderr
 
 
 def test_judging_one_prompt_and_a_file(place: Path, first: subprocess.CompletedProcess[str]) -> None:
@@ -183,6 +204,54 @@ def test_debug_shows_the_traceback(place: Path) -> None:
     result = aegis("run", "none.yaml", "--debug", cwd=place)
     assert result.returncode == 2
     assert "Traceback" in result.stderr
+
+
+def test_a_full_disk_keeps_what_was_finished(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from aegis import cli
+    from aegis.durable import artifact
+    from aegis.durable.session import load
+
+    own_records(tmp_path / "own.jsonl")
+    shutil.copy(place / "config.yaml", tmp_path)
+    settings = ["--set", "data.generate.samples=0", "--set", "train.epochs=0.1"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["aegis", "run", "config.yaml", *settings])
+    written = artifact.sync_file
+
+    def full(path: Path) -> None:
+        if ".adapter" in str(path):
+            raise OSError(28, "No space left on device")
+        written(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact, "sync_file", full)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+    assert stopped.value.code == 1
+    assert "the disk is full" in capsys.readouterr().err
+    session = load(tmp_path / "runs" / "latest")
+    assert session.stage == "failed"
+    assert not (session.folder / "adapter").exists()
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 0
+    assert capsys.readouterr().err.count("skipped") == 2
+
+
+def test_doctor_reports_as_json(place: Path) -> None:
+    assert json.loads(aegis("doctor", "--json", cwd=place).stdout)["machine"]["cores"] >= 1
+
+
+def test_a_hidden_size_that_is_no_multiple_of_8_is_told(place: Path) -> None:
+    folder = place / "odd"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama", "hidden_size": 36, "num_attention_heads": 3}')
+    (folder / "model.safetensors").write_bytes(b"")
+    result = aegis("run", "config.yaml", "--set", "base=odd", cwd=place)
+    assert result.returncode == 2
+    assert "hidden_size must be a multiple of 8" in result.stderr
 
 
 def test_skip_bad_sets_lines_aside(place: Path, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from aegis.config import GateSettings, LoraSettings, ModelSettings
 from aegis.errors import AdapterError, ModelError
 from aegis.export.fold import fold_in_place
-from aegis.model.adapt import Adapted, attach, freeze, vocabulary_logits
+from aegis.model.adapt import Adapted, attach, check_attachable, freeze, vocabulary_logits
 from aegis.model.adapter import AdapterCard, load_adapter, read_card, require_base, save_adapter
 from aegis.model.load import Base, load_model, load_tokenizer, resolve_base
 from tests.conftest import ARCHITECTURES, tiny_model
@@ -32,14 +33,20 @@ def randomised(model: Any, settings: ModelSettings | None = None) -> Adapted:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("mode", ["geodesic", "additive"])
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gemma2"])
-def test_attaching_changes_no_bit_and_folding_changes_nothing_more(architecture: str) -> None:
+def test_attaching_changes_no_bit_and_folding_changes_nothing_more(
+    architecture: str, mode: Literal["geodesic", "additive"]
+) -> None:
+    settings = ModelSettings(gates=GateSettings(mode=mode))
     model = tiny_model(architecture, tie_word_embeddings=True)
     before = model(input_ids=IDS).logits
-    adapted = attach(model, ModelSettings())
+    adapted = attach(model, settings)
     adapted.set_alpha(-math.inf)
+    for gate in adapted.all_gates():  # closed, whatever its generators
+        torch.nn.init.normal_(gate.generators)
     assert torch.equal(model(input_ids=IDS).logits, before)
-    adapted = randomised(tiny_model(architecture, tie_word_embeddings=True))
+    adapted = randomised(tiny_model(architecture, tie_word_embeddings=True), settings)
     live = adapted.base(input_ids=IDS).logits
     assert float((live - before).abs().max()) > 1e-2
     folded = fold_in_place(adapted)
@@ -99,6 +106,47 @@ def test_targets_that_match_nothing_are_told() -> None:
         attach(tiny_model(), ModelSettings(lora=LoraSettings(targets=("w_pack",))))
     with pytest.raises(ModelError, match=r"'nothing\*' matches no linear layer"):
         attach(tiny_model(), ModelSettings(gates=GateSettings(also=("nothing*",))))
+
+
+def test_a_base_with_missing_tensors_is_told(base_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(base_folder, tmp_path / "base")
+    weights = tmp_path / "base" / "model.safetensors"
+    tensors = load_file(weights)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"model.layers.1.mlp.up_proj.weight .*missing"):
+        load_model(tmp_path / "base", dtype=torch.float32)
+
+
+def test_what_cannot_be_attached_is_told_before_weights_are_loaded(save_base: Callable[..., Path]) -> None:
+    base = resolve_base(str(save_base("gemma")))
+    (base.folder / "model.safetensors").write_bytes(b"not read")
+    check_attachable(base, ModelSettings())
+    for settings, message in [
+        (ModelSettings(gates=GateSettings(lm_head=True)), "drops lm_head.weight"),
+        (ModelSettings(gates=GateSettings(also=("none*",))), "matches no linear layer"),
+        (ModelSettings(lora=LoraSettings(targets=("w_pack",))), "no linear layer matches"),
+    ]:
+        with pytest.raises(ModelError, match=message):
+            check_attachable(base, settings)
+
+
+def test_a_model_of_another_kind_is_told(tmp_path: Path) -> None:
+    from transformers import ViTConfig
+
+    ViTConfig(hidden_size=32).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match="no causal language model"):
+        check_attachable(resolve_base(str(tmp_path)), ModelSettings())
+
+
+def test_a_changed_tokenizer_makes_another_base(save_base: Callable[..., Path]) -> None:
+    folder = save_base("llama", seed=4)
+    before = resolve_base(str(folder)).fingerprint
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    assert resolve_base(str(folder)).fingerprint != before
 
 
 def card_for(base: Base) -> AdapterCard:
