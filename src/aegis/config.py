@@ -230,7 +230,7 @@ def parse_config(raw: dict[str, Any], *, where: str) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        lines = dict.fromkeys(_explain(problem, raw) for problem in error.errors())
+        lines = dict.fromkeys(_explain(problem) for problem in error.errors())
         raise ConfigError(f"{where}: " + "; ".join(lines)) from error
 
 
@@ -264,7 +264,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
     node[last] = value
 
 
-def _explain(problem: Any, raw: Any) -> str:
+def _explain(problem: Any) -> str:
     place = [part for part in problem["loc"] if not (isinstance(part, str) and part in _BRANCHES)]
     field = ".".join(str(part) for part in place) or "the settings"
     if problem["type"] == "extra_forbidden":

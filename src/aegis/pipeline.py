@@ -162,7 +162,9 @@ class _Generator:
     """The base as a writer of samples; loaded when first asked."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.model = run, None
+        self.run = run
+        self.model: Any = None
+        self.tokenizer: Any = None
 
     def __call__(self, prompts: Sequence[str]) -> list[str]:
         config, base = self.run.config, self.run.base
@@ -171,10 +173,11 @@ class _Generator:
             self.run.say(f"asking {base.spec} to think about {len(prompts)} topics")
             model: Any = load_model(base.folder, dtype=fast_dtype(), trust_remote_code=trusted)
             self.model = model.to(pick_device())
+            self.tokenizer = load_tokenizer(base.folder, trust_remote_code=trusted)
         with bar("generating", len(prompts)) as advance:
             return complete(
                 self.model,
-                load_tokenizer(base.folder, trust_remote_code=trusted),
+                self.tokenizer,
                 prompts,
                 max_new_tokens=settings.max_new_tokens,
                 batch_size=settings.batch_size,
@@ -187,15 +190,16 @@ class _Generator:
 
 def _data_cleansing(run: Run, write: _Write) -> dict[str, str]:
     config, base, system = run.config, run.base, run.config.model.system_prompt
-    trusted = config.model.trust_remote_code
-    tokenizer = load_tokenizer(base.folder, trust_remote_code=trusted)
-    limit = context_length(read_config(base.folder, spec=base.spec, trust_remote_code=trusted))
-
-    def too_long(prompt: str) -> str | None:
-        count = len(prompt_ids(tokenizer, prompt, system=system))
-        return f"prompt longer than the model reads: {count} tokens of {limit}" if count > limit else None
 
     def make(staging: Path) -> None:
+        trusted = config.model.trust_remote_code
+        tokenizer = load_tokenizer(base.folder, trust_remote_code=trusted)
+        limit = context_length(read_config(base.folder, spec=base.spec, trust_remote_code=trusted))
+
+        def too_long(prompt: str) -> str | None:
+            count = len(prompt_ids(tokenizer, prompt, system=system))
+            return f"prompt longer than the model reads: {count} tokens of {limit}" if count > limit else None
+
         sizes = write_records(staging, run.artifact("raw"), config.data, seed=config.seed, too_long=too_long)
         run.say("records: " + ", ".join(f"{name} {count}" for name, count in sizes.items()))
 

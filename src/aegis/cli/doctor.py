@@ -41,10 +41,11 @@ def examine() -> dict[str, dict[str, Any]]:
     import psutil
     import torch
 
+    from aegis.durable.files import free_space
     from aegis.model.device import bfloat16_is_fast
     from aegis.model.load import EMBEDDED_PACKAGE, cache_folder
 
-    memory, disk = psutil.virtual_memory(), shutil.disk_usage(_existing(cache_folder()))
+    memory = psutil.virtual_memory()
     gpus = {}
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
@@ -61,7 +62,7 @@ def examine() -> dict[str, dict[str, Any]]:
             "memory_gib": round(memory.total / 2**30, 1),
             "memory_free_gib": round(memory.available / 2**30, 1),
             "cache_folder": str(cache_folder()),
-            "disk_free_gib": round(disk.free / 2**30, 1),
+            "disk_free_gib": round(free_space(cache_folder()) / 2**30, 1),
             **(gpus or {"gpu": "none; training runs on the CPU"}),
         },
         "packages": {name: _version(name) for name in _PACKAGES},
@@ -94,12 +95,6 @@ def _cpu_flags() -> list[str]:
     lines = path.read_text(errors="replace").splitlines()
     flags = next((line.split(":", 1)[1].split() for line in lines if line.lower().startswith(("flags", "features"))), [])
     return [flag for flag in _FLAGS if flag in flags]
-
-
-def _existing(folder: Path) -> Path:
-    while not folder.exists():
-        folder = folder.parent
-    return folder
 
 
 def _shown(value: Any) -> str:

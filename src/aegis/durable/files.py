@@ -89,15 +89,21 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def free_space(folder: Path) -> int:
+    """Bytes free where the folder is, or will be."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
 def require_space(folder: Path, needed_bytes: int) -> None:
     """There is room for `needed_bytes` in the folder's file system, plus 64 MiB to spare.
 
     Raises:
         DiskFullError: if there is not; nothing has been written.
     """
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    free = free_space(folder)
     if free < needed_bytes + (64 << 20):
         raise DiskFullError(
             f"{folder}: {needed_bytes / 2**20:.0f} MiB are needed and {free / 2**20:.0f} MiB are free; "

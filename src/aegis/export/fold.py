@@ -12,7 +12,7 @@ from torch import nn
 
 from aegis import __version__
 from aegis.config import ExportSettings
-from aegis.durable.artifact import MANIFEST, read_manifest
+from aegis.durable.artifact import read_manifest
 from aegis.durable.files import require_space, to_json
 from aegis.errors import AegisError, ModelError
 from aegis.export.certificate import MAX_PROBE_TOKENS, Certificate, compare, probe_logits, probe_texts, record
@@ -111,7 +111,6 @@ def fold_in_place(adapted: Adapted) -> Any:
 def metadata(folding: Folding, settings: ExportSettings) -> dict[str, Any]:
     """What made this model: version, session, features, training settings, hashes of what went in."""
     card = folding.card
-    manifest = read_manifest(folding.adapter) if (folding.adapter / MANIFEST).exists() else None
     return {
         "aegis_version": __version__,
         "session_id": card.session_id,
@@ -126,7 +125,7 @@ def metadata(folding: Folding, settings: ExportSettings) -> dict[str, Any]:
         "model": card.model,
         "training": card.training,
         "export": settings.model_dump(mode="json"),
-        "adapter_sha256": manifest.files if manifest else {},
+        "adapter_sha256": read_manifest(folding.adapter).files,
     }
 
 
