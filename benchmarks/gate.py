@@ -11,11 +11,12 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from peft import OFTConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 
 from aegis.config import GateSettings, ModelSettings
 from aegis.model.adapt import Adapted, attach, gate_sites, lora_config
@@ -72,9 +73,7 @@ def step_of(folder: Any, arm: str, options: argparse.Namespace) -> Callable[[], 
             chosen = GateSettings(lm_head=False)
         wrapped = attach(model, ModelSettings(gates=chosen))
         if arm == "gates":
-            for name, parameter in wrapped.named_parameters():
-                parameter.requires_grad_(name.startswith("gates."))
-            wrapped = without_lora(wrapped)
+            unwrap_lora(wrapped)
     wrapped = wrapped.to(device).train()
     trainable = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=1e-4)
@@ -93,11 +92,15 @@ def step_of(folder: Any, arm: str, options: argparse.Namespace) -> Callable[[], 
     return step
 
 
-def without_lora(adapted: Adapted) -> Adapted:
-    """The gates alone: LoRA switched off, as OFT alone has none."""
-    lora: Any = adapted.peft.base_model
-    lora.disable_adapter_layers()
-    return adapted
+def unwrap_lora(adapted: Adapted) -> None:
+    """The gates alone, for OFT alone has no LoRA either: plain layers take the place of the wrapped ones."""
+    for name, layer in list(adapted.base.named_modules()):
+        if not isinstance(layer, LoraLayer):
+            continue
+        plain, parent = layer.get_base_layer(), adapted.base.get_submodule(name.rpartition(".")[0])
+        for hook in cast(Any, layer)._forward_pre_hooks.values():  # a gate at this site
+            plain.register_forward_pre_hook(hook)
+        setattr(parent, name.rpartition(".")[2], plain)
 
 
 def ratio(one: list[float], other: list[float]) -> tuple[float, float, float]:

@@ -11,18 +11,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from aegis.config import Config
 from aegis.data.stage import collect, read_pairs, read_split, source_files, write_raw, write_records
 from aegis.durable.artifact import adopt, is_current, read_manifest, writing
-from aegis.durable.files import fingerprint, hash_file, require_space, to_json, write_text
+from aegis.durable.files import fingerprint, hash_file, require_space, write_text
 from aegis.durable.lock import only_process
 from aegis.durable.session import STAGES, Session, open_session
 from aegis.errors import ConfigError
 from aegis.evaluate.decisions import evaluate_decisions, write_results
-from aegis.evaluate.judge import CALIBRATION, Judge
-from aegis.evaluate.metrics import fit_temperature
+from aegis.evaluate.judge import Judge
 from aegis.evaluate.report import draw_confusion, render
 from aegis.export.fold import CERTIFICATE, prepare, write_model
 from aegis.model.adapt import check_attachable
@@ -34,7 +31,7 @@ from aegis.progress import bar
 from aegis.train.stage import write_adapter
 
 Say = Callable[[str], None]
-_VERSIONS = {"raw": 2, "records": 2, "adapter": 2, "model": 2, "results": 2}
+_VERSIONS = {"raw": 2, "records": 2, "adapter": 3, "model": 3, "results": 3}
 _MIB = 1 << 20
 
 
@@ -234,7 +231,7 @@ def _so8t_ppo_training(run: Run, write: _Write) -> dict[str, str]:
 def _aegis_v2_integration(run: Run, write: _Write) -> dict[str, str]:
     config, base = run.config, run.base.fingerprint
     export, judging = config.export.model_dump(mode="json"), config.evaluate.model_dump(mode="json")
-    write("model", lambda staging: _fold_and_calibrate(run, staging), export, base, run.content("adapter"))
+    write("model", lambda staging: _fold(run, staging), export, base, run.content("adapter"))
     write("results", lambda staging: _evaluate(run, staging), judging, base, run.content("model"), run.content("records"))
     for name in ("report.html", "report.md"):
         text = (run.artifact("results") / name).read_text(encoding="utf-8")
@@ -243,20 +240,13 @@ def _aegis_v2_integration(run: Run, write: _Write) -> dict[str, str]:
     return {"model": "model", "results": "results", "report": "report.html", "report_markdown": "report.md"}
 
 
-def _fold_and_calibrate(run: Run, staging: Path) -> None:
+def _fold(run: Run, staging: Path) -> None:
     run.say("folding LoRA and gates into the weights")
     certificate = write_model(prepare(run.artifact("adapter"), base_spec=run.config.base), staging, run.config.export)
     run.say(
         f"certificate: max |Δlogit| {certificate.max_abs_logit_difference:.2e}, KL {certificate.kl:.2e}, "
         f"top-1 agreement {certificate.top1_agreement:.4f}"
     )
-    release_memory()
-    validation = read_split(run.artifact("records"), "validation")
-    with bar("calibrating", len(validation)) as advance:
-        logits, _ = _judge(run, staging).logits([record.prompt for record in validation], on_batch=advance)
-    truth = np.array([int(record.decision) for record in validation])
-    fitted = {"temperature": fit_temperature(logits, truth), "n": len(validation)}
-    (staging / CALIBRATION).write_text(to_json(fitted), encoding="utf-8")
 
 
 def _evaluate(run: Run, staging: Path) -> None:

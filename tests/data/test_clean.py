@@ -74,6 +74,14 @@ def test_quality_asks_for_the_prompts_language() -> None:
 def test_repetition_is_between_prose_and_a_stuck_generator() -> None:
     assert repetition("The quick brown fox jumps over the lazy dog, and then it sleeps.") < 0.1
     assert repetition("ねこねこねこ" * 20) > 0.9
+    assert repetition("はいはいはいはいはいはい") > 0.5
+    assert repetition("住民票は市役所で取れます。") < 0.1
+
+
+def test_sections_that_say_the_same_are_no_thinking() -> None:
+    topic = Topic("t", "地震のときは？", "ja", "disaster", Decision.ALLOW)
+    found, _ = generate([topic], lambda prompts: ["安全な場所に移ってください。"] * len(prompts))
+    assert "only repeats the" in str(quality_problem(found[0], QualitySettings()))
 
 
 def test_generated_samples_take_the_topics_decision_and_hand_over() -> None:

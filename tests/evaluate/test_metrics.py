@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from aegis.evaluate.judge import probabilities
-from aegis.evaluate.metrics import decision_metrics, expected_calibration_error, fit_temperature, macro_f1
+from aegis.evaluate.metrics import decision_metrics, expected_calibration_error, macro_f1
 from aegis.evaluate.report import paired
+from aegis.model.calibration import fit_temperature, probabilities
 
 RNG = np.random.default_rng(0)
 

@@ -76,15 +76,21 @@ def quality_problem(record: Record, settings: QualitySettings) -> str | None:
             return f"{name} is not Japanese"
         if "\ufffd" in text:
             return f"{name} holds broken characters"
-    if record.thinking and normalise(record.thinking.public) == normalise(record.prompt):
-        return "the answer only repeats the prompt"
+    seen: dict[str, str] = {}
+    for name, text in parts.items():
+        if (first := seen.setdefault(normalise(text), name)) != name:
+            return f"{name} only repeats the {first}"
     return None
 
 
 def repetition(text: str) -> float:
-    """Share of the text's 6-character windows that occurred before: near 0 for prose, near 1 for a stuck generator."""
-    windows = [text[i : i + 6] for i in range(len(text) - 5)]
-    return 0.0 if len(windows) < 20 else 1 - len(set(windows)) / len(windows)
+    """Share of the text's windows that occurred before: near 0 for prose, near 1 for a stuck generator.
+
+    Windows are 6 characters wide, 2 in texts under 25 characters (a stuck generator stops early in Japanese, too).
+    """
+    width = 6 if len(text) >= 25 else 2
+    windows = [text[i : i + width] for i in range(len(text) - width + 1)]
+    return 0.0 if len(windows) < 8 else 1 - len(set(windows)) / len(windows)
 
 
 def normalise(text: str) -> str:

@@ -145,6 +145,7 @@ def _seal(staging: Path, *, kind: str, fingerprint: str) -> None:
     files = [path for path in sorted(staging.rglob("*")) if path.is_file()]
     hashes = {path.relative_to(staging).as_posix(): hash_file(path) for path in files}
     for path in files:
+        path.chmod(staging.stat().st_mode & 0o666)  # some writers leave files that only their owner reads
         sync_file(path)
     for folder in sorted((path for path in staging.rglob("*") if path.is_dir()), reverse=True):
         sync_folder(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,13 @@ from torch import Tensor
 
 from aegis.decisions import NAMES, Decision
 from aegis.errors import AegisError, ModelError
-from aegis.model.device import pick_device
+from aegis.model.calibration import probabilities, read_temperature
+from aegis.model.device import autocast, pick_device, quick_attention
 from aegis.model.head import FILE as HEAD
 from aegis.model.head import DecisionHead
 from aegis.model.load import context_length, load_model, load_tokenizer, read_config
 from aegis.model.prompt import by_length, pad, prompt_ids, require_fit
 
-CALIBRATION = "calibration.json"
 _LETTERS = "ABCD"
 _QUESTION = (
     "Request: {prompt}\nWhat should the assistant do?\nA. ALLOW, harmless\nB. ESCALATION, a human decides\n"
@@ -81,8 +80,10 @@ class Judge:
             raise ModelError(f"{folder}: the decision head is {head.features} wide, the model {width}; fold it again")
         temperature = read_temperature(folder)
         tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-        model: Any = load_model(folder, dtype=dtype, trust_remote_code=trust_remote_code)
-        model, head = model.to(pick_device()), head.to(pick_device()) if head else None
+        device = pick_device()
+        attention = quick_attention(device)
+        model: Any = load_model(folder, dtype=dtype, trust_remote_code=trust_remote_code, attention=attention)
+        model, head = model.to(device), head.to(device) if head else None
         return cls(model, tokenizer, head=head, temperature=temperature, batch_tokens=batch_tokens)
 
     @torch.inference_mode()
@@ -110,7 +111,9 @@ class Judge:
         for indices in by_length([len(row) for row in rows], batch_tokens=self.batch_tokens):
             begun = time.perf_counter()
             ids, mask = pad([rows[index] for index in indices], value=self.tokenizer.pad_token_id)
-            logits[indices] = self._batch(ids.to(self.model.device), mask.to(self.model.device)).float().cpu().numpy()
+            with autocast("auto", self.model.device):
+                found = self._batch(ids.to(self.model.device), mask.to(self.model.device))
+            logits[indices] = found.float().cpu().numpy()
             times[indices] = 1000 * (time.perf_counter() - begun) / len(indices)
             on_batch(len(indices))
         if not np.isfinite(logits).all():
@@ -140,31 +143,6 @@ class Judge:
             return self.head(hidden, mask)
         last = hidden[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
         return self.model.get_output_embeddings()(last)[:, self._letters]
-
-
-def probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """(n, 4) logits → (n, 4) softmax(logits / temperature)."""
-    scaled = logits / temperature
-    scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return scaled / scaled.sum(axis=1, keepdims=True)
-
-
-def read_temperature(folder: Path) -> float:
-    """The fitted temperature of a model folder; 1 where none was fitted.
-
-    Raises:
-        ModelError: if calibration.json is there and unusable.
-    """
-    path = folder / CALIBRATION
-    if not path.exists():
-        return 1.0
-    try:
-        temperature = float(json.loads(path.read_text(encoding="utf-8"))["temperature"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: not a readable calibration; remove the file or fold again") from error
-    if not 0 < temperature < float("inf"):
-        raise ModelError(f"{path}: temperature must be > 0, got {temperature}; remove the file or fold again")
-    return temperature
 
 
 def _letter_id(tokenizer: Any, letter: str) -> int:

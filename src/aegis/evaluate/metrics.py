@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
 
@@ -66,19 +65,6 @@ def expected_calibration_error(truth: np.ndarray, probability: np.ndarray, *, bi
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = [abs(confidence[place == b].mean() - right[place == b].mean()) * (place == b).mean() for b in np.unique(place)]
     return float(sum(gaps))
-
-
-def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
-    """The temperature in [0.05, 20] with the least negative log likelihood on held-out items."""
-
-    def loss(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
-        peak = scaled.max(axis=1)
-        normaliser = peak + np.log(np.exp(scaled - peak[:, None]).sum(axis=1))
-        return float((normaliser - scaled[np.arange(len(truth)), truth]).mean())
-
-    best: Any = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
-    return float(np.exp(best.x))
 
 
 def _proportion(hits: np.ndarray, confidence: float) -> dict[str, Any]:

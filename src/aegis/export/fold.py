@@ -18,6 +18,7 @@ from aegis.errors import AegisError, ModelError
 from aegis.export.certificate import MAX_PROBE_TOKENS, Certificate, compare, probe_logits, probe_texts, record
 from aegis.model.adapt import Adapted, lm_head_refusal
 from aegis.model.adapter import AdapterCard, load_adapter, read_card, require_base
+from aegis.model.calibration import FILE as CALIBRATION
 from aegis.model.head import FILE as HEAD
 from aegis.model.load import Base, load_model, load_tokenizer, resolve_base
 from aegis.so8 import fold
@@ -78,7 +79,9 @@ def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Ce
         folded = fold_in_place(adapted)
         folded.to(dtype).save_pretrained(staging)
         tokenizer.save_pretrained(staging)
-        (staging / HEAD).write_bytes((folding.adapter / HEAD).read_bytes())
+        for name in (HEAD, CALIBRATION):
+            if (folding.adapter / name).exists():
+                shutil.copyfile(folding.adapter / name, staging / name)
         del folded, adapted, model
         reloaded = load_model(staging, dtype=dtype, trust_remote_code=trusted)
         certificate = compare(live, probe_logits(reloaded, tokenizer, probes), dtype=settings.dtype, probes=probes)

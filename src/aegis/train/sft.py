@@ -6,12 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import get_cosine_schedule_with_warmup
 
 from aegis.config import TrainSettings
+from aegis.decisions import NAMES
 from aegis.model.adapt import Adapted, parameters_by_kind
 from aegis.model.device import autocast
 from aegis.progress import bar
@@ -23,11 +25,19 @@ from aegis.train.probe import probe
 
 @dataclass(frozen=True)
 class Trained:
-    """What SFT leaves besides the weights: every step, and the validation after each epoch."""
+    """What SFT leaves besides the weights.
+
+    Args:
+        history: every step.
+        validation: loss and accuracy after each epoch.
+        alpha: where the gates ended.
+        held_out: (n, 4) decision logits of the validation prompts with the final weights, and their (n,) decisions.
+    """
 
     history: list[StepLog]
     validation: list[dict[str, float]]
     alpha: float
+    held_out: tuple[np.ndarray, np.ndarray] | None
 
 
 def train_sft(
@@ -62,8 +72,8 @@ def train_sft(
         def end(log: StepLog) -> None:
             alpha = f" α {log.extra['alpha']:+.2f}" if "alpha" in log.extra else ""
             advance(note=f"loss {log.loss:.3f}{alpha} {log.tokens / log.seconds:.0f} tokens/s")
-            if log.step in epoch_ends and validation:
-                checks.append({"step": log.step, **validate(adapted, validation, settings, pad_id=pad_id)})
+            if log.step in epoch_ends and log.step < len(plan) and validation:
+                checks.append({"step": log.step, **validate(adapted, validation, settings, pad_id=pad_id)[0]})
 
         history = fit(
             plan,
@@ -77,8 +87,12 @@ def train_sft(
     if not learns_alpha(adapted):
         adapted.set_alpha(alpha_at(schedule, len(plan)))
     alpha = float(adapted.all_gates()[0].alpha.detach()) if adapted.gate_names else schedule.end
+    held_out = None
+    if validation:
+        found, held_out = validate(adapted, validation, settings, pad_id=pad_id)
+        checks.append({"step": len(plan), **found})
     adapted.eval()
-    return Trained(history, checks, alpha)
+    return Trained(history, checks, alpha, held_out)
 
 
 def learns_alpha(adapted: Adapted) -> bool:
@@ -180,18 +194,22 @@ def token_loss(adapted: Adapted, hidden: Tensor, batch: Batch) -> Tensor:
 
 
 @torch.no_grad()
-def validate(adapted: Adapted, examples: Sequence[Example], settings: TrainSettings, *, pad_id: int) -> dict[str, float]:
-    """Decision loss and accuracy over prompts, with the gates as they are now."""
+def validate(
+    adapted: Adapted, examples: Sequence[Example], settings: TrainSettings, *, pad_id: int
+) -> tuple[dict[str, float], tuple[np.ndarray, np.ndarray]]:
+    """Decision loss and accuracy over prompts, with the gates as they are now; (n, 4) logits and (n,) decisions beside."""
     prompts = prompts_of(examples)
     adapted.eval()
-    loss, right = 0.0, 0
-    for indices in epoch_batches(prompts, batch_tokens=settings.batch_tokens, seed=0, epoch=0):
-        batch = collate([prompts[index] for index in indices], pad_id=pad_id)
-        batch = to_device(batch, adapted.device)
-        with autocast(settings.autocast, batch.ids.device):
-            hidden = adapted.hidden(batch.ids, batch.mask)
-        logits = adapted.decide(hidden, batch.prompt_mask)
-        loss += float(functional.cross_entropy(logits, batch.decisions, reduction="sum"))
-        right += int((logits.argmax(-1) == batch.decisions).sum())
+    logits = torch.zeros(len(prompts), len(NAMES))
+    with bar("validating", len(prompts)) as advance:
+        for indices in epoch_batches(prompts, batch_tokens=2 * settings.batch_tokens, seed=0, epoch=0):
+            batch = to_device(collate([prompts[index] for index in indices], pad_id=pad_id), adapted.device)
+            with autocast(settings.autocast, batch.ids.device):
+                hidden = adapted.hidden(batch.ids, batch.mask)
+            logits[indices] = adapted.decide(hidden, batch.prompt_mask).cpu()
+            advance(len(indices))
     adapted.train()
-    return {"validation_loss": loss / len(prompts), "validation_accuracy": right / len(prompts)}
+    truth = torch.tensor([example.decision for example in prompts])
+    loss, accuracy = functional.cross_entropy(logits, truth), (logits.argmax(-1) == truth).float().mean()
+    found = {"validation_loss": float(loss), "validation_accuracy": float(accuracy)}
+    return found, (logits.numpy(), truth.numpy())

@@ -15,7 +15,8 @@ from aegis.data.records import Pair, Record, write_jsonl
 from aegis.errors import DataError
 from aegis.model.adapt import Adapted, attach, freeze
 from aegis.model.adapter import AdapterCard, save_adapter
-from aegis.model.device import pick_device
+from aegis.model.calibration import write_temperature
+from aegis.model.device import pick_device, quick_attention
 from aegis.model.load import Base, load_model, load_tokenizer
 from aegis.train.examples import Example, encode_all
 from aegis.train.figures import draw_alpha, draw_learning_curve
@@ -62,6 +63,8 @@ def write_adapter(
     facts = {key: value for key, value in asdict(base).items() if key != "folder"}
     model = config.model.model_dump(mode="json")
     save_adapter(folder, adapted, AdapterCard(facts, model, trained.alpha, training, origin["session_id"]))
+    if trained.held_out:
+        write_temperature(folder, *trained.held_out)
     write_jsonl(folder / "history.jsonl", trained.history)
     draw_learning_curve(folder / "learning_curve.png", trained.history, trained.validation)
     draw_alpha(folder / "alpha.png", trained.history)
@@ -71,11 +74,9 @@ def write_adapter(
 def _load(config: Config, base: Base) -> Adapted:
     """The base with everything attached, on the device, the same for the same seed."""
     device = pick_device()
-    # On a CPU and short rows, plain attention trains a fifth faster than the fused one (docs/experiments.md).
-    attention = "eager" if device.type == "cpu" else None
     dtype = getattr(torch, config.model.dtype)
     trusted = config.model.trust_remote_code
-    model = load_model(base.folder, dtype=dtype, trust_remote_code=trusted, attention=attention)
+    model = load_model(base.folder, dtype=dtype, trust_remote_code=trusted, attention=quick_attention(device))
     torch.manual_seed(config.seed)
     return attach(model, config.model).to(device)
 
