@@ -85,7 +85,7 @@ def texts(records: list[Any]) -> list[str]:
 
 def judged(judge: Judge, prompts: list[str]) -> np.ndarray:
     with bar("judging", len(prompts)) as advance:
-        return probabilities(judge.logits(prompts, on_batch=advance)[0], judge.temperature)
+        return probabilities(judge.logits(prompts, on_batch=advance)[0])
 
 
 def paired_difference(truth: np.ndarray, peer: np.ndarray, judge: np.ndarray) -> tuple[float, float, float]:

@@ -117,6 +117,7 @@ class ModelSettings(_Settings):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     trust_remote_code: bool = False
     system_prompt: str | None = None
+    lexical: bool = True
     pooling: Literal["last", "mean", "last+mean"] = "last"
     lora: LoraSettings = LoraSettings()
     gates: GateSettings = GateSettings()
@@ -157,6 +158,7 @@ class TrainSettings(_Settings):
 
     `thinking_records`: how many records keep their thinking, the rest teach the decision only; null for all.
     `probe_records`: how many prompts the decision head starts from; 0 for a head that starts at zero.
+    `lexical_strength`: inverse regularisation of the lexical head.
     """
 
     epochs: Positive = 2.0
@@ -164,6 +166,7 @@ class TrainSettings(_Settings):
     max_length: AtLeastOne = 512
     thinking_records: Count | None = None
     probe_records: Count = 700
+    lexical_strength: Positive = 10.0
     lr: Positive = 3e-4
     gate_lr: Positive = 3e-3
     head_lr: Positive = 1e-3
@@ -190,6 +193,20 @@ class EvaluateSettings(_Settings):
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
 
 
+class DurableSettings(_Settings):
+    """How often a run saves itself, how many snapshots stay, and when it warns. Changing these never starts a run anew.
+
+    `interval_s`: seconds of work that a power cut can cost at most. `silence_s`: no sign of life for longer counts as hung.
+    """
+
+    interval_s: Positive = 180.0
+    keep_training: AtLeastOne = 5
+    silence_s: Positive = 300.0
+    gpu_temperature_c: Positive = 75.0
+    memory_percent: Positive = 95.0
+    cpu_percent: Positive = 90.0
+
+
 class Config(_Settings):
     """The whole of a run. `base`: a Hugging Face folder, a hub id, a GGUF file, or `embedded`."""
 
@@ -197,6 +214,7 @@ class Config(_Settings):
     runs: Annotated[str, Field(min_length=1)] = "runs"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     threads: Count = 0
+    durable: DurableSettings = DurableSettings()
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()

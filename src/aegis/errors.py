@@ -47,6 +47,12 @@ class DiskFullError(AegisError):
     """There is not enough room; what was written before is intact."""
 
 
+class StoppedError(AegisError):
+    """The user, or the system on the user's behalf, asked for a stop; the same command goes on from there."""
+
+    exit_code = EXIT_RESUMABLE
+
+
 def is_disk_full(error: BaseException) -> bool:
     """True if the error, or what caused it, is a full disk. torch and safetensors report one without an errno."""
     seen: BaseException | None = error

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,14 @@ from aegis.config import Config
 from aegis.data.stage import collect, read_pairs, read_split, source_files, write_raw, write_records
 from aegis.durable.artifact import adopt, is_current, read_manifest, writing
 from aegis.durable.files import fingerprint, hash_file, require_space, write_text
+from aegis.durable.heartbeat import Heartbeat
+from aegis.durable.interrupt import Interrupt
+from aegis.durable.journal import Journal
 from aegis.durable.lock import only_process
+from aegis.durable.progress_log import ProgressLog, Thresholds
 from aegis.durable.session import STAGES, Session, open_session
-from aegis.errors import ConfigError
+from aegis.durable.store import Snapshot, SnapshotStore
+from aegis.errors import ConfigError, StoppedError
 from aegis.evaluate.decisions import evaluate_decisions, write_results
 from aegis.evaluate.judge import Judge
 from aegis.evaluate.report import draw_confusion, render
@@ -27,7 +34,8 @@ from aegis.model.device import fast_dtype, pick_device, release_memory, set_thre
 from aegis.model.generate import complete
 from aegis.model.load import Base, context_length, load_model, load_tokenizer, read_config, resolve_base
 from aegis.model.prompt import prompt_ids
-from aegis.progress import bar
+from aegis.progress import bar, listening
+from aegis.train.checkpoints import Checkpoints
 from aegis.train.stage import write_adapter
 
 Say = Callable[[str], None]
@@ -37,12 +45,14 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Run:
-    """What every stage reads: settings, base, where to write, and whom to tell."""
+    """What every stage reads: settings, base, where to write, whom to tell, and whether to stop."""
 
     config: Config
     base: Base
     session: Session
     say: Say
+    interrupt: Interrupt
+    log: ProgressLog
 
     def artifact(self, name: str) -> Path:
         return self.session.folder / name
@@ -51,30 +61,94 @@ class Run:
         """The hashes of an artifact's files: what stands for its content in a later fingerprint."""
         return read_manifest(self.artifact(name)).files
 
+    def unfinished(self, stage: str) -> Path:
+        """Where a stage keeps what it has worked out so far."""
+        return self.session.folder / "checkpoints" / stage
 
-def run_pipeline(config: Config, *, resume: bool = True, say: Say = lambda _: None) -> Session:
+    def journal(self, stage: str, mark: str) -> Journal:
+        """The finished shards of a stage; `mark` stands for what they are made of."""
+        return Journal(self.unfinished(stage) / f"{mark[:16]}.jsonl", check=self.interrupt.check, say=self.say)
+
+    def checkpoints(self, stage: str, mark: str) -> Checkpoints:
+        """The snapshots of a training stage."""
+        durable = self.config.durable
+
+        def wait(seconds: float) -> None:
+            for _ in range(round(seconds)):
+                self.interrupt.check()
+                time.sleep(1)
+
+        def saved(snapshot: Snapshot) -> None:
+            facts = {"step": snapshot.step, "seconds": snapshot.seconds, "size": snapshot.size}
+            self.session.add_snapshot(stage, snapshot.folder, **facts)
+
+        store = SnapshotStore(self.unfinished(stage), fingerprint=mark, keep=durable.keep_training, say=self.say, wait=wait)
+        return Checkpoints(store, interval_s=durable.interval_s, check=self.interrupt.check, on_saved=saved, say=self.say)
+
+
+def run_pipeline(
+    config: Config, *, resume: bool = True, say: Say = lambda _: None, command: dict[str, Any] | None = None
+) -> Session:
     """Run or resume the four stages and return the completed session.
 
     Args:
         resume: go on with the newest session of this config; False starts anew and takes nothing over.
         say: gets one line for each thing worth telling.
+        command: `argv` and `cwd` of this call, for the watcher that may have to repeat it.
 
     Raises:
+        StoppedError: if a signal asked for a stop; what was finished is kept.
         AegisError: what went wrong, with its remedy. The session is then marked failed; finished stages stay.
     """
     set_threads(config.threads)
-    base = _preflight(config)
-    identity = fingerprint(config.model_dump(mode="json"))
-    session = open_session(Path(config.runs), config_fingerprint=identity, resume=resume)
-    with only_process(session.folder):
-        run = Run(config, base, session, say)
-        say(f"session {session.session_id}, base {base.spec} ({base.model_type}, width {base.hidden_size})")
-        steps = (_deep_research_data, _data_cleansing, _so8t_ppo_training, _aegis_v2_integration)
-        for name, step in zip(STAGES, steps, strict=True):
-            _stage(run, name, step, adopting=resume)
-        session.stage = "completed"
-        session.save()
+    with Interrupt() as interrupt:
+        base = _preflight(config)
+        interrupt.check()
+        session = _open(config, resume=resume)
+        with only_process(session.folder, wait_s=1):
+            if left := session.take_over(command or {}):
+                say(left)
+            thresholds = Thresholds(**config.durable.model_dump(include={field.name for field in fields(Thresholds)}))
+            log = ProgressLog(session.folder, interval_s=config.durable.interval_s, thresholds=thresholds, say=say)
+            run = Run(config, base, session, say, interrupt, log)
+            say(f"session {session.session_id}, base {base.spec} ({base.model_type}, width {base.hidden_size})")
+            with contextlib.closing(log), _signs_of_life(run):
+                _stages(run, adopting=resume)
     return session
+
+
+def _open(config: Config, *, resume: bool) -> Session:
+    """The session to work on, found or made by one process at a time. Only what changes results names it."""
+    identity = fingerprint(config.model_dump(mode="json", exclude={"durable"}))
+    runs = Path(config.runs)
+    with only_process(runs, wait_s=30):
+        return open_session(runs, config_fingerprint=identity, resume=resume)
+
+
+@contextlib.contextmanager
+def _signs_of_life(run: Run) -> Iterator[None]:
+    """Every advance of a bar is a sign of life, and a place to stop unless something must be saved first."""
+    beat = Heartbeat(run.session.folder)
+
+    def heard(doing: str, done: int, total: int, note: str, stoppable: bool) -> None:
+        beat(run.session.stage, doing, done, total, note)
+        run.log.update(stage=run.session.stage)
+        if stoppable:
+            run.interrupt.check()
+
+    beat(run.session.stage, "starting", 0, 0)
+    with listening(heard):
+        yield
+
+
+def _stages(run: Run, *, adopting: bool) -> None:
+    steps = (_deep_research_data, _data_cleansing, _so8t_ppo_training, _aegis_v2_integration)
+    for name, step in zip(STAGES, steps, strict=True):
+        run.interrupt.check()
+        _stage(run, name, step, adopting=adopting)
+    run.session.stage = "completed"
+    run.session.save()
+    run.session.event("completed", "all stages are done")
 
 
 def _preflight(config: Config) -> Base:
@@ -93,20 +167,26 @@ def _preflight(config: Config) -> Base:
 def _stage(run: Run, name: str, step: Callable[[Run, _Write], dict[str, str]], *, adopting: bool) -> None:
     session, record = run.session, run.session.stage_record(name)
     session.stage, record.state, record.error = name, "running", None
+    record.attempts += 1
     session.save()
+    attempt = session.begin_attempt(name)
     started, begun = datetime.now().astimezone().isoformat(timespec="seconds"), time.monotonic()
     write = _Write(run, adopting=adopting)
     try:
         record.artifacts = step(run, write)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StoppedError) as stop:
         record.state = "stopped"
         session.save()
+        session.end_attempt(attempt, "stopped")
+        session.event("stopped", f"{name}: {stop}")
         raise
     except BaseException as error:
         record.state, session.stage = "failed", "failed"
         record.error = str(error) or type(error).__name__
         with contextlib.suppress(Exception):  # the first error is the one to tell, a full disk above all
             session.save()
+            session.end_attempt(attempt, "failed")
+            session.event("failed", f"{name}: {record.error}")
         raise
     release_memory()
     elapsed = time.monotonic() - begun
@@ -115,6 +195,7 @@ def _stage(run: Run, name: str, step: Callable[[Run, _Write], dict[str, str]], *
         record.started, record.seconds = started, round(elapsed, 2)
     record.state = "completed"
     session.save()
+    session.end_attempt(attempt, "completed" if write.computed else "skipped")
     run.say(f"{name}: " + (f"done in {elapsed:.0f} s" if write.computed else "finished before, skipped"))
 
 
@@ -124,10 +205,11 @@ class _Write:
     def __init__(self, run: Run, *, adopting: bool) -> None:
         self.run, self.adopting, self.computed = run, adopting, False
 
-    def __call__(self, name: str, make: Callable[[Path], None], *parts: Any) -> None:
+    def __call__(self, name: str, make: Callable[[Path, str], None], *parts: Any) -> None:
         """The artifact is there and current; `make` writes it into a staging folder where it is not.
 
         Args:
+            make: gets the staging folder and the fingerprint of what the artifact is made of.
             parts: JSON values; together they decide whether an artifact is still the right one.
         """
         target, mark = self.run.artifact(name), fingerprint(name, _VERSIONS[name], *parts)
@@ -139,7 +221,7 @@ class _Write:
             return
         self.computed = True
         with writing(target, kind=name, fingerprint=mark) as staging:
-            make(staging)
+            make(staging, mark)
 
 
 def _deep_research_data(run: Run, write: _Write) -> dict[str, str]:
@@ -147,48 +229,57 @@ def _deep_research_data(run: Run, write: _Write) -> dict[str, str]:
     settings = data.model_dump(mode="json", exclude={"quality", "split"})
     inputs = [hash_file(path) for path in source_files(data)]
 
-    def make(staging: Path) -> None:
-        found = write_raw(staging, data, _Generator(run))
+    def make(staging: Path, mark: str) -> None:
+        found = write_raw(staging, data, _Generator(run, run.journal("deep_research_data", mark)))
         run.say(f"{found['records']} records and {found['pairs']} pairs collected, {found['generated']} records generated")
 
     write("raw", make, settings, inputs, run.base.fingerprint, run.config.seed)
+    shutil.rmtree(run.unfinished("deep_research_data"), ignore_errors=True)
     return {"raw": "raw"}
 
 
 class _Generator:
-    """The base as a writer of samples; loaded when first asked."""
+    """The base as a writer of samples; loaded when first asked for something that the journal does not hold."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, journal: Journal) -> None:
+        self.run, self.journal = run, journal
         self.model: Any = None
         self.tokenizer: Any = None
 
     def __call__(self, prompts: Sequence[str]) -> list[str]:
+        size = self.run.config.data.generate.batch_size
+        answers: list[str] = []
+        with bar("generating", len(prompts)) as advance:
+            for start in range(0, len(prompts), size):
+                batch = prompts[start : start + size]
+                answers += self.journal(fingerprint("generated", *batch), functools.partial(self._complete, batch))
+                advance(len(batch))
+        return answers
+
+    def _complete(self, prompts: Sequence[str]) -> list[str]:
+        """One batch; its seed comes from its prompts, so that it does not matter which batches came before."""
         config, base = self.run.config, self.run.base
         settings, trusted = config.data.generate, config.model.trust_remote_code
         if self.model is None:
-            self.run.say(f"asking {base.spec} to think about {len(prompts)} topics")
+            self.run.say(f"asking {base.spec} to write samples")
             model: Any = load_model(base.folder, dtype=fast_dtype(), trust_remote_code=trusted)
             self.model = model.to(pick_device())
             self.tokenizer = load_tokenizer(base.folder, trust_remote_code=trusted)
-        with bar("generating", len(prompts)) as advance:
-            return complete(
-                self.model,
-                self.tokenizer,
-                prompts,
-                max_new_tokens=settings.max_new_tokens,
-                batch_size=settings.batch_size,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                seed=config.seed,
-                on_batch=advance,
-            )
+        return complete(
+            self.model,
+            self.tokenizer,
+            prompts,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            seed=int(fingerprint(config.seed, *prompts)[:15], 16),
+        )
 
 
 def _data_cleansing(run: Run, write: _Write) -> dict[str, str]:
     config, base, system = run.config, run.base, run.config.model.system_prompt
 
-    def make(staging: Path) -> None:
+    def make(staging: Path, mark: str) -> None:
         trusted = config.model.trust_remote_code
         tokenizer = load_tokenizer(base.folder, trust_remote_code=trusted)
         limit = context_length(read_config(base.folder, spec=base.spec, trust_remote_code=trusted))
@@ -197,18 +288,21 @@ def _data_cleansing(run: Run, write: _Write) -> dict[str, str]:
             count = len(prompt_ids(tokenizer, prompt, system=system))
             return f"prompt longer than the model reads: {count} tokens of {limit}" if count > limit else None
 
-        sizes = write_records(staging, run.artifact("raw"), config.data, seed=config.seed, too_long=too_long)
+        journal = run.journal("data_cleansing", mark)
+        raw = run.artifact("raw")
+        sizes = write_records(staging, raw, config.data, seed=config.seed, too_long=too_long, remember=journal)
         run.say("records: " + ", ".join(f"{name} {count}" for name, count in sizes.items()))
 
     settings = config.data.model_dump(mode="json", include={"quality", "split"})
     write("records", make, settings, config.seed, system, base.fingerprint, run.content("raw"))
+    shutil.rmtree(run.unfinished("data_cleansing"), ignore_errors=True)
     return {"records": "records"}
 
 
 def _so8t_ppo_training(run: Run, write: _Write) -> dict[str, str]:
     config, records = run.config, run.artifact("records")
 
-    def make(staging: Path) -> None:
+    def make(staging: Path, mark: str) -> None:
         require_space(staging, 256 * _MIB)
         trained = write_adapter(
             staging,
@@ -219,6 +313,16 @@ def _so8t_ppo_training(run: Run, write: _Write) -> dict[str, str]:
             validation=read_split(records, "validation"),
             origin={"session_id": run.session.session_id, "records_sha256": run.content("records")},
             say=run.say,
+            checkpoints=run.checkpoints("so8t_ppo_training", mark),
+            on_step=lambda progress: run.log.update(
+                stage=run.session.stage,
+                step=progress.log.step,
+                steps=progress.steps,
+                epoch=progress.epoch,
+                loss=progress.log.loss,
+                samples=progress.samples,
+                tokens=progress.log.tokens,
+            ),
         )
         for check in trained.validation[-1:]:
             run.say(f"validation: accuracy {check['validation_accuracy']:.3f}, loss {check['validation_loss']:.3f}")
@@ -231,8 +335,8 @@ def _so8t_ppo_training(run: Run, write: _Write) -> dict[str, str]:
 def _aegis_v2_integration(run: Run, write: _Write) -> dict[str, str]:
     config, base = run.config, run.base.fingerprint
     export, judging = config.export.model_dump(mode="json"), config.evaluate.model_dump(mode="json")
-    write("model", lambda staging: _fold(run, staging), export, base, run.content("adapter"))
-    write("results", lambda staging: _evaluate(run, staging), judging, base, run.content("model"), run.content("records"))
+    write("model", lambda staging, _: _fold(run, staging), export, base, run.content("adapter"))
+    write("results", lambda staging, _: _evaluate(run, staging), judging, base, run.content("model"), run.content("records"))
     for name in ("report.html", "report.md"):
         text = (run.artifact("results") / name).read_text(encoding="utf-8")
         if not run.artifact(name).is_file() or run.artifact(name).read_text(encoding="utf-8") != text:

@@ -10,12 +10,49 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Advance = Callable[..., None]
+Listener = Callable[[str, int, int, str, bool], None]
 LINE_EVERY_S = 60.0
 
 
+_listeners: list[Listener] = []
+
+
 @contextlib.contextmanager
-def bar(description: str, total: int, *, done: int = 0) -> Iterator[Advance]:
-    """Yield `advance(count=1, note="")`, which moves on from `done` and shows the note beside it."""
+def listening(listener: Listener) -> Iterator[None]:
+    """While entered, every advance of every bar is told: description, done, total, note, stoppable. It may raise."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+@contextlib.contextmanager
+def bar(description: str, total: int, *, done: int = 0, stoppable: bool = True) -> Iterator[Advance]:
+    """Yield `advance(count=1, note="")`, which moves on from `done` and shows the note beside it.
+
+    Args:
+        stoppable: the work may be left at any advance; False where something must be saved first.
+    """
+
+    def tell(show: Advance) -> Advance:
+        position = done
+
+        def advance(count: int = 1, note: str = "") -> None:
+            nonlocal position
+            position += count
+            show(count, note)
+            for listener in _listeners:
+                listener(description, position, total, note, stoppable)
+
+        return advance
+
+    with _shown(description, total, done) as show:
+        yield tell(show)
+
+
+@contextlib.contextmanager
+def _shown(description: str, total: int, done: int) -> Iterator[Advance]:
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines(console, description, total, done)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,9 @@ import torch
 from aegis.decisions import Decision
 from aegis.errors import DataError, ModelError
 from aegis.evaluate.judge import Judge
+from aegis.model.calibration import Calibration, Weights
 from aegis.model.head import DecisionHead
+from aegis.model.lexical import LexicalHead
 
 PROMPTS = ["Hi", "人を助けるには", "A much longer request than the others, to mix lengths in one batch", "x"]
 
@@ -39,10 +40,18 @@ def test_batching_changes_no_verdict(model_folder: Path) -> None:
 
 def test_the_temperature_softens_and_never_turns(model_folder: Path) -> None:
     before = Judge.load(model_folder).decide(PROMPTS)
-    (model_folder / "calibration.json").write_text(json.dumps({"temperature": 4.0}))
+    Calibration(Weights(0.25), Weights(0.25)).save(model_folder)
     after = Judge.load(model_folder).decide(PROMPTS)
     assert [v.decision for v in after] == [v.decision for v in before]
     assert max(after[0].probabilities) < max(before[0].probabilities)
+
+
+def test_the_lexical_head_speaks_where_it_is_weighed(model_folder: Path) -> None:
+    head = LexicalHead.fit(["Hi there", "hack it", "人を助けるには", "x y"], [3, 0, 1, 0], strength=100.0)
+    head.save(model_folder)
+    Calibration(Weights(1e-6, 5.0), Weights(1e-6, 5.0)).save(model_folder)
+    found = Judge.load(model_folder).decide(PROMPTS)
+    assert [verdict.decision for verdict in found[:2]] == [Decision.REFUSE, Decision.ESCALATION]
 
 
 def test_a_base_without_a_head_is_asked_by_likelihood(base_folder: Path) -> None:
@@ -55,7 +64,8 @@ def test_a_base_without_a_head_is_asked_by_likelihood(base_folder: Path) -> None
     ("damage", "message"),
     [
         (lambda f: (f / "calibration.json").write_text("{"), "not a readable calibration"),
-        (lambda f: (f / "calibration.json").write_text('{"temperature": 0}'), "must be > 0"),
+        (lambda f: Calibration(Weights(0.0)).save(f), "weights must be finite"),
+        (lambda f: (f / "lexical_head.safetensors").write_bytes(b"x"), "not a readable lexical head"),
         (lambda f: (f / "decision_head.safetensors").write_bytes(b"x"), "not a readable decision head"),
         (lambda f: DecisionHead(64).save(f), "head is 64 wide, the model 32"),
         (lambda f: (f / "config.json").unlink(), "no config.json"),

@@ -6,7 +6,7 @@ from sklearn.metrics import f1_score
 
 from aegis.evaluate.metrics import decision_metrics, expected_calibration_error, macro_f1
 from aegis.evaluate.report import paired
-from aegis.model.calibration import fit_temperature, probabilities
+from aegis.model.calibration import fit, probabilities
 
 RNG = np.random.default_rng(0)
 
@@ -53,10 +53,25 @@ def test_intervals_hold_the_value_and_shrink_with_n() -> None:
 
 def test_the_temperature_undoes_overconfidence() -> None:
     logits = RNG.normal(size=(4000, 4))
-    truth = np.array([RNG.choice(4, p=row) for row in probabilities(logits, 1.0)])
-    assert fit_temperature(3 * logits, truth) == pytest.approx(3, rel=0.1)
-    cooled = probabilities(3 * logits, fit_temperature(3 * logits, truth))
-    assert expected_calibration_error(truth, cooled) < 0.05 < expected_calibration_error(truth, probabilities(3 * logits, 1))
+    truth = np.array([RNG.choice(4, p=row) for row in probabilities(logits)])
+    words = np.zeros(len(truth), dtype=bool)
+    found = fit(3 * logits, None, words, truth)
+    assert found.words.deep == pytest.approx(1 / 3, rel=0.1)
+    assert found.spelled == found.words  # no prompt of that kind: the weights of all
+    cooled = probabilities(found.combine(3 * logits, None, words))
+    assert expected_calibration_error(truth, cooled) < 0.05 < expected_calibration_error(truth, probabilities(3 * logits))
+
+
+def test_each_kind_of_prompt_trusts_the_eye_that_sees() -> None:
+    truth = RNG.integers(0, 4, 2000)
+    sharp, noise = 3 * np.eye(4)[truth] + RNG.normal(size=(2000, 4)), RNG.normal(size=(2000, 4))
+    spelled = np.arange(2000) % 2 == 0
+    deep, lexical = np.where(spelled[:, None], noise, sharp), np.where(spelled[:, None], sharp, noise)
+    found = fit(deep, lexical, spelled, truth)
+    assert found.words.deep > 5 * found.words.lexical
+    assert found.spelled.lexical > 5 * found.spelled.deep
+    right = (found.combine(deep, lexical, spelled).argmax(1) == truth).mean()
+    assert right > 0.9 > (deep.argmax(1) == truth).mean()
 
 
 def test_paired_counts_only_what_one_alone_got_right() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from aegis import __version__
-from aegis.cli import doctor, evaluate, fold, judge, run, status
+from aegis.cli import autostart, doctor, evaluate, fold, judge, run, status, watch
 from aegis.errors import EXIT_FAILED, EXIT_RESUMABLE, AegisError, DiskFullError, is_disk_full
 
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[2]  # ClickException: typer carries its own copy of click
@@ -44,9 +44,11 @@ def _options(
 
 app.command("run")(run.run)
 app.command("status")(status.status)
+app.command("watch")(watch.watch)
 app.command("judge")(judge.judge)
 app.command("fold")(fold.fold)
 app.command("doctor")(doctor.doctor)
+app.add_typer(autostart.app, name="autostart")
 app.add_typer(evaluate.app, name="evaluate")
 
 

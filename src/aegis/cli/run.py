@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,7 +35,7 @@ def run(
     from aegis.evaluate.report import comparison_rows
     from aegis.pipeline import run_pipeline
 
-    session = run_pipeline(settings, resume=auto_resume, say=tell)
+    session = run_pipeline(settings, resume=auto_resume, say=tell, command=_repeated(config, overrides))
     if json:
         print_json(session.to_json())
         return
@@ -48,6 +48,14 @@ def run(
     latest = Path(settings.runs) / "latest"
     for name, what in (("model", "model"), ("adapter", "adapter"), ("report.html", "report")):
         typer.echo(f"{what:8} {latest / name}")
+
+
+def _repeated(config: Path, overrides: list[str]) -> dict[str, Any]:
+    """The call that goes on with this run, for `aegis watch`: without --no-auto-resume, which would start anew."""
+    argv = ["run", str(config)]
+    for override in overrides:
+        argv += ["--set", override]
+    return {"argv": argv, "cwd": str(Path.cwd())}
 
 
 def _metrics(folder: Path) -> dict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,8 +12,9 @@ def status(
     run: Annotated[Path, typer.Argument(help="A session folder.")] = Path("runs/latest"),
     json: Annotated[bool, typer.Option("--json", help="Print the session record as JSON.")] = False,
 ) -> None:
-    """Show a session's stages, how long each took, and where its artifacts are."""
+    """Show a session's stages, what it is doing now, how long that may take, its last snapshot, and whether it is alive."""
     from aegis.cli.show import print_json, print_table
+    from aegis.durable.heartbeat import read_beat
     from aegis.durable.session import load, locate
     from aegis.errors import ArtifactError, BadInputError
 
@@ -24,12 +25,63 @@ def status(
         session = load(folder)
     except ArtifactError as error:
         raise BadInputError(str(error)) from error
+    facts = _facts(session, read_beat(session.folder))
     if json:
-        print_json(session.to_json())
+        print_json(session.to_json() | facts)
         return
     rows = []
     for stage in session.stages:
         seconds = "" if stage.seconds is None else f"{stage.seconds:.0f} s"
         paths = ", ".join(str(session.folder / path) for path in stage.artifacts.values())
-        rows.append((stage.name, stage.state, seconds, stage.error or paths))
-    print_table(("stage", "state", "time", "artifacts"), rows, title=f"{session.session_id}: {session.stage}")
+        state = "cut off" if facts["interrupted"] and stage.state == "running" else stage.state
+        rows.append((stage.name, state, str(stage.attempts), seconds, stage.error or paths))
+    print_table(("stage", "state", "attempts", "time", "artifacts"), rows, title=f"{session.session_id}: {session.stage}")
+    for line in _lines(session, facts):
+        typer.echo(line)
+
+
+def _facts(session: Any, beat: Any) -> dict[str, Any]:
+    """What the record alone does not say: alive or not, progress, last snapshot and its age."""
+    import time
+
+    snapshots = session.rows("snapshots", last=1)
+    snapshot = snapshots[0] | {"age_s": round(max(0.0, time.time() - snapshots[0]["unix"]), 1)} if snapshots else None
+    running = any(stage.state == "running" for stage in session.stages)
+    progress = None
+    if beat and not session.finished:
+        keys = ("stage", "doing", "done", "total", "left_s", "note")
+        progress = {key: getattr(beat, key) for key in keys} | {"age_s": round(max(0.0, time.time() - beat.time), 1)}
+    return {
+        "alive": session.alive,
+        "interrupted": running and not session.alive,
+        "progress": progress,
+        "last_snapshot": snapshot,
+    }
+
+
+def _lines(session: Any, facts: dict[str, Any]) -> list[str]:
+    lines = []
+    pid = session.process.pid if session.process else None
+    if facts["alive"]:
+        lines.append(f"process   {pid}, alive")
+    elif not session.finished:
+        again = " ".join(session.command.get("argv", ["run", "CONFIG"]))
+        lines.append(f"process   {pid}, not alive; go on with: aegis {again}")
+    if progress := facts["progress"]:
+        left = "" if progress["left_s"] is None else f", {_span(progress['left_s'])} left"
+        count = f" {progress['done']}/{progress['total']}" if progress["total"] else ""
+        lines.append(
+            f"progress  {progress['doing']}{count}{left} ({_span(progress['age_s'])} ago) {progress['note']}".rstrip()
+        )
+    if snapshot := facts["last_snapshot"]:
+        age = _span(snapshot["age_s"])
+        lines.append(f"snapshot  {session.folder / snapshot['path']} (step {snapshot['step']}, {age} ago)")
+    return lines
+
+
+def _span(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

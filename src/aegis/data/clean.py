@@ -7,17 +7,21 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 from datasketch import MinHash, MinHashLSH
 
 from aegis.config import QualitySettings
 from aegis.data.records import Pair, Record, Rejected, detect_language
 from aegis.decisions import Decision
+from aegis.progress import bar
 
 T = TypeVar("T", Record, Pair)
+Remember = Callable[[str, Callable[[], Any]], Any]
 _PERMUTATIONS = 128
 _SHINGLE = 4
+_SHARD = 500
 
 
 @dataclass(frozen=True)
@@ -35,17 +39,34 @@ def clean(
     settings: QualitySettings,
     *,
     too_long: Callable[[str], str | None] = lambda _: None,
+    remember: Remember = lambda _, make: make(),
 ) -> Cleaned:
     """Run the steps in order: length, quality, duplicates among records and of pairs with records, balance.
 
+    What each item needs looking at for is done in shards, so that a killed run does not do a finished shard again.
+
     Args:
         too_long: why the model could not read a prompt, or None.
+        remember: (key, make) → what `make` gives, perhaps from an earlier time.
     """
     rejected: list[Rejected] = []
-    kept = _reject_if(records, lambda record: too_long(record.prompt) or quality_problem(record, settings), rejected)
-    kept = _without_duplicates(kept, settings.near_duplicate, rejected)
-    good_pairs = _reject_if(pairs, lambda pair: too_long(pair.prompt) or pair_problem(pair, settings), rejected)
-    good_pairs = _without_copies(good_pairs, kept, settings.near_duplicate, rejected)
+
+    def looked_at(kind: str, items: Sequence[T], problem: Callable[[T], str | None]) -> tuple[list[T], list[MinHash]]:
+        found: list[Any] = []
+        with bar(f"looking at {kind}", len(items)) as advance:
+            for start in range(0, len(items), _SHARD):
+                shard = items[start : start + _SHARD]
+                found += remember(f"{kind} {start}", lambda shard=shard: [_look(item, problem) for item in shard])
+                advance(len(shard))
+        good = [(item, sketch) for item, (reason, sketch) in zip(items, found, strict=True) if reason is None]
+        bad = zip(items, found, strict=True)
+        rejected.extend(Rejected(item.id, reason, item.to_json()) for item, (reason, _) in bad if reason)
+        return [item for item, _ in good], [_unpack(sketch) for _, sketch in good]
+
+    kept, sketches = looked_at("records", records, lambda one: too_long(one.prompt) or quality_problem(one, settings))
+    kept, sketches = _without_duplicates(kept, sketches, settings.near_duplicate, rejected)
+    good_pairs, pair_sketches = looked_at("pairs", pairs, lambda one: too_long(one.prompt) or pair_problem(one, settings))
+    good_pairs = _without_copies(good_pairs, kept, sketches + pair_sketches, settings.near_duplicate, rejected)
     kept = _balance(kept, settings.balance_ratio, rejected)
     return Cleaned(kept, good_pairs, rejected)
 
@@ -105,16 +126,18 @@ def near_duplicates(texts: Sequence[str], *, threshold: float) -> list[tuple[int
     Source:
         MinHash: Broder, On the resemblance and containment of documents, 1997.
     """
+    return near_sketches([_sketch(text) for text in texts], threshold=threshold)
+
+
+def near_sketches(sketches: Sequence[MinHash], *, threshold: float) -> list[tuple[int, int]]:
+    """As `near_duplicates`, of texts that have been sketched already."""
     index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
-    sketches: list[MinHash] = []
     found: list[tuple[int, int]] = []
-    for number, text in enumerate(texts):
-        sketch = _sketch(text)
+    for number, sketch in enumerate(sketches):
         for other in sorted(int(str(key)) for key in index.query(sketch)):
             if sketch.jaccard(sketches[other]) >= threshold:
                 found.append((number, other))
         index.insert(str(number), sketch)
-        sketches.append(sketch)
     return found
 
 
@@ -123,6 +146,19 @@ def _sketch(text: str) -> MinHash:
     sketch = MinHash(num_perm=_PERMUTATIONS, seed=1)
     sketch.update_batch([plain[i : i + _SHINGLE].encode() for i in range(max(1, len(plain) - _SHINGLE + 1))])
     return sketch
+
+
+def _look(item: T, problem: Callable[[T], str | None]) -> list[str | None]:
+    """Why the item goes, or None, and the sketch of its prompt in hexadecimal."""
+    if reason := problem(item):
+        return [reason, None]
+    return [None, _sketch(item.prompt).hashvalues.astype("<u8").tobytes().hex()]
+
+
+def _unpack(sketch: str) -> MinHash:
+    found = MinHash(num_perm=_PERMUTATIONS, seed=1)
+    found.hashvalues = np.frombuffer(bytes.fromhex(sketch), dtype="<u8")
+    return found
 
 
 def _reject_if(items: Sequence[T], problem: Callable[[T], str | None], rejected: list[Rejected]) -> list[T]:
@@ -135,7 +171,9 @@ def _reject_if(items: Sequence[T], problem: Callable[[T], str | None], rejected:
     return kept
 
 
-def _without_duplicates(records: list[Record], threshold: float, rejected: list[Rejected]) -> list[Record]:
+def _without_duplicates(
+    records: list[Record], sketches: list[MinHash], threshold: float, rejected: list[Rejected]
+) -> tuple[list[Record], list[MinHash]]:
     """Drop later copies. Twins of one contrast group are alike on purpose and stay, unless they are the same prompt."""
     reasons: dict[int, str] = {}
     seen: dict[str, int] = {}
@@ -145,18 +183,24 @@ def _without_duplicates(records: list[Record], threshold: float, rejected: list[
             same = records[first].decision == record.decision
             what = "the same prompt as" if same else "the same prompt with another decision as"
             reasons[number] = f"{what} {records[first].id}"
-    for later, earlier in near_duplicates([record.prompt for record in records], threshold=threshold):
+    for later, earlier in near_sketches(sketches, threshold=threshold):
         if later not in reasons and earlier not in reasons and not _twins(records[later], records[earlier]):
             reasons[later] = f"nearly the same prompt as {records[earlier].id}"
     for number, reason in reasons.items():
         rejected.append(Rejected(records[number].id, reason, records[number].to_json()))
-    return [record for number, record in enumerate(records) if number not in reasons]
+    kept = [number for number in range(len(records)) if number not in reasons]
+    return [records[number] for number in kept], [sketches[number] for number in kept]
 
 
-def _without_copies(pairs: list[Pair], records: list[Record], threshold: float, rejected: list[Rejected]) -> list[Pair]:
-    """Drop pairs whose prompt is nearly a record's: their chosen sides train, and the record may be held out."""
-    prompts = [record.prompt for record in records] + [pair.prompt for pair in pairs]
-    copies = {later: earlier for later, earlier in near_duplicates(prompts, threshold=threshold) if earlier < len(records)}
+def _without_copies(
+    pairs: list[Pair], records: list[Record], sketches: list[MinHash], threshold: float, rejected: list[Rejected]
+) -> list[Pair]:
+    """Drop pairs whose prompt is nearly a record's: their chosen sides train, and the record may be held out.
+
+    Args:
+        sketches: of the records' prompts, then of the pairs'.
+    """
+    copies = {later: earlier for later, earlier in near_sketches(sketches, threshold=threshold) if earlier < len(records)}
 
     def problem(pair: Pair) -> str | None:
         earlier = copies.get(len(records) + number[pair.id])

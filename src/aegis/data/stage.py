@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aegis.config import DataSettings
-from aegis.data.clean import clean
+from aegis.data.clean import Remember, clean
 from aegis.data.generate import Complete, generate
 from aegis.data.personal import mask_everywhere
 from aegis.data.records import Pair, Record, Rejected, parse_pair, parse_record, read_jsonl, write_jsonl
@@ -81,15 +81,25 @@ def write_raw(folder: Path, data: DataSettings, complete: Complete) -> dict[str,
 
 
 def write_records(
-    folder: Path, raw: Path, data: DataSettings, *, seed: int, too_long: Callable[[str], str | None]
+    folder: Path,
+    raw: Path,
+    data: DataSettings,
+    *,
+    seed: int,
+    too_long: Callable[[str], str | None],
+    remember: Remember = lambda _, make: make(),
 ) -> dict[str, int]:
     """Clean and split what stage 1 collected; return the size of each split and how much was set aside.
+
+    Args:
+        remember: where finished shards are kept, see `clean`.
 
     Raises:
         DataError: if a split would be empty.
     """
     pairs = _read(raw / "pairs.jsonl", parse_pair)
-    cleaned = clean(_read(raw / "records.jsonl", parse_record), pairs, data.quality, too_long=too_long)
+    records = _read(raw / "records.jsonl", parse_record)
+    cleaned = clean(records, pairs, data.quality, too_long=too_long, remember=remember)
     shares = {"validation": data.split.validation, "test": data.split.test, "seed": seed}
     splits = split_records(cleaned.records, **shares)
     if empty := [name for name in SPLITS if not splits[name]]:

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from aegis.durable.files import disk_full_explained, hash_file, make_folder, sync_file, sync_folder, write_json
+from aegis.durable.files import disk_full_explained, hash_file, make_folder, sync_file, sync_folder, to_json, write_json
+from aegis.durable.files import fingerprint as _fingerprint
 from aegis.errors import ArtifactError, BadInputError
 
 MANIFEST = "manifest.json"
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,10 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        raw = json.loads(text)
+        if text != to_json(raw) or raw.pop("digest") != _fingerprint(raw):
+            raise ValueError("changed since it was written")
         return Manifest(kind=raw["kind"], fingerprint=raw["fingerprint"], files=dict(raw["files"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path}: not a readable manifest; run the stage that writes this folder again") from error
@@ -150,7 +154,7 @@ def _seal(staging: Path, *, kind: str, fingerprint: str) -> None:
     for folder in sorted((path for path in staging.rglob("*") if path.is_dir()), reverse=True):
         sync_folder(folder)
     content = {"version": _VERSION, "kind": kind, "fingerprint": fingerprint, "files": hashes}
-    write_json(staging / MANIFEST, content)
+    write_json(staging / MANIFEST, {**content, "digest": _fingerprint(content)})
     sync_folder(staging)
 
 

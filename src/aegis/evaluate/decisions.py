@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from aegis import __version__
 from aegis.data.records import Record
 from aegis.decisions import NAMES
 from aegis.durable.files import to_json
-from aegis.evaluate.judge import Judge, probabilities
+from aegis.evaluate.judge import Judge
 from aegis.evaluate.metrics import decision_metrics
+from aegis.model.calibration import probabilities
 from aegis.progress import bar
 
 
@@ -25,7 +27,7 @@ def evaluate_decisions(
     with bar(label, len(records)) as advance:
         names = [record.id for record in records]
         logits, times = judge.logits([record.prompt for record in records], names=names, on_batch=advance)
-    probability = probabilities(logits, judge.temperature)
+    probability = probabilities(logits)
     truth = np.array([int(record.decision) for record in records])
     languages = sorted({record.language for record in records})
     per_language = {
@@ -38,7 +40,7 @@ def evaluate_decisions(
         "task": "decisions",
         "aegis_version": __version__,
         "judge": "decision head" if judge.head else "likelihood of a letter",
-        "temperature": judge.temperature,
+        "calibration": asdict(judge.calibration),
         "ms_per_prompt": float(times.mean()),
         **decision_metrics(truth, probability, confidence=confidence),
         "per_language": per_language,

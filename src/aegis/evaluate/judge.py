@@ -14,10 +14,11 @@ from torch import Tensor
 
 from aegis.decisions import NAMES, Decision
 from aegis.errors import AegisError, ModelError
-from aegis.model.calibration import probabilities, read_temperature
+from aegis.model.calibration import Calibration, is_spelled, probabilities
 from aegis.model.device import autocast, pick_device, quick_attention
 from aegis.model.head import FILE as HEAD
 from aegis.model.head import DecisionHead
+from aegis.model.lexical import LexicalHead
 from aegis.model.load import context_length, load_model, load_tokenizer, read_config
 from aegis.model.prompt import by_length, pad, prompt_ids, require_fit
 
@@ -44,16 +45,23 @@ class Verdict:
 class Judge:
     """Runs a model over prompts in batches of like length.
 
-    With a decision head (a folder that `aegis fold` wrote), its logits divided by the fitted temperature decide. A model
+    With a decision head (a folder that `aegis fold` wrote), its logits decide, weighed against the lexical head's. A model
     without one is asked a multiple-choice question, and the likelihood of the four letters decides: the base's own
     judgement, with nothing learned.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, head: DecisionHead | None, temperature: float = 1.0, batch_tokens: int = 2048
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        head: DecisionHead | None,
+        lexical: LexicalHead | None = None,
+        calibration: Calibration | None = None,
+        batch_tokens: int = 2048,
     ) -> None:
         self.model, self.tokenizer, self.head = model, tokenizer, head
-        self.temperature, self.batch_tokens = temperature, batch_tokens
+        self.lexical, self.calibration, self.batch_tokens = lexical, calibration or Calibration(), batch_tokens
         self.context = context_length(model.config)
         self._letters = None if head else [_letter_id(tokenizer, letter) for letter in _LETTERS]
 
@@ -78,13 +86,13 @@ class Judge:
         width = config.get_text_config().hidden_size
         if head and head.features != width:
             raise ModelError(f"{folder}: the decision head is {head.features} wide, the model {width}; fold it again")
-        temperature = read_temperature(folder)
+        lexical, calibration = LexicalHead.load(folder) if head else None, Calibration.load(folder)
         tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
         device = pick_device()
         attention = quick_attention(device)
         model: Any = load_model(folder, dtype=dtype, trust_remote_code=trust_remote_code, attention=attention)
         model, head = model.to(device), head.to(device) if head else None
-        return cls(model, tokenizer, head=head, temperature=temperature, batch_tokens=batch_tokens)
+        return cls(model, tokenizer, head=head, lexical=lexical, calibration=calibration, batch_tokens=batch_tokens)
 
     @torch.inference_mode()
     def logits(
@@ -94,7 +102,7 @@ class Judge:
         names: Sequence[str] | None = None,
         on_batch: Callable[[int], None] = lambda _: None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return (n, 4) logits before the temperature, and (n,) milliseconds a prompt.
+        """Return (n, 4) calibrated logits, and (n,) milliseconds a prompt.
 
         Args:
             names: how error messages call each prompt.
@@ -118,7 +126,10 @@ class Judge:
             on_batch(len(indices))
         if not np.isfinite(logits).all():
             raise AegisError(f"the model gives logits that are not finite in {self.model.dtype}; fold it in float32")
-        return logits, times
+        if not self.head or not prompts:
+            return logits, times
+        lexical = self.lexical.logits(prompts) if self.lexical else None
+        return self.calibration.combine(logits, lexical, is_spelled(self.tokenizer, prompts)), times
 
     def decide(
         self,
@@ -129,7 +140,7 @@ class Judge:
     ) -> list[Verdict]:
         """The most probable decision for each prompt, in their order."""
         logits, times = self.logits(prompts, names=names, on_batch=on_batch)
-        rows = zip(probabilities(logits, self.temperature), times, strict=True)
+        rows = zip(probabilities(logits), times, strict=True)
         return [Verdict(Decision(int(row.argmax())), tuple(map(float, row)), round(float(ms), 3)) for row, ms in rows]
 
     def _ids(self, prompt: str) -> list[int]:

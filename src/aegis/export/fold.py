@@ -20,6 +20,7 @@ from aegis.model.adapt import Adapted, lm_head_refusal
 from aegis.model.adapter import AdapterCard, load_adapter, read_card, require_base
 from aegis.model.calibration import FILE as CALIBRATION
 from aegis.model.head import FILE as HEAD
+from aegis.model.lexical import FILE as LEXICAL
 from aegis.model.load import Base, load_model, load_tokenizer, resolve_base
 from aegis.so8 import fold
 
@@ -79,7 +80,7 @@ def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Ce
         folded = fold_in_place(adapted)
         folded.to(dtype).save_pretrained(staging)
         tokenizer.save_pretrained(staging)
-        for name in (HEAD, CALIBRATION):
+        for name in (HEAD, LEXICAL, CALIBRATION):
             if (folding.adapter / name).exists():
                 shutil.copyfile(folding.adapter / name, staging / name)
         del folded, adapted, model

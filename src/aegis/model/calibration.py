@@ -1,60 +1,105 @@
-"""The temperature that makes a decision head's probabilities honest; it travels with the head."""
+"""How much each eye of a decision head is worth, fitted on held-out prompts; it travels with the head.
+
+Prompts that the tokenizer reads in words and prompts that it spells in bytes have weights of their own: the hidden state
+is worth less on the second kind.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 
 from aegis.durable.files import to_json
 from aegis.errors import ModelError
 
 FILE = "calibration.json"
+_FEW = 50
+_CAUTION = 0.05
 
 
-def probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """(n, 4) logits → (n, 4) softmax(logits / temperature)."""
-    scaled = logits / temperature
-    scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+@dataclass(frozen=True)
+class Weights:
+    """Factors on the logits of the hidden state (`deep`, an inverse temperature) and on those of the n-grams (`lexical`)."""
+
+    deep: float = 1.0
+    lexical: float = 0.0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Weights for prompts read in words and for prompts spelled in bytes; `n` held-out prompts fitted them."""
+
+    words: Weights = Weights()
+    spelled: Weights = Weights()
+    n: int = 0
+
+    def combine(self, deep: np.ndarray, lexical: np.ndarray | None, spelled: np.ndarray) -> np.ndarray:
+        """(n, 4) calibrated logits from (n, 4) logits of each eye and (n,) bool: spelled in bytes."""
+        deep_weight = np.where(spelled, self.spelled.deep, self.words.deep)[:, None]
+        if lexical is None:
+            return deep * deep_weight
+        return deep * deep_weight + lexical * np.where(spelled, self.spelled.lexical, self.words.lexical)[:, None]
+
+    def save(self, folder: Path) -> None:
+        (folder / FILE).write_text(to_json(asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Calibration:
+        """Read it; weights 1 and 0 where none was fitted.
+
+        Raises:
+            ModelError: if calibration.json is there and unusable.
+        """
+        path = folder / FILE
+        if not path.exists():
+            return cls()
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            found = cls(Weights(**raw["words"]), Weights(**raw["spelled"]), int(raw["n"]))
+            numbers = [float(value) for weights in (found.words, found.spelled) for value in asdict(weights).values()]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{path}: not a readable calibration; remove the file or fold again") from error
+        if not all(0 <= number < float("inf") for number in numbers) or not found.words.deep or not found.spelled.deep:
+            raise ModelError(f"{path}: weights must be finite, deep > 0 and lexical >= 0; remove the file or fold again")
+        return found
+
+
+def fit(deep: np.ndarray, lexical: np.ndarray | None, spelled: np.ndarray, truth: np.ndarray) -> Calibration:
+    """The weights with the least negative log likelihood; a kind with few prompts takes those of all together."""
+
+    def weights(chosen: np.ndarray) -> Weights:
+        if chosen.sum() < _FEW:
+            chosen = np.ones_like(chosen)
+        return _fit(deep[chosen], None if lexical is None else lexical[chosen], truth[chosen])
+
+    return Calibration(weights(~spelled), weights(spelled), len(truth))
+
+
+def _fit(deep: np.ndarray, lexical: np.ndarray | None, truth: np.ndarray) -> Weights:
+    second = np.zeros_like(deep) if lexical is None else lexical
+
+    def loss(logs: np.ndarray) -> float:
+        scaled = deep * np.exp(logs[0]) + second * np.exp(logs[1])
+        likelihood = np.log(probabilities(scaled)[np.arange(len(truth)), truth] + 1e-12).mean()
+        return float(_CAUTION * (logs**2).sum() / len(truth) - likelihood)
+
+    best: Any = minimize(loss, x0=np.array([0.0, 0.0]), bounds=[(-3, 3), (-6, 3)], method="L-BFGS-B")
+    return Weights(float(np.exp(best.x[0])), 0.0 if lexical is None else float(np.exp(best.x[1])))
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """(n, 4) logits → (n, 4) softmax."""
+    scaled = np.exp(logits - logits.max(axis=1, keepdims=True))
     return scaled / scaled.sum(axis=1, keepdims=True)
 
 
-def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
-    """The temperature in [0.05, 20] with the least negative log likelihood on held-out items."""
-
-    def loss(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
-        peak = scaled.max(axis=1)
-        normaliser = peak + np.log(np.exp(scaled - peak[:, None]).sum(axis=1))
-        return float((normaliser - scaled[np.arange(len(truth)), truth]).mean())
-
-    best: Any = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
-    return float(np.exp(best.x))
-
-
-def write_temperature(folder: Path, logits: np.ndarray, truth: np.ndarray) -> float:
-    """Fit on (n, 4) held-out logits and write it beside the head; return it."""
-    temperature = fit_temperature(logits, truth)
-    (folder / FILE).write_text(to_json({"temperature": temperature, "n": len(truth)}), encoding="utf-8")
-    return temperature
-
-
-def read_temperature(folder: Path) -> float:
-    """The fitted temperature of a model folder; 1 where none was fitted.
-
-    Raises:
-        ModelError: if calibration.json is there and unusable.
-    """
-    path = folder / FILE
-    if not path.exists():
-        return 1.0
-    try:
-        temperature = float(json.loads(path.read_text(encoding="utf-8"))["temperature"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: not a readable calibration; remove the file or fold again") from error
-    if not 0 < temperature < float("inf"):
-        raise ModelError(f"{path}: temperature must be > 0, got {temperature}; remove the file or fold again")
-    return temperature
+def is_spelled(tokenizer: Any, prompts: Sequence[str]) -> np.ndarray:
+    """(n,) bool: the tokenizer needs more tokens than the prompt has characters."""
+    counts = [len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
+    return np.array([count > len(prompt) for count, prompt in zip(counts, prompts, strict=True)])

@@ -37,6 +37,7 @@ class StepLog:
     extra: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
+        """One flat line of history.jsonl."""
         flat = asdict(self)
         return {**{key: flat[key] for key in flat if key not in ("parts", "extra")}, **self.parts, **self.extra}
 
@@ -55,22 +56,23 @@ def fit(
     clip_norm: float,
     on_begin: Callable[[int], dict[str, float]] = lambda _: {},
     on_end: Callable[[StepLog], None] = lambda _: None,
-    first: int = 0,
+    logs: list[StepLog] | None = None,
 ) -> list[StepLog]:
-    """Take one optimizer step a batch, from step `first` to the plan's end.
+    """Take one optimizer step a batch, from the first that `logs` does not hold yet to the plan's end.
 
     Args:
         plan: batches of example indices; the step number is the index into it, so (plan, step) is the whole data state.
         loss_of: (batch, step) → Loss.
         on_begin: sets what depends on the step (α) and returns it for the log.
-        on_end: sees every step's log.
+        on_end: sees every step's log, after `logs` has it.
+        logs: the steps done before, if any; the new ones are added to it.
 
     Raises:
         AegisError: if the loss or the gradient is not finite; nothing is stepped then.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    logs: list[StepLog] = []
-    for step in range(first, len(plan)):
+    logs = [] if logs is None else logs
+    for step in range(len(logs), len(plan)):
         begun = time.perf_counter()
         extra = on_begin(step)
         loss = loss_of(plan[step], step)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +20,11 @@ from aegis.model.adapt import Adapted, parameters_by_kind
 from aegis.model.device import autocast
 from aegis.progress import bar
 from aegis.so8 import Schedule, So8Loss, So8LossSettings, alpha_at, opening
+from aegis.train.checkpoints import Checkpoints
 from aegis.train.examples import Batch, Example, collate, epoch_batches, prompts_of, to_device
 from aegis.train.loop import Loss, StepLog, fit
 from aegis.train.probe import probe
+from aegis.train.state import ModuleState, OptimizerState, Part, RandomState, SchedulerState, Values
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,19 @@ class Trained:
     held_out: tuple[np.ndarray, np.ndarray] | None
 
 
+@dataclass(frozen=True)
+class Progress:
+    """One finished step among all: `epoch` from 1, `samples` in this step."""
+
+    log: StepLog
+    steps: int
+    epoch: int
+    samples: int
+
+
+OnStep = Callable[[Progress], None]
+
+
 def train_sft(
     adapted: Adapted,
     examples: Sequence[Example],
@@ -48,19 +65,41 @@ def train_sft(
     *,
     pad_id: int,
     seed: int,
+    checkpoints: Checkpoints | None = None,
+    on_step: OnStep = lambda _: None,
 ) -> Trained:
-    """Train LoRA, gates and decision head in place; the gates end at the schedule's last α."""
-    torch.manual_seed(seed)
-    probe(adapted, examples, settings, pad_id=pad_id, seed=seed)
+    """Train LoRA, gates and decision head in place; the gates end at the schedule's last α.
+
+    Args:
+        checkpoints: where to take up an unfinished training and to save this one; None for neither.
+        on_step: told of every step, for the progress log.
+
+    Raises:
+        StoppedError: if a stop was asked for; everything up to the last step is saved.
+    """
     plan, epoch_ends = make_plan(examples, settings, seed=seed)
     optimizer = make_optimizer(adapted, settings)
     scheduler = get_cosine_schedule_with_warmup(optimizer, round(settings.warmup * len(plan)), len(plan))
     schedule = make_schedule(settings, steps=len(plan))
     objective = Objective(adapted, examples, plan, settings, pad_id=pad_id)
+    logs: list[StepLog] = []
     checks: list[dict[str, float]] = []
+    parts: dict[str, Part] = {
+        "adapted": ModuleState(adapted, buffers_of=("gates", "head")),
+        "optimizer": OptimizerState(optimizer),
+        "scheduler": SchedulerState(scheduler),
+        "random": RandomState(),
+        "steps": Values(lambda: [asdict(log) for log in logs], lambda rows: _refill(logs, [StepLog(**row) for row in rows])),
+        "validation": Values(lambda: checks, lambda rows: _refill(checks, rows)),
+    }
+    if checkpoints is None or checkpoints.restore(parts) is None:
+        torch.manual_seed(seed)
+        probe(adapted, examples, settings, pad_id=pad_id, seed=seed)
+        if checkpoints:
+            checkpoints.begin(parts)
     adapted.train()
 
-    with bar("training", len(plan)) as advance:
+    with bar("training", len(plan), done=len(logs), stoppable=False) as advance:
 
         def begin(step: int) -> dict[str, float]:
             alpha = alpha_at(schedule, step)
@@ -72,10 +111,15 @@ def train_sft(
         def end(log: StepLog) -> None:
             alpha = f" α {log.extra['alpha']:+.2f}" if "alpha" in log.extra else ""
             advance(note=f"loss {log.loss:.3f}{alpha} {log.tokens / log.seconds:.0f} tokens/s")
-            if log.step in epoch_ends and log.step < len(plan) and validation:
+            epoch, last = bisect_left(epoch_ends, log.step) + 1, log.step == len(plan)
+            on_step(Progress(log, steps=len(plan), epoch=epoch, samples=len(plan[log.step - 1])))
+            ended = epoch if log.step in epoch_ends else None
+            if ended and not last and validation:
                 checks.append({"step": log.step, **validate(adapted, validation, settings, pad_id=pad_id)[0]})
+            if checkpoints:
+                checkpoints.step_done(log.step, parts, epoch=ended, last=last)
 
-        history = fit(
+        fit(
             plan,
             objective,
             optimizer=optimizer,
@@ -83,6 +127,7 @@ def train_sft(
             clip_norm=settings.clip_norm,
             on_begin=begin,
             on_end=end,
+            logs=logs,
         )
     if not learns_alpha(adapted):
         adapted.set_alpha(alpha_at(schedule, len(plan)))
@@ -92,7 +137,11 @@ def train_sft(
         found, held_out = validate(adapted, validation, settings, pad_id=pad_id)
         checks.append({"step": len(plan), **found})
     adapted.eval()
-    return Trained(history, checks, alpha, held_out)
+    return Trained(logs, checks, alpha, held_out)
+
+
+def _refill(target: list[Any], rows: Sequence[Any]) -> None:
+    target[:] = rows
 
 
 def learns_alpha(adapted: Adapted) -> bool:
@@ -100,15 +149,15 @@ def learns_alpha(adapted: Adapted) -> bool:
     return any(gate.alpha.requires_grad for gate in adapted.all_gates())
 
 
-def make_plan(examples: Sequence[Example], settings: TrainSettings, *, seed: int) -> tuple[list[list[int]], set[int]]:
-    """Every batch of the whole training, and the steps at which an epoch ends (the last step always)."""
+def make_plan(examples: Sequence[Example], settings: TrainSettings, *, seed: int) -> tuple[list[list[int]], list[int]]:
+    """Every batch of the whole training, and the steps at which its epochs end, in order (the last step always)."""
     plan: list[list[int]] = []
-    ends: set[int] = set()
+    ends: list[int] = []
     for epoch in range(math.ceil(settings.epochs)):
         batches = epoch_batches(examples, batch_tokens=settings.batch_tokens, seed=seed, epoch=epoch)
         share = min(1.0, settings.epochs - epoch)
         plan += batches[: max(1, round(share * len(batches)))]
-        ends.add(len(plan))
+        ends.append(len(plan))
     return plan, ends
 
 

@@ -15,12 +15,15 @@ from aegis.data.records import Pair, Record, write_jsonl
 from aegis.errors import DataError
 from aegis.model.adapt import Adapted, attach, freeze
 from aegis.model.adapter import AdapterCard, save_adapter
-from aegis.model.calibration import write_temperature
+from aegis.model.calibration import fit, is_spelled
 from aegis.model.device import pick_device, quick_attention
+from aegis.model.lexical import LexicalHead
 from aegis.model.load import Base, load_model, load_tokenizer
+from aegis.model.prompt import prompt_ids
+from aegis.train.checkpoints import Checkpoints
 from aegis.train.examples import Example, encode_all
 from aegis.train.figures import draw_alpha, draw_learning_curve
-from aegis.train.sft import Trained, train_sft
+from aegis.train.sft import OnStep, Trained, train_sft
 
 
 def write_adapter(
@@ -33,6 +36,8 @@ def write_adapter(
     validation: Sequence[Record],
     origin: dict[str, Any],
     say: Callable[[str], None],
+    checkpoints: Checkpoints | None = None,
+    on_step: OnStep = lambda _: None,
 ) -> Trained:
     """Train on the records and the pairs' chosen sides; write the adapter, its history and its curves.
 
@@ -43,13 +48,24 @@ def write_adapter(
         DataError: if no record fits `train.max_length`.
     """
     tokenizer = load_tokenizer(base.folder, trust_remote_code=config.model.trust_remote_code)
-    examples, held_out, dropped = _examples(config, tokenizer, train, pairs, validation)
+    system, limit = config.model.system_prompt, config.train.max_length
+    fitting = [record for record in validation if len(prompt_ids(tokenizer, record.prompt, system=system)) <= limit]
+    examples, held_out, dropped = _examples(config, tokenizer, train, pairs, fitting)
     tokens = sum(len(example.ids) for example in examples)
     say(f"{len(examples)} examples, {tokens:,} tokens an epoch, {dropped} left out as longer than train.max_length")
     adapted = _load(config, base)
     report = freeze(adapted)
     say(str(report))
-    trained = train_sft(adapted, examples, held_out, config.train, pad_id=tokenizer.pad_token_id, seed=config.seed)
+    trained = train_sft(
+        adapted,
+        examples,
+        held_out,
+        config.train,
+        pad_id=tokenizer.pad_token_id,
+        seed=config.seed,
+        checkpoints=checkpoints,
+        on_step=on_step,
+    )
     training = {
         "aegis_version": __version__,
         "seed": config.seed,
@@ -63,12 +79,25 @@ def write_adapter(
     facts = {key: value for key, value in asdict(base).items() if key != "folder"}
     model = config.model.model_dump(mode="json")
     save_adapter(folder, adapted, AdapterCard(facts, model, trained.alpha, training, origin["session_id"]))
+    lexical = _lexical_head(folder, config, train, pairs) if config.model.lexical else None
     if trained.held_out:
-        write_temperature(folder, *trained.held_out)
+        prompts = [record.prompt for record in fitting]
+        deep, truth = trained.held_out
+        second = lexical.logits(prompts) if lexical else None
+        fit(deep, second, is_spelled(tokenizer, prompts), truth).save(folder)
     write_jsonl(folder / "history.jsonl", trained.history)
     draw_learning_curve(folder / "learning_curve.png", trained.history, trained.validation)
     draw_alpha(folder / "alpha.png", trained.history)
     return trained
+
+
+def _lexical_head(folder: Path, config: Config, train: Sequence[Record], pairs: Sequence[Pair]) -> LexicalHead:
+    rows = [(record.prompt, int(record.decision)) for record in train]
+    rows += [(pair.prompt, int(pair.chosen.decision)) for pair in pairs]
+    prompts, decisions = zip(*rows, strict=True)
+    head = LexicalHead.fit(prompts, decisions, strength=config.train.lexical_strength)
+    head.save(folder)
+    return head
 
 
 def _load(config: Config, base: Base) -> Adapted:

@@ -1,0 +1,192 @@
+"""Everything that an unfinished training is: captured at a step's end, written without pickles, restored to the last bit.
+
+A training registers its parts by name. A snapshot holds exactly those parts, each with exactly its tensors and values; a
+missing or an extra one is an error, never a silent default, so that a part added later cannot be forgotten.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from aegis.durable.files import to_json
+from aegis.errors import AegisError
+
+VERSION = 1
+_TENSORS, _VALUES = "state.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class Content:
+    """One part's state: tensors by name, and whatever JSON can hold."""
+
+    tensors: dict[str, Tensor]
+    values: Any
+
+
+class Part(Protocol):
+    """Something with state."""
+
+    def capture(self) -> Content: ...
+    def restore(self, content: Content) -> None: ...
+
+
+class ModuleState:
+    """The trainable parameters of a module and the buffers of the named children; the frozen rest is the base's."""
+
+    def __init__(self, module: nn.Module, *, buffers_of: tuple[str, ...] = ()) -> None:
+        self.module, self.buffers_of = module, buffers_of
+
+    def capture(self) -> Content:
+        return Content({name: tensor.detach().cpu().clone() for name, tensor in self._tensors().items()}, None)
+
+    def restore(self, content: Content) -> None:
+        own = self._tensors()
+        _require_same("parameters", own.keys(), content.tensors.keys())
+        with torch.no_grad():
+            for name, tensor in own.items():
+                _require_shape(name, tensor, content.tensors[name])
+                tensor.copy_(content.tensors[name])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {name: value for name, value in self.module.named_parameters() if value.requires_grad}
+        for child in self.buffers_of:
+            buffers = self.module.get_submodule(child).named_buffers()
+            found |= {f"{child}.{name}": value for name, value in buffers}
+        return found
+
+
+class OptimizerState:
+    """A torch optimizer: the moments of every parameter, and each group's settings."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+    def capture(self) -> Content:
+        raw = self.optimizer.state_dict()
+        tensors: dict[str, Tensor] = {}
+        for index, state in raw["state"].items():
+            for key, value in state.items():
+                if not isinstance(value, Tensor):
+                    raise AegisError(f"optimizer state {key!r} is a {type(value).__name__}; only tensors can be saved")
+                tensors[f"{index}/{key}"] = value.detach().cpu().clone()
+        return Content(tensors, raw["param_groups"])
+
+    def restore(self, content: Content) -> None:
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in content.tensors.items():
+            index, _, key = name.partition("/")
+            state.setdefault(int(index), {})[key] = value
+        own = self.optimizer.state_dict()["param_groups"]
+        _require_same("optimizer groups", [str(g["params"]) for g in own], [str(g["params"]) for g in content.values])
+        groups = [dict(group, betas=tuple(group["betas"])) if "betas" in group else group for group in content.values]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+class SchedulerState:
+    """A torch learning-rate scheduler; its own state is plain numbers."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+
+    def capture(self) -> Content:
+        return Content({}, {key: value for key, value in self.scheduler.state_dict().items() if key != "lr_lambdas"})
+
+    def restore(self, content: Content) -> None:
+        lambdas = {key: value for key, value in self.scheduler.state_dict().items() if key == "lr_lambdas"}
+        _require_same("scheduler fields", self.capture().values.keys(), content.values.keys())
+        self.scheduler.load_state_dict({**content.values, **lambdas})
+
+
+class RandomState:
+    """Every generator that a training may draw from: Python's, numpy's, torch's on the CPU and on each CUDA device."""
+
+    def capture(self) -> Content:
+        version, internal, gauss = random.getstate()
+        kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+        tensors = {"torch": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            tensors |= {f"cuda{number}": state for number, state in enumerate(torch.cuda.get_rng_state_all())}
+        numpy = [str(kind), np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)]
+        return Content(tensors, {"python": [version, list(internal), gauss], "numpy": numpy})
+
+    def restore(self, content: Content) -> None:
+        _require_same("random generators", self.capture().tensors.keys(), content.tensors.keys())
+        version, internal, gauss = content.values["python"]
+        random.setstate((version, tuple(internal), gauss))
+        kind, keys, position, has_gauss, cached = content.values["numpy"]
+        np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+        torch.set_rng_state(content.tensors["torch"])
+        for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+            torch.cuda.set_rng_state(content.tensors[f"cuda{number}"], number)
+
+
+class Values:
+    """Plain values that live elsewhere: `get` gives them as JSON, `set_` puts them back."""
+
+    def __init__(self, get: Callable[[], Any], set_: Callable[[Any], None]) -> None:
+        self.get, self.set_ = get, set_
+
+    def capture(self) -> Content:
+        return Content({}, self.get())
+
+    def restore(self, content: Content) -> None:
+        self.set_(content.values)
+
+
+def write_state(folder: Path, parts: Mapping[str, Part], *, step: int) -> None:
+    """Write every part's content into a snapshot's staging folder."""
+    contents = {name: part.capture() for name, part in parts.items()}
+    tensors = {f"{name}:{key}": value for name, content in contents.items() for key, value in content.tensors.items()}
+    save_file({key: value.contiguous() for key, value in tensors.items()}, folder / _TENSORS)
+    values = {name: content.values for name, content in contents.items()}
+    (folder / _VALUES).write_text(to_json({"version": VERSION, "step": step, "values": values}), encoding="utf-8")
+
+
+def read_state(folder: Path, parts: Mapping[str, Part]) -> int:
+    """Put every part back as it was and return the step.
+
+    Raises:
+        AegisError: if the snapshot is of another version, or its parts are not exactly these. Nothing that has been
+            restored by then can be used.
+    """
+    try:
+        raw = json.loads((folder / _VALUES).read_text(encoding="utf-8"))
+        if raw["version"] != VERSION:
+            raise AegisError(f"{folder}: written by version {raw['version']} of this format, this is {VERSION}")
+        _require_same("parts", parts.keys(), raw["values"].keys())
+        tensors: dict[str, dict[str, Tensor]] = {name: {} for name in parts}
+        for key, value in load_file(folder / _TENSORS).items():
+            name, _, rest = key.partition(":")
+            if name not in tensors:
+                raise AegisError(f"the snapshot holds tensors of an unknown part {name!r}")
+            tensors[name][rest] = value
+        for name, part in parts.items():
+            part.restore(Content(tensors[name], raw["values"][name]))
+        return int(raw["step"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError, SafetensorError, AegisError) as error:
+        raise AegisError(
+            f"{folder}: this snapshot cannot be resumed from ({error}); "
+            "start anew with --no-auto-resume, or with the version of AEGIS that wrote it"
+        ) from error
+
+
+def _require_same(what: str, own: Any, found: Any) -> None:
+    missing, extra = sorted(set(own) - set(found)), sorted(set(found) - set(own))
+    if missing or extra:
+        raise AegisError(f"{what}: missing {missing[:3] or 'nothing'}, extra {extra[:3] or 'nothing'}")
+
+
+def _require_shape(name: str, own: Tensor, found: Tensor) -> None:
+    if own.shape != found.shape or own.dtype != found.dtype:
+        raise AegisError(f"{name}: {tuple(found.shape)} {found.dtype} saved, {tuple(own.shape)} {own.dtype} needed")
