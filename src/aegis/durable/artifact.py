@@ -61,9 +61,17 @@ def verify(folder: Path) -> Manifest:
     """Return the manifest of a folder whose every file is as it was written.
 
     Raises:
-        ArtifactError: if the manifest is absent or unreadable, or a file is missing, extra or changed.
+        ArtifactError: if the manifest is absent or unreadable, or a file is missing, extra, changed or unreadable.
     """
     manifest = read_manifest(folder)
+    try:
+        _compare(folder, manifest)
+    except OSError as error:
+        raise ArtifactError(f"{folder}: cannot be read ({error.strerror or error}); check the disk") from error
+    return manifest
+
+
+def _compare(folder: Path, manifest: Manifest) -> None:
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     found.pop(MANIFEST, None)
     if missing := sorted(manifest.files.keys() - found.keys()):
@@ -73,7 +81,6 @@ def verify(folder: Path) -> Manifest:
     for name, digest in manifest.files.items():
         if hash_file(found[name]) != digest:
             raise ArtifactError(f"{folder}: {name} has changed since it was written; run the stage again")
-    return manifest
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -85,7 +85,12 @@ class SnapshotStore:
         except ArtifactError as error:
             raise AegisError(f"a snapshot does not read back as it was written ({error}); check the disk") from error
         self._size = size
-        self._rotate(spare=target)
+        try:
+            self._rotate(spare=target)
+        except OSError as error:
+            self.say(
+                f"{self.folder}: an older snapshot could not be removed ({error.strerror or error}); the newest is sound"
+            )
         return Snapshot(target, step, time.monotonic() - begun, size)
 
     def newest(self) -> Snapshot | None:
@@ -153,8 +158,9 @@ class SnapshotStore:
             gone = path.with_name(f".{path.name}.removing")
             path.rename(gone)
             sync_folder(self.folder)
-        for gone in self.folder.glob(".*.removing"):
-            shutil.rmtree(gone, ignore_errors=True)
+        for left in (".*.removing", ".*.writing"):  # the latter by a process that was killed inside a save
+            for gone in self.folder.glob(left):
+                shutil.rmtree(gone, ignore_errors=True)
 
     def _set_aside(self, folder: Path) -> Path:
         number, aside = 1, folder.with_name(f"damaged_{folder.name}")

@@ -1,0 +1,91 @@
+"""What every stage works with: the run's settings, base, session and signs, and the one way to write an artifact."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aegis.config import Config
+from aegis.durable.artifact import adopt, is_current, read_manifest, writing
+from aegis.durable.files import fingerprint
+from aegis.durable.interrupt import Interrupt
+from aegis.durable.journal import Journal
+from aegis.durable.progress_log import ProgressLog
+from aegis.durable.session import Session
+from aegis.durable.store import Snapshot, SnapshotStore
+from aegis.model.load import Base
+from aegis.train.checkpoints import Checkpoints
+
+Say = Callable[[str], None]
+_VERSIONS = {"raw": 2, "records": 2, "adapter": 3, "model": 3, "results": 3}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every stage reads: settings, base, where to write, whom to tell, and whether to stop."""
+
+    config: Config
+    base: Base
+    session: Session
+    say: Say
+    interrupt: Interrupt
+    log: ProgressLog
+
+    def artifact(self, name: str) -> Path:
+        return self.session.folder / name
+
+    def content(self, name: str) -> dict[str, str]:
+        """The hashes of an artifact's files: what stands for its content in a later fingerprint."""
+        return read_manifest(self.artifact(name)).files
+
+    def unfinished(self, stage: str) -> Path:
+        """Where a stage keeps what it has worked out so far."""
+        return self.session.folder / "checkpoints" / stage
+
+    def journal(self, stage: str, mark: str) -> Journal:
+        """The finished shards of a stage; `mark` stands for what they are made of."""
+        return Journal(self.unfinished(stage) / f"{mark[:16]}.jsonl", check=self.interrupt.check, say=self.say)
+
+    def checkpoints(self, stage: str, mark: str) -> Checkpoints:
+        """The snapshots of a training stage."""
+        durable = self.config.durable
+
+        def wait(seconds: float) -> None:
+            for _ in range(round(seconds)):
+                self.interrupt.check()
+                time.sleep(1)
+
+        def saved(snapshot: Snapshot) -> None:
+            facts = {"step": snapshot.step, "seconds": snapshot.seconds, "size": snapshot.size}
+            self.session.add_snapshot(stage, snapshot.folder, **facts)
+
+        store = SnapshotStore(self.unfinished(stage), fingerprint=mark, keep=durable.keep_training, say=self.say, wait=wait)
+        return Checkpoints(store, interval_s=durable.interval_s, check=self.interrupt.check, on_saved=saved, say=self.say)
+
+
+class Write:
+    """Writes a stage's artifacts, but for those that are there already, in this session or (adopting) in another."""
+
+    def __init__(self, run: Run, *, adopting: bool) -> None:
+        self.run, self.adopting, self.computed = run, adopting, False
+
+    def __call__(self, name: str, make: Callable[[Path, str], None], *parts: Any) -> None:
+        """The artifact is there and current; `make` writes it into a staging folder where it is not.
+
+        Args:
+            make: gets the staging folder and the fingerprint of what the artifact is made of.
+            parts: JSON values; together they decide whether an artifact is still the right one.
+        """
+        target, mark = self.run.artifact(name), fingerprint(name, _VERSIONS[name], *parts)
+        if is_current(target, mark):
+            return
+        others = sorted(target.parent.parent.glob(f"aegis_v2_*/{name}"), reverse=True)
+        if self.adopting and adopt(target, others, mark):
+            self.run.say(f"{name}/ taken over from an earlier session: nothing that made it has changed")
+            return
+        self.computed = True
+        with writing(target, kind=name, fingerprint=mark) as staging:
+            make(staging, mark)

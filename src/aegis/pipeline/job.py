@@ -1,0 +1,142 @@
+"""The main job: four durable stages in order. Each writes artifact folders; a finished one is never computed twice."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from aegis.config import Config
+from aegis.data.stage import collect
+from aegis.durable.files import fingerprint, require_space
+from aegis.durable.heartbeat import Heartbeat
+from aegis.durable.interrupt import Interrupt
+from aegis.durable.lock import only_process
+from aegis.durable.progress_log import ProgressLog, Thresholds
+from aegis.durable.session import STAGES, Session, open_session
+from aegis.errors import ConfigError, StoppedError
+from aegis.model.adapt import check_attachable
+from aegis.model.device import release_memory, set_threads
+from aegis.model.load import Base, load_tokenizer, resolve_base
+from aegis.pipeline import stages
+from aegis.pipeline.context import Run, Say, Write
+from aegis.progress import listening
+
+_MIB = 1 << 20
+
+
+def run_pipeline(
+    config: Config, *, resume: bool = True, say: Say = lambda _: None, command: dict[str, Any] | None = None
+) -> Session:
+    """Run or resume the four stages and return the completed session.
+
+    Args:
+        resume: go on with the newest session of this config; False starts anew and takes nothing over.
+        say: gets one line for each thing worth telling.
+        command: `argv` and `cwd` of this call, for the watcher that may have to repeat it.
+
+    Raises:
+        StoppedError: if a signal asked for a stop; what was finished is kept.
+        AegisError: what went wrong, with its remedy. The session is then marked failed; finished stages stay.
+    """
+    set_threads(config.threads)
+    with Interrupt() as interrupt:
+        base = _preflight(config)
+        interrupt.check()
+        session = _open(config, resume=resume)
+        with only_process(session.folder, wait_s=1):
+            if left := session.take_over(command or {}):
+                say(left)
+            thresholds = Thresholds(**config.durable.model_dump(include={field.name for field in fields(Thresholds)}))
+            log = ProgressLog(session.folder, interval_s=config.durable.interval_s, thresholds=thresholds, say=say)
+            run = Run(config, base, session, say, interrupt, log)
+            say(f"session {session.session_id}, base {base.spec} ({base.model_type}, width {base.hidden_size})")
+            with contextlib.closing(log), _signs_of_life(run):
+                _stages(run, adopting=resume)
+    return session
+
+
+def _open(config: Config, *, resume: bool) -> Session:
+    """The session to work on, found or made by one process at a time. Only what changes results names it."""
+    identity = fingerprint(config.model_dump(mode="json", exclude={"durable"}))
+    runs = Path(config.runs)
+    with only_process(runs, wait_s=30):
+        return open_session(runs, config_fingerprint=identity, resume=resume)
+
+
+@contextlib.contextmanager
+def _signs_of_life(run: Run) -> Iterator[None]:
+    """Every advance of a bar is a sign of life, and a place to stop unless something must be saved first."""
+    beat = Heartbeat(run.session.folder)
+
+    def heard(doing: str, done: int, total: int, note: str, stoppable: bool) -> None:
+        beat(run.session.stage, doing, done, total, note)
+        run.log.update(stage=run.session.stage)
+        if stoppable:
+            run.interrupt.check()
+
+    beat(run.session.stage, "starting", 0, 0)
+    with listening(heard):
+        yield
+
+
+def _stages(run: Run, *, adopting: bool) -> None:
+    steps = (stages.deep_research_data, stages.data_cleansing, stages.so8t_ppo_training, stages.aegis_v2_integration)
+    for name, step in zip(STAGES, steps, strict=True):
+        run.interrupt.check()
+        _stage(run, name, step, adopting=adopting)
+    run.session.stage = "completed"
+    run.session.save()
+    run.session.event("completed", "all stages are done")
+
+
+def _preflight(config: Config) -> Base:
+    """Check everything that can be checked before weights are loaded; return the base."""
+    runs = Path(config.runs)
+    if runs.exists() and not runs.is_dir():
+        raise ConfigError(f"runs: {config.runs!r} is a file; give a folder")
+    collect(config.data)
+    require_space(runs, 256 * _MIB)
+    base = resolve_base(config.base, trust_remote_code=config.model.trust_remote_code)
+    check_attachable(base, config.model)
+    load_tokenizer(base.folder, trust_remote_code=config.model.trust_remote_code)
+    return base
+
+
+def _stage(run: Run, name: str, step: Callable[[Run, Write], dict[str, str]], *, adopting: bool) -> None:
+    session, record = run.session, run.session.stage_record(name)
+    session.stage, record.state, record.error = name, "running", None
+    record.attempts += 1
+    session.save()
+    attempt = session.begin_attempt(name)
+    started, begun = datetime.now().astimezone().isoformat(timespec="seconds"), time.monotonic()
+    write = Write(run, adopting=adopting)
+    try:
+        record.artifacts = step(run, write)
+    except (KeyboardInterrupt, StoppedError) as stop:
+        record.state = "stopped"
+        session.save()
+        session.end_attempt(attempt, "stopped")
+        session.event("stopped", f"{name}: {stop}")
+        raise
+    except BaseException as error:
+        record.state, session.stage = "failed", "failed"
+        record.error = str(error) or type(error).__name__
+        with contextlib.suppress(Exception):  # the first error is the one to tell, a full disk above all
+            session.save()
+            session.end_attempt(attempt, "failed")
+            session.event("failed", f"{name}: {record.error}")
+        raise
+    release_memory()
+    elapsed = time.monotonic() - begun
+    record.skipped = not write.computed
+    if write.computed or record.seconds is None:
+        record.started, record.seconds = started, round(elapsed, 2)
+    record.state = "completed"
+    session.save()
+    session.end_attempt(attempt, "completed" if write.computed else "skipped")
+    run.say(f"{name}: " + (f"done in {elapsed:.0f} s" if write.computed else "finished before, skipped"))

@@ -1,0 +1,186 @@
+"""The four stages: each writes artifact folders and returns where they are."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aegis.data.stage import read_pairs, read_split, source_files, write_raw, write_records
+from aegis.durable.files import fingerprint, hash_file, require_space, write_text
+from aegis.durable.journal import Journal
+from aegis.evaluate.decisions import evaluate_decisions, write_results
+from aegis.evaluate.judge import Judge
+from aegis.evaluate.report import draw_confusion, render
+from aegis.export.fold import CERTIFICATE, prepare, write_model
+from aegis.model.device import fast_dtype, pick_device, release_memory
+from aegis.model.generate import complete
+from aegis.model.load import context_length, load_model, load_tokenizer, read_config
+from aegis.model.prompt import prompt_ids
+from aegis.pipeline.context import Run, Write
+from aegis.progress import bar
+from aegis.train.stage import write_adapter
+
+_MIB = 1 << 20
+
+
+def deep_research_data(run: Run, write: Write) -> dict[str, str]:
+    data = run.config.data
+    settings = data.model_dump(mode="json", exclude={"quality", "split"})
+    inputs = [hash_file(path) for path in source_files(data)]
+
+    def make(staging: Path, mark: str) -> None:
+        found = write_raw(staging, data, _Generator(run, run.journal("deep_research_data", mark)))
+        run.say(f"{found['records']} records and {found['pairs']} pairs collected, {found['generated']} records generated")
+
+    write("raw", make, settings, inputs, run.base.fingerprint, run.config.seed)
+    shutil.rmtree(run.unfinished("deep_research_data"), ignore_errors=True)
+    return {"raw": "raw"}
+
+
+class _Generator:
+    """The base as a writer of samples; loaded when first asked for something that the journal does not hold."""
+
+    def __init__(self, run: Run, journal: Journal) -> None:
+        self.run, self.journal = run, journal
+        self.model: Any = None
+        self.tokenizer: Any = None
+
+    def __call__(self, prompts: Sequence[str]) -> list[str]:
+        size = self.run.config.data.generate.batch_size
+        answers: list[str] = []
+        with bar("generating", len(prompts)) as advance:
+            for start in range(0, len(prompts), size):
+                batch = prompts[start : start + size]
+                answers += self.journal(fingerprint("generated", *batch), functools.partial(self._complete, batch))
+                advance(len(batch))
+        return answers
+
+    def _complete(self, prompts: Sequence[str]) -> list[str]:
+        """One batch; its seed comes from its prompts, so that it does not matter which batches came before."""
+        config, base = self.run.config, self.run.base
+        settings, trusted = config.data.generate, config.model.trust_remote_code
+        if self.model is None:
+            self.run.say(f"asking {base.spec} to write samples")
+            model: Any = load_model(base.folder, dtype=fast_dtype(), trust_remote_code=trusted)
+            self.model = model.to(pick_device())
+            self.tokenizer = load_tokenizer(base.folder, trust_remote_code=trusted)
+        return complete(
+            self.model,
+            self.tokenizer,
+            prompts,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            seed=int(fingerprint(config.seed, *prompts)[:15], 16),
+        )
+
+
+def data_cleansing(run: Run, write: Write) -> dict[str, str]:
+    config, base, system = run.config, run.base, run.config.model.system_prompt
+
+    def make(staging: Path, mark: str) -> None:
+        trusted = config.model.trust_remote_code
+        tokenizer = load_tokenizer(base.folder, trust_remote_code=trusted)
+        limit = context_length(read_config(base.folder, spec=base.spec, trust_remote_code=trusted))
+
+        def too_long(prompt: str) -> str | None:
+            count = len(prompt_ids(tokenizer, prompt, system=system))
+            return f"prompt longer than the model reads: {count} tokens of {limit}" if count > limit else None
+
+        journal = run.journal("data_cleansing", mark)
+        raw = run.artifact("raw")
+        sizes = write_records(staging, raw, config.data, seed=config.seed, too_long=too_long, remember=journal)
+        run.say("records: " + ", ".join(f"{name} {count}" for name, count in sizes.items()))
+
+    settings = config.data.model_dump(mode="json", include={"quality", "split"})
+    write("records", make, settings, config.seed, system, base.fingerprint, run.content("raw"))
+    shutil.rmtree(run.unfinished("data_cleansing"), ignore_errors=True)
+    return {"records": "records"}
+
+
+def so8t_ppo_training(run: Run, write: Write) -> dict[str, str]:
+    config, records = run.config, run.artifact("records")
+
+    def make(staging: Path, mark: str) -> None:
+        require_space(staging, 256 * _MIB)
+        trained = write_adapter(
+            staging,
+            config,
+            run.base,
+            train=read_split(records, "train"),
+            pairs=read_pairs(records, "train"),
+            validation=read_split(records, "validation"),
+            origin={"session_id": run.session.session_id, "records_sha256": run.content("records")},
+            say=run.say,
+            checkpoints=run.checkpoints("so8t_ppo_training", mark),
+            on_step=lambda progress: run.log.update(
+                stage=run.session.stage,
+                step=progress.log.step,
+                steps=progress.steps,
+                epoch=progress.epoch,
+                loss=progress.log.loss,
+                samples=progress.samples,
+                tokens=progress.log.tokens,
+            ),
+        )
+        for check in trained.validation[-1:]:
+            run.say(f"validation: accuracy {check['validation_accuracy']:.3f}, loss {check['validation_loss']:.3f}")
+
+    settings = config.model_dump(mode="json", include={"model", "train", "seed"})
+    write("adapter", make, settings, run.base.fingerprint, run.content("records"))
+    return {"adapter": "adapter"}
+
+
+def aegis_v2_integration(run: Run, write: Write) -> dict[str, str]:
+    config, base = run.config, run.base.fingerprint
+    export, judging = config.export.model_dump(mode="json"), config.evaluate.model_dump(mode="json")
+    write("model", lambda staging, _: _fold(run, staging), export, base, run.content("adapter"))
+    write("results", lambda staging, _: _evaluate(run, staging), judging, base, run.content("model"), run.content("records"))
+    for name in ("report.html", "report.md"):
+        text = (run.artifact("results") / name).read_text(encoding="utf-8")
+        if not run.artifact(name).is_file() or run.artifact(name).read_text(encoding="utf-8") != text:
+            write_text(run.artifact(name), text)
+    return {"model": "model", "results": "results", "report": "report.html", "report_markdown": "report.md"}
+
+
+def _fold(run: Run, staging: Path) -> None:
+    run.say("folding LoRA and gates into the weights")
+    certificate = write_model(prepare(run.artifact("adapter"), base_spec=run.config.base), staging, run.config.export)
+    run.say(
+        f"certificate: max |Δlogit| {certificate.max_abs_logit_difference:.2e}, KL {certificate.kl:.2e}, "
+        f"top-1 agreement {certificate.top1_agreement:.4f}"
+    )
+
+
+def _evaluate(run: Run, staging: Path) -> None:
+    test = read_split(run.artifact("records"), "test")
+    confidence, results = run.config.evaluate.confidence, {}
+    for name, folder in (("base", run.base.folder), ("candidate", run.artifact("model"))):
+        run.say(f"judging {len(test)} held-out records with the {name}")
+        results[name] = evaluate_decisions(_judge(run, folder), test, confidence=confidence, label=f"judging: {name}")
+        (staging / name).mkdir()
+        write_results(staging / name, results[name])
+        draw_confusion(staging / name / "confusion.png", results[name], title=name)
+        release_memory()
+    adapter = run.artifact("adapter")
+    html, markdown = render(
+        session_id=run.session.session_id,
+        base_spec=run.base.spec,
+        base=results["base"],
+        candidate=results["candidate"],
+        certificate=json.loads((run.artifact("model") / CERTIFICATE).read_text(encoding="utf-8")),
+        statistics=json.loads((run.artifact("records") / "statistics.json").read_text(encoding="utf-8")),
+        decision_figures=[staging / name / "confusion.png" for name in results],
+        training_figures=[adapter / "learning_curve.png", adapter / "alpha.png"],
+    )
+    (staging / "report.html").write_text(html, encoding="utf-8")
+    (staging / "report.md").write_text(markdown, encoding="utf-8")
+
+
+def _judge(run: Run, folder: Path) -> Judge:
+    trusted = run.config.model.trust_remote_code
+    return Judge.load(folder, batch_tokens=run.config.evaluate.batch_tokens, trust_remote_code=trusted)
