@@ -10,7 +10,7 @@ BIN := .venv/Scripts
 endif
 READY := .venv/.ready
 
-.PHONY: run test test-all check lint types fast bench clean
+.PHONY: run test test-all check lint types fast bench crash clean
 .DELETE_ON_ERROR:
 
 run: $(READY)
@@ -37,6 +37,9 @@ fast: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/gate.py
 	$(BIN)/python benchmarks/decisions.py
+
+crash: $(READY)
+	$(BIN)/python -m pytest tests/crash -m "not gpu"
 
 $(READY): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AEGIS needs Python 3.11 or newer; set PYTHON=python3.11")'

@@ -1,0 +1,376 @@
+"""Claim: losing nothing costs next to nothing. Seconds spent in saving, and the way back after SIGKILL.
+
+Saving. The quickstart's adapter trains on the embedded model, driven by `transformers.Trainer`, whose own checkpoints are
+the peer. At every instant at which Trainer saves, both save the same model, the same optimizer and an equally long log to
+the same file system and keep equally many; who goes first changes from round to round. Before each save the disk is given
+time to finish what came before, as it has in the 180 s between two saves. Ours is the whole of what a run pays at a step's
+end: capture, write, fsync, sha256, rename, reading back, rotation, the row in the session's database. Trainer's has no
+fsync and no checksum, and leaves gates and head out (2 % of the weights); nothing of what it does besides is counted.
+`--sync` adds, for information, what bringing Trainer's files to the disk would take. The first saves warm up until both
+sides have something to rotate. Judged: the median save as a share of the interval, and the ratio of medians.
+
+Restart. A process trains as stage 3 does and saves every step. It is killed as soon as a snapshot after its third step is
+acknowledged, and a new one is started on the same folder at once. Measured: from the kill to the new one's first step,
+which must be the one after that snapshot, against the way of the first one from its start in an empty folder to its first
+step. That way has the linear probe in it, on `--records` prompts here and on up to 700 in a real run, which makes a real
+ratio smaller. The same with no probe at all is judged by the same limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+import transformers
+from gate import ratio
+from transformers import get_cosine_schedule_with_warmup
+
+from aegis.config import Config, load_config
+from aegis.data.records import Record
+from aegis.data.seed import seed_records
+from aegis.durable.files import sync_file, sync_folder
+from aegis.durable.session import open_session
+from aegis.durable.store import SnapshotStore
+from aegis.model.adapt import Adapted, attach
+from aegis.model.device import pick_device, quick_attention
+from aegis.model.load import load_model, load_tokenizer, resolve_base
+from aegis.progress import bar
+from aegis.train.checkpoints import Checkpoints
+from aegis.train.examples import encode_all
+from aegis.train.loop import StepLog
+from aegis.train.sft import Objective, make_optimizer, make_plan
+from aegis.train.stage import write_adapter
+from aegis.train.state import ModuleState, OptimizerState, Part, RandomState, SchedulerState, Values
+
+QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart.yaml"
+SHARE, SAVING = "% of the time spent in saving", "a save, AEGIS / transformers.Trainer"
+RESTART, NO_PROBE = "SIGKILL to next step / cold start", "the same, a cold start without the probe"
+OURS, THEIRS, FSYNC, STEP = "a save, AEGIS", "a save, Trainer", "fsync of Trainer's files", "a training step"
+LIMITS = {SHARE: 0.5, SAVING: 1.0, RESTART: 1.2, NO_PROBE: 1.2}
+
+Interval = tuple[float, float, float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--saves", type=int, default=16, help="measured saves an arm; 0 leaves this part out")
+    parser.add_argument("--restarts", type=int, default=5, help="kills, with and without a probe; 0 leaves this part out")
+    parser.add_argument("--records", type=int, default=128, help="records that the killed processes train on")
+    parser.add_argument("--logged", type=int, default=300, help="steps in the logs at the first save: late in the quickstart")
+    parser.add_argument("--folder", type=Path, default=Path("runs"), help="where to write: the file system that is measured")
+    parser.add_argument("--sync", action="store_true", help="also the time of fsync on Trainer's files")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--no-probe", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        work(options.work, records=options.records, with_probe=not options.no_probe)
+        return
+    options.folder.mkdir(parents=True, exist_ok=True)
+    claims: dict[str, Interval] = {}
+    details: dict[str, Any] = {"seconds": {}, "megabytes": {}}
+    with tempfile.TemporaryDirectory(prefix="durability_", dir=options.folder) as folder:
+        if options.saves:
+            measure_saves(Path(folder), options, claims, details)
+        if options.restarts:
+            measure_restarts(Path(folder), options, claims, details)
+    kept = {name: found[0] <= LIMITS[name] for name, found in claims.items()}
+    if options.json:
+        rows = {name: {"found": found, "limit": LIMITS[name], "kept": kept[name]} for name, found in claims.items()}
+        print(json.dumps({"claims": rows, **details}, indent=2))
+    else:
+        show(claims, kept, details)
+    sys.exit(not all(kept.values()))
+
+
+def show(claims: dict[str, Interval], kept: dict[str, bool], details: dict[str, Any]) -> None:
+    """The claims as a table; below it, the seconds that they are made of."""
+    for name, (value, low, high) in claims.items():
+        verdict = "ok" if kept[name] else "OVER"
+        print(f"{name:40} {value:.3f}  [{low:.3f}, {high:.3f}]  limit {LIMITS[name]:.2f}  {verdict}")
+    print("\nseconds, medians; saves also in % of the interval")
+    for name, (value, low, high) in details["seconds"].items():
+        line = f"  {name:38} {value:.3f}  [{low:.3f}, {high:.3f}]"
+        if name in details["megabytes"]:
+            line += f"  {100 * value / details['interval_s']:.3f} %  {details['megabytes'][name]:.1f} MB"
+        print(line)
+
+
+def measure_saves(folder: Path, options: argparse.Namespace, claims: dict[str, Interval], details: dict[str, Any]) -> None:
+    config = load_config(QUICKSTART)
+    warmup, interval_s = config.durable.keep_training + 1, config.durable.interval_s
+    found, sizes = train_and_save(folder, config, steps=warmup + options.saves, logged=options.logged, sync=options.sync)
+    seconds = {name: values[warmup:] for name, values in found.items()}
+    value, low, high = median(seconds[OURS])
+    claims[SHARE] = (100 * value / interval_s, 100 * low / interval_s, 100 * high / interval_s)
+    claims[SAVING] = ratio(seconds[OURS], seconds[THEIRS])
+    details |= {"saves": options.saves, "interval_s": interval_s}
+    details["megabytes"] = {name: size / 1e6 for name, size in sizes.items()}
+    details["seconds"] |= {name: median(values) for name, values in seconds.items()}
+
+
+def train_and_save(
+    folder: Path, config: Config, *, steps: int, logged: int, sync: bool
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Train `steps` steps and let both save after each; seconds of every step and save, bytes of the last saves."""
+    adapted, objective, plan = prepare(config, steps=steps)
+    optimizer = make_optimizer(adapted, config.train)
+    scheduler = get_cosine_schedule_with_warmup(optimizer, 0, steps)
+    logs = [step_log(number + 1, seconds=2.0) for number in range(logged)]
+    save, size = our_save(folder, config, adapted, optimizer, scheduler, logs)
+    trainer = make_trainer(folder / "trainer", config, adapted, optimizer, scheduler, steps=steps)
+    its_save, begun = trainer._save_checkpoint, 0.0
+    seconds: dict[str, list[float]] = {STEP: [], OURS: [], THEIRS: []} | ({FSYNC: []} if sync else {})
+
+    def loss(_model: Any, inputs: dict[str, torch.Tensor], **_: Any) -> torch.Tensor:
+        nonlocal begun
+        begun = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)  # Trainer does not know the gates and the head
+        return objective(plan[int(inputs["batch"])], trainer.state.global_step).total
+
+    def both_save(model: Any, trial: Any) -> None:
+        seconds[STEP].append(time.perf_counter() - begun)
+        done = trainer.state.global_step
+        logs.append(step_log(logged + done, seconds=seconds[STEP][-1]))
+        trainer.state.log_history = [its_log(log) for log in logs]
+        arms = {OURS: lambda: save(logged + done), THEIRS: lambda: its_save(model, trial)}
+        for name in sorted(arms, reverse=done % 2 == 0):
+            settle()
+            seconds[name].append(timed(arms[name]))
+            if sync and name == THEIRS:
+                seconds[FSYNC].append(timed(lambda: sync_whole(folder / "trainer" / f"checkpoint-{done}")))
+        advance()
+
+    trainer.compute_loss, trainer._save_checkpoint = loss, both_save
+    with bar("training and saving", steps) as advance:
+        trainer.train()
+    last = folder / "trainer" / f"checkpoint-{steps}"
+    return seconds, {OURS: size(), THEIRS: sum(path.stat().st_size for path in last.iterdir())}
+
+
+def make_trainer(
+    folder: Path, config: Config, adapted: Adapted, optimizer: torch.optim.Optimizer, scheduler: Any, *, steps: int
+) -> Any:
+    """transformers.Trainer on the PEFT model and our optimizer, saving after every step."""
+    from transformers import Trainer, TrainingArguments  # not at the top: the processes that are timed do not need it
+    from transformers.trainer_callback import PrinterCallback
+
+    transformers.utils.logging.set_verbosity_error()
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=1,
+        save_strategy="steps",
+        save_steps=1,
+        save_total_limit=config.durable.keep_training,
+        logging_strategy="no",  # its log is given to it, as long as ours
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        use_cpu=adapted.device.type == "cpu",
+    )
+    batches: Any = [{"batch": torch.tensor(number)} for number in range(steps)]
+    trainer = Trainer(
+        model=adapted.peft,
+        args=arguments,
+        train_dataset=batches,
+        data_collator=lambda rows: rows[0],
+        optimizers=(optimizer, scheduler),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def prepare(config: Config, *, steps: int) -> tuple[Adapted, Objective, list[list[int]]]:
+    """The quickstart's model and loss, and a fixed set of its batches."""
+    base, device = resolve_base(config.base), pick_device()
+    model: Any = load_model(base.folder, dtype=torch.float32, attention=quick_attention(device))
+    torch.manual_seed(config.seed)
+    adapted = attach(model, config.model).to(device)
+    tokenizer, settings = load_tokenizer(base.folder), config.train
+    examples, _ = encode_all(
+        tokenizer,
+        some(seed_records(), 32 * steps),
+        [],
+        system=config.model.system_prompt,
+        section_weight=settings.loss.sections,
+        final_weight=settings.loss.final,
+        max_length=settings.max_length,
+        thinking_records=steps // 6,
+        seed=config.seed,
+    )
+    plan = make_plan(examples, settings, seed=config.seed)[0]
+    plan = [plan[number % len(plan)] for number in range(steps)]
+    return adapted.train(), Objective(adapted, examples, plan, settings, pad_id=tokenizer.pad_token_id), plan
+
+
+def our_save(
+    folder: Path, config: Config, adapted: Adapted, optimizer: torch.optim.Optimizer, scheduler: Any, logs: list[StepLog]
+) -> tuple[Callable[[int], None], Callable[[], int]]:
+    """What a run does at a step's end when it is time, with the parts of `train_sft`; and the bytes of the last save."""
+    session = open_session(folder / "aegis", config_fingerprint="benchmark", resume=False)
+    store = SnapshotStore(session.folder / "snapshots", fingerprint="benchmark", keep=config.durable.keep_training)
+    sizes: list[int] = []
+
+    def saved(snapshot: Any) -> None:
+        session.add_snapshot("training", snapshot.folder, step=snapshot.step, seconds=snapshot.seconds, size=snapshot.size)
+        sizes.append(snapshot.size)
+
+    checkpoints = Checkpoints(store, interval_s=0.0, on_saved=saved)
+    parts: dict[str, Part] = {
+        "adapted": ModuleState(adapted, buffers_of=("gates", "head")),
+        "optimizer": OptimizerState(optimizer),
+        "scheduler": SchedulerState(scheduler),
+        "random": RandomState(),
+        "steps": Values(lambda: [asdict(log) for log in logs], lambda _: None),
+        "validation": Values(lambda: [], lambda _: None),
+    }
+    return lambda step: checkpoints.step_done(step, parts), lambda: sizes[-1]
+
+
+def step_log(step: int, *, seconds: float) -> StepLog:
+    """A step's log with as many digits as a real one."""
+    value = 1 / (step + 0.7)
+    return StepLog(step, value, {"decision": value}, 1000, seconds, value, value, {"alpha": value, "g": value})
+
+
+def its_log(log: StepLog) -> dict[str, float]:
+    """The same step in Trainer's log."""
+    rates = {"grad_norm": log.gradient_norm, "learning_rate": log.learning_rate}
+    return {"epoch": log.loss, **rates, "loss": log.loss, "step": log.step}
+
+
+def settle() -> None:
+    """The disk has nothing left to write."""
+    getattr(os, "sync", lambda: None)()
+
+
+def timed(act: Callable[[], None]) -> float:
+    """Seconds that it takes."""
+    begun = time.perf_counter()
+    act()
+    return time.perf_counter() - begun
+
+
+def sync_whole(folder: Path) -> None:
+    """Bring a checkpoint to the disk."""
+    for path in sorted(folder.iterdir()):
+        sync_file(path)
+    sync_folder(folder)
+    sync_folder(folder.parent)
+
+
+def measure_restarts(folder: Path, options: argparse.Namespace, claims: dict[str, Interval], details: dict[str, Any]) -> None:
+    arms: dict[str, list[tuple[float, float]]] = {RESTART: [], NO_PROBE: []}
+    with bar("killing and resuming", 1 + 2 * options.restarts) as advance:
+        killed_and_resumed(folder / "warmup", records=options.records, with_probe=False)  # the libraries are in memory now
+        advance()
+        for number in range(options.restarts):
+            for name in sorted(arms, reverse=number % 2 == 0):
+                place = folder / f"restart_{number}_{name == RESTART}"
+                arms[name].append(killed_and_resumed(place, records=options.records, with_probe=name == RESTART))
+                advance()
+    for name, pairs in arms.items():
+        cold, resumed = zip(*pairs, strict=True)
+        claims[name] = ratio(list(resumed), list(cold))
+        suffix = "" if name == RESTART else ", no probe"
+        found = {f"cold start to first step{suffix}": median(cold), f"SIGKILL to next step{suffix}": median(resumed)}
+        details["seconds"] |= found
+    details["restarts"], details["probed_records"] = options.restarts, options.records
+
+
+def killed_and_resumed(folder: Path, *, records: int, with_probe: bool) -> tuple[float, float]:
+    """Seconds of a cold start to its first step, and from its SIGKILL to the first step of the process after it."""
+    folder.mkdir()
+    with open(folder / "log", "w+", encoding="utf-8") as log:
+        processes = []
+        try:
+            begun = time.perf_counter()
+            processes.append(start(folder, log, records=records, with_probe=with_probe))
+            told = events(processes[0], log)
+            until(told, "step", at_least=1)
+            cold = time.perf_counter() - begun
+            saved = until(told, "saved", at_least=3)
+            killed = time.perf_counter()
+            processes[0].kill()
+            processes.append(start(folder, log, records=records, with_probe=with_probe))
+            step = until(events(processes[1], log), "step", at_least=1)
+            resumed = time.perf_counter() - killed
+        finally:
+            for process in processes:
+                process.kill()
+                process.communicate()
+    if step <= saved:
+        raise SystemExit(f"the snapshot of step {saved} was acknowledged, and after the kill step {step} was done again")
+    return cold, resumed
+
+
+def start(folder: Path, log: IO[str], *, records: int, with_probe: bool) -> subprocess.Popen[str]:
+    arguments = ["--work", str(folder), "--records", str(records), *([] if with_probe else ["--no-probe"])]
+    return subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, stderr=log, text=True)
+
+
+def events(process: subprocess.Popen[str], log: IO[str]) -> Iterator[tuple[str, int]]:
+    """What the process tells, as it happens."""
+    assert process.stdout
+    for line in process.stdout:
+        name, _, step = line.partition(" ")
+        yield name, int(step)
+    log.seek(0)
+    raise SystemExit(f"a training process ended by itself:\n{log.read()[-2000:]}")
+
+
+def until(told: Iterator[tuple[str, int]], wanted: str, *, at_least: int) -> int:
+    return next(step for name, step in told if name == wanted and step >= at_least)
+
+
+def work(folder: Path, *, records: int, with_probe: bool) -> None:
+    """The process that is killed: stage 3 from the newest snapshot in the folder, saving at every step, telling on stdout."""
+
+    def tell(name: str, step: int) -> None:
+        print(name, step, flush=True)
+
+    probed = records if with_probe else 0
+    overrides = ["train.batch_tokens=256", "train.thinking_records=0", f"train.probe_records={probed}"]
+    config = load_config(QUICKSTART, overrides)
+    store = SnapshotStore(folder / "snapshots", fingerprint="benchmark", keep=config.durable.keep_training)
+    write_adapter(
+        folder / "adapter",
+        config,
+        resolve_base(config.base),
+        train=some(seed_records(), records),
+        pairs=[],
+        validation=[],
+        origin={"session_id": "benchmark", "records_sha256": ""},
+        say=lambda _: None,
+        checkpoints=Checkpoints(store, interval_s=0.0, on_saved=lambda snapshot: tell("saved", snapshot.step)),
+        on_step=lambda progress: tell("step", progress.log.step),
+    )
+
+
+def some(records: Sequence[Record], count: int) -> list[Record]:
+    """`count` records from all over the list."""
+    return list(records)[:: max(1, len(records) // count)][:count]
+
+
+def median(values: Sequence[float]) -> Interval:
+    """The median and its 95 % bootstrap interval."""
+    sample = np.array(values)
+    draws = np.random.default_rng(0).integers(0, len(sample), (2000, len(sample)))
+    low, high = np.percentile(np.median(sample[draws], axis=1), [2.5, 97.5])
+    return float(np.median(sample)), float(low), float(high)
+
+
+if __name__ == "__main__":
+    main()
