@@ -87,9 +87,9 @@ def test_killed_and_resumed_is_uninterrupted(uninterrupted: Path, tmp_path: Path
     folder = place(tmp_path / "killed", config)
     process = start(folder)
     wait_for(lambda: in_training(folder), process)
+    wait_for(lambda: status(folder)["progress"]["doing"] == "training", process)
     alive = status(folder)
     assert (alive["alive"], alive["interrupted"]) == (True, False)
-    assert alive["progress"]["doing"] == "training"
     assert alive["last_snapshot"]["age_s"] < 60
     refused = aegis("run", "config.yaml", cwd=folder)
     assert (refused.returncode, "another process is at work here" in refused.stderr) == (1, True), refused.stderr

@@ -29,7 +29,7 @@ class Beat:
 
 
 class Heartbeat:
-    """Writes the newest beat of a session, at most once a second."""
+    """Writes the newest beat of a session: at most once a second, and whenever something else is being done."""
 
     def __init__(self, folder: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.path, self.clock = folder / FILE, clock
@@ -38,10 +38,10 @@ class Heartbeat:
 
     def __call__(self, stage: str, doing: str, done: int, total: int, note: str = "") -> None:
         """Something moved on: `done` of `total`."""
-        now = self.clock()
-        if doing != self._doing or done < self._first:
+        now, fresh = self.clock(), doing != self._doing
+        if fresh or done < self._first:
             self._doing, self._begun, self._first = doing, now, done
-        if now - self._written < _EVERY_S and done < total:
+        if not fresh and now - self._written < _EVERY_S and done < total:
             return
         self._written, self.count = now, self.count + 1
         moved = done - self._first
