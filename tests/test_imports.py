@@ -8,7 +8,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[1] / "src" / "aegis"
 LAYERS = [
     {"errors", "decisions", "progress"},
-    {"config", "thinking", "durable"},
+    {"config", "thinking", "verification", "durable"},
     {"so8"},
     {"data", "model"},
     {"train", "evaluate", "export", "serve"},

@@ -153,14 +153,84 @@ class LossSettings(_Settings):
     rho_iso: Weight = 0.0
 
 
+class RewardSettings(_Settings):
+    """The reward model: LoRA and a scalar head on top of the supervised model, trained on pairs.
+
+    `margin`: how much further apart two sides must be a step of severity between their decisions.
+    `pairs`: at most so many, chosen by seed; null for all.
+    """
+
+    epochs: Positive = 2.0
+    batch_tokens: AtLeastOne = 1536
+    pairs: AtLeastOne | None = None
+    margin: Weight = 0.25
+    lr: Positive = 5e-4
+    head_lr: Positive = 1e-3
+    lora: LoraSettings = LoraSettings(rank=8, alpha=16.0, layers=(0.8, 1.0))
+
+
+class RewardWeights(_Settings):
+    """What each term of PPO's reward counts. `answered`: the penalty for answering what must be declined."""
+
+    reward_model: Weight = 0.5
+    decision: Weight = 1.0
+    answered: Weight = 1.0
+    format: Weight = 1.0
+    verification: Weight = 1.0
+
+
+class PpoSettings(_Settings):
+    """PPO on quadruple thinking.
+
+    `batch`: responses an update; `minibatches` times `epochs` optimizer steps are taken on them. `kl`: coefficient of the
+    per-token KL to `reference`; with `kl_target` it adapts. `stop_kl`: an update ends early beyond this. `decision`: weight
+    of the decision loss that keeps the decision head where it was.
+    """
+
+    updates: AtLeastOne = 12
+    batch: AtLeastOne = 24
+    minibatches: AtLeastOne = 2
+    epochs: AtLeastOne = 1
+    lr: Positive = 1e-4
+    gate_lr: Positive = 3e-4
+    value_lr: Positive = 3e-3
+    gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
+    lam: Share = 0.95
+    clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    value_clip: Positive = 0.5
+    value: Weight = 0.5
+    entropy: Weight = 0.0
+    decision: Weight = 0.5
+    kl: Weight = 0.05
+    kl_estimator: Literal["k1", "k3"] = "k1"
+    kl_target: Positive | None = None
+    stop_kl: Positive | None = 0.1
+    reference: Literal["sft", "base"] = "sft"
+    whiten_rewards: bool = False
+    whiten_advantages: bool = True
+    temperature: Positive = 1.0
+    section_tokens: AtLeastOne = 24
+    final_tokens: AtLeastOne = 48
+    weights: RewardWeights = RewardWeights()
+
+    @model_validator(mode="after")
+    def _even(self) -> PpoSettings:
+        if self.batch % self.minibatches:
+            raise ValueError(f"batch must be a multiple of minibatches, got {self.batch} and {self.minibatches}")
+        return self
+
+
 class TrainSettings(_Settings):
     """Stage 3.
+
+    `algorithm`: what follows the supervised part; `sft` for nothing.
 
     `thinking_records`: how many records keep their thinking, the rest teach the decision only; null for all.
     `probe_records`: how many prompts the decision head starts from; 0 for a head that starts at zero.
     `lexical_strength`: inverse regularisation of the lexical head.
     """
 
+    algorithm: Literal["ppo", "sft"] = "ppo"
     epochs: Positive = 2.0
     batch_tokens: AtLeastOne = 1024
     max_length: AtLeastOne = 512
@@ -170,12 +240,15 @@ class TrainSettings(_Settings):
     lr: Positive = 3e-4
     gate_lr: Positive = 3e-3
     head_lr: Positive = 1e-3
+    tag_lr: Positive = 3e-3
     weight_decay: Weight = 0.01
     warmup: Share = 0.06
     clip_norm: Positive = 1.0
     autocast: Literal["auto", "off", "bfloat16"] = "auto"
     anneal: AnnealSettings = AnnealSettings()
     loss: LossSettings = LossSettings()
+    reward: RewardSettings = RewardSettings()
+    ppo: PpoSettings = PpoSettings()
 
 
 class ExportSettings(_Settings):

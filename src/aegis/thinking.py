@@ -91,8 +91,8 @@ class Thinking:
 
 def compose(thinking: Thinking) -> str:
     """Write a response in the protocol's one form; `parse` is its inverse."""
-    private = "\n".join(f"{opening(name)}{text.reveal()}{closing(name)}" for name, text in thinking.bodies().items())
-    return f"{private}\n<{PUBLIC_TAG}>{thinking.public}</{PUBLIC_TAG}>"
+    private = "".join(f"{opening(name)}{text.reveal()}{closing(name)}" for name, text in thinking.bodies().items())
+    return f"{private}<{PUBLIC_TAG}>{thinking.public}</{PUBLIC_TAG}>"
 
 
 def parse(text: str) -> Thinking:
@@ -114,6 +114,14 @@ def opening(section: str) -> str:
 
 def closing(section: str) -> str:
     return f"</think-{section}>"
+
+
+TAGS: tuple[str, ...] = (
+    *(tag for section in SECTIONS for tag in (opening(section), closing(section))),
+    f"<{PUBLIC_TAG}>",
+    f"</{PUBLIC_TAG}>",
+)
+"""Every tag, opening before closing, in the order in which a response uses them."""
 
 
 def looks_like_a_tag(text: str) -> bool:

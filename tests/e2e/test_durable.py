@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from tests.e2e.test_run import aegis, own_records
+from tests.e2e.test_run import aegis, own_pairs, own_records
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are sent the POSIX way")
 
@@ -26,15 +26,18 @@ def config(base_folder: Path) -> str:
         f"base: {base_folder.as_posix()}\n"
         "threads: 1\n"
         "durable: {interval_s: 0.3}\n"
-        "data: {seed_records: false, records: [own.jsonl], generate: {samples: 2, max_new_tokens: 4}}\n"
+        "data: {seed_records: false, records: [own.jsonl], pairs: [pairs.jsonl], generate: {samples: 2, max_new_tokens: 4}}\n"
         "model: {lora: {dropout: 0.1}}\n"
-        "train: {epochs: 12, lr: 1e-3, batch_tokens: 256}\n"
+        "train:\n"
+        "  {epochs: 12, lr: 1e-3, batch_tokens: 256, reward: {batch_tokens: 256, epochs: 4},\n"
+        "   ppo: {updates: 4, batch: 4, section_tokens: 4, final_tokens: 6}}\n"
     )
 
 
 def place(folder: Path, config: str) -> Path:
     folder.mkdir(exist_ok=True)
     own_records(folder / "own.jsonl")
+    own_pairs(folder / "pairs.jsonl")
     (folder / "config.yaml").write_text(config)
     return folder
 
@@ -61,9 +64,9 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-def in_training(folder: Path) -> bool:
+def in_training(folder: Path, step: str = "sft") -> bool:
     """At least one snapshot after the first step is acknowledged."""
-    snapshots = folder.glob("runs/latest/checkpoints/so8t_ppo_training/checkpoint_rolling_*")
+    snapshots = folder.glob(f"runs/latest/checkpoints/so8t_ppo_training/{step}/checkpoint_rolling_*")
     return any(int(path.name.split("_")[2]) > 0 for path in snapshots)
 
 
@@ -72,15 +75,19 @@ def status(folder: Path) -> dict[str, Any]:
 
 
 def same(one: Path, two: Path) -> None:
-    for name in ("adapter_model.safetensors", "so8.safetensors", "decision_head.safetensors"):
-        left, right = (load_file(folder / "runs" / "latest" / "adapter" / name) for folder in (one, two))
+    files = sorted(path.relative_to(one) for path in one.glob("runs/latest/*/*.safetensors"))
+    assert {"adapter_model", "so8", "tags", "decision_head", "value_head", "reward_head"} <= {path.stem for path in files}
+    for name in files:
+        left, right = (load_file(folder / name) for folder in (one, two))
         assert left.keys() == right.keys()
         assert all((left[key] == right[key]).all() for key in left), name
-    logs = []
-    for folder in (one, two):
-        lines = (folder / "runs" / "latest" / "adapter" / "history.jsonl").read_text().splitlines()
-        logs.append([{**json.loads(line), "seconds": 0} for line in lines])
-    assert logs[0] == logs[1]
+    for name in ("adapter/history.jsonl", "reward/history.jsonl", "adapter/ppo_history.jsonl"):
+        first, second = ((folder / "runs" / "latest" / name).read_text().splitlines() for folder in (one, two))
+        assert [_timeless(line) for line in first] == [_timeless(line) for line in second], name
+
+
+def _timeless(line: str) -> dict[str, Any]:
+    return {key: value for key, value in json.loads(line).items() if "second" not in key}
 
 
 def test_killed_and_resumed_is_uninterrupted(uninterrupted: Path, tmp_path: Path, config: str) -> None:
@@ -120,11 +127,11 @@ def test_a_stop_signal_saves_and_says_how_to_go_on(uninterrupted: Path, tmp_path
     assert process.returncode == 75
     assert "SIGTERM: stopping at the end of this step" in told
     assert "Run the same command again to go on, from step" in told
-    assert list(folder.glob("runs/latest/checkpoints/so8t_ppo_training/checkpoint_emergency_*"))
+    assert list(folder.glob("runs/latest/checkpoints/so8t_ppo_training/*/checkpoint_emergency_*"))
     assert [stage["state"] for stage in status(folder)["stages"]] == ["completed", "completed", "stopped", "pending"]
     assert aegis("watch", "runs/latest", "--check-only", cwd=folder).returncode == 75
     newest = max(
-        (path for path in folder.glob("runs/latest/checkpoints/so8t_ppo_training/checkpoint_*")),
+        (path for path in folder.glob("runs/latest/checkpoints/so8t_ppo_training/*/checkpoint_*")),
         key=lambda path: json.loads((path / "snapshot.json").read_text())["step"],
     )
     content = bytearray((newest / "state.safetensors").read_bytes())
@@ -133,6 +140,25 @@ def test_a_stop_signal_saves_and_says_how_to_go_on(uninterrupted: Path, tmp_path
     result = aegis("run", "config.yaml", "--set", "durable.interval_s=60", cwd=folder)  # the same run, saved more rarely
     assert result.returncode == 0, result.stderr
     assert f"snapshot {newest.name} is damaged" in result.stderr
+    same(uninterrupted, folder)
+
+
+@pytest.mark.parametrize("step", ["reward", "ppo"])
+def test_killed_in_a_later_step_and_resumed_is_uninterrupted(
+    uninterrupted: Path, tmp_path: Path, config: str, step: str
+) -> None:
+    folder = place(tmp_path / step, config.replace("interval_s: 0.3", "interval_s: 0.01"))
+    process = start(folder)
+    wait_for(lambda: in_training(folder, step), process)
+    process.kill()
+    process.communicate()
+    steps = next(stage["steps"] for stage in status(folder)["stages"] if stage["steps"])
+    assert steps["sft"]["state"] == "completed"
+    assert "validation_accuracy" in steps["sft"]["metrics"]
+    assert steps[step]["state"] == "running"
+    result = aegis("run", "config.yaml", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "resumed from checkpoint_" in result.stderr
     same(uninterrupted, folder)
 
 

@@ -44,6 +44,14 @@ def own_records(path: Path, count: int = 160) -> None:
             file.write(json.dumps(row) + "\n")
 
 
+def own_pairs(path: Path, count: int = 24) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for i in range(count):
+            good = {"decision": "ALLOW", "thinking": THINKING, "final": f"Yes, {i}."}
+            bad = {"decision": "REFUSE", "thinking": THINKING, "final": "No."}
+            file.write(json.dumps({"id": f"p{i}", "prompt": f"pair {i}", "chosen": good, "rejected": bad}) + "\n")
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
     folder = tmp_path_factory.mktemp("place")
@@ -52,7 +60,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
         f"base: {base_folder.as_posix()}\n"
         "threads: 2\n"
         "data: {seed_records: false, records: [own.jsonl], generate: {samples: 2, max_new_tokens: 4}}\n"
-        "train: {epochs: 1, lr: 1e-3}\n"
+        "train: {epochs: 1, lr: 1e-3, ppo: {updates: 1, batch: 4, section_tokens: 4, final_tokens: 6}}\n"
     )
     return folder
 
@@ -104,7 +112,7 @@ def test_a_changed_setting_recomputes_only_what_it_touches(place: Path, first: s
     changed = aegis("run", "config.yaml", "--set", "evaluate.confidence=0.9", cwd=place)
     assert changed.returncode == 0, changed.stderr
     assert aegis("status", "--json", cwd=place).stdout != session
-    assert changed.stderr.count("taken over") == 4
+    assert changed.stderr.count("taken over") == 5  # without pairs there is no reward model
     assert changed.stderr.count("skipped") == 3
     anew = aegis("run", "config.yaml", "--no-auto-resume", "--set", "data.generate.samples=0", cwd=place)
     assert anew.returncode == 0, anew.stderr

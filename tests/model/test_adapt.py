@@ -78,7 +78,7 @@ def test_only_attachments_train(architecture: str) -> None:
     report = freeze(adapted)
     assert report.total == sum(p.numel() for p in adapted.parameters())
     assert report.trainable["gates"] == sum(g.generators.numel() for g in adapted.all_gates())
-    assert all(report.trainable.values())
+    assert [kind for kind, count in report.trainable.items() if not count] == ["tags"]  # attached without any
     assert 0 < report.percent < 50
     before = {name: p.clone() for name, p in adapted.named_parameters() if not p.requires_grad}
     hidden = adapted.hidden(IDS, MASK)

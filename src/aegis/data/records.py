@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 from aegis.decisions import Decision, parse_decision
 from aegis.errors import DataError
 from aegis.thinking import Thinking
+from aegis.verification import require_consistent
 
 Language = Literal["ja", "en"]
 LANGUAGES = ("ja", "en")
@@ -111,15 +112,19 @@ def parse_record(raw: dict[str, Any], *, where: str) -> Record:
     if ("thinking" in raw) != ("final" in raw):
         raise DataError(f"{where}: thinking and final belong together; give both or neither")
     prompt = _text(raw, "prompt", where)
+    decision = parse_decision(raw.get("decision"), where=where)
+    thinking = Thinking.from_bodies(raw["thinking"], raw["final"], where=where) if "thinking" in raw else None
+    if thinking:
+        require_consistent(decision, thinking, where=where)
     return Record(
         id=_text(raw, "id", where, default=where),
         prompt=prompt,
-        decision=parse_decision(raw.get("decision"), where=where),
+        decision=decision,
         language=_language(raw, prompt, where),
         domain=_text(raw, "domain", where, default="general"),
         rationale=_optional(raw, "rationale", where),
         contrast_of=_optional(raw, "contrast_of", where),
-        thinking=Thinking.from_bodies(raw["thinking"], raw["final"], where=where) if "thinking" in raw else None,
+        thinking=thinking,
         source=_text(raw, "source", where, default="user"),
     )
 
@@ -251,10 +256,10 @@ def _side(raw: dict[str, Any], name: str, where: str) -> Side:
     if not isinstance(side, dict):
         raise DataError(f"{where}: {name} must be an object with decision, thinking and final, got {_shown(side)}")
     _no_misspelling(side, {"decision", "thinking", "final"}, f"{where}: {name}")
-    return Side(
-        decision=parse_decision(side.get("decision"), where=f"{where}: {name}"),
-        thinking=Thinking.from_bodies(side.get("thinking", {}), side.get("final"), where=f"{where}: {name}"),
-    )
+    decision = parse_decision(side.get("decision"), where=f"{where}: {name}")
+    thinking = Thinking.from_bodies(side.get("thinking", {}), side.get("final"), where=f"{where}: {name}")
+    require_consistent(decision, thinking, where=f"{where}: {name}")
+    return Side(decision=decision, thinking=thinking)
 
 
 def _shown(found: object) -> str:

@@ -36,7 +36,8 @@ CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, at TEXT NOT NULL, kin
 
 @dataclass
 class StageRecord:
-    """One stage: `pending`, `running`, `stopped` by the user, `completed` or `failed`."""
+    """One stage: `pending`, `running`, `stopped` by the user, `completed` or `failed`. `steps`: its parts with their state
+    and metrics, where it has parts."""
 
     name: str
     state: str = "pending"
@@ -45,6 +46,7 @@ class StageRecord:
     skipped: bool = False
     attempts: int = 0
     artifacts: dict[str, str] = field(default_factory=dict)
+    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
     error: str | None = None
 
 

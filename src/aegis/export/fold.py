@@ -22,6 +22,7 @@ from aegis.model.calibration import FILE as CALIBRATION
 from aegis.model.head import FILE as HEAD
 from aegis.model.lexical import FILE as LEXICAL
 from aegis.model.load import Base, load_model, load_tokenizer, resolve_base
+from aegis.model.tags import add_tags
 from aegis.so8 import fold
 
 METADATA, CERTIFICATE = "metadata.json", "certificate.json"
@@ -68,7 +69,7 @@ def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Ce
     trusted = folding.card.settings.trust_remote_code
     model: Any = load_model(folding.base.folder, dtype=torch.float32, trust_remote_code=trusted)
     tokenizer = load_tokenizer(folding.base.folder, trust_remote_code=trusted)
-    adapted = load_adapter(folding.adapter, model, folding.card)
+    adapted = load_adapter(folding.adapter, model, folding.card, tags=add_tags(tokenizer, model))
     dtype = getattr(torch, settings.dtype)
     probes = probe_texts()
     logits_bytes = len(probes) * MAX_PROBE_TOKENS * model.get_output_embeddings().weight.shape[0] * 4
@@ -102,6 +103,10 @@ def fold_in_place(adapted: Adapted) -> Any:
         adapted.base.get_submodule(name)._forward_pre_hooks.clear()
     plain: Any = adapted.peft.merge_and_unload()
     embedding, head = plain.get_input_embeddings(), plain.get_output_embeddings()
+    if adapted.rows:
+        embedding._forward_hooks.clear()
+        head._forward_hooks.clear()
+        adapted.rows.fold(plain)
     for name, gate in gates.items():
         site = plain.get_submodule(name)
         if site is head and head.weight is embedding.weight:

@@ -1,12 +1,14 @@
-"""Attach LoRA, gates and a decision head to a frozen base."""
+"""Attach LoRA, gates, tag rows and a decision head to a frozen base."""
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import fnmatch
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -17,30 +19,51 @@ from aegis.config import GateSettings, LoraSettings, ModelSettings
 from aegis.errors import ModelError
 from aegis.model.head import DecisionHead
 from aegis.model.load import Base, read_config
+from aegis.model.tags import TagRows, Tags
+from aegis.model.trunk import Trunk, below, last_hidden
 from aegis.so8 import BLOCK, Gate
 
 # Their GGUF converters drop lm_head.weight, so that a gate folded into it would be lost without a word.
 LM_HEAD_DROPPED = frozenset({"gemma", "gemma2"})
+KINDS: tuple[str, ...] = ("lora", "gates", "tags", "decision_head")
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
+
+
+Role = Literal["policy", "reference", "reward", "base"]
+_ADAPTERS: dict[Role, list[str]] = {
+    "policy": ["default"],
+    "reference": ["reference"],
+    "reward": ["reference", "reward"],
+    "base": [],
+}
 
 
 class Adapted(nn.Module):
     """A frozen base with its attachments, all of them reachable as one module.
 
+    It can act in several roles with one copy of the base: as the `policy` that trains; as the `reference`, a frozen copy of
+    the policy's LoRA and gates; as the `reward` model, whose LoRA stands on top of the reference; as the bare `base`.
+
     Args:
         peft: the base inside PEFT, LoRA attached.
         gates: one gate a site, by the site's dotted name in the base.
         head: the decision head.
+        rows: what the tags' rows learn; None for a base without tags.
     """
 
-    def __init__(self, peft: PeftModel, gates: dict[str, Gate], head: DecisionHead) -> None:
+    def __init__(self, peft: PeftModel, gates: dict[str, Gate], head: DecisionHead, rows: TagRows | None = None) -> None:
         super().__init__()
-        self.peft, self.head = peft, head
+        self.peft, self.head, self.rows = peft, head, rows
         self.gates = nn.ModuleDict({_key(name): gate for name, gate in gates.items()})
+        self.reference_gates: nn.ModuleDict | None = None
         self.gate_names = tuple(gates)
+        self.role: Role = "policy"
+        self.training_adapter = "default"
         for name in gates:
             site = cast(nn.Module, self.base).get_submodule(name)
-            site.register_forward_pre_hook(_turn(self.gate(name)))
+            site.register_forward_pre_hook(self._turn(_key(name)))
+        if rows:
+            rows.hook(self.base)
 
     @property
     def base(self) -> Any:
@@ -50,6 +73,11 @@ class Adapted(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.head.linear.weight.device
+
+    @property
+    def depth(self) -> int:
+        """Number of decoder layers."""
+        return len(self.base.get_decoder().layers)
 
     def gate(self, name: str) -> Gate:
         return cast(Gate, self.gates[_key(name)])
@@ -62,9 +90,18 @@ class Adapted(nn.Module):
         for gate in self.all_gates():
             gate.set_alpha(alpha)
 
-    def hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def hidden(self, ids: Tensor, mask: Tensor, *, trunk: Trunk | None = None) -> Tensor:
         """(batch, time) → (batch, time, d): last hidden states, after the final norm and before the gate on lm_head."""
-        return self.base.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        return last_hidden(self.base.get_decoder(), ids, mask, trunk=trunk)[0]
+
+    def hidden_and_trunk(self, ids: Tensor, mask: Tensor, *, layer: int, trunk: Trunk | None = None) -> tuple[Tensor, Trunk]:
+        """The last hidden states, and what entered `layer` on the way."""
+        hidden, caught = last_hidden(self.base.get_decoder(), ids, mask, trunk=trunk, catch=layer)
+        return hidden, cast(Trunk, caught)
+
+    def trunk(self, ids: Tensor, mask: Tensor, *, layer: int) -> Trunk:
+        """What enters `layer`."""
+        return below(self.base.get_decoder(), ids, mask, layer=layer)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., d) → (..., vocabulary): what the whole model would give for these hidden states."""
@@ -74,6 +111,74 @@ class Adapted(nn.Module):
         """(batch, 4) decision logits from the prompt's part of the hidden states."""
         return self.head(hidden, prompt_mask)
 
+    def add_reference(self) -> None:
+        """Keep a frozen copy of the policy as it is now."""
+        self.peft.add_adapter("reference", self.peft.peft_config["default"])
+        self.reference_gates = copy.deepcopy(self.gates).requires_grad_(False)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if ".lora_" in name and ".reference." in name:
+                    parameter.copy_(self.get_parameter(name.replace(".reference.", ".default.")))
+        self._become(self.role)
+
+    def add_reward(self, settings: LoraSettings) -> None:
+        """Add the reward model's own LoRA; `settings.layers` says how much of the trunk it leaves to the reference."""
+        self.peft.add_adapter("reward", lora_config(self.base, settings))
+        self._become(self.role)
+
+    def train_only(self, adapter: Literal["default", "reward"]) -> None:
+        """Whose parameters train: the policy's (with gates, tags and decision head), or the reward model's."""
+        self.training_adapter = adapter
+        for module in (self.gates, self.head, *([self.rows] if self.rows else [])):
+            module.requires_grad_(adapter == "default")
+        self._become(self.role)
+
+    @contextlib.contextmanager
+    def acting_as(self, role: Role) -> Iterator[None]:
+        """While entered, the forward passes are that role's."""
+        before = self.role
+        self._become(role)
+        try:
+            yield
+        finally:
+            self._become(before)
+
+    def lowest_layer(self) -> int:
+        """Index of the first decoder layer that LoRA or a gate changes; below it policy, reference and base are one."""
+        return self._first([*self._lora_names("default"), *(f".{name}." for name in self.gate_names)])
+
+    def reward_layer(self) -> int:
+        """Index of the first decoder layer in which the reward model differs from the reference."""
+        return self._first(self._lora_names("reward"))
+
+    def _lora_names(self, adapter: str) -> list[str]:
+        return [name for name, _ in self.peft.named_parameters() if ".lora_" in name and f".{adapter}." in name]
+
+    def _first(self, names: list[str]) -> int:
+        return min((int(match.group(1)) for name in names if (match := _LAYER.search(name))), default=self.depth)
+
+    def _become(self, role: Role) -> None:
+        tuner: Any = self.peft.base_model
+        if role == "base":
+            tuner.disable_adapter_layers()
+        else:
+            if self.role == "base":
+                tuner.enable_adapter_layers()
+            tuner.set_adapter(_ADAPTERS[role])
+        self.role = role
+        for name, parameter in self.peft.named_parameters():  # PEFT lets whatever is active train
+            if ".lora_" in name:
+                parameter.requires_grad_(f".{self.training_adapter}." in name)
+
+    def _turn(self, key: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...] | None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            if self.role == "base":
+                return None
+            gates = self.gates if self.role == "policy" else self.reference_gates
+            return (cast(nn.ModuleDict, gates)[key](inputs[0]), *inputs[1:])
+
+        return hook
+
 
 def vocabulary_logits(model: Any, hidden: Tensor) -> Tensor:
     """lm_head and, where the architecture has one, its soft cap (Gemma 2)."""
@@ -82,8 +187,8 @@ def vocabulary_logits(model: Any, hidden: Tensor) -> Tensor:
     return torch.tanh(logits / cap) * cap if cap else logits
 
 
-def attach(model: Any, settings: ModelSettings) -> Adapted:
-    """Freeze the base and attach everything that `settings` ask for.
+def attach(model: Any, settings: ModelSettings, *, tags: Tags | None = None) -> Adapted:
+    """Freeze the base and attach everything that `settings` ask for, and rows for the tags if it has them.
 
     With geodesic gates the output is the base's, to the last bit, until training starts; an additive gate scales by 1 + g.
 
@@ -96,8 +201,9 @@ def attach(model: Any, settings: ModelSettings) -> Adapted:
     }
     hidden_size = model.config.get_text_config().hidden_size
     head = DecisionHead(hidden_size, pooling=settings.pooling, system_prompt=settings.system_prompt)
+    rows = TagRows.of(model, tags) if tags else None
     peft = cast(PeftModel, get_peft_model(model, lora_config(model, settings.lora)))
-    return Adapted(peft, gates, head)
+    return Adapted(peft, gates, head, rows)
 
 
 def check_attachable(base: Base, settings: ModelSettings) -> None:
@@ -207,7 +313,8 @@ def freeze(adapted: Adapted) -> FreezeReport:
     Raises:
         ModelError: if a weight of the base would train.
     """
-    trainable, frozen = {"lora": 0, "gates": 0, "decision_head": 0}, 0
+    trainable: dict[str, int] = dict.fromkeys(KINDS, 0)
+    frozen = 0
     for name, parameter in adapted.named_parameters():
         kind = _kind(name)
         if not parameter.requires_grad:
@@ -220,8 +327,8 @@ def freeze(adapted: Adapted) -> FreezeReport:
 
 
 def parameters_by_kind(adapted: Adapted) -> dict[str, list[nn.Parameter]]:
-    """What trains, by kind: lora, gates, decision_head."""
-    groups: dict[str, list[nn.Parameter]] = {"lora": [], "gates": [], "decision_head": []}
+    """What trains, by kind."""
+    groups: dict[str, list[nn.Parameter]] = {kind: [] for kind in KINDS}
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad:
             groups[_kind(name)].append(parameter)
@@ -233,20 +340,16 @@ def _kind(name: str) -> str:
         return "gates"
     if name.startswith("head."):
         return "decision_head"
+    if name.startswith("rows."):
+        return "tags"
     return "lora" if ".lora_" in name else "base"
 
 
-def _turn(gate: Gate) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
-    def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (gate(inputs[0]), *inputs[1:])
-
-    return hook
-
-
 def _linears(model: Any) -> dict[str, nn.Linear]:
-    """Linear layers inside the decoder's blocks, by name; quantised ones are subclasses."""
-    modules = model.named_modules()
-    return {name: layer for name, layer in modules if isinstance(layer, nn.Linear) and _LAYER.search(f".{name}")}
+    """Linear layers inside the decoder's blocks, by name, those under LoRA too; quantised ones are subclasses."""
+    modules = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    own = [(name.removesuffix(".base_layer"), layer) for name, layer in modules if ".lora_" not in name]
+    return {name: layer for name, layer in own if _LAYER.search(f".{name}")}
 
 
 def _in_depth(model: Any, name: str, shares: tuple[float, float]) -> bool:

@@ -19,6 +19,7 @@ from aegis.errors import AdapterError, ArtifactError
 from aegis.model.adapt import Adapted, attach
 from aegis.model.head import DecisionHead
 from aegis.model.load import Base
+from aegis.model.tags import Tags
 
 CARD, GATES = "so8.json", "so8.safetensors"
 _PEFT_WEIGHTS = "adapter_model.safetensors"
@@ -41,10 +42,12 @@ class AdapterCard:
 
 def save_adapter(folder: Path, adapted: Adapted, card: AdapterCard) -> None:
     """Write PEFT's own files, the gates, the decision head and the card into an artifact's staging folder."""
-    adapted.peft.save_pretrained(str(folder))
+    adapted.peft.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     save_file({name: tensor.contiguous() for name, tensor in _gate_state(adapted).items()}, folder / GATES)
     adapted.head.save(folder)
+    if adapted.rows:
+        adapted.rows.save(folder)
     (folder / CARD).write_text(to_json(asdict(card)), encoding="utf-8")
 
 
@@ -78,14 +81,19 @@ def require_base(card: AdapterCard, base: Base, *, folder: Path) -> None:
         )
 
 
-def load_adapter(folder: Path, model: Any, card: AdapterCard) -> Adapted:
+def load_adapter(folder: Path, model: Any, card: AdapterCard, *, tags: Tags | None = None) -> Adapted:
     """Attach a saved adapter to its base, gates at the α where training left them.
+
+    Args:
+        tags: the base's tags (`add_tags`), if the adapter was trained with them.
 
     Raises:
         AdapterError: if the tensors do not fit the model.
     """
-    adapted = attach(model, card.settings)
+    adapted = attach(model, card.settings, tags=tags)
     adapted.head = DecisionHead.load(folder)
+    if adapted.rows:
+        adapted.rows.load(folder)
     try:
         _load_lora(adapted.peft, folder)
         adapted.gates.load_state_dict(_unflatten(load_file(folder / GATES)))

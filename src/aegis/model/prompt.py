@@ -15,8 +15,10 @@ def prompt_ids(tokenizer: Any, prompt: str, *, system: str | None) -> list[int]:
     """Token ids up to where the model starts to answer.
 
     Uses the tokenizer's chat template; without one, a plain two-part form. A template that knows no system role (Gemma)
-    gets the system text in front of the prompt.
+    gets the system text in front of the prompt. What looks like one of the tokenizer's own markers inside the prompt is
+    spelled out, so that a user's words can never open a turn or close a section.
     """
+    prompt = _plain(tokenizer, prompt)
     if not getattr(tokenizer, "chat_template", None):
         text = f"{system}\n\n" if system else ""
         return tokenizer(f"{text}### User:\n{prompt}\n\n### Assistant:\n")["input_ids"]
@@ -27,6 +29,14 @@ def prompt_ids(tokenizer: Any, prompt: str, *, system: str | None) -> list[int]:
         return _templated(tokenizer, [{"role": "system", "content": system}, user])
     except TemplateError:
         return _templated(tokenizer, [{"role": "user", "content": f"{system}\n\n{prompt}"}])
+
+
+def _plain(tokenizer: Any, text: str) -> str:
+    """The text with a space after the first character of every marker (`<final>` → `< final>`)."""
+    for marker in tokenizer.get_added_vocab():
+        if len(marker) > 1 and marker in text and not marker.isspace():
+            text = text.replace(marker, f"{marker[0]} {marker[1:]}")
+    return text
 
 
 def end_ids(tokenizer: Any) -> list[int]:

@@ -20,7 +20,7 @@ from aegis.model.load import Base
 from aegis.train.checkpoints import Checkpoints
 
 Say = Callable[[str], None]
-_VERSIONS = {"raw": 2, "records": 2, "adapter": 3, "model": 3, "results": 3}
+_VERSIONS = {"raw": 2, "records": 2, "sft": 1, "reward": 1, "adapter": 4, "model": 4, "results": 3}
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Run:
         """The finished shards of a stage; `mark` stands for what they are made of."""
         return Journal(self.unfinished(stage) / f"{mark[:16]}.jsonl", check=self.interrupt.check, say=self.say)
 
-    def checkpoints(self, stage: str, mark: str) -> Checkpoints:
-        """The snapshots of a training stage."""
+    def checkpoints(self, stage: str, mark: str, *, step: str) -> Checkpoints:
+        """The snapshots of one step of a training stage."""
         durable = self.config.durable
 
         def wait(seconds: float) -> None:
@@ -62,7 +62,9 @@ class Run:
             facts = {"step": snapshot.step, "seconds": snapshot.seconds, "size": snapshot.size}
             self.session.add_snapshot(stage, snapshot.folder, **facts)
 
-        store = SnapshotStore(self.unfinished(stage), fingerprint=mark, keep=durable.keep_training, say=self.say, wait=wait)
+        store = SnapshotStore(
+            self.unfinished(stage) / step, fingerprint=mark, keep=durable.keep_training, say=self.say, wait=wait
+        )
         return Checkpoints(store, interval_s=durable.interval_s, check=self.interrupt.check, on_saved=saved, say=self.say)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from aegis.evaluate.decisions import evaluate_decisions, write_results
 from aegis.evaluate.judge import Judge
 from aegis.evaluate.report import draw_confusion, render
 from aegis.export.fold import CERTIFICATE, prepare, write_model
+from aegis.model.adapter import read_card
 from aegis.model.device import fast_dtype, pick_device, release_memory
 from aegis.model.generate import complete
 from aegis.model.load import context_length, load_model, load_tokenizer, read_config
 from aegis.model.prompt import prompt_ids
 from aegis.pipeline.context import Run, Write
 from aegis.progress import bar
-from aegis.train.stage import write_adapter
+from aegis.train.stage import write_policy, write_reward, write_supervised
 
 _MIB = 1 << 20
 
@@ -103,11 +104,33 @@ def data_cleansing(run: Run, write: Write) -> dict[str, str]:
 
 
 def so8t_ppo_training(run: Run, write: Write) -> dict[str, str]:
+    """SFT, then the reward model, then PPO; with `train.algorithm: sft` the first makes the adapter."""
+    config = run.config
+    if config.train.algorithm == "sft":
+        _step(run, "sft", lambda: _supervise(run, write, "adapter"))
+        return {"adapter": "adapter"}
+    _step(run, "sft", lambda: _supervise(run, write, "sft"))
+    _step(run, "reward", lambda: _learn_reward(run, write))
+    _step(run, "ppo", lambda: _optimize_policy(run, write))
+    return {name: name for name in ("sft", "reward", "adapter") if run.artifact(name).is_dir()}
+
+
+def _step(run: Run, name: str, work: Callable[[], dict[str, Any]]) -> None:
+    """One step of the stage, for `aegis status`."""
+    steps = run.session.stage_record("so8t_ppo_training").steps
+    steps[name] = {"state": "running", "metrics": steps.get(name, {}).get("metrics", {})}
+    run.session.save()
+    steps[name] = {"state": "completed", "metrics": work()}
+    run.session.save()
+    release_memory()
+
+
+def _supervise(run: Run, write: Write, name: str) -> dict[str, Any]:
     config, records = run.config, run.artifact("records")
 
     def make(staging: Path, mark: str) -> None:
         require_space(staging, 256 * _MIB)
-        trained = write_adapter(
+        write_supervised(
             staging,
             config,
             run.base,
@@ -116,7 +139,7 @@ def so8t_ppo_training(run: Run, write: Write) -> dict[str, str]:
             validation=read_split(records, "validation"),
             origin={"session_id": run.session.session_id, "records_sha256": run.content("records")},
             say=run.say,
-            checkpoints=run.checkpoints("so8t_ppo_training", mark),
+            checkpoints=run.checkpoints("so8t_ppo_training", mark, step="sft"),
             on_step=lambda progress: run.log.update(
                 stage=run.session.stage,
                 step=progress.log.step,
@@ -127,12 +150,77 @@ def so8t_ppo_training(run: Run, write: Write) -> dict[str, str]:
                 tokens=progress.log.tokens,
             ),
         )
-        for check in trained.validation[-1:]:
-            run.say(f"validation: accuracy {check['validation_accuracy']:.3f}, loss {check['validation_loss']:.3f}")
 
-    settings = config.model_dump(mode="json", include={"model", "train", "seed"})
-    write("adapter", make, settings, run.base.fingerprint, run.content("records"))
-    return {"adapter": "adapter"}
+    settings = config.model_dump(mode="json", include={"model", "seed"})
+    train = config.train.model_dump(mode="json", exclude={"algorithm", "reward", "ppo"})
+    write(name, make, settings, train, run.base.fingerprint, run.content("records"))
+    checks = read_card(run.artifact(name)).training["validation"][-1:]
+    for found in checks:
+        run.say(f"SFT on validation: accuracy {found['validation_accuracy']:.3f}, loss {found['validation_loss']:.3f}")
+    return checks[0] if checks else {}
+
+
+def _learn_reward(run: Run, write: Write) -> dict[str, Any]:
+    config, records = run.config, run.artifact("records")
+    if not read_pairs(records, "train"):
+        run.say("no pairs, so no reward model: PPO is rewarded by what can be verified alone")
+        return {}
+
+    def make(staging: Path, mark: str) -> None:
+        write_reward(
+            staging,
+            config,
+            run.base,
+            supervised=run.artifact("sft"),
+            pairs=read_pairs(records, "train"),
+            held_out=[*read_pairs(records, "validation"), *read_pairs(records, "test")],
+            say=run.say,
+            checkpoints=run.checkpoints("so8t_ppo_training", mark, step="reward"),
+        )
+
+    write("reward", make, config.train.reward.model_dump(mode="json"), config.seed, run.content("sft"))
+    return json.loads((run.artifact("reward") / "reward.json").read_text(encoding="utf-8"))["metrics"]
+
+
+def _optimize_policy(run: Run, write: Write) -> dict[str, Any]:
+    config, records, ppo = run.config, run.artifact("records"), run.config.train.ppo
+
+    def updated(log: dict[str, Any]) -> None:
+        tokens = round(log["tokens"] * ppo.batch)
+        step = log["update"] * ppo.minibatches * ppo.epochs
+        steps = ppo.updates * ppo.minibatches * ppo.epochs
+        epoch = 1 + (log["update"] - 1) * ppo.batch // max(1, asked)
+        run.log.update(
+            stage=run.session.stage,
+            step=step,
+            steps=steps,
+            epoch=epoch,
+            loss=log["policy_loss"],
+            samples=ppo.batch,
+            tokens=tokens,
+        )
+
+    def make(staging: Path, mark: str) -> None:
+        nonlocal asked
+        train = read_split(records, "train")
+        asked = len(train)
+        write_policy(
+            staging,
+            config,
+            run.base,
+            supervised=run.artifact("sft"),
+            reward=run.artifact("reward") if judged else None,
+            train=train,
+            validation=read_split(records, "validation"),
+            say=run.say,
+            checkpoints=run.checkpoints("so8t_ppo_training", mark, step="ppo"),
+            on_update=updated,
+        )
+
+    asked, judged = 0, bool(read_pairs(records, "train"))
+    reward = run.content("reward") if judged else None
+    write("adapter", make, ppo.model_dump(mode="json"), config.seed, run.content("sft"), reward)
+    return read_card(run.artifact("adapter")).training["ppo"]["metrics"]
 
 
 def aegis_v2_integration(run: Run, write: Write) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import torch
@@ -48,6 +50,7 @@ class Gate(nn.Module):
             raise ValueError(f"gate mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
         self.features = features
         self.mode: Mode = mode
+        self._held: Tensor | None = None
         blocks = features // BLOCK
         initial = torch.randn(blocks, GENERATORS) * std if std else torch.zeros(blocks, GENERATORS)
         self.generators = nn.Parameter(initial)
@@ -82,7 +85,17 @@ class Gate(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Multiply (..., d) by M, in the hidden state's own dtype."""
-        return apply_blocks(hidden, self.matrix().to(hidden.dtype))
+        matrix = self.matrix() if self._held is None else self._held
+        return apply_blocks(hidden, matrix.to(hidden.dtype))
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """While entered, M is not computed anew: for sampling, where nothing changes from token to token."""
+        self._held = self.matrix().detach()
+        try:
+            yield
+        finally:
+            self._held = None
 
     def extra_repr(self) -> str:
         return f"features={self.features}, mode={self.mode}, alpha={float(self.alpha):.3f}"

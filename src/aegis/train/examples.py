@@ -12,7 +12,8 @@ from torch import Tensor
 
 from aegis.data.records import Pair, Record
 from aegis.model.prompt import by_length, end_ids, pad, prompt_ids
-from aegis.thinking import PUBLIC_TAG, Thinking, compose
+from aegis.model.tags import known_tags
+from aegis.thinking import Thinking
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,24 @@ def encode(
     ids = prompt_ids(tokenizer, prompt, system=system)
     if thinking is None:
         return Example(tuple(ids), len(ids), decision, ())
-    whole = compose(thinking)
-    at = whole.index(f"<{PUBLIC_TAG}>")
-    private = tokenizer(whole[:at], add_special_tokens=False)["input_ids"]
-    public = tokenizer(whole[at:], add_special_tokens=False)["input_ids"] + end_ids(tokenizer)
-    weights = (section_weight,) * len(private) + (final_weight,) * len(public)
-    return Example((*ids, *private, *public), len(ids), decision, weights)
+    response, weights = response_ids(tokenizer, thinking, section_weight=section_weight, final_weight=final_weight)
+    return Example((*ids, *response), len(ids), decision, weights)
+
+
+def response_ids(
+    tokenizer: Any, thinking: Thinking, *, section_weight: float, final_weight: float
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """A whole response as ids, tags and end token included, and the loss weight of each."""
+    bodies = [*(text.reveal() for text in thinking.bodies().values()), thinking.public]
+    ids: list[int] = []
+    weights: list[float] = []
+    for (opening, closing), body in zip(known_tags(tokenizer).pairs, bodies, strict=True):
+        part = [opening, *tokenizer(body, add_special_tokens=False)["input_ids"], closing]
+        public = body is bodies[-1]
+        part += end_ids(tokenizer) if public else []
+        ids += part
+        weights += [final_weight if public else section_weight] * len(part)
+    return tuple(ids), tuple(weights)
 
 
 def encode_all(

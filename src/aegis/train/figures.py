@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -55,4 +56,27 @@ def draw_alpha(path: Path, history: Sequence[StepLog]) -> None:
     right.set(ylabel="g", ylim=(0, 1))
     figure.legend(loc="outside lower center", ncols=3)
     axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def draw_ppo(path: Path, logs: Sequence[dict[str, Any]]) -> None:
+    """Reward and its terms, KL, entropy and clip fraction per update."""
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    axes = figure.subplots(2, 2)
+    updates = [log["update"] for log in logs]
+    axes[0, 0].errorbar(updates, [log["reward"] for log in logs], [log["reward_std"] for log in logs], capsize=2)
+    axes[0, 0].set(title="Reward (mean ± standard deviation)")
+    for name in [key for key in logs[0] if key.startswith("reward/")]:
+        axes[0, 1].plot(updates, [log[name] for log in logs], label=name.removeprefix("reward/"))
+    axes[0, 1].set(title="Terms of the reward")
+    axes[0, 1].legend()
+    axes[1, 0].plot(updates, [log["kl"] for log in logs])
+    axes[1, 0].set(title="KL to the reference, nats a response", xlabel="update")
+    for name in ("entropy", "clip_fraction", "ended"):
+        axes[1, 1].plot(updates, [log[name] for log in logs], label=name)
+    axes[1, 1].set(title="Policy", xlabel="update")
+    axes[1, 1].legend()
+    for row in axes:
+        for one in row:
+            one.grid(alpha=0.3)
     figure.savefig(path, dpi=110)

@@ -162,11 +162,11 @@ def make_plan(examples: Sequence[Example], settings: TrainSettings, *, seed: int
 
 
 def make_optimizer(adapted: Adapted, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW with a learning rate a kind; gates are not decayed, for decay would pull them shut."""
+    """AdamW with a learning rate a kind; gates and tags are not decayed, for decay would pull them shut."""
     kinds = parameters_by_kind(adapted)
-    rates = {"lora": settings.lr, "gates": settings.gate_lr, "decision_head": settings.head_lr}
+    rates = {"lora": settings.lr, "gates": settings.gate_lr, "tags": settings.tag_lr, "decision_head": settings.head_lr}
     groups = [
-        {"params": kinds[kind], "lr": rate, "weight_decay": 0.0 if kind == "gates" else settings.weight_decay}
+        {"params": kinds[kind], "lr": rate, "weight_decay": 0.0 if kind in ("gates", "tags") else settings.weight_decay}
         for kind, rate in rates.items()
         if kinds[kind]
     ]

@@ -1,0 +1,139 @@
+"""The protocol's tags as tokens of their own, with rows of the embedding and of lm_head that train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aegis.errors import AdapterError
+from aegis.thinking import TAGS
+
+FILE = "tags.safetensors"
+
+
+@dataclass(frozen=True)
+class Tags:
+    """Token ids of the tags: (opening, closing) of each private section in order, then of the public answer."""
+
+    pairs: tuple[tuple[int, int], ...]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All of them, in the order of `TAGS`."""
+        return tuple(number for pair in self.pairs for number in pair)
+
+
+def add_tags(tokenizer: Any, model: Any) -> Tags:
+    """Give every tag a token and a row of the embedding and of lm_head, the mean of the pieces it was spelled with before.
+
+    Always the same for the same base, so that an adapter only needs to keep what training adds to the rows.
+    """
+    pieces = [tokenizer(tag, add_special_tokens=False)["input_ids"] for tag in TAGS]
+    # Not `special`: runtimes hide special tokens, and a reader could not tell thinking from answer.
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
+    ids = tokenizer.convert_tokens_to_ids(list(TAGS))
+    if max(ids) >= model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    with torch.no_grad():
+        for table in [embedding] if head is embedding else [embedding, head]:
+            for number, spelled in zip(ids, pieces, strict=True):
+                if spelled != [number]:  # a base that knows the tags already keeps its rows
+                    table[number] = table[spelled].float().mean(0).to(table.dtype)
+    return known_tags(tokenizer)
+
+
+def known_tags(tokenizer: Any) -> Tags:
+    """The tags of a tokenizer that has them.
+
+    Raises:
+        AdapterError: if it has not.
+    """
+    ids = tokenizer.convert_tokens_to_ids(list(TAGS))
+    if any(number is None or number == tokenizer.unk_token_id for number in ids):
+        raise AdapterError("the tokenizer does not know the thinking tags; give a model that `aegis run` made")
+    return Tags(tuple(zip(ids[::2], ids[1::2], strict=True)))
+
+
+class TagRows(nn.Module):
+    """What training adds to the tags' rows: shared by embedding and lm_head where the base ties them.
+
+    Args:
+        ids: token ids of the tags.
+        width: hidden size d.
+        vocabulary: number of rows of the embedding.
+        tied: the base uses one table for both.
+    """
+
+    ids: Tensor
+    slots: Tensor
+
+    def __init__(self, ids: Sequence[int], *, width: int, vocabulary: int, tied: bool) -> None:
+        super().__init__()
+        self.tied = tied
+        self.input = nn.Parameter(torch.zeros(len(ids), width))
+        self.output = self.input if tied else nn.Parameter(torch.zeros(len(ids), width))
+        slots = torch.zeros(vocabulary, dtype=torch.long)
+        slots[torch.tensor(ids)] = torch.arange(1, len(ids) + 1)
+        self.register_buffer("ids", torch.tensor(ids), persistent=False)
+        self.register_buffer("slots", slots, persistent=False)
+
+    @classmethod
+    def of(cls, model: Any, tags: Tags) -> TagRows:
+        embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        return cls(tags.ids, width=embedding.shape[1], vocabulary=embedding.shape[0], tied=head is embedding)
+
+    def hook(self, model: Any) -> None:
+        """Add the rows to what the model's embedding and lm_head give."""
+        model.get_input_embeddings().register_forward_hook(self._embed())
+        model.get_output_embeddings().register_forward_hook(self._predict())
+
+    @torch.no_grad()
+    def fold(self, model: Any) -> None:
+        """Write the rows into the tables. To be done before lm_head's gate is folded, for the gate turns what they read."""
+        embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        embedding[self.ids] = (embedding[self.ids].double() + self.input.double()).to(embedding.dtype)
+        if head is not embedding:
+            head[self.ids] = (head[self.ids].double() + self.output.double()).to(head.dtype)
+
+    def save(self, folder: Path) -> None:
+        state = {"input": self.input} if self.tied else {"input": self.input, "output": self.output}
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, folder / FILE)
+
+    def load(self, folder: Path) -> None:
+        """Put back what `save` wrote.
+
+        Raises:
+            AdapterError: if it does not fit.
+        """
+        try:
+            self.load_state_dict(load_file(folder / FILE), strict=not self.tied)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise AdapterError(f"{folder / FILE}: does not fit the base; train the adapter again") from error
+
+    def _embed(self) -> Callable[..., Tensor]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            slots = self.slots[inputs[0]]
+            if not slots.any():  # so that a batch without tags needs no gradient below the lowest adapted layer
+                return output
+            table = functional.pad(self.input, (0, 0, 1, 0))  # slot 0: every other token, nothing to add
+            scale = getattr(module, "embed_scale", 1.0)  # Gemma multiplies what its embedding gives
+            return output + (functional.embedding(slots, table) * scale).to(output.dtype)
+
+        return hook
+
+    def _predict(self) -> Callable[..., Tensor]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            extra = inputs[0] @ self.output.to(inputs[0].dtype).T
+            return output.index_add(-1, self.ids, extra.to(output.dtype))
+
+        return hook

@@ -1,0 +1,246 @@
+"""Sample responses in the protocol's form: the engine writes the tags, the model the bodies, so the form cannot break."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from aegis.errors import DataError
+from aegis.model.prompt import pad
+from aegis.model.tags import Tags
+from aegis.thinking import SECTIONS, Thinking, looks_like_a_tag
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many tokens a private section and the public answer may have; the engine closes what reaches its limit."""
+
+    section: int = 24
+    final: int = 48
+
+    def of(self, part: int) -> int:
+        return self.final if part == len(SECTIONS) else self.section
+
+    @property
+    def total(self) -> int:
+        """The longest response, tags included."""
+        return len(SECTIONS) * (self.section + 2) + self.final + 2
+
+
+@dataclass(frozen=True)
+class Path:
+    """One response.
+
+    Args:
+        prompt: ids of the prompt.
+        ids: ids of the response, from the first opening tag to the last closing tag.
+        chosen: which of the ids the model chose; the rest were written by the engine.
+        part: which body each id belongs to: 0 to 3 the private sections, 4 the public answer.
+        may_close: for each id, whether the closing tag could have been chosen there.
+        closed: for each of the five bodies, whether the model closed it itself.
+        bodies: their texts.
+    """
+
+    prompt: tuple[int, ...]
+    ids: tuple[int, ...]
+    chosen: tuple[bool, ...]
+    part: tuple[int, ...]
+    may_close: tuple[bool, ...]
+    closed: tuple[bool, ...]
+    bodies: tuple[str, ...]
+
+    def thinking(self) -> Thinking:
+        """The response by sections.
+
+        Raises:
+            DataError: if a body is empty, which only a limit of a token or two can bring about.
+        """
+        return Thinking.from_bodies(dict(zip(SECTIONS, self.bodies[:-1], strict=True)), self.bodies[-1], where="response")
+
+
+@dataclass
+class _Row:
+    prompt: tuple[int, ...]
+    part: int = 0
+    body: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    chosen: list[bool] = field(default_factory=list)
+    parts: list[int] = field(default_factory=list)
+    may_close: list[bool] = field(default_factory=list)
+    closed: list[bool] = field(default_factory=list)
+    bodies: list[str] = field(default_factory=list)
+
+    def add(self, token: int, *, chosen: bool, may_close: bool = False) -> None:
+        self.ids.append(token)
+        self.chosen.append(chosen)
+        self.parts.append(self.part)
+        self.may_close.append(may_close)
+
+    def path(self) -> Path:
+        rows = (self.ids, self.chosen, self.parts, self.may_close, self.closed, self.bodies)
+        return Path(self.prompt, *map(tuple, rows))  # pyright: ignore[reportArgumentType]
+
+
+class Thinker:
+    """Samples responses, a batch at a time, each row at its own place in the protocol.
+
+    Args:
+        model: a transformers causal language model, adapted or folded.
+        tokenizer: its tokenizer, with the tags.
+        tags: their ids.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, tags: Tags, limits: Limits) -> None:
+        self.model, self.tokenizer, self.tags, self.limits = model, tokenizer, tags, limits
+        self.allowed = allowed_tokens(tokenizer, width=model.get_output_embeddings().weight.shape[0]).to(model.device)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        on_token: Callable[[], None] = lambda: None,
+    ) -> list[Path]:
+        """One response a prompt, in their order.
+
+        Args:
+            temperature: 0 takes the most probable token.
+            on_token: called after each step; it may raise to stop.
+        """
+        rows = [_Row(tuple(prompt)) for prompt in prompts]
+        for row in rows:
+            row.add(self.tags.pairs[0][0], chosen=False)
+        ids, mask = pad([[*row.prompt, row.ids[0]] for row in rows], value=self.tokenizer.pad_token_id, left=True)
+        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+        active, cache = list(rows), DynamicCache(config=self.model.config)
+        while True:
+            logits = self._logits(ids, mask, cache)
+            chosen = self._choose(logits, active, temperature, generator)
+            tokens = [self._advance(row, token) for row, token in zip(active, chosen, strict=True)]
+            keep = [index for index, token in enumerate(tokens) if token is not None]
+            if not keep:
+                return [row.path() for row in rows]
+            if len(keep) < len(active):
+                active = [active[index] for index in keep]
+                kept = torch.tensor(keep, device=mask.device)
+                cache.batch_select_indices(kept)
+                mask = mask[kept]
+            ids = torch.tensor([[tokens[index]] for index in keep], device=mask.device)
+            mask = torch.cat([mask, mask.new_ones(len(keep), 1)], dim=1)
+            on_token()
+
+    def _logits(self, ids: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        return self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+
+    def _choose(
+        self, logits: Tensor, rows: Sequence[_Row], temperature: float, generator: torch.Generator | None
+    ) -> list[int | None]:
+        """A token a row; None where the engine writes the next one."""
+        free = [not self._forced(row) for row in rows]
+        if not any(free):
+            return [None] * len(rows)
+        closing = torch.tensor([self.tags.pairs[row.part][1] for row in rows], device=logits.device)
+        may = torch.tensor([self._may_close(row) for row in rows], device=logits.device)
+        masked = restrict(logits.float(), self.allowed, closing, may)
+        if temperature == 0:
+            picked = masked.argmax(-1)
+        else:
+            picked = torch.multinomial(torch.softmax(masked / temperature, -1), 1, generator=generator).squeeze(1)
+        return [token if is_free else None for token, is_free in zip(picked.tolist(), free, strict=True)]
+
+    def _advance(self, row: _Row, token: int | None) -> int | None:
+        """Append what comes next and return it, the next input; None when the response is whole."""
+        opening, closing = self.tags.pairs[row.part]
+        if token is None and self._between(row):
+            row.add(opening, chosen=False)
+            return opening
+        if token is None:
+            row.add(closing, chosen=False)
+            return self._close(row, by_model=False)
+        may_close = self._may_close(row)
+        if token == closing:
+            row.add(closing, chosen=True, may_close=may_close)
+            return self._close(row, by_model=True)
+        if looks_like_a_tag(self._text([*row.body, token])):  # spelled out in ordinary tokens: the body ends before it
+            row.add(closing, chosen=False)
+            return self._close(row, by_model=False)
+        row.body.append(token)
+        row.add(token, chosen=True, may_close=may_close)
+        return token
+
+    def _close(self, row: _Row, *, by_model: bool) -> int | None:
+        row.closed.append(by_model)
+        row.bodies.append(self._text(row.body))
+        row.body = []
+        row.part += 1
+        return None if row.part == len(self.tags.pairs) else row.ids[-1]
+
+    def _between(self, row: _Row) -> bool:
+        """The last token closed a part: an opening tag comes next."""
+        return bool(row.ids) and row.parts[-1] < row.part
+
+    def _forced(self, row: _Row) -> bool:
+        return self._between(row) or len(row.body) >= self.limits.of(row.part)
+
+    def _may_close(self, row: _Row) -> bool:
+        return bool(row.body) and bool(self._text(row.body))
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+
+
+def allowed_tokens(tokenizer: Any, *, width: int) -> Tensor:
+    """(width,) bool: ordinary text tokens; neither markers nor rows that no token stands for."""
+    allowed = torch.zeros(width, dtype=torch.bool)
+    allowed[: len(tokenizer)] = True
+    forbidden = [*tokenizer.all_special_ids, *(n for text, n in tokenizer.get_added_vocab().items() if text.strip())]
+    allowed[torch.tensor(sorted(set(forbidden)))] = False
+    return allowed
+
+
+def restrict(logits: Tensor, allowed: Tensor, closing: Tensor, may_close: Tensor) -> Tensor:
+    """(n, vocabulary) logits with −inf on what may not follow.
+
+    Args:
+        allowed: (vocabulary,) from `allowed_tokens`.
+        closing: (n,) each row's own closing tag.
+        may_close: (n,) whether it may be chosen.
+    """
+    own = logits.gather(1, closing.unsqueeze(1)).masked_fill(~may_close.unsqueeze(1), -torch.inf)
+    return logits.masked_fill(~allowed, -torch.inf).scatter(1, closing.unsqueeze(1), own)
+
+
+@contextlib.contextmanager
+def steady(gates: Sequence[Any]) -> Iterator[None]:
+    """While entered, no gate computes its rotation anew."""
+    with contextlib.ExitStack() as stack:
+        for gate in gates:
+            stack.enter_context(gate.held())
+        yield
+
+
+def require_paths(paths: Sequence[Path]) -> list[Thinking | None]:
+    """The responses by sections; None where a body is empty."""
+    found: list[Thinking | None] = []
+    for path in paths:
+        try:
+            found.append(path.thinking())
+        except DataError:
+            found.append(None)
+    return found

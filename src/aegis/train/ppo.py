@@ -1,0 +1,435 @@
+"""Proximal policy optimization over LoRA and gates, on one frozen base, resumable at every optimizer step.
+
+What is asked and how it is rewarded is a `Task`; `train/quadruple.py` has the one for quadruple thinking.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aegis.config import PpoSettings
+from aegis.errors import AegisError, StoppedError
+from aegis.model.adapt import Adapted, Role, parameters_by_kind
+from aegis.model.scalar import ScalarHead
+from aegis.model.thinker import Path, restrict
+from aegis.model.trunk import Trunk
+from aegis.progress import bar
+from aegis.train.advantages import (
+    AdaptiveKL,
+    explained_variance,
+    generalized_advantages,
+    kl_estimate,
+    masked_mean,
+    masked_whiten,
+    policy_loss,
+    value_loss,
+)
+from aegis.train.checkpoints import Checkpoints
+from aegis.train.reward import RewardModel
+from aegis.train.state import Content, ModuleState, OptimizerState, Part, RandomState, Values
+
+_CHUNK = 512  # positions whose vocabulary logits are in memory at once while scoring
+
+
+@dataclass(frozen=True)
+class Limiter:
+    """What may follow inside a body: the tokens `allowed`, (vocabulary,) bool, and the body's own closing tag."""
+
+    allowed: Tensor
+    closings: tuple[int, ...]
+
+
+class Task(Protocol):
+    """What PPO is asked: prompts as ids, how to sample responses, and the terms of their reward."""
+
+    prompts: Sequence[tuple[int, ...]]
+    decisions: Sequence[int] | None
+    limiter: Limiter | None
+
+    def sample(self, prompts: Sequence[tuple[int, ...]], on_token: Callable[[], None]) -> list[Path]: ...
+    def terms(self, indices: Sequence[int], paths: Sequence[Path]) -> list[dict[str, float]]:
+        """Weighted terms of each response's reward, by name; their sum is what counts."""
+        ...
+
+
+@dataclass
+class Rollout:
+    """Sampled responses with what was known of them then.
+
+    ids, mask, prompt_mask: (batch, time), padded on the right. The rest but `decisions` is (batch, steps), a step being a
+    token that the model chose: `positions` in ids, `real` 1.0 or 0.0, `tokens`, `closing` tag and `may_close` for the
+    limiter, log-probabilities of the policy and the reference, values, and what they come to. `decisions`: (batch,).
+    """
+
+    ids: Tensor
+    mask: Tensor
+    prompt_mask: Tensor
+    decisions: Tensor
+    positions: Tensor
+    real: Tensor
+    tokens: Tensor
+    closing: Tensor
+    may_close: Tensor
+    logprobs: Tensor
+    reference: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    def rows(self, wanted: Tensor) -> Rollout:
+        return Rollout(*(getattr(self, field.name)[wanted] for field in fields(self)))
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+OnUpdate = Callable[[dict[str, Any]], None]
+
+
+class PPO:
+    """One training.
+
+    Args:
+        adapted: the policy; with a reference copy where `settings.reference` is `sft`.
+        value: the value head, trained along.
+        reward: the reward model, if it counts.
+        on_update: told of every update's log.
+    """
+
+    def __init__(
+        self,
+        adapted: Adapted,
+        value: ScalarHead,
+        task: Task,
+        settings: PpoSettings,
+        *,
+        pad_id: int,
+        seed: int,
+        clip_norm: float = 1.0,
+        reward: RewardModel | None = None,
+        checkpoints: Checkpoints | None = None,
+        on_update: OnUpdate = lambda _: None,
+    ) -> None:
+        self.adapted, self.value, self.task, self.settings = adapted, value, task, settings
+        self.pad_id, self.seed, self.clip_norm = pad_id, seed, clip_norm
+        self.reward, self.checkpoints, self.on_update = reward, checkpoints, on_update
+        self.reference_role: Role = "reference" if settings.reference == "sft" else "base"
+        if adapted.rows:  # below the lowest adapted layer everybody must see the same
+            adapted.rows.requires_grad_(False)
+        self.layer = adapted.lowest_layer()
+        self.optimizer = self._optimizer()
+        self.kl = AdaptiveKL(settings.kl, target=settings.kl_target)
+        self.logs: list[dict[str, Any]] = []
+        self.rollout: Rollout | None = None
+        self.facts: dict[str, float] = {}
+        self.done = 0  # optimizer steps, skipped ones included
+        self.measured: list[dict[str, float]] = []
+        self._trunk: Trunk | None = None
+        self._order: tuple[int, list[int]] | None = None
+
+    @property
+    def steps_an_update(self) -> int:
+        return self.settings.minibatches * self.settings.epochs
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.settings.updates * self.steps_an_update
+
+    def parts(self) -> dict[str, Part]:
+        """Everything that a snapshot holds."""
+        return {
+            "adapted": ModuleState(self.adapted, buffers_of=("head",)),
+            "value": ModuleState(self.value),
+            "optimizer": OptimizerState(self.optimizer),
+            "random": RandomState(),
+            "rollout": _RolloutState(self),
+            "kl": Values(lambda: self.kl.coefficient, lambda found: setattr(self.kl, "coefficient", found)),
+            "updates": Values(lambda: self.logs, lambda rows: self.logs.__setitem__(slice(None), rows)),
+        }
+
+    def train(self) -> list[dict[str, Any]]:
+        """Take every update that is still to be done; return the log of all.
+
+        Raises:
+            StoppedError: if a stop was asked for; the state is saved.
+            AegisError: if a loss is not finite; nothing is stepped then, and the last good snapshot stays.
+        """
+        parts = self.parts()
+        if self.checkpoints is None or self.checkpoints.restore(parts) is None:
+            torch.manual_seed(self.seed)
+            if self.checkpoints:
+                self.checkpoints.begin(parts)
+        self.adapted.eval()  # dropout would make the rollout and the update two different policies
+        with bar("PPO", self.steps, done=self.done, stoppable=False) as advance:
+            while self.done < self.steps:
+                if self.rollout is None:
+                    self._collect_or_stop(parts, advance)
+                self._step()
+                note = f"reward {self.facts['reward']:+.2f} KL {self.facts['kl']:.2f}"
+                advance(note=note)
+                if self.done % self.steps_an_update == 0:
+                    self._finish()
+                if self.checkpoints:
+                    self.checkpoints.step_done(self.done, parts, last=self.done == self.steps)
+        return self.logs
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        kinds, settings = parameters_by_kind(self.adapted), self.settings
+        rates = {"lora": settings.lr, "gates": settings.gate_lr, "decision_head": settings.lr}
+        groups: list[dict[str, Any]] = [
+            {"params": kinds[kind], "lr": rate, "weight_decay": 0.0} for kind, rate in rates.items() if kinds[kind]
+        ]
+        groups.append({"params": list(self.value.parameters()), "lr": settings.value_lr, "weight_decay": 0.0})
+        return torch.optim.AdamW(groups)
+
+    def _collect_or_stop(self, parts: dict[str, Part], advance: Callable[..., None]) -> None:
+        """Sample and score; a stop in the middle saves the state from before the first sampled token."""
+        random_before = RandomState().capture()
+
+        def on_token() -> None:
+            advance(0, note="sampling")
+            if self.checkpoints:
+                self.checkpoints.check()
+
+        try:
+            self._collect(on_token)
+        except StoppedError:
+            RandomState().restore(random_before)
+            if self.checkpoints:
+                self.checkpoints.step_done(self.done, parts)
+            raise
+
+    @torch.no_grad()
+    def _collect(self, on_token: Callable[[], None]) -> None:
+        begun = time.perf_counter()
+        indices = self._indices(self.done // self.steps_an_update)
+        paths = self.task.sample([self.task.prompts[index] for index in indices], on_token)
+        sampled = time.perf_counter()
+        rollout = make_rollout(paths, self.task, indices, pad_id=self.pad_id, device=self.adapted.device)
+        terms = self.task.terms(indices, paths)
+        scores = self._score(rollout)
+        if scores is not None:
+            for row, score in zip(terms, scores.tolist(), strict=True):
+                row["reward_model"] = score
+        total = torch.tensor([sum(row.values()) for row in terms], device=rollout.ids.device)
+        settings = self.settings
+        kl = kl_estimate(rollout.logprobs, rollout.reference, estimator=settings.kl_estimator) * rollout.real
+        rewards = -self.kl.coefficient * kl
+        last = (rollout.real.sum(1) - 1).clamp(min=0).long()
+        rewards[torch.arange(len(last), device=last.device), last] += total
+        if settings.whiten_rewards:
+            rewards = masked_whiten(rewards, rollout.real, keep_mean=True)
+        rollout.advantages, rollout.returns = generalized_advantages(
+            rewards, rollout.values, rollout.real, gamma=settings.gamma, lam=settings.lam
+        )
+        explained = explained_variance(rollout.values, rollout.returns, rollout.real)
+        if settings.whiten_advantages:
+            rollout.advantages = masked_whiten(rollout.advantages, rollout.real)
+        self.rollout, self.measured = rollout, []
+        names = sorted({name for row in terms for name in row})
+        self.facts = {
+            "reward": float(total.mean()),
+            "reward_std": float(total.std(unbiased=False)),
+            **{f"reward/{name}": sum(row.get(name, 0.0) for row in terms) / len(terms) for name in names},
+            "kl": float(kl.sum(1).mean()),
+            "kl_coefficient": self.kl.coefficient,
+            "explained_variance": explained,
+            "tokens": float(rollout.real.sum(1).mean()),
+            "ended": sum(all(path.closed) for path in paths) / len(paths),
+            "tokens_per_second": sum(len(path.ids) for path in paths) / (sampled - begun),
+            "sample_seconds": sampled - begun,
+            "score_seconds": time.perf_counter() - sampled,
+        }
+
+    def _score(self, rollout: Rollout) -> Tensor | None:
+        """Fill in log-probabilities and values; (batch,) weighted scores of the reward model, None without one.
+
+        The trunk below the lowest adapted layer is computed once; the reward model goes on from where the reference pass
+        enters its own lowest layer.
+        """
+        adapted, ids, mask = self.adapted, rollout.ids, rollout.mask
+        trunk = self._shared(rollout)
+        hidden = adapted.hidden(ids, mask, trunk=trunk)
+        rollout.logprobs, rollout.values = self._logprobs(hidden, rollout)[0], self._values(hidden, rollout)
+        upper = self.reward.layer if self.reward else adapted.depth
+        with adapted.acting_as(self.reference_role):
+            hidden, caught = adapted.hidden_and_trunk(ids, mask, layer=max(upper, self.layer), trunk=trunk)
+            rollout.reference = self._logprobs(hidden, rollout)[0]
+        if self.reward is None or not self.settings.weights.reward_model:
+            return None
+        if self.reference_role == "base":  # the reward model stands on the supervised model, not on the bare base
+            caught = trunk
+        return self.settings.weights.reward_model * self.reward.score(adapted, ids, mask, trunk=caught).clamp(-3, 3)
+
+    def _shared(self, rollout: Rollout) -> Trunk:
+        if self._trunk is None:
+            with torch.no_grad():
+                self._trunk = self.adapted.trunk(rollout.ids, rollout.mask, layer=self.layer)
+        return self._trunk
+
+    def _logprobs(self, hidden: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """(batch, steps) log-probabilities of the chosen tokens and entropies, under the limiter and the temperature."""
+        real = rollout.real.bool()
+        rows = torch.arange(len(hidden), device=hidden.device).unsqueeze(1)
+        before = hidden[rows, (rollout.positions - 1).clamp(min=0)][real]
+        flat = [tensor[real] for tensor in (rollout.tokens, rollout.closing, rollout.may_close)]
+        size = len(before) if torch.is_grad_enabled() else _CHUNK
+        found = [
+            self._chunk(before[start : start + size], *(tensor[start : start + size] for tensor in flat))
+            for start in range(0, len(before), size)
+        ]
+        results = []
+        for column in zip(*found, strict=True):
+            full = torch.zeros_like(rollout.real)
+            full[real] = torch.cat(column)
+            results.append(full)
+        return results[0], results[1]
+
+    def _chunk(self, hidden: Tensor, tokens: Tensor, closing: Tensor, may_close: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.adapted.logits(hidden).float()
+        if self.task.limiter:
+            logits = restrict(logits, self.task.limiter.allowed, closing, may_close)
+        logits = logits / self.settings.temperature
+        logs = torch.log_softmax(logits, -1)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.settings.entropy > 0):
+            entropy = -(logs.exp() * logs.masked_fill(logs.isneginf(), 0.0)).sum(-1)
+        return logs.gather(1, tokens.unsqueeze(1)).squeeze(1), entropy
+
+    def _values(self, hidden: Tensor, rollout: Rollout) -> Tensor:
+        rows = torch.arange(len(hidden), device=hidden.device).unsqueeze(1)
+        # Detached: what helps to foresee rewards must not move the policy.
+        return self.value(hidden.detach()[rows, (rollout.positions - 1).clamp(min=0)]) * rollout.real
+
+    def _step(self) -> None:
+        """One optimizer step on a minibatch; skipped if the update has gone far enough from the rollout's policy."""
+        assert self.rollout is not None
+        settings, number = self.settings, self.done % self.steps_an_update
+        if self.measured and settings.stop_kl is not None and self.measured[-1]["approx_kl"] > settings.stop_kl:
+            self.done += 1
+            return
+        rows = self._minibatch(number)
+        whole = self._shared(self.rollout)
+        batch, trunk = self.rollout.rows(rows), Trunk(whole.layer, whole.states[rows])
+        hidden = self.adapted.hidden(batch.ids, batch.mask, trunk=trunk)
+        logprobs, entropies = self._logprobs(hidden, batch)
+        values = self._values(hidden, batch)
+        policy = policy_loss(logprobs, batch.logprobs, batch.advantages, batch.real, clip=settings.clip)
+        value = value_loss(values, batch.values, batch.returns, batch.real, clip=settings.value_clip)
+        entropy = masked_mean(entropies, batch.real)
+        total = policy.loss + settings.value * value.loss - settings.entropy * entropy
+        measured = {"policy_loss": policy.loss, "value_loss": value.loss, "clip_fraction": policy.fraction}
+        if self.task.decisions is not None and settings.decision:
+            decision = functional.cross_entropy(self.adapted.decide(hidden, batch.prompt_mask), batch.decisions)
+            total = total + settings.decision * decision
+            measured["decision_loss"] = decision
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.clip_norm))
+        if not (math.isfinite(float(total.detach())) and math.isfinite(norm)):
+            raise AegisError(
+                f"PPO step {self.done + 1}, update {self.done // self.steps_an_update + 1}, rows {rows.tolist()}: loss "
+                f"{float(total.detach())} and gradient norm {norm} must be finite; the last good snapshot is kept. "
+                "Lower train.ppo.lr and run again"
+            )
+        self.optimizer.step()
+        ratio = (logprobs.detach() - batch.logprobs) * batch.real
+        measured |= {
+            "entropy": entropy,
+            "approx_kl": masked_mean(kl_estimate(batch.logprobs, logprobs.detach(), estimator="k3"), batch.real),
+            "ratio": masked_mean(ratio.exp(), batch.real),
+            "ratio_max": ratio.exp().max(),
+        }
+        self.measured.append({name: float(value.detach()) for name, value in measured.items()} | {"gradient_norm": norm})
+        self.done += 1
+
+    def _finish(self) -> None:
+        """The update is over: log it, steer the KL coefficient, forget the rollout."""
+        means = {name: sum(row[name] for row in self.measured) / len(self.measured) for name in self.measured[0]}
+        log = {"update": self.done // self.steps_an_update, "steps": len(self.measured), **self.facts, **means}
+        self.kl.update(self.facts["kl"], samples=self.settings.batch)
+        self.logs.append(log)
+        self.rollout, self._trunk, self.measured = None, None, []
+        self.on_update(log)
+
+    def _minibatch(self, number: int) -> Tensor:
+        """Rows of the number-th step of the update: each epoch deals the batch out once, in an order of its own."""
+        settings = self.settings
+        update, epoch = self.done // self.steps_an_update, number // settings.minibatches
+        order = list(range(settings.batch))
+        random.Random(f"minibatches:{self.seed}:{update}:{epoch}").shuffle(order)
+        size = settings.batch // settings.minibatches
+        start = number % settings.minibatches * size
+        return torch.tensor(sorted(order[start : start + size]), device=self.adapted.device)
+
+    def _indices(self, update: int) -> list[int]:
+        """Which prompts an update asks: the epochs' orders, each a function of (seed, epoch), one after another."""
+        found: list[int] = []
+        count = len(self.task.prompts)
+        for place in range(update * self.settings.batch, (update + 1) * self.settings.batch):
+            epoch, at = divmod(place, count)
+            if self._order is None or self._order[0] != epoch:
+                order = list(range(count))
+                random.Random(f"prompts:{self.seed}:{epoch}").shuffle(order)
+                self._order = (epoch, order)
+            found.append(self._order[1][at])
+        return found
+
+
+class _RolloutState:
+    """The rollout buffer, and how far the training is through it."""
+
+    def __init__(self, ppo: PPO) -> None:
+        self.ppo = ppo
+
+    def capture(self) -> Content:
+        ppo = self.ppo
+        tensors = (
+            {name: tensor.detach().cpu().clone() for name, tensor in ppo.rollout.tensors().items()} if ppo.rollout else {}
+        )
+        return Content(tensors, {"done": ppo.done, "facts": ppo.facts, "measured": ppo.measured})
+
+    def restore(self, content: Content) -> None:
+        ppo, values = self.ppo, content.values
+        ppo.done, ppo.facts, ppo.measured = int(values["done"]), values["facts"], values["measured"]
+        on = {name: tensor.to(ppo.adapted.device) for name, tensor in content.tensors.items()}
+        ppo.rollout, ppo._trunk = (Rollout(**on) if on else None), None
+
+
+def make_rollout(paths: Sequence[Path], task: Task, indices: Sequence[int], *, pad_id: int, device: torch.device) -> Rollout:
+    """The responses as padded tensors, everything that is still to be computed zero."""
+    rows = [[*path.prompt, *path.ids] for path in paths]
+    width, steps = max(map(len, rows)), max(1, *(sum(path.chosen) for path in paths))
+    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    mask, prompt_mask = torch.zeros_like(ids), torch.zeros_like(ids)
+    shape = (len(rows), steps)
+    positions, tokens, closing = (torch.zeros(shape, dtype=torch.long) for _ in range(3))
+    may_close, real = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape)
+    for row, path in enumerate(paths):
+        ids[row, : len(rows[row])] = torch.tensor(rows[row])
+        mask[row, : len(rows[row])] = 1
+        prompt_mask[row, : len(path.prompt)] = 1
+        at = [place for place, chosen in enumerate(path.chosen) if chosen]
+        here = slice(0, len(at))
+        positions[row, here] = torch.tensor([len(path.prompt) + place for place in at], dtype=torch.long)
+        tokens[row, here] = torch.tensor([path.ids[place] for place in at], dtype=torch.long)
+        if task.limiter:
+            closing[row, here] = torch.tensor([task.limiter.closings[path.part[place]] for place in at], dtype=torch.long)
+            may_close[row, here] = torch.tensor([path.may_close[place] for place in at], dtype=torch.bool)
+        real[row, here] = 1.0
+    decisions = (
+        torch.tensor([task.decisions[index] for index in indices]) if task.decisions else torch.zeros(len(rows)).long()
+    )
+    empty = [torch.zeros(shape) for _ in range(5)]
+    tensors = (ids, mask, prompt_mask, decisions, positions, real, tokens, closing, may_close, *empty)
+    return Rollout(*(tensor.to(device) for tensor in tensors))

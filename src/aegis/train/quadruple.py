@@ -1,0 +1,77 @@
+"""What PPO is asked here: to think in four private sections, then to answer, and to do what the decision asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aegis.config import PpoSettings, RewardWeights
+from aegis.data.records import Record
+from aegis.decisions import UNSAFE, Decision
+from aegis.errors import DataError
+from aegis.model.adapt import Adapted
+from aegis.model.tags import known_tags
+from aegis.model.thinker import Limits, Path, Thinker, steady
+from aegis.train.ppo import Limiter
+from aegis.verification import check, stance
+
+
+class QuadrupleThinking:
+    """The records' prompts, responses sampled with engine-written tags, and the terms that need no model.
+
+    Args:
+        records: what is asked; their decisions are what is right.
+        prompts: the same as ids.
+    """
+
+    def __init__(
+        self,
+        adapted: Adapted,
+        tokenizer: Any,
+        records: Sequence[Record],
+        prompts: Sequence[tuple[int, ...]],
+        settings: PpoSettings,
+    ) -> None:
+        self.adapted, self.records, self.settings = adapted, records, settings
+        self.prompts: Sequence[tuple[int, ...]] = prompts
+        self.decisions: Sequence[int] | None = [int(record.decision) for record in records]
+        tags = known_tags(tokenizer)
+        limits = Limits(section=settings.section_tokens, final=settings.final_tokens)
+        self.thinker = Thinker(adapted.base, tokenizer, tags, limits)
+        self.limiter: Limiter | None = Limiter(self.thinker.allowed, tuple(closing for _, closing in tags.pairs))
+
+    def sample(self, prompts: Sequence[tuple[int, ...]], on_token: Callable[[], None] = lambda: None) -> list[Path]:
+        with steady(self.adapted.all_gates()):
+            return self.thinker(prompts, temperature=self.settings.temperature, on_token=on_token)
+
+    def terms(self, indices: Sequence[int], paths: Sequence[Path]) -> list[dict[str, float]]:
+        return [
+            reward_terms(self.records[index], path, self.settings.weights) for index, path in zip(indices, paths, strict=True)
+        ]
+
+
+def reward_terms(record: Record, path: Path, weights: RewardWeights) -> dict[str, float]:
+    """The verifiable terms of one response's reward.
+
+    `decision`: +1 if the answer does what the decision asks for, else −1. `answered`: −1 for answering what must be
+    declined, the mistake that costs more than the opposite one. `format`: share of the five bodies that the model closed
+    itself, −1 if the public answer was cut. `verification`: share of the checks that hold without knowing the decision.
+    """
+    try:
+        thinking = path.thinking()
+    except DataError:  # a body of white space
+        return {"decision": -weights.decision, "answered": 0.0, "format": -weights.format, "verification": 0.0}
+    found = check(record.prompt, thinking, decision=record.decision)
+    answered = record.decision in UNSAFE and stance(thinking.public) == "answer"
+    shape = sum(path.closed) / len(path.closed) if path.closed[-1] else -1.0
+    return {
+        "decision": weights.decision * (1.0 if found.stance else -1.0),
+        "answered": -weights.answered if answered else 0.0,
+        "format": weights.format * shape,
+        "verification": weights.verification * found.score,
+    }
+
+
+def distance(chosen: Decision, rejected: Decision) -> int:
+    """Steps of severity between two decisions."""
+    return abs(int(chosen) - int(rejected))

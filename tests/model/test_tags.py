@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aegis.config import GateSettings, LoraSettings, ModelSettings
+from aegis.errors import AdapterError
+from aegis.export.fold import fold_in_place
+from aegis.model.adapt import Adapted, attach
+from aegis.model.prompt import prompt_ids
+from aegis.model.tags import TagRows, add_tags, known_tags
+from tests.conftest import ARCHITECTURES, byte_tokenizer, tiny_model
+
+SETTINGS = ModelSettings(lora=LoraSettings(rank=4, layers=(0.5, 1.0)), gates=GateSettings(layers=(0.5, 1.0)))
+
+
+def tagged(architecture: str = "llama", **changes: Any) -> tuple[Adapted, Any, Any]:
+    tokenizer, model = byte_tokenizer(), tiny_model(architecture, **changes)
+    tags = add_tags(tokenizer, model)
+    torch.manual_seed(1)
+    return attach(model, SETTINGS, tags=tags), tokenizer, tags
+
+
+def open_up(adapted: Adapted) -> None:
+    """Everything that trains gets a value, as training would give it."""
+    torch.manual_seed(2)
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad and not name.startswith("head."):
+            parameter.data.normal_(std=0.1)
+    adapted.set_alpha(1.0)
+
+
+def test_tags_are_one_token_each_and_come_back() -> None:
+    _, tokenizer, tags = tagged()
+    ids = tokenizer("<think-task>a</think-task><final>b</final>", add_special_tokens=False)["input_ids"]
+    assert [ids[0], ids[2]] == list(tags.pairs[0])
+    assert [ids[3], ids[5]] == list(tags.pairs[4])
+    assert known_tags(tokenizer) == tags
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "<think-task>a</think-task><final>b</final>"
+
+
+def test_a_prompt_cannot_hold_a_tag_or_open_a_turn() -> None:
+    _, tokenizer, tags = tagged()
+    ids = prompt_ids(tokenizer, "</think-task><final>yes</final><|assistant|>", system=None)
+    assert not set(ids) & set(tags.ids)
+    assert ids.count(tokenizer.convert_tokens_to_ids("<|assistant|>")) == 1
+
+
+@pytest.mark.parametrize("vocabulary", [262, 400])
+def test_untrained_rows_change_nothing(vocabulary: int) -> None:
+    plain = tiny_model(vocab_size=vocabulary, tie_word_embeddings=True)
+    adapted, _, _ = tagged(vocab_size=vocabulary, tie_word_embeddings=True)
+    ids = torch.randint(0, 260, (2, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(adapted.base(ids).logits[..., :260], plain(ids).logits[..., :260])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_folding_writes_the_rows(architecture: str, tied: bool) -> None:
+    adapted, _, tags = tagged(architecture, tie_word_embeddings=tied)
+    open_up(adapted)
+    ids = torch.tensor([[5, 6, *tags.ids, 9, 10]])
+    with torch.no_grad():
+        live = adapted.base(ids).logits
+        folded = fold_in_place(adapted)(ids).logits
+    assert torch.allclose(live, folded, atol=2e-4), (live - folded).abs().max()
+
+
+def test_rows_are_saved_and_loaded(tmp_path: Path) -> None:
+    for tied in (True, False):
+        adapted, _, tags = tagged(tie_word_embeddings=tied)
+        open_up(adapted)
+        assert adapted.rows
+        adapted.rows.save(tmp_path)
+        again = TagRows.of(tiny_model(tie_word_embeddings=tied), tags)
+        again.load(tmp_path)
+        assert torch.equal(again.input, adapted.rows.input)
+        assert torch.equal(again.output, adapted.rows.output)
+    with pytest.raises(AdapterError, match="does not fit"):
+        again.load(tmp_path / "none")
+
+
+def test_only_batches_with_tags_need_a_gradient_below_the_adapted_layers() -> None:
+    adapted, _, tags = tagged()
+    embedding = adapted.base.get_input_embeddings()
+    assert not embedding(torch.tensor([[3, 4]])).requires_grad
+    assert embedding(torch.tensor([[3, tags.ids[0]]])).requires_grad

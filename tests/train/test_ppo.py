@@ -1,0 +1,169 @@
+"""PPO on tasks whose best policy is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+import pytest
+import torch
+
+from aegis.config import GateSettings, LoraSettings, ModelSettings, PpoSettings
+from aegis.durable.store import SnapshotStore
+from aegis.errors import AegisError, StoppedError
+from aegis.model.adapt import Adapted, attach
+from aegis.model.scalar import ScalarHead
+from aegis.model.thinker import Path
+from aegis.train.checkpoints import Checkpoints
+from aegis.train.ppo import PPO, Limiter
+from tests.conftest import tiny_model
+
+TARGET, CHOICES = 7, tuple(range(4, 12))
+
+
+class Bandit:
+    """Responses of `length` tokens out of eight; the reward is the share of one of them."""
+
+    def __init__(self, adapted: Adapted, *, length: int) -> None:
+        self.adapted, self.length = adapted, length
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.randint(20, 90, (32, 3), generator=generator).tolist()
+        self.prompts: Sequence[tuple[int, ...]] = [tuple(row) for row in rows]
+        self.decisions: Sequence[int] | None = None
+        allowed = torch.zeros(400, dtype=torch.bool)
+        allowed[list(CHOICES)] = True
+        self.limiter: Limiter | None = Limiter(allowed, (0,))
+
+    def sample(self, prompts: Sequence[tuple[int, ...]], on_token: Callable[[], None] = lambda: None) -> list[Path]:
+        assert self.limiter
+        ids = torch.tensor(prompts)
+        for _ in range(self.length):
+            hidden = self.adapted.hidden(ids, torch.ones_like(ids))[:, -1]
+            logits = self.adapted.logits(hidden).masked_fill(~self.limiter.allowed, -torch.inf)
+            ids = torch.cat([ids, torch.multinomial(torch.softmax(logits, -1), 1)], dim=1)
+            on_token()
+        yes, part, no = (True,) * self.length, (0,) * self.length, (False,) * self.length
+        return [Path(tuple(row[:3]), tuple(row[3:]), yes, part, no, (True,), ()) for row in ids.tolist()]
+
+    def terms(self, indices: Sequence[int], paths: Sequence[Path]) -> list[dict[str, float]]:
+        return [{"share": sum(token == TARGET for token in path.ids) / len(path.ids)} for path in paths]
+
+
+def bandit(length: int = 4, *, checkpoints: Checkpoints | None = None, seed: int = 0, **changes: Any) -> PPO:
+    model = ModelSettings(lora=LoraSettings(rank=4, layers=(0.5, 1.0)), gates=GateSettings(layers=(0.5, 0.75)))
+    torch.manual_seed(seed)
+    adapted = attach(tiny_model(), model)
+    adapted.set_alpha(1.6)
+    adapted.add_reference()
+    given = {"updates": 60, "batch": 32, "minibatches": 2, "lr": 3e-3, "gate_lr": 3e-3, "value_lr": 1e-2, "kl": 0.0}
+    settings = PpoSettings(**{**given, "stop_kl": None, **changes})
+    value = ScalarHead(32)
+    return PPO(adapted, value, Bandit(adapted, length=length), settings, pad_id=1, seed=seed, checkpoints=checkpoints)
+
+
+def shares(logs: list[dict[str, Any]]) -> list[float]:
+    return [log["reward/share"] for log in logs]
+
+
+def test_the_known_optimum_is_reached() -> None:
+    logs = bandit().train()
+    assert shares(logs)[0] < 0.5
+    assert sum(shares(logs)[-5:]) / 5 >= 0.95
+    assert logs[0]["ratio"] == pytest.approx(1.0, abs=0.2)
+    assert {"entropy", "approx_kl", "clip_fraction", "explained_variance", "tokens", "kl"} <= logs[0].keys()
+    assert logs[-1]["entropy"] < logs[0]["entropy"]
+
+
+def test_a_kl_penalty_leads_to_the_tilted_reference() -> None:
+    """With one token a response the optimum is p(x) ∝ p_ref(x)·exp(r(x)/β)."""
+    beta = 0.5
+    ppo = bandit(1, kl=beta, updates=80, batch=64)
+    ppo.train()
+    prompts = torch.tensor(ppo.task.prompts)
+
+    def chance() -> torch.Tensor:
+        hidden = ppo.adapted.hidden(prompts, torch.ones_like(prompts))[:, -1]
+        return torch.softmax(ppo.adapted.logits(hidden)[:, list(CHOICES)], -1)[:, TARGET - CHOICES[0]]
+
+    with torch.no_grad():
+        found = chance()
+        with ppo.adapted.acting_as("reference"):
+            reference = chance()
+    tilted = reference * math.exp(1 / beta)
+    expected = tilted / (tilted + 1 - reference)
+    assert float(found.mean()) == pytest.approx(float(expected.mean()), abs=0.08)
+    assert float(expected.mean()) < 0.9
+
+
+def test_without_kl_the_policy_goes_further_away() -> None:
+    near, far = bandit(kl=0.3, updates=30).train(), bandit(kl=0.0, updates=30).train()
+    assert near[-1]["kl"] < far[-1]["kl"]
+    assert shares(near)[-1] <= shares(far)[-1] + 0.02
+
+
+def test_with_lambda_zero_credit_needs_the_value_head_first() -> None:
+    def reached(lam: float) -> float:
+        return sum(sum(shares(bandit(8, lam=lam, updates=20, seed=seed).train())[-5:]) / 5 for seed in (0, 1)) / 2
+
+    assert reached(0.95) > reached(0.0)
+
+
+def test_without_whitening_steps_scale_with_the_reward() -> None:
+    plain = bandit(updates=1, whiten_advantages=False)
+    plain.train()
+    white = bandit(updates=1, whiten_advantages=True)
+    white.train()
+    assert abs(plain.logs[0]["policy_loss"]) < abs(white.logs[0]["policy_loss"]) + 1
+    assert plain.logs[0]["gradient_norm"] < white.logs[0]["gradient_norm"]
+
+
+def test_an_update_ends_early_beyond_its_kl() -> None:
+    stopped = bandit(updates=2, epochs=4, stop_kl=1e-9).train()
+    assert [log["steps"] for log in stopped] == [2, 2]  # the first step never moves away, the second does
+    assert [log["steps"] for log in bandit(updates=2, epochs=4).train()] == [8, 8]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step() -> None:
+    ppo = bandit(updates=2)
+    ppo.value.linear.bias.data.fill_(float("nan"))
+    before = [parameter.clone() for parameter in ppo.adapted.parameters()]
+    with pytest.raises(AegisError, match=r"PPO step 1, update 1, rows .* must be finite"):
+        ppo.train()
+    assert all(torch.equal(a, b) for a, b in zip(before, ppo.adapted.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3, 5])
+@pytest.mark.parametrize("inside", ["a step", "sampling"])
+def test_stopped_anywhere_and_resumed_is_uninterrupted(tmp_path: FilePath, stop_at: int, inside: str) -> None:
+    whole = bandit(updates=3)
+    whole.train()
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        # Sampling asks once a token (4), a step once.
+        at = {"a step": [5, 6, 11, 12, 17][stop_at - 1], "sampling": 6 * (stop_at // 2) + 2}[inside]
+        if calls == at or calls == at + 1:
+            raise StoppedError("asked to")
+
+    def saving(check: Callable[[], None]) -> Checkpoints:
+        store = SnapshotStore(tmp_path, fingerprint="same", keep=3)
+        return Checkpoints(store, interval_s=1e9, check=check)
+
+    with pytest.raises(StoppedError, match="from step"):
+        bandit(updates=3, checkpoints=saving(check)).train()
+    torch.manual_seed(99)
+    again = bandit(updates=3, checkpoints=saving(lambda: None))
+    again.train()
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(whole.adapted.state_dict().values(), again.adapted.state_dict().values(), strict=True)
+    )
+    assert _timeless(whole.logs) == _timeless(again.logs)
+
+
+def _timeless(logs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in log.items() if "second" not in key} for log in logs]
