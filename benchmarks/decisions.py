@@ -21,9 +21,9 @@ from sklearn.pipeline import make_pipeline, make_union
 from aegis.data.records import parse_pair, parse_record, read_jsonl
 from aegis.decisions import Decision
 from aegis.durable.session import locate
-from aegis.evaluate.judge import Judge
 from aegis.evaluate.metrics import decision_metrics, macro_f1
 from aegis.model.calibration import probabilities
+from aegis.model.judge import Judge
 from aegis.progress import bar
 
 HARMFUL = ("advbench", "do_not_answer")

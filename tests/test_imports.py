@@ -12,7 +12,7 @@ LAYERS = [
     {"so8"},
     {"data", "model"},
     {"train", "evaluate", "export", "serve"},
-    {"pipeline"},
+    {"pipeline", "compat"},
     {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

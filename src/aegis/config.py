@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -112,15 +112,31 @@ class GateSettings(_Settings):
 
 
 class ModelSettings(_Settings):
-    """How the base is loaded and what is attached to it."""
+    """How the base is loaded and what is attached to it.
+
+    `quantization`: hold the base's linear layers in 4 bits (nf4) or 8 (int8), by bitsandbytes. `gradient_checkpointing`: keep
+    only what enters each layer and compute the rest again in the backward pass. `offload`: layers that find no room on the
+    GPU stay in main memory.
+    """
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    gradient_checkpointing: bool = False
+    offload: bool = False
     trust_remote_code: bool = False
     system_prompt: str | None = None
     lexical: bool = True
     pooling: Literal["last", "mean", "last+mean"] = "last"
     lora: LoraSettings = LoraSettings()
     gates: GateSettings = GateSettings()
+
+    @model_validator(mode="after")
+    def _offloadable(self) -> ModelSettings:
+        if self.offload and not self.gradient_checkpointing:
+            raise ValueError("offload needs gradient_checkpointing: true, or all layers would stay until the backward pass")
+        if self.offload and self.quantization == "int8":
+            raise ValueError("offload works with quantization none or nf4, got int8")
+        return self
 
 
 class AnnealSettings(_Settings):
@@ -166,11 +182,11 @@ class RewardSettings(_Settings):
     margin: Weight = 0.25
     lr: Positive = 5e-4
     head_lr: Positive = 1e-3
-    lora: LoraSettings = LoraSettings(rank=8, alpha=16.0, layers=(0.8, 1.0))
+    lora: LoraSettings = LoraSettings(rank=8, alpha=16.0, layers=(0.75, 1.0))
 
 
 class RewardWeights(_Settings):
-    """What each term of PPO's reward counts. `answered`: the penalty for answering what must be declined."""
+    """What each term of a policy's reward counts. `answered`: the penalty for answering what must be declined."""
 
     reward_model: Weight = 0.5
     decision: Weight = 1.0
@@ -184,7 +200,7 @@ class PpoSettings(_Settings):
 
     `batch`: responses an update; `minibatches` times `epochs` optimizer steps are taken on them. `kl`: coefficient of the
     per-token KL to `reference`; with `kl_target` it adapts. `stop_kl`: an update ends early beyond this. `decision`: weight
-    of the decision loss that keeps the decision head where it was.
+    of the decision loss that keeps the decision head where it was. `prompt_tokens`: longer prompts are not asked.
     """
 
     updates: AtLeastOne = 12
@@ -209,6 +225,7 @@ class PpoSettings(_Settings):
     whiten_rewards: bool = False
     whiten_advantages: bool = True
     temperature: Positive = 1.0
+    prompt_tokens: AtLeastOne = 192
     section_tokens: AtLeastOne = 24
     final_tokens: AtLeastOne = 48
     weights: RewardWeights = RewardWeights()
@@ -220,20 +237,86 @@ class PpoSettings(_Settings):
         return self
 
 
+class DpoSettings(_Settings):
+    """DPO on the pairs, by TRL's trainer.
+
+    `label_smoothing`: share of pairs taken to be the wrong way round (TRL's "robust" loss). `decision`: weight of the
+    decision loss that keeps the decision head where it was. `pairs`: at most so many, chosen by seed; null for all.
+    """
+
+    beta: Positive = 0.1
+    epochs: Positive = 1.0
+    batch_tokens: AtLeastOne = 1536
+    pairs: AtLeastOne | None = None
+    lr: Positive = 1e-4
+    gate_lr: Positive = 3e-4
+    warmup: Share = 0.1
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    decision: Weight = 0.5
+
+
+class GroupSettings(_Settings):
+    """GRPO and RLOO, by TRL's trainers, on quadruple thinking.
+
+    `prompts`: asked in an update, each `group` times; what counts is how a response compares with its own group.
+    `minibatches`: the update's gradient is summed over so many parts, for memory. `beta`: coefficient of the KL to the
+    supervised model. `decision`: weight of the decision loss that keeps the decision head where it was.
+    """
+
+    updates: AtLeastOne = 12
+    prompts: AtLeastOne = 6
+    group: Annotated[int, Field(ge=2)] = 4
+    minibatches: AtLeastOne = 2
+    lr: Positive = 1e-4
+    gate_lr: Positive = 3e-4
+    beta: Weight = 0.05
+    decision: Weight = 0.5
+    temperature: Positive = 1.0
+    section_tokens: AtLeastOne = 24
+    final_tokens: AtLeastOne = 48
+    weights: RewardWeights = RewardWeights()
+
+    @model_validator(mode="after")
+    def _even(self) -> GroupSettings:
+        if self.batch % self.minibatches:
+            raise ValueError(f"prompts x group must be a multiple of minibatches, got {self.batch} and {self.minibatches}")
+        return self
+
+    @property
+    def batch(self) -> int:
+        """Responses an update."""
+        return self.prompts * self.group
+
+
+OWN_RECORDS = "records"
+
+
+class DatasetSettings(_Settings):
+    """One dataset of SFT: a JSON Lines file of records, or `records` for the run's own.
+
+    `weight`: an epoch takes round(weight · n) of its n training records; over 1 repeats some.
+    """
+
+    path: Annotated[str, Field(min_length=1)]
+    weight: Weight = 1.0
+
+
 class TrainSettings(_Settings):
     """Stage 3.
 
     `algorithm`: what follows the supervised part; `sft` for nothing.
 
-    `thinking_records`: how many records keep their thinking, the rest teach the decision only; null for all.
+    `datasets`: what SFT mixes with the run's own records, which have weight 1 unless `path: records` gives another.
+    `thinking_records`: how many records of each dataset keep their thinking, the rest teach the decision only; null for all.
     `probe_records`: how many prompts the decision head starts from; 0 for a head that starts at zero.
     `lexical_strength`: inverse regularisation of the lexical head.
     """
 
-    algorithm: Literal["ppo", "sft"] = "ppo"
+    algorithm: Literal["ppo", "dpo", "grpo", "rloo", "sft"] = "ppo"
     epochs: Positive = 2.0
     batch_tokens: AtLeastOne = 1024
     max_length: AtLeastOne = 512
+    datasets: Annotated[tuple[DatasetSettings, ...], Field(strict=False)] = ()
     thinking_records: Count | None = None
     probe_records: Count = 700
     lexical_strength: Positive = 10.0
@@ -249,6 +332,18 @@ class TrainSettings(_Settings):
     loss: LossSettings = LossSettings()
     reward: RewardSettings = RewardSettings()
     ppo: PpoSettings = PpoSettings()
+    dpo: DpoSettings = DpoSettings()
+    group: GroupSettings = GroupSettings()
+
+    @model_validator(mode="after")
+    def _some_dataset(self) -> TrainSettings:
+        paths = [dataset.path for dataset in self.datasets]
+        if repeated := [path for path in paths if paths.count(path) > 1]:
+            raise ValueError(f"datasets names {repeated[0]!r} more than once; give it one weight")
+        weights = {OWN_RECORDS: 1.0} | {dataset.path: dataset.weight for dataset in self.datasets}
+        if not any(weights.values()):
+            raise ValueError("datasets must give at least one of them a weight above 0")
+        return self
 
 
 class ExportSettings(_Settings):
@@ -281,12 +376,16 @@ class DurableSettings(_Settings):
 
 
 class Config(_Settings):
-    """The whole of a run. `base`: a Hugging Face folder, a hub id, a GGUF file, or `embedded`."""
+    """The whole of a run. `base`: a Hugging Face folder, a hub id, a GGUF file, or `embedded`.
+
+    `tracking`: where curves go besides TensorBoard's files, which are always written. Changing it never starts a run anew.
+    """
 
     base: Annotated[str, Field(min_length=1)] = "embedded"
     runs: Annotated[str, Field(min_length=1)] = "runs"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     threads: Count = 0
+    tracking: Annotated[tuple[Literal["tensorboard", "mlflow", "trackio"], ...], Field(strict=False)] = ("tensorboard",)
     durable: DurableSettings = DurableSettings()
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
@@ -376,5 +475,5 @@ _BRANCHES = frozenset({"bool", "str", "literal['auto']", "int", "float", "none",
 def _known_keys(place: list[Any]) -> list[str]:
     model: Any = Config
     for part in place:
-        model = model.model_fields[part].annotation
+        model = get_args(model)[0] if isinstance(part, int) else model.model_fields[part].annotation
     return list(model.model_fields)

@@ -50,16 +50,14 @@ _STRONG_HANDOVER = re.compile(
 )
 _SENTENCE = re.compile(r"(?<=[.!?。！？])\s*")
 _WORDINGS: dict[Decision, tuple[str, ...]] = {
-    Decision.REFUSE: (r"\bREFUSE\b", r"\brefus(?:e|ed|al|ing)\b", "拒否|拒絶"),
-    Decision.DENY: (r"\bDENY\b", r"\b(?:declin(?:e|ed)|denied|not permitted)\b", "断る|断り|お断|出せない", "しない。?$"),
+    Decision.REFUSE: (r"\brefus(?:e|ed|al|ing)\b", "拒否|拒絶"),
+    Decision.DENY: (r"\b(?:declin(?:e|ed)|denied|not permitted)\b", "断る|断り|お断|出せない", "しない。?$"),
     Decision.ESCALATION: (
-        r"\bESCALATION\b",
         r"\b(?:escalat\w*|hand(?:ed)? (?:it )?(?:over|to)|(?:goes|go) to (?:a |the )?\w+)\b",
         r"\bneeds? (?:a |human |\w+ )?(?:person|approval)\b",
         "引き継|つなぐ|人の支援|人につな|承認を",
     ),
     Decision.ALLOW: (
-        r"\bALLOW\b",
         r"\b(?:allow(?:ed)?|answer(?:ed)?|fine|permitted)\b",
         "答える|答えて|応じる|手伝う",
     ),
@@ -70,7 +68,7 @@ _BARE_NO = re.compile(
     r"|お(?:答え|手伝い|応え)(?:は)?できません",
     re.IGNORECASE,
 )
-_NAMES = re.compile(r"\b(ALLOW|ESCALATION|DENY|REFUSE)\b")
+_NAMES = re.compile(r"(?<![A-Za-z])(ALLOW|ESCALATION|DENY|REFUSE)(?![A-Za-z])")  # \b fails beside Japanese
 _JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 _EQUATION = re.compile(r"(\d+(?:\.\d+)?)\s*([-+×x*÷/])\s*(\d+(?:\.\d+)?)\s*[=＝]\s*(\d+(?:\.\d+)?)")
 

@@ -27,7 +27,8 @@ def test_fields_of_the_users_own_are_passed_over() -> None:
 
 def test_records_and_pairs_survive_a_round_trip(tmp_path: Path) -> None:
     record = parse_record({**GOOD, "thinking": THINKING, "final": "Use kill.", "contrast_of": "x"}, where="f:1")
-    pair = parse_pair({"prompt": "p", "chosen": SIDE, "rejected": {**SIDE, "decision": "REFUSE"}}, where="f:2")
+    refused = {**SIDE, "decision": "REFUSE", "thinking": {**THINKING, "policy": "by the rule"}}
+    pair = parse_pair({"prompt": "p", "chosen": SIDE, "rejected": refused}, where="f:2")
     write_jsonl(tmp_path / "r.jsonl", [record])
     write_jsonl(tmp_path / "p.jsonl", [pair])
     assert read_jsonl(tmp_path / "r.jsonl", parse_record)[0] == [record]
@@ -89,3 +90,11 @@ def test_topics_that_would_write_harm_are_refused() -> None:
 
 def test_languages_are_told_apart() -> None:
     assert [detect_language(text) for text in ("hello", "こんにちは", "漢字", "Pythonで")] == ["en", "ja", "ja", "ja"]
+
+
+def test_a_decision_that_contradicts_its_response_is_an_error() -> None:
+    with pytest.raises(DataError, match=r"f:1: decision is REFUSE, and thinking.policy says ALLOW"):
+        parse_record({**GOOD, "decision": "REFUSE", "thinking": THINKING, "final": "Use kill."}, where="f:1")
+    vague = {**THINKING, "policy": "by the rule"}
+    with pytest.raises(DataError, match=r"f:1: decision is ALLOW, and final declines"):
+        parse_record({**GOOD, "thinking": vague, "final": "I can't help with that."}, where="f:1")

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from aegis import __version__
-from aegis.cli import autostart, doctor, evaluate, fold, judge, run, status, watch
+from aegis.cli import autostart, doctor, evaluate, fold, judge, run, status, think, train, watch
 from aegis.errors import EXIT_FAILED, EXIT_RESUMABLE, AegisError, DiskFullError, is_disk_full
 
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[2]  # ClickException: typer carries its own copy of click
@@ -46,6 +46,8 @@ app.command("run")(run.run)
 app.command("status")(status.status)
 app.command("watch")(watch.watch)
 app.command("judge")(judge.judge)
+app.command("think")(think.think)
+app.command("train")(train.train)
 app.command("fold")(fold.fold)
 app.command("doctor")(doctor.doctor)
 app.add_typer(autostart.app, name="autostart")

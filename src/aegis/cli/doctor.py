@@ -18,7 +18,7 @@ _EXTRAS = {
     "serve": ("fastapi", "uvicorn"),
     "tune": ("optuna",),
     "data": ("datatrove", "protego", "httpx"),
-    "tracking": ("tensorboard",),
+    "tracking": ("mlflow", "trackio"),
     "quantised bases": ("bitsandbytes",),
 }
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16", "sve")

@@ -35,8 +35,8 @@ def decisions(
     require_output(output, kind="results", inputs=[model, data])
 
     from aegis.evaluate.decisions import evaluate_decisions, write_results
-    from aegis.evaluate.judge import Judge
     from aegis.evaluate.report import MEASURES, draw_confusion, shown
+    from aegis.model.judge import Judge
 
     judge = Judge.load(locate(model))
     results = evaluate_decisions(judge, records, confidence=confidence)

@@ -41,7 +41,7 @@ def judge(
         if bad:
             tell(f"{len(bad)} bad lines passed over, the first: {bad[0].where}: {bad[0].reason}")
 
-    from aegis.evaluate.judge import Judge
+    from aegis.model.judge import Judge
     from aegis.progress import bar
 
     names = [where for where, _ in rows]

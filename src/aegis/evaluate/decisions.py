@@ -14,9 +14,9 @@ from aegis import __version__
 from aegis.data.records import Record
 from aegis.decisions import NAMES
 from aegis.durable.files import to_json
-from aegis.evaluate.judge import Judge
 from aegis.evaluate.metrics import decision_metrics
 from aegis.model.calibration import probabilities
+from aegis.model.judge import Judge
 from aegis.progress import bar
 
 

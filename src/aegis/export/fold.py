@@ -22,10 +22,14 @@ from aegis.model.calibration import FILE as CALIBRATION
 from aegis.model.head import FILE as HEAD
 from aegis.model.lexical import FILE as LEXICAL
 from aegis.model.load import Base, load_model, load_tokenizer, resolve_base
+from aegis.model.quantize import count, dequantised, require_package
 from aegis.model.tags import add_tags
 from aegis.so8 import fold
 
 METADATA, CERTIFICATE = "metadata.json", "certificate.json"
+# What the certificate's live model computes with. LLM.int8() rounds activations too, each by the largest of its batch, so
+# that no weights are the same function; what is certified is the fold onto the weights that its codes stand for.
+LIVE = {"none": "base", "nf4": "quantised base", "int8": "dequantised base"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ def prepare(adapter: Path, *, base_spec: str | None = None) -> Folding:
         ModelError: if the base is no model, or a gate could not be exported.
     """
     card = read_card(adapter)
+    require_package(card.settings.quantization)
     trusted = card.settings.trust_remote_code
     base = resolve_base(base_spec or card.base["spec"], trust_remote_code=trusted)
     require_base(card, base, folder=adapter)
@@ -60,24 +65,29 @@ def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Ce
     """Write the folded model, its certificate and its metadata into an artifact's staging folder.
 
     The live model (base, adapter and gates) answers the probe texts first, then the same weights are folded, cast to
-    `settings.dtype`, saved, loaded back by plain transformers and asked again.
+    `settings.dtype`, saved, loaded back by plain transformers and asked again. An adapter that was trained on a quantised
+    base is folded onto the weights that the codes stand for: onto the original ones it would be another model.
 
     Raises:
         AegisError: if the certificate breaks a limit that the settings set.
         DiskFullError: if there is no room.
     """
     trusted = folding.card.settings.trust_remote_code
-    model: Any = load_model(folding.base.folder, dtype=torch.float32, trust_remote_code=trusted)
-    tokenizer = load_tokenizer(folding.base.folder, trust_remote_code=trusted)
-    adapted = load_adapter(folding.adapter, model, folding.card, tags=add_tags(tokenizer, model))
+    quantization = folding.card.settings.quantization
+    adapted, tokenizer = _live(folding, plain=quantization == "int8")
+    model: Any = adapted.base
     dtype = getattr(torch, settings.dtype)
     probes = probe_texts()
     logits_bytes = len(probes) * MAX_PROBE_TOKENS * model.get_output_embeddings().weight.shape[0] * 4
-    require_space(staging, sum(p.numel() for p in model.parameters()) * dtype.itemsize + logits_bytes)
+    require_space(staging, sum(map(count, model.parameters())) * dtype.itemsize + logits_bytes)
     scratch = staging / ".probes"  # inside, so that whatever clears a cut staging folder clears it too
     scratch.mkdir()
     try:
         live = record(scratch, probe_logits(model, tokenizer, probes))
+        if quantization == "nf4":
+            del adapted, model
+            adapted, tokenizer = _live(folding, plain=True)
+            model = adapted.base
         folded = fold_in_place(adapted)
         folded.to(dtype).save_pretrained(staging)
         tokenizer.save_pretrained(staging)
@@ -89,10 +99,30 @@ def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Ce
         certificate = compare(live, probe_logits(reloaded, tokenizer, probes), dtype=settings.dtype, probes=probes)
     finally:
         shutil.rmtree(scratch)
-    (staging / CERTIFICATE).write_text(to_json(certificate.to_json()), encoding="utf-8")
+    (staging / CERTIFICATE).write_text(to_json({**certificate.to_json(), "live": LIVE[quantization]}), encoding="utf-8")
     (staging / METADATA).write_text(to_json(metadata(folding, settings)), encoding="utf-8")
     _require_limits(certificate, settings)
     return certificate
+
+
+def _live(folding: Folding, *, plain: bool) -> tuple[Adapted, Any]:
+    """The adapter on its base, in float32, and the tokenizer.
+
+    Args:
+        plain: a quantised base's codes are replaced by the weights that they stand for.
+    """
+    settings = folding.card.settings
+    model: Any = load_model(
+        folding.base.folder,
+        dtype=torch.float32,
+        trust_remote_code=settings.trust_remote_code,
+        quantization=settings.quantization,
+    )
+    if plain and settings.quantization != "none":
+        model = dequantised(model, device=torch.device("cpu"))
+    tokenizer = load_tokenizer(folding.base.folder, trust_remote_code=settings.trust_remote_code)
+    adapted = load_adapter(folding.adapter, model, folding.card, tags=add_tags(tokenizer, model))
+    return adapted.to(model.device), tokenizer
 
 
 @torch.no_grad()
@@ -120,6 +150,7 @@ def fold_in_place(adapted: Adapted) -> Any:
 def metadata(folding: Folding, settings: ExportSettings) -> dict[str, Any]:
     """What made this model: version, session, features, training settings, hashes of what went in."""
     card = folding.card
+    method = card.settings.quantization
     return {
         "aegis_version": __version__,
         "session_id": card.session_id,
@@ -128,12 +159,14 @@ def metadata(folding: Folding, settings: ExportSettings) -> dict[str, Any]:
             "four_decisions",
             f"so8_gates_{card.settings.gates.mode}",
             "lora_folded",
+            *([] if method == "none" else [f"dequantised_{method}_base"]),
         ],
         "base": card.base,
         "alpha": card.alpha,
         "model": card.model,
         "training": card.training,
         "export": settings.model_dump(mode="json"),
+        "quantization": {"method": method, "certified_against": LIVE[method]},
         "adapter_sha256": read_manifest(folding.adapter).files,
     }
 

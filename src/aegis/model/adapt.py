@@ -13,12 +13,13 @@ from typing import Any, Literal, cast
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 from aegis.config import GateSettings, LoraSettings, ModelSettings
 from aegis.errors import ModelError
 from aegis.model.head import DecisionHead
-from aegis.model.load import Base, read_config
+from aegis.model.load import Base, meta_model, read_config
+from aegis.model.offload import require_gpu
+from aegis.model.quantize import count, require_package, require_plain
 from aegis.model.tags import TagRows, Tags
 from aegis.model.trunk import Trunk, below, last_hidden
 from aegis.so8 import BLOCK, Gate
@@ -206,24 +207,26 @@ def attach(model: Any, settings: ModelSettings, *, tags: Tags | None = None) -> 
     return Adapted(peft, gates, head, rows)
 
 
-def check_attachable(base: Base, settings: ModelSettings) -> None:
-    """Everything that `settings` ask for finds its place in the base; no weight is loaded.
+def check_attachable(base: Base, settings: ModelSettings, *, reward: LoraSettings | None = None) -> None:
+    """Everything that `settings` (and the reward model, if any) ask for finds its place in the base; no weight is loaded.
 
     Raises:
         ModelError: if the base is no causal language model, or a gate or LoRA cannot be put where it is asked.
     """
     config = read_config(base.folder, spec=base.spec, trust_remote_code=settings.trust_remote_code)
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=settings.trust_remote_code)
-    except Exception as error:  # whatever a model class makes of a config that is not its own
-        first = (str(error).splitlines() or [""])[0][:200]
-        raise ModelError(f"base {base.spec!r}: is no causal language model that AEGIS can adapt ({first})") from error
+    require_package(settings.quantization)
+    if settings.quantization != "none":
+        require_plain(config, where=f"base {base.spec!r}")
+    if settings.offload:
+        require_gpu()
+    model = meta_model(config, spec=base.spec, trust_remote_code=settings.trust_remote_code)
     gate_sites(model, settings.gates)
     lora_config(model, settings.lora)
+    if reward:
+        lora_config(model, reward, field="train.reward.lora")
 
 
-def lora_config(model: Any, settings: LoraSettings) -> LoraConfig:
+def lora_config(model: Any, settings: LoraSettings, *, field: str = "model.lora") -> LoraConfig:
     """PEFT's config for the linear layers in the asked depth range.
 
     Raises:
@@ -238,7 +241,7 @@ def lora_config(model: Any, settings: LoraSettings) -> LoraConfig:
     ]
     if not names:
         raise ModelError(
-            f"model.lora: no linear layer matches targets {settings.targets!r} in the depth range {settings.layers}; "
+            f"{field}: no linear layer matches targets {settings.targets!r} in the depth range {settings.layers}; "
             "use all-linear or names such as q_proj"
         )
     return LoraConfig(
@@ -318,7 +321,7 @@ def freeze(adapted: Adapted) -> FreezeReport:
     for name, parameter in adapted.named_parameters():
         kind = _kind(name)
         if not parameter.requires_grad:
-            frozen += parameter.numel()
+            frozen += count(parameter)
         elif kind == "base":
             raise ModelError(f"the base weight {name} would train; freeze it with requires_grad_(False)")
         else:

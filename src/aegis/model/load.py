@@ -20,6 +20,7 @@ from aegis.durable.artifact import MANIFEST, read_manifest, writing
 from aegis.durable.files import fingerprint, hash_file, require_space
 from aegis.durable.lock import only_process
 from aegis.errors import MissingPackageError, ModelError
+from aegis.model.quantize import Quantization, quantization_config, settle
 from aegis.so8 import BLOCK
 
 EMBEDDED = "embedded"
@@ -112,31 +113,58 @@ def weights_fingerprint(folder: Path, *, spec: str) -> str:
 
 
 def load_model(
-    folder: Path, *, dtype: torch.dtype, trust_remote_code: bool = False, attention: str | None = None
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    trust_remote_code: bool = False,
+    attention: str | None = None,
+    quantization: Quantization = "none",
 ) -> PreTrainedModel:
     """The model in `dtype`, in evaluation mode.
 
     Args:
         attention: transformers' name of an attention implementation; its own choice by default.
+        quantization: hold the decoder's linear layers in codes of 4 or 8 bits, on the GPU if there is one.
 
     Raises:
         ModelError: if the weights do not fit the config.
+        MissingPackageError: if bitsandbytes is needed and not installed.
     """
     transformers.utils.logging.disable_progress_bar()
+    options: dict[str, Any] = {"dtype": dtype}
+    if quantization != "none":
+        options = {"dtype": torch.float32, "quantization_config": quantization_config(quantization, dtype=dtype)}
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=dtype,
             trust_remote_code=trust_remote_code,
             attn_implementation=attention,
             output_loading_info=True,
+            **options,
         )
     except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder}: the weights cannot be loaded ({_first_line(error)})") from error
     model, report = loaded
     if lost := sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]):
         raise ModelError(f"{folder}: {lost[0]} and {len(lost) - 1} more tensors are missing or of the wrong shape")
+    if quantization != "none":
+        settle(model, dtype)
     return model.eval()
+
+
+def meta_model(config: Any, *, spec: str, trust_remote_code: bool = False, attention: str | None = None) -> Any:
+    """The model with every shape and no weight.
+
+    Raises:
+        ModelError: if the config is not that of a causal language model.
+    """
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                config, trust_remote_code=trust_remote_code, attn_implementation=attention, dtype=torch.float32
+            )
+    except Exception as error:  # whatever a model class makes of a config that is not its own
+        raise ModelError(f"base {spec!r}: is no causal language model that AEGIS can adapt ({_first_line(error)})") from error
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:

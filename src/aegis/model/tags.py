@@ -134,6 +134,6 @@ class TagRows(nn.Module):
     def _predict(self) -> Callable[..., Tensor]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             extra = inputs[0] @ self.output.to(inputs[0].dtype).T
-            return output.index_add(-1, self.ids, extra.to(output.dtype))
+            return output.index_add_(-1, self.ids, extra.to(output.dtype))  # in place: a copy would be the vocabulary's size
 
         return hook

@@ -157,7 +157,7 @@ class Thinker:
             return [None] * len(rows)
         closing = torch.tensor([self.tags.pairs[row.part][1] for row in rows], device=logits.device)
         may = torch.tensor([self._may_close(row) for row in rows], device=logits.device)
-        masked = restrict(logits.float(), self.allowed, closing, may)
+        masked = restrict(logits.to(torch.float32, copy=True), self.allowed, closing, may)
         if temperature == 0:
             picked = masked.argmax(-1)
         else:
@@ -215,15 +215,20 @@ def allowed_tokens(tokenizer: Any, *, width: int) -> Tensor:
 
 
 def restrict(logits: Tensor, allowed: Tensor, closing: Tensor, may_close: Tensor) -> Tensor:
-    """(n, vocabulary) logits with −inf on what may not follow.
+    """(n, vocabulary) logits with −inf on what may not follow, changed in place: they are the largest tensors there are.
 
     Args:
         allowed: (vocabulary,) from `allowed_tokens`.
         closing: (n,) each row's own closing tag.
         may_close: (n,) whether it may be chosen.
     """
-    own = logits.gather(1, closing.unsqueeze(1)).masked_fill(~may_close.unsqueeze(1), -torch.inf)
-    return logits.masked_fill(~allowed, -torch.inf).scatter(1, closing.unsqueeze(1), own)
+    present = closing.unique()
+    possible = allowed.clone()
+    possible[present] = True
+    logits.masked_fill_(~possible, -torch.inf)
+    for tag in present.tolist():
+        logits[:, tag].masked_fill_((closing != tag) | ~may_close, -torch.inf)
+    return logits
 
 
 @contextlib.contextmanager

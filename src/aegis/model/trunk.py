@@ -62,13 +62,16 @@ def below(decoder: Any, ids: Tensor, mask: Tensor, *, layer: int) -> Trunk:
 @contextlib.contextmanager
 def _skipped(layers: Any) -> Iterator[None]:
     """Layers that hand on what they get; they stay in their places, for decoders choose masks by a layer's index."""
+    own = [(layer, vars(layer).get("forward")) for layer in layers]  # a checkpointed or offloaded layer has one already
     for layer in layers:
         layer.forward = _hand_on
     try:
         yield
     finally:
-        for layer in layers:
+        for layer, forward in own:
             del layer.forward
+            if forward:
+                layer.forward = forward
 
 
 def _hand_on(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:

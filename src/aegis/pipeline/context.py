@@ -18,14 +18,23 @@ from aegis.durable.session import Session
 from aegis.durable.store import Snapshot, SnapshotStore
 from aegis.model.load import Base
 from aegis.train.checkpoints import Checkpoints
+from aegis.train.tracking import Tracker, open_tracker
 
 Say = Callable[[str], None]
-_VERSIONS = {"raw": 2, "records": 2, "sft": 1, "reward": 1, "adapter": 4, "model": 4, "results": 3}
+_VERSIONS = {"raw": 2, "records": 2, "sft": 2, "reward": 2, "adapter": 5, "model": 4, "results": 3}
+
+
+class Reached(Exception):  # noqa: N818 - no error
+    """The run has come as far as it was asked to."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What every stage reads: settings, base, where to write, whom to tell, and whether to stop."""
+    """What every stage reads: settings, base, where to write, whom to tell, and whether to stop.
+
+    Args:
+        until: the step of training after which to end; None for all stages.
+    """
 
     config: Config
     base: Base
@@ -33,6 +42,7 @@ class Run:
     say: Say
     interrupt: Interrupt
     log: ProgressLog
+    until: str | None = None
 
     def artifact(self, name: str) -> Path:
         return self.session.folder / name
@@ -66,6 +76,10 @@ class Run:
             self.unfinished(stage) / step, fingerprint=mark, keep=durable.keep_training, say=self.say, wait=wait
         )
         return Checkpoints(store, interval_s=durable.interval_s, check=self.interrupt.check, on_saved=saved, say=self.say)
+
+    def tracker(self, step: str, mark: str) -> Tracker:
+        """Where one step of a training stage shows its curves; to be closed."""
+        return open_tracker(self.config.tracking, session=self.session.folder, step=step, mark=mark, say=self.say)
 
 
 class Write:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aegis.config import Config
+from aegis.data.mixture import check_datasets
 from aegis.data.stage import collect
 from aegis.durable.files import fingerprint, require_space
 from aegis.durable.heartbeat import Heartbeat
@@ -23,20 +24,28 @@ from aegis.model.adapt import check_attachable
 from aegis.model.device import release_memory, set_threads
 from aegis.model.load import Base, load_tokenizer, resolve_base
 from aegis.pipeline import stages
-from aegis.pipeline.context import Run, Say, Write
+from aegis.pipeline.context import Reached, Run, Say, Write
 from aegis.progress import listening
+from aegis.train.packages import require_trl
+from aegis.train.tracking import require_trackers
 
 _MIB = 1 << 20
 
 
 def run_pipeline(
-    config: Config, *, resume: bool = True, say: Say = lambda _: None, command: dict[str, Any] | None = None
+    config: Config,
+    *,
+    resume: bool = True,
+    say: Say = lambda _: None,
+    command: dict[str, Any] | None = None,
+    until: str | None = None,
 ) -> Session:
     """Run or resume the four stages and return the completed session.
 
     Args:
         resume: go on with the newest session of this config; False starts anew and takes nothing over.
         say: gets one line for each thing worth telling.
+        until: end after this step of training (sft, reward, ppo …) instead of going on; the same run can be taken up later.
         command: `argv` and `cwd` of this call, for the watcher that may have to repeat it.
 
     Raises:
@@ -53,16 +62,16 @@ def run_pipeline(
                 say(left)
             thresholds = Thresholds(**config.durable.model_dump(include={field.name for field in fields(Thresholds)}))
             log = ProgressLog(session.folder, interval_s=config.durable.interval_s, thresholds=thresholds, say=say)
-            run = Run(config, base, session, say, interrupt, log)
+            run = Run(config, base, session, say, interrupt, log, until)
             say(f"session {session.session_id}, base {base.spec} ({base.model_type}, width {base.hidden_size})")
-            with contextlib.closing(log), _signs_of_life(run):
+            with contextlib.closing(log), _signs_of_life(run), contextlib.suppress(Reached):
                 _stages(run, adopting=resume)
     return session
 
 
 def _open(config: Config, *, resume: bool) -> Session:
     """The session to work on, found or made by one process at a time. Only what changes results names it."""
-    identity = fingerprint(config.model_dump(mode="json", exclude={"durable"}))
+    identity = fingerprint(config.model_dump(mode="json", exclude={"durable", "tracking"}))
     runs = Path(config.runs)
     with only_process(runs, wait_s=30):
         return open_session(runs, config_fingerprint=identity, resume=resume)
@@ -89,6 +98,8 @@ def _stages(run: Run, *, adopting: bool) -> None:
     for name, step in zip(STAGES, steps, strict=True):
         run.interrupt.check()
         _stage(run, name, step, adopting=adopting)
+        if run.until and name == "so8t_ppo_training":
+            raise Reached
     run.session.stage = "completed"
     run.session.save()
     run.session.event("completed", "all stages are done")
@@ -99,10 +110,14 @@ def _preflight(config: Config) -> Base:
     runs = Path(config.runs)
     if runs.exists() and not runs.is_dir():
         raise ConfigError(f"runs: {config.runs!r} is a file; give a folder")
+    require_trackers(config.tracking)
+    require_trl(config.train.algorithm)
     collect(config.data)
+    check_datasets(config)
     require_space(runs, 256 * _MIB)
     base = resolve_base(config.base, trust_remote_code=config.model.trust_remote_code)
-    check_attachable(base, config.model)
+    reward = config.train.reward.lora if config.train.algorithm not in ("sft", "dpo") else None
+    check_attachable(base, config.model, reward=reward)
     load_tokenizer(base.folder, trust_remote_code=config.model.trust_remote_code)
     return base
 
@@ -117,6 +132,12 @@ def _stage(run: Run, name: str, step: Callable[[Run, Write], dict[str, str]], *,
     write = Write(run, adopting=adopting)
     try:
         record.artifacts = step(run, write)
+    except Reached:
+        record.state = "stopped"
+        session.save()
+        session.end_attempt(attempt, "stopped")
+        session.event("stopped", f"{name}: done as far as {run.until}")
+        raise
     except (KeyboardInterrupt, StoppedError) as stop:
         record.state = "stopped"
         session.save()

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from aegis.data.mixture import mix, mixture_identity
 from aegis.data.stage import read_pairs, read_split, source_files, write_raw, write_records
 from aegis.durable.files import fingerprint, hash_file, require_space, write_text
 from aegis.durable.journal import Journal
+from aegis.errors import DataError
 from aegis.evaluate.decisions import evaluate_decisions, write_results
-from aegis.evaluate.judge import Judge
 from aegis.evaluate.report import draw_confusion, render
 from aegis.export.fold import CERTIFICATE, prepare, write_model
 from aegis.model.adapter import read_card
 from aegis.model.device import fast_dtype, pick_device, release_memory
 from aegis.model.generate import complete
+from aegis.model.judge import Judge
 from aegis.model.load import context_length, load_model, load_tokenizer, read_config
 from aegis.model.prompt import prompt_ids
-from aegis.pipeline.context import Run, Write
+from aegis.pipeline.context import Reached, Run, Write
 from aegis.progress import bar
-from aegis.train.stage import write_policy, write_reward, write_supervised
+from aegis.train.stage import write_group, write_policy, write_preference, write_reward, write_supervised
 
 _MIB = 1 << 20
 
@@ -104,14 +107,22 @@ def data_cleansing(run: Run, write: Write) -> dict[str, str]:
 
 
 def so8t_ppo_training(run: Run, write: Write) -> dict[str, str]:
-    """SFT, then the reward model, then PPO; with `train.algorithm: sft` the first makes the adapter."""
+    """SFT, then (but for DPO) the reward model, then `train.algorithm`; with `sft` the first makes the adapter.
+
+    Raises:
+        DataError: if DPO is asked for and there are no pairs; nothing is trained then.
+    """
     config = run.config
+    if config.train.algorithm == "dpo" and not read_pairs(run.artifact("records"), "train"):
+        raise DataError("train.algorithm dpo needs pairs, and there are none; give some under data.pairs")
     if config.train.algorithm == "sft":
         _step(run, "sft", lambda: _supervise(run, write, "adapter"))
         return {"adapter": "adapter"}
     _step(run, "sft", lambda: _supervise(run, write, "sft"))
-    _step(run, "reward", lambda: _learn_reward(run, write))
-    _step(run, "ppo", lambda: _optimize_policy(run, write))
+    if config.train.algorithm != "dpo":
+        _step(run, "reward", lambda: _learn_reward(run, write))
+    optimize = {"ppo": _optimize_policy, "dpo": _prefer, "grpo": _compare_groups, "rloo": _compare_groups}
+    _step(run, config.train.algorithm, lambda: optimize[config.train.algorithm](run, write))
     return {name: name for name in ("sft", "reward", "adapter") if run.artifact(name).is_dir()}
 
 
@@ -123,6 +134,8 @@ def _step(run: Run, name: str, work: Callable[[], dict[str, Any]]) -> None:
     steps[name] = {"state": "completed", "metrics": work()}
     run.session.save()
     release_memory()
+    if name == run.until and name in ("sft", "reward") and run.config.train.algorithm != name:
+        raise Reached
 
 
 def _supervise(run: Run, write: Write, name: str) -> dict[str, Any]:
@@ -130,30 +143,39 @@ def _supervise(run: Run, write: Write, name: str) -> dict[str, Any]:
 
     def make(staging: Path, mark: str) -> None:
         require_space(staging, 256 * _MIB)
-        write_supervised(
-            staging,
-            config,
-            run.base,
-            train=read_split(records, "train"),
-            pairs=read_pairs(records, "train"),
-            validation=read_split(records, "validation"),
-            origin={"session_id": run.session.session_id, "records_sha256": run.content("records")},
-            say=run.say,
-            checkpoints=run.checkpoints("so8t_ppo_training", mark, step="sft"),
-            on_step=lambda progress: run.log.update(
-                stage=run.session.stage,
-                step=progress.log.step,
-                steps=progress.steps,
-                epoch=progress.epoch,
-                loss=progress.log.loss,
-                samples=progress.samples,
-                tokens=progress.log.tokens,
-            ),
-        )
+        train, validation = read_split(records, "train"), read_split(records, "validation")
+        pairs, mixture = read_pairs(records, "train"), None
+        if config.train.datasets:
+            held_out = [*validation, *read_split(records, "test")]
+            mixture = mix(config, train=train, pairs=pairs, held_out=held_out, say=run.say)
+        with run.tracker("sft", mark) as tracker:
+            write_supervised(
+                staging,
+                config,
+                run.base,
+                train=train,
+                pairs=pairs,
+                validation=validation,
+                origin={"session_id": run.session.session_id, "records_sha256": run.content("records")},
+                say=run.say,
+                mixture=mixture,
+                checkpoints=run.checkpoints("so8t_ppo_training", mark, step="sft"),
+                tracker=tracker,
+                on_step=lambda progress: run.log.update(
+                    stage=run.session.stage,
+                    step=progress.log.step,
+                    steps=progress.steps,
+                    epoch=progress.epoch,
+                    loss=progress.log.loss,
+                    samples=progress.samples,
+                    tokens=progress.log.tokens,
+                ),
+            )
 
     settings = config.model_dump(mode="json", include={"model", "seed"})
-    train = config.train.model_dump(mode="json", exclude={"algorithm", "reward", "ppo"})
-    write(name, make, settings, train, run.base.fingerprint, run.content("records"))
+    train = config.train.model_dump(mode="json", exclude={"algorithm", "reward", "ppo", "dpo", "group", "datasets"})
+    inputs = [run.base.fingerprint, run.content("records"), *mixture_identity(config)]
+    write(name, make, settings, train, *inputs)
     checks = read_card(run.artifact(name)).training["validation"][-1:]
     for found in checks:
         run.say(f"SFT on validation: accuracy {found['validation_accuracy']:.3f}, loss {found['validation_loss']:.3f}")
@@ -167,16 +189,18 @@ def _learn_reward(run: Run, write: Write) -> dict[str, Any]:
         return {}
 
     def make(staging: Path, mark: str) -> None:
-        write_reward(
-            staging,
-            config,
-            run.base,
-            supervised=run.artifact("sft"),
-            pairs=read_pairs(records, "train"),
-            held_out=[*read_pairs(records, "validation"), *read_pairs(records, "test")],
-            say=run.say,
-            checkpoints=run.checkpoints("so8t_ppo_training", mark, step="reward"),
-        )
+        with run.tracker("reward", mark) as tracker:
+            write_reward(
+                staging,
+                config,
+                run.base,
+                supervised=run.artifact("sft"),
+                pairs=read_pairs(records, "train"),
+                held_out=[*read_pairs(records, "validation"), *read_pairs(records, "test")],
+                say=run.say,
+                checkpoints=run.checkpoints("so8t_ppo_training", mark, step="reward"),
+                tracker=tracker,
+            )
 
     write("reward", make, config.train.reward.model_dump(mode="json"), config.seed, run.content("sft"))
     return json.loads((run.artifact("reward") / "reward.json").read_text(encoding="utf-8"))["metrics"]
@@ -204,23 +228,87 @@ def _optimize_policy(run: Run, write: Write) -> dict[str, Any]:
         nonlocal asked
         train = read_split(records, "train")
         asked = len(train)
-        write_policy(
-            staging,
-            config,
-            run.base,
-            supervised=run.artifact("sft"),
-            reward=run.artifact("reward") if judged else None,
-            train=train,
-            validation=read_split(records, "validation"),
-            say=run.say,
-            checkpoints=run.checkpoints("so8t_ppo_training", mark, step="ppo"),
-            on_update=updated,
-        )
+        with run.tracker("ppo", mark) as tracker:
+            write_policy(
+                staging,
+                config,
+                run.base,
+                supervised=run.artifact("sft"),
+                reward=run.artifact("reward") if judged else None,
+                train=train,
+                validation=read_split(records, "validation"),
+                say=run.say,
+                checkpoints=run.checkpoints("so8t_ppo_training", mark, step="ppo"),
+                tracker=tracker,
+                on_update=updated,
+            )
 
     asked, judged = 0, bool(read_pairs(records, "train"))
     reward = run.content("reward") if judged else None
     write("adapter", make, ppo.model_dump(mode="json"), config.seed, run.content("sft"), reward)
     return read_card(run.artifact("adapter")).training["ppo"]["metrics"]
+
+
+def _prefer(run: Run, write: Write) -> dict[str, Any]:
+    config, records = run.config, run.artifact("records")
+
+    def make(staging: Path, mark: str) -> None:
+        write_preference(
+            staging,
+            config,
+            run.base,
+            supervised=run.artifact("sft"),
+            pairs=read_pairs(records, "train"),
+            validation=read_split(records, "validation"),
+            say=run.say,
+            checkpoints=run.checkpoints("so8t_ppo_training", mark, step="dpo"),
+            on_log=lambda log, steps: run.log.update(
+                stage=run.session.stage,
+                step=log["step"],
+                steps=steps,
+                epoch=math.ceil(log["step"] / steps * config.train.dpo.epochs),
+                loss=log["loss"],
+                samples=round(log["pairs"]),
+                tokens=round(log["tokens"]),
+            ),
+        )
+
+    write("adapter", make, "dpo", config.train.dpo.model_dump(mode="json"), config.seed, run.content("sft"))
+    return read_card(run.artifact("adapter")).training["dpo"]["metrics"]
+
+
+def _compare_groups(run: Run, write: Write) -> dict[str, Any]:
+    config, records, group = run.config, run.artifact("records"), run.config.train.group
+    algorithm: Literal["grpo", "rloo"] = "grpo" if config.train.algorithm == "grpo" else "rloo"
+    judged = bool(read_pairs(records, "train"))
+
+    def make(staging: Path, mark: str) -> None:
+        train = read_split(records, "train")
+        write_group(
+            staging,
+            config,
+            run.base,
+            algorithm=algorithm,
+            supervised=run.artifact("sft"),
+            reward=run.artifact("reward") if judged else None,
+            train=train,
+            validation=read_split(records, "validation"),
+            say=run.say,
+            checkpoints=run.checkpoints("so8t_ppo_training", mark, step=algorithm),
+            on_log=lambda log, steps: run.log.update(
+                stage=run.session.stage,
+                step=log["step"],
+                steps=steps,
+                epoch=1 + (log["step"] - 1) * group.prompts // max(1, len(train)),
+                loss=log["loss"],
+                samples=group.batch,
+                tokens=round(log["tokens"] * group.batch),
+            ),
+        )
+
+    reward = run.content("reward") if judged else None
+    write("adapter", make, algorithm, group.model_dump(mode="json"), config.seed, run.content("sft"), reward)
+    return read_card(run.artifact("adapter")).training[algorithm]["metrics"]
 
 
 def aegis_v2_integration(run: Run, write: Write) -> dict[str, str]:
@@ -263,7 +351,7 @@ def _evaluate(run: Run, staging: Path) -> None:
         certificate=json.loads((run.artifact("model") / CERTIFICATE).read_text(encoding="utf-8")),
         statistics=json.loads((run.artifact("records") / "statistics.json").read_text(encoding="utf-8")),
         decision_figures=[staging / name / "confusion.png" for name in results],
-        training_figures=[adapter / "learning_curve.png", adapter / "alpha.png"],
+        training_figures=[adapter / "learning_curve.png", adapter / "alpha.png", adapter / "phase_transition.png"],
     )
     (staging / "report.html").write_text(html, encoding="utf-8")
     (staging / "report.md").write_text(markdown, encoding="utf-8")

@@ -129,14 +129,39 @@ def encode_all(
     return examples, len(rows) - len(examples)
 
 
-def epoch_batches(examples: Sequence[Example], *, batch_tokens: int, seed: int, epoch: int) -> list[list[int]]:
-    """The epoch's batches of example indices: like lengths together, composition and order a function of (seed, epoch)."""
+def mixed(shares: Sequence[tuple[int, float]], *, seed: int, epoch: int) -> list[int]:
+    """Indices of the examples that an epoch takes: round(weight · n) of each dataset, which ones a function of (seed, epoch).
+
+    Args:
+        shares: (n, weight) of each dataset, in the order in which their examples stand. A weight over 1 repeats every
+            example as often as it goes, and draws the rest without repetition.
+    """
+    chosen: list[int] = []
+    start = 0
+    for number, (count, weight) in enumerate(shares):
+        whole, rest = divmod(round(weight * count), max(1, count))
+        indices = range(start, start + count)
+        chosen += [*indices] * whole + sorted(random.Random(f"mixture:{seed}:{epoch}:{number}").sample(indices, rest))
+        start += count
+    return chosen
+
+
+def epoch_batches(
+    examples: Sequence[Example], *, batch_tokens: int, seed: int, epoch: int, chosen: Sequence[int] | None = None
+) -> list[list[int]]:
+    """The epoch's batches of example indices: like lengths together, composition and order a function of (seed, epoch).
+
+    Args:
+        chosen: the indices to take, repeats included; None for every example once.
+    """
     rng = random.Random(f"order:{seed}:{epoch}")
+    taken = range(len(examples)) if chosen is None else chosen
     # Jitter before sorting by length: neighbours differ from epoch to epoch, padding stays small.
-    lengths = [max(1, round(len(example.ids) * rng.uniform(0.9, 1.1))) for example in examples]
-    order = list(range(len(examples)))
+    lengths = [max(1, round(len(examples[index].ids) * rng.uniform(0.9, 1.1))) for index in taken]
+    order = list(range(len(taken)))
     rng.shuffle(order)
-    batches = [[order[i] for i in batch] for batch in by_length([lengths[i] for i in order], batch_tokens=batch_tokens)]
+    by_token = by_length([lengths[i] for i in order], batch_tokens=batch_tokens)
+    batches = [[taken[order[i]] for i in batch] for batch in by_token]
     rng.shuffle(batches)
     return batches
 

@@ -59,6 +59,22 @@ def draw_alpha(path: Path, history: Sequence[StepLog]) -> None:
     figure.savefig(path, dpi=110)
 
 
+def draw_reward(path: Path, history: Sequence[StepLog], *, held_out: float) -> None:
+    """The reward model's loss and accuracy per step; `held_out` is its accuracy on pairs that it did not learn from."""
+    steps = [log.step for log in history]
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, smooth([log.loss for log in history]), color="tab:red", label="loss")
+    axes.set(xlabel="step", ylabel="loss (smoothed)", title="Learning curve of the reward model")
+    right = axes.twinx()
+    right.plot(steps, smooth([log.parts["accuracy"] for log in history]), color="tab:blue", label="accuracy")
+    right.axhline(held_out, color="tab:blue", linestyle=":", label=f"accuracy on held-out pairs {held_out:.2f}")
+    right.set(ylabel="share of pairs in order (smoothed)", ylim=(0, 1.02))
+    figure.legend(loc="outside lower center", ncols=3)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
 def draw_ppo(path: Path, logs: Sequence[dict[str, Any]]) -> None:
     """Reward and its terms, KL, entropy and clip fraction per update."""
     figure = Figure(figsize=(10, 6), layout="constrained")

@@ -36,8 +36,9 @@ from aegis.train.advantages import (
 from aegis.train.checkpoints import Checkpoints
 from aegis.train.reward import RewardModel
 from aegis.train.state import Content, ModuleState, OptimizerState, Part, RandomState, Values
+from aegis.train.tracking import Tracker
 
-_CHUNK = 512  # positions whose vocabulary logits are in memory at once while scoring
+CHUNK = 512  # positions whose vocabulary logits are in memory at once while scoring
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,16 @@ class Rollout:
     advantages: Tensor
     returns: Tensor
 
-    def rows(self, wanted: Tensor) -> Rollout:
-        return Rollout(*(getattr(self, field.name)[wanted] for field in fields(self)))
+    def rows(self, wanted: Tensor, *, width: int | None = None) -> Rollout:
+        """Some rows, cut to `width` in time; whole by default."""
+        tensors = {name: tensor[wanted] for name, tensor in self.tensors().items()}
+        return Rollout(**{name: tensor[:, :width] if name in _IN_TIME else tensor for name, tensor in tensors.items()})
 
     def tensors(self) -> dict[str, Tensor]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
+_IN_TIME = ("ids", "mask", "prompt_mask")
 OnUpdate = Callable[[dict[str, Any]], None]
 
 
@@ -102,6 +106,7 @@ class PPO:
         adapted: the policy; with a reference copy where `settings.reference` is `sft`.
         value: the value head, trained along.
         reward: the reward model, if it counts.
+        tracker: gets every update's scalars, the update's number for a step.
         on_update: told of every update's log.
     """
 
@@ -117,8 +122,10 @@ class PPO:
         clip_norm: float = 1.0,
         reward: RewardModel | None = None,
         checkpoints: Checkpoints | None = None,
+        tracker: Tracker | None = None,
         on_update: OnUpdate = lambda _: None,
     ) -> None:
+        self.tracker = tracker or Tracker()
         self.adapted, self.value, self.task, self.settings = adapted, value, task, settings
         self.pad_id, self.seed, self.clip_norm = pad_id, seed, clip_norm
         self.reward, self.checkpoints, self.on_update = reward, checkpoints, on_update
@@ -169,6 +176,7 @@ class PPO:
             torch.manual_seed(self.seed)
             if self.checkpoints:
                 self.checkpoints.begin(parts)
+        self.tracker.begin(len(self.logs), map(_scalars, self.logs))
         self.adapted.eval()  # dropout would make the rollout and the update two different policies
         with bar("PPO", self.steps, done=self.done, stoppable=False) as advance:
             while self.done < self.steps:
@@ -237,7 +245,7 @@ class PPO:
             rollout.advantages = masked_whiten(rollout.advantages, rollout.real)
         self.rollout, self.measured = rollout, []
         names = sorted({name for row in terms for name in row})
-        self.facts = {
+        self.facts |= {
             "reward": float(total.mean()),
             "reward_std": float(total.std(unbiased=False)),
             **{f"reward/{name}": sum(row.get(name, 0.0) for row in terms) / len(terms) for name in names},
@@ -260,7 +268,9 @@ class PPO:
         adapted, ids, mask = self.adapted, rollout.ids, rollout.mask
         trunk = self._shared(rollout)
         hidden = adapted.hidden(ids, mask, trunk=trunk)
-        rollout.logprobs, rollout.values = self._logprobs(hidden, rollout)[0], self._values(hidden, rollout)
+        rollout.logprobs, entropies = self._logprobs(hidden, rollout)
+        rollout.values = self._values(hidden, rollout)
+        self.facts = {"entropy": float(masked_mean(entropies, rollout.real))}
         upper = self.reward.layer if self.reward else adapted.depth
         with adapted.acting_as(self.reference_role):
             hidden, caught = adapted.hidden_and_trunk(ids, mask, layer=max(upper, self.layer), trunk=trunk)
@@ -278,32 +288,15 @@ class PPO:
         return self._trunk
 
     def _logprobs(self, hidden: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        """(batch, steps) log-probabilities of the chosen tokens and entropies, under the limiter and the temperature."""
-        real = rollout.real.bool()
-        rows = torch.arange(len(hidden), device=hidden.device).unsqueeze(1)
-        before = hidden[rows, (rollout.positions - 1).clamp(min=0)][real]
-        flat = [tensor[real] for tensor in (rollout.tokens, rollout.closing, rollout.may_close)]
-        size = len(before) if torch.is_grad_enabled() else _CHUNK
-        found = [
-            self._chunk(before[start : start + size], *(tensor[start : start + size] for tensor in flat))
-            for start in range(0, len(before), size)
-        ]
-        results = []
-        for column in zip(*found, strict=True):
-            full = torch.zeros_like(rollout.real)
-            full[real] = torch.cat(column)
-            results.append(full)
-        return results[0], results[1]
-
-    def _chunk(self, hidden: Tensor, tokens: Tensor, closing: Tensor, may_close: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.adapted.logits(hidden).float()
-        if self.task.limiter:
-            logits = restrict(logits, self.task.limiter.allowed, closing, may_close)
-        logits = logits / self.settings.temperature
-        logs = torch.log_softmax(logits, -1)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.settings.entropy > 0):
-            entropy = -(logs.exp() * logs.masked_fill(logs.isneginf(), 0.0)).sum(-1)
-        return logs.gather(1, tokens.unsqueeze(1)).squeeze(1), entropy
+        settings = self.settings
+        return chosen_logprobs(
+            self.adapted,
+            hidden,
+            rollout,
+            limiter=self.task.limiter,
+            temperature=settings.temperature,
+            entropy_trains=settings.entropy > 0,
+        )
 
     def _values(self, hidden: Tensor, rollout: Rollout) -> Tensor:
         rows = torch.arange(len(hidden), device=hidden.device).unsqueeze(1)
@@ -319,14 +312,14 @@ class PPO:
             return
         rows = self._minibatch(number)
         whole = self._shared(self.rollout)
-        batch, trunk = self.rollout.rows(rows), Trunk(whole.layer, whole.states[rows])
+        width = int(self.rollout.mask[rows].sum(1).max())
+        batch, trunk = self.rollout.rows(rows, width=width), Trunk(whole.layer, whole.states[rows, :width])
         hidden = self.adapted.hidden(batch.ids, batch.mask, trunk=trunk)
         logprobs, entropies = self._logprobs(hidden, batch)
         values = self._values(hidden, batch)
         policy = policy_loss(logprobs, batch.logprobs, batch.advantages, batch.real, clip=settings.clip)
         value = value_loss(values, batch.values, batch.returns, batch.real, clip=settings.value_clip)
-        entropy = masked_mean(entropies, batch.real)
-        total = policy.loss + settings.value * value.loss - settings.entropy * entropy
+        total = policy.loss + settings.value * value.loss - settings.entropy * masked_mean(entropies, batch.real)
         measured = {"policy_loss": policy.loss, "value_loss": value.loss, "clip_fraction": policy.fraction}
         if self.task.decisions is not None and settings.decision:
             decision = functional.cross_entropy(self.adapted.decide(hidden, batch.prompt_mask), batch.decisions)
@@ -345,7 +338,6 @@ class PPO:
         self.optimizer.step()
         ratio = (logprobs.detach() - batch.logprobs) * batch.real
         measured |= {
-            "entropy": entropy,
             "approx_kl": masked_mean(kl_estimate(batch.logprobs, logprobs.detach(), estimator="k3"), batch.real),
             "ratio": masked_mean(ratio.exp(), batch.real),
             "ratio_max": ratio.exp().max(),
@@ -359,18 +351,22 @@ class PPO:
         log = {"update": self.done // self.steps_an_update, "steps": len(self.measured), **self.facts, **means}
         self.kl.update(self.facts["kl"], samples=self.settings.batch)
         self.logs.append(log)
+        self.tracker.write(*_scalars(log))
         self.rollout, self._trunk, self.measured = None, None, []
         self.on_update(log)
 
     def _minibatch(self, number: int) -> Tensor:
-        """Rows of the number-th step of the update: each epoch deals the batch out once, in an order of its own."""
+        """Rows of the number-th step of the update: each epoch deals the batch out once, like lengths together, in an order
+        of its own."""
+        assert self.rollout is not None
         settings = self.settings
         update, epoch = self.done // self.steps_an_update, number // settings.minibatches
-        order = list(range(settings.batch))
-        random.Random(f"minibatches:{self.seed}:{update}:{epoch}").shuffle(order)
         size = settings.batch // settings.minibatches
-        start = number % settings.minibatches * size
-        return torch.tensor(sorted(order[start : start + size]), device=self.adapted.device)
+        ordered = self.rollout.mask.sum(1).argsort(stable=True)
+        order = list(range(settings.minibatches))
+        random.Random(f"minibatches:{self.seed}:{update}:{epoch}").shuffle(order)
+        start = order[number % settings.minibatches] * size
+        return ordered[start : start + size]
 
     def _indices(self, update: int) -> list[int]:
         """Which prompts an update asks: the epochs' orders, each a function of (seed, epoch), one after another."""
@@ -384,6 +380,10 @@ class PPO:
                 self._order = (epoch, order)
             found.append(self._order[1][at])
         return found
+
+
+def _scalars(log: dict[str, Any]) -> tuple[int, dict[str, float]]:
+    return log["update"], {name: float(value) for name, value in log.items() if name != "update"}
 
 
 class _RolloutState:
@@ -404,6 +404,49 @@ class _RolloutState:
         ppo.done, ppo.facts, ppo.measured = int(values["done"]), values["facts"], values["measured"]
         on = {name: tensor.to(ppo.adapted.device) for name, tensor in content.tensors.items()}
         ppo.rollout, ppo._trunk = (Rollout(**on) if on else None), None
+
+
+def chosen_logprobs(
+    adapted: Adapted,
+    hidden: Tensor,
+    rollout: Rollout,
+    *,
+    limiter: Limiter | None,
+    temperature: float,
+    entropy_trains: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """(batch, steps) log-probabilities of the chosen tokens and entropies, under the limiter and the temperature.
+
+    Args:
+        hidden: (batch, time, d) last hidden states of the role that is scored.
+        entropy_trains: let gradients through the entropies; without it entropies are zeros wherever gradients are taken.
+    """
+    real = rollout.real.bool()
+    rows = torch.arange(len(hidden), device=hidden.device).unsqueeze(1)
+    before = hidden[rows, (rollout.positions - 1).clamp(min=0)][real]
+    tokens, closing, may_close = (tensor[real] for tensor in (rollout.tokens, rollout.closing, rollout.may_close))
+    size = len(before) if torch.is_grad_enabled() else CHUNK
+
+    def score(part: slice) -> tuple[Tensor, Tensor]:
+        logits = adapted.logits(before[part]).to(torch.float32, copy=True)
+        if limiter:
+            logits = restrict(logits, limiter.allowed, closing[part], may_close[part])
+        if temperature != 1:
+            logits.div_(temperature)
+        total = logits.logsumexp(-1)
+        logs = logits.gather(1, tokens[part].unsqueeze(1)).squeeze(1) - total
+        if torch.is_grad_enabled() and not entropy_trains:  # two more passes over the vocabulary, and the memory for them
+            return logs, torch.zeros_like(logs)
+        chances = (logits - total.unsqueeze(1)).exp()
+        return logs, total - (chances * logits.masked_fill(logits.isneginf(), 0.0)).sum(-1)
+
+    found = [score(slice(start, start + size)) for start in range(0, len(before), size)]
+    results = []
+    for column in zip(*found, strict=True):
+        full = torch.zeros_like(rollout.real)
+        full[real] = torch.cat(column)
+        results.append(full)
+    return results[0], results[1]
 
 
 def make_rollout(paths: Sequence[Path], task: Task, indices: Sequence[int], *, pad_id: int, device: torch.device) -> Rollout:

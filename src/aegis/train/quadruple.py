@@ -1,11 +1,11 @@
-"""What PPO is asked here: to think in four private sections, then to answer, and to do what the decision asks for."""
+"""What the policy is asked here: to think in four private sections, then to answer, and to do what the decision asks for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from aegis.config import PpoSettings, RewardWeights
+from aegis.config import GroupSettings, PpoSettings, RewardWeights
 from aegis.data.records import Record
 from aegis.decisions import UNSAFE, Decision
 from aegis.errors import DataError
@@ -30,7 +30,7 @@ class QuadrupleThinking:
         tokenizer: Any,
         records: Sequence[Record],
         prompts: Sequence[tuple[int, ...]],
-        settings: PpoSettings,
+        settings: PpoSettings | GroupSettings,
     ) -> None:
         self.adapted, self.records, self.settings = adapted, records, settings
         self.prompts: Sequence[tuple[int, ...]] = prompts

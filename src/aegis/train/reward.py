@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import get_cosine_schedule_with_warmup
 
-from aegis.config import RewardSettings
+from aegis.config import DpoSettings, RewardSettings
 from aegis.durable.files import to_json
 from aegis.errors import AdapterError, DataError
 from aegis.model.adapt import Adapted
@@ -27,6 +27,7 @@ from aegis.progress import bar
 from aegis.train.checkpoints import Checkpoints
 from aegis.train.loop import Loss, StepLog, fit
 from aegis.train.state import ModuleState, OptimizerState, Part, RandomState, SchedulerState, Values
+from aegis.train.tracking import Tracker, step_scalars
 
 CARD = "reward.json"
 
@@ -99,6 +100,7 @@ def train_reward(
     seed: int,
     clip_norm: float = 1.0,
     checkpoints: Checkpoints | None = None,
+    tracker: Tracker | None = None,
 ) -> tuple[RewardModel, RewardReport, list[StepLog]]:
     """Train the reward LoRA and its head; `adapted` has a reference and a reward adapter.
 
@@ -113,7 +115,7 @@ def train_reward(
     model = RewardModel(head, adapted.reward_layer())
     sides = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
     trunks = _trunks(adapted, sides, layer=model.layer, settings=settings, pad_id=pad_id)
-    plan = _plan(pairs, settings, seed=seed)
+    plan = pair_plan(pairs, settings, seed=seed)
     lora = [p for name, p in adapted.peft.named_parameters() if ".reward." in name and p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": lora, "lr": settings.lr, "weight_decay": 0.01},
@@ -144,11 +146,14 @@ def train_reward(
         accuracy = float((chosen > rejected).float().mean())
         return Loss(loss, {"accuracy": accuracy}, sum(len(sides[n]) for n in numbers))
 
+    tracker = tracker or Tracker()
+    tracker.begin(len(logs), [(log.step, step_scalars(log)) for log in logs])
     adapted.eval()  # the trunk was computed without dropout
     with bar("reward model", len(plan), done=len(logs), stoppable=False) as advance:
 
         def end(log: StepLog) -> None:
             advance(note=f"loss {log.loss:.3f} accuracy {log.parts['accuracy']:.2f}")
+            tracker.write(log.step, step_scalars(log))
             if checkpoints:
                 checkpoints.step_done(log.step, parts, last=log.step == len(plan))
 
@@ -272,7 +277,7 @@ def _scores(
     return model.score(adapted, ids.to(adapted.device), mask.to(adapted.device), trunk=trunk)
 
 
-def _plan(pairs: Sequence[EncodedPair], settings: RewardSettings, *, seed: int) -> list[list[int]]:
+def pair_plan(pairs: Sequence[EncodedPair], settings: RewardSettings | DpoSettings, *, seed: int) -> list[list[int]]:
     """Batches of pairs, order and composition a function of (seed, epoch)."""
     plan: list[list[int]] = []
     for epoch in range(math.ceil(settings.epochs)):

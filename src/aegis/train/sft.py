@@ -21,10 +21,11 @@ from aegis.model.device import autocast
 from aegis.progress import bar
 from aegis.so8 import Schedule, So8Loss, So8LossSettings, alpha_at, opening
 from aegis.train.checkpoints import Checkpoints
-from aegis.train.examples import Batch, Example, collate, epoch_batches, prompts_of, to_device
+from aegis.train.examples import Batch, Example, collate, epoch_batches, mixed, prompts_of, to_device
 from aegis.train.loop import Loss, StepLog, fit
 from aegis.train.probe import probe
 from aegis.train.state import ModuleState, OptimizerState, Part, RandomState, SchedulerState, Values
+from aegis.train.tracking import Tracker, step_scalars
 
 
 @dataclass(frozen=True)
@@ -65,19 +66,24 @@ def train_sft(
     *,
     pad_id: int,
     seed: int,
+    shares: Sequence[tuple[int, float]] = (),
     checkpoints: Checkpoints | None = None,
+    tracker: Tracker | None = None,
     on_step: OnStep = lambda _: None,
 ) -> Trained:
     """Train LoRA, gates and decision head in place; the gates end at the schedule's last α.
 
     Args:
+        shares: (n, weight) of the datasets that `examples` are of, in order; empty for one dataset of weight 1.
         checkpoints: where to take up an unfinished training and to save this one; None for neither.
+        tracker: gets every step's scalars, and what validation finds.
         on_step: told of every step, for the progress log.
 
     Raises:
         StoppedError: if a stop was asked for; everything up to the last step is saved.
     """
-    plan, epoch_ends = make_plan(examples, settings, seed=seed)
+    plan, epoch_ends = make_plan(examples, settings, seed=seed, shares=shares)
+    tracker = tracker or Tracker()
     optimizer = make_optimizer(adapted, settings)
     scheduler = get_cosine_schedule_with_warmup(optimizer, round(settings.warmup * len(plan)), len(plan))
     schedule = make_schedule(settings, steps=len(plan))
@@ -97,6 +103,7 @@ def train_sft(
         probe(adapted, examples, settings, pad_id=pad_id, seed=seed)
         if checkpoints:
             checkpoints.begin(parts)
+    tracker.begin(len(logs), [*((log.step, step_scalars(log)) for log in logs), *map(_check_scalars, checks)])
     adapted.train()
 
     with bar("training", len(plan), done=len(logs), stoppable=False) as advance:
@@ -112,10 +119,12 @@ def train_sft(
             alpha = f" α {log.extra['alpha']:+.2f}" if "alpha" in log.extra else ""
             advance(note=f"loss {log.loss:.3f}{alpha} {log.tokens / log.seconds:.0f} tokens/s")
             epoch, last = bisect_left(epoch_ends, log.step) + 1, log.step == len(plan)
+            tracker.write(log.step, step_scalars(log))
             on_step(Progress(log, steps=len(plan), epoch=epoch, samples=len(plan[log.step - 1])))
             ended = epoch if log.step in epoch_ends else None
             if ended and not last and validation:
                 checks.append({"step": log.step, **validate(adapted, validation, settings, pad_id=pad_id)[0]})
+                tracker.write(*_check_scalars(checks[-1]))
             if checkpoints:
                 checkpoints.step_done(log.step, parts, epoch=ended, last=last)
 
@@ -136,8 +145,13 @@ def train_sft(
     if validation:
         found, held_out = validate(adapted, validation, settings, pad_id=pad_id)
         checks.append({"step": len(plan), **found})
+        tracker.write(*_check_scalars(checks[-1]))
     adapted.eval()
     return Trained(logs, checks, alpha, held_out)
+
+
+def _check_scalars(check: dict[str, float]) -> tuple[int, dict[str, float]]:
+    return int(check["step"]), {name: value for name, value in check.items() if name != "step"}
 
 
 def _refill(target: list[Any], rows: Sequence[Any]) -> None:
@@ -149,12 +163,19 @@ def learns_alpha(adapted: Adapted) -> bool:
     return any(gate.alpha.requires_grad for gate in adapted.all_gates())
 
 
-def make_plan(examples: Sequence[Example], settings: TrainSettings, *, seed: int) -> tuple[list[list[int]], list[int]]:
-    """Every batch of the whole training, and the steps at which its epochs end, in order (the last step always)."""
+def make_plan(
+    examples: Sequence[Example], settings: TrainSettings, *, seed: int, shares: Sequence[tuple[int, float]] = ()
+) -> tuple[list[list[int]], list[int]]:
+    """Every batch of the whole training, and the steps at which its epochs end, in order (the last step always).
+
+    Args:
+        shares: (n, weight) of the datasets that `examples` are of, in order; empty for one dataset of weight 1.
+    """
     plan: list[list[int]] = []
     ends: list[int] = []
     for epoch in range(math.ceil(settings.epochs)):
-        batches = epoch_batches(examples, batch_tokens=settings.batch_tokens, seed=seed, epoch=epoch)
+        chosen = mixed(shares, seed=seed, epoch=epoch) if shares else None
+        batches = epoch_batches(examples, batch_tokens=settings.batch_tokens, seed=seed, epoch=epoch, chosen=chosen)
         share = min(1.0, settings.epochs - epoch)
         plan += batches[: max(1, round(share * len(batches)))]
         ends.append(len(plan))

@@ -8,31 +8,38 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from aegis import __version__
-from aegis.config import Config
+from aegis.config import Config, GroupSettings, ModelSettings, PpoSettings
+from aegis.data.mixture import Dataset, Mixture
 from aegis.data.records import Pair, Record, write_jsonl
 from aegis.errors import DataError
 from aegis.model.adapt import Adapted, attach, freeze
 from aegis.model.adapter import AdapterCard, load_adapter, read_card, require_base, save_adapter
 from aegis.model.calibration import fit, is_spelled
+from aegis.model.checkpointing import checkpoint_layers
 from aegis.model.device import fast_dtype, pick_device, quick_attention
 from aegis.model.lexical import FILE as LEXICAL
 from aegis.model.lexical import LexicalHead
 from aegis.model.load import Base, load_model, load_tokenizer
+from aegis.model.offload import free_room, offload_layers
 from aegis.model.prompt import prompt_ids
 from aegis.model.scalar import VALUE, ScalarHead
 from aegis.model.tags import Tags, add_tags
 from aegis.train.checkpoints import Checkpoints
-from aegis.train.examples import Example, encode_all, response_ids
-from aegis.train.figures import draw_alpha, draw_learning_curve, draw_ppo
+from aegis.train.evidence import FILE as EVIDENCE
+from aegis.train.evidence import PICTURE as TRANSITION
+from aegis.train.evidence import write_evidence
+from aegis.train.examples import Example, encode_all, mixed, response_ids
+from aegis.train.figures import draw_alpha, draw_learning_curve, draw_ppo, draw_reward
 from aegis.train.ppo import PPO, OnUpdate
 from aegis.train.quadruple import QuadrupleThinking, distance
 from aegis.train.reward import EncodedPair, load_reward, save_reward, train_reward
 from aegis.train.sft import OnStep, Trained, train_sft, validate
+from aegis.train.tracking import Tracker
 
 
 def write_supervised(
@@ -45,25 +52,34 @@ def write_supervised(
     validation: Sequence[Record],
     origin: dict[str, Any],
     say: Callable[[str], None],
+    mixture: Mixture | None = None,
     checkpoints: Checkpoints | None = None,
+    tracker: Tracker | None = None,
     on_step: OnStep = lambda _: None,
 ) -> Trained:
     """Train on the records and the pairs' chosen sides; write the adapter, its history and its curves.
 
     Args:
         origin: `session_id` and `records_sha256`, for the card.
+        mixture: what `train.datasets` makes of `train` and `pairs`, which it then stands for; None without datasets.
 
     Raises:
         DataError: if no record fits `train.max_length`.
     """
     model, tokenizer, tags = _tagged(config, base, dtype=getattr(torch, config.model.dtype))
     system, limit = config.model.system_prompt, config.train.max_length
+    others: Sequence[Dataset] = ()
+    if mixture:
+        train, pairs, others = mixture.own.records, mixture.pairs, mixture.others
+        validation = [*validation, *mixture.validation]
     fitting = [record for record in validation if len(prompt_ids(tokenizer, record.prompt, system=system)) <= limit]
-    examples, held_out, dropped = _examples(config, tokenizer, train, pairs, fitting)
-    tokens = sum(len(example.ids) for example in examples)
-    say(f"{len(examples)} examples, {tokens:,} tokens an epoch, {dropped} left out as longer than train.max_length")
+    examples, held_out, dropped, sizes = _examples(config, tokenizer, train, pairs, fitting, others)
+    shares = _shares(mixture, sizes) if mixture else []
+    epoch = mixed(shares, seed=config.seed, epoch=0) if shares else range(len(examples))
+    tokens = sum(len(examples[index].ids) for index in epoch)
+    say(f"{len(epoch)} examples, {tokens:,} tokens an epoch, {dropped} left out as longer than train.max_length")
     torch.manual_seed(config.seed)
-    adapted = attach(model, config.model, tags=tags).to(pick_device())
+    adapted = _placed(attach(model, config.model, tags=tags), config.model)
     report = freeze(adapted)
     say(str(report))
     trained = train_sft(
@@ -73,14 +89,17 @@ def write_supervised(
         config.train,
         pad_id=tokenizer.pad_token_id,
         seed=config.seed,
+        shares=shares,
         checkpoints=checkpoints,
+        tracker=tracker,
         on_step=on_step,
     )
     training = {
         "aegis_version": __version__,
         "seed": config.seed,
-        "settings": config.train.model_dump(mode="json"),
-        "examples": len(examples),
+        "settings": config.train.model_dump(mode="json", exclude={"datasets"}),  # the card is published, paths are not
+        "datasets": mixture.facts if mixture else [],
+        "examples": len(epoch),
         "steps": len(trained.history),
         "parameters": {**asdict(report), "percent": report.percent},
         "validation": trained.validation,
@@ -89,7 +108,8 @@ def write_supervised(
     facts = {key: value for key, value in asdict(base).items() if key != "folder"}
     model = config.model.model_dump(mode="json")
     save_adapter(folder, adapted, AdapterCard(facts, model, trained.alpha, training, origin["session_id"]))
-    lexical = _lexical_head(folder, config, train, pairs) if config.model.lexical else None
+    everything = [*train, *(record for dataset in others for record in dataset.records)]
+    lexical = _lexical_head(folder, config, everything, pairs) if config.model.lexical else None
     if trained.held_out:
         prompts = [record.prompt for record in fitting]
         deep, truth = trained.held_out
@@ -98,7 +118,21 @@ def write_supervised(
     write_jsonl(folder / "history.jsonl", trained.history)
     draw_learning_curve(folder / "learning_curve.png", trained.history, trained.validation)
     draw_alpha(folder / "alpha.png", trained.history)
+    write_evidence(folder, trained.history)
     return trained
+
+
+def _shares(mixture: Mixture, sizes: Sequence[int]) -> list[tuple[int, float]]:
+    """(examples, weight) of the run's own records, then of each dataset.
+
+    Raises:
+        DataError: if an epoch would hold no example.
+    """
+    weights = [mixture.own.weight, *(dataset.weight for dataset in mixture.others)]
+    shares = list(zip(sizes, weights, strict=True))
+    if not any(round(weight * count) for count, weight in shares):
+        raise DataError("train.datasets: round(weight * n) is 0 for every dataset, so that an epoch is empty; raise a weight")
+    return shares
 
 
 def _lexical_head(folder: Path, config: Config, train: Sequence[Record], pairs: Sequence[Pair]) -> LexicalHead:
@@ -114,8 +148,24 @@ def _tagged(config: Config, base: Base, *, dtype: torch.dtype) -> tuple[Any, Any
     """The base with its tokenizer, both knowing the tags."""
     trusted = config.model.trust_remote_code
     tokenizer = load_tokenizer(base.folder, trust_remote_code=trusted)
-    model = load_model(base.folder, dtype=dtype, trust_remote_code=trusted, attention=quick_attention(pick_device()))
+    model = load_model(
+        base.folder,
+        dtype=dtype,
+        trust_remote_code=trusted,
+        attention=quick_attention(pick_device()),
+        quantization=config.model.quantization,
+    )
     return model, tokenizer, add_tags(tokenizer, model)
+
+
+def _placed(adapted: Adapted, settings: ModelSettings) -> Adapted:
+    """On its device, or with some layers waiting in main memory, and ready for the backward pass."""
+    if settings.offload:
+        offload_layers(adapted.base, device=pick_device(), room=free_room())
+    adapted.to(pick_device())
+    if settings.gradient_checkpointing:
+        checkpoint_layers(adapted)
+    return adapted
 
 
 def _supervised(config: Config, base: Base, folder: Path) -> tuple[Adapted, Any, AdapterCard]:
@@ -124,7 +174,7 @@ def _supervised(config: Config, base: Base, folder: Path) -> tuple[Adapted, Any,
     card = read_card(folder)
     require_base(card, base, folder=folder)
     torch.manual_seed(config.seed)
-    adapted = load_adapter(folder, model, card, tags=tags).to(pick_device())
+    adapted = _placed(load_adapter(folder, model, card, tags=tags), config.model)
     adapted.add_reference()
     return adapted, tokenizer, card
 
@@ -139,6 +189,7 @@ def write_reward(
     held_out: Sequence[Pair],
     say: Callable[[str], None],
     checkpoints: Checkpoints | None = None,
+    tracker: Tracker | None = None,
 ) -> dict[str, Any]:
     """Train the reward model on top of `supervised`; return its metrics on the held-out pairs."""
     settings = config.train.reward
@@ -158,11 +209,13 @@ def write_reward(
         seed=config.seed,
         clip_norm=config.train.clip_norm,
         checkpoints=checkpoints,
+        tracker=tracker,
     )
     metrics = {**asdict(report), "steps": len(logs)}
     facts = {key: value for key, value in asdict(base).items() if key != "folder"}
     save_reward(folder, adapted, model, {"base": facts, "settings": settings.model_dump(mode="json"), "metrics": metrics})
     write_jsonl(folder / "history.jsonl", logs)
+    draw_reward(folder / "learning_curve.png", logs, held_out=report.accuracy)
     say(
         f"reward model: accuracy {report.accuracy:.3f} on {report.pairs} held-out pairs, "
         f"the longer side wins {report.longer_wins:.2f}"
@@ -181,6 +234,7 @@ def write_policy(
     validation: Sequence[Record],
     say: Callable[[str], None],
     checkpoints: Checkpoints | None = None,
+    tracker: Tracker | None = None,
     on_update: OnUpdate = lambda _: None,
 ) -> dict[str, Any]:
     """Go on from `supervised` by PPO; write an adapter folder like its own, with the value head and PPO's history."""
@@ -193,20 +247,17 @@ def write_policy(
     adapted.train_only("default")
     torch.manual_seed(config.seed)
     value = ScalarHead(adapted.head.features).to(adapted.device)
-    system, limit = config.model.system_prompt, config.train.max_length
-    encoded = [(record, tuple(prompt_ids(tokenizer, record.prompt, system=system))) for record in train]
-    asked = [(record, ids) for record, ids in encoded if len(ids) <= limit]
-    task = QuadrupleThinking(adapted, tokenizer, [r for r, _ in asked], [ids for _, ids in asked], settings)
     ppo = PPO(
         adapted,
         value,
-        task,
+        _task(config, adapted, tokenizer, train, settings),
         settings,
         pad_id=tokenizer.pad_token_id,
         seed=config.seed,
         clip_norm=config.train.clip_norm,
         reward=model,
         checkpoints=checkpoints,
+        tracker=tracker,
         on_update=on_update,
     )
     say(
@@ -214,27 +265,188 @@ def write_policy(
         "computed once for policy, reference, value and reward"
     )
     logs = ppo.train()
+    metrics = _write_adapter(
+        folder,
+        config,
+        adapted,
+        tokenizer,
+        card,
+        supervised=supervised,
+        validation=validation,
+        algorithm="ppo",
+        settings=settings.model_dump(mode="json"),
+        logs=logs,
+        metrics=summarize(logs),
+    )
+    value.save(folder / VALUE)
+    draw_ppo(folder / "ppo.png", logs)
+    rise = f"{metrics['reward_first']:+.2f} → {metrics['reward_last']:+.2f}"
+    say(f"PPO: reward {rise}, KL {metrics['kl_last']:.2f} nats a response")
+    return metrics
+
+
+def write_preference(
+    folder: Path,
+    config: Config,
+    base: Base,
+    *,
+    supervised: Path,
+    pairs: Sequence[Pair],
+    validation: Sequence[Record],
+    say: Callable[[str], None],
+    checkpoints: Checkpoints | None = None,
+    on_log: Callable[[dict[str, Any], int], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Go on from `supervised` by DPO on the pairs; write an adapter folder like its own, with DPO's history.
+
+    Raises:
+        DataError: if no pair fits `train.max_length`.
+    """
+    from aegis.train.preference import encode_preferences, train_dpo  # needs the extra `trl`
+
+    settings = config.train.dpo
+    adapted, tokenizer, card = _supervised(config, base, supervised)
+    adapted.to(pick_device())
+    encoded = encode_preferences(tokenizer, pairs, system=config.model.system_prompt, max_length=config.train.max_length)
+    say(f"DPO: {len(encoded)} pairs, {len(pairs) - len(encoded)} left out as longer than train.max_length")
+    logs = train_dpo(
+        adapted,
+        encoded,
+        settings,
+        tokenizer=tokenizer,
+        seed=config.seed,
+        clip_norm=config.train.clip_norm,
+        checkpoints=checkpoints,
+        on_log=on_log,
+    )
+    metrics = _write_adapter(
+        folder,
+        config,
+        adapted,
+        tokenizer,
+        card,
+        supervised=supervised,
+        validation=validation,
+        algorithm="dpo",
+        settings=settings.model_dump(mode="json"),
+        logs=logs,
+        metrics={"steps": len(logs), **quarters(logs, "loss", "rewards/margins", "rewards/accuracies")},
+    )
+    margins = f"{metrics['rewards/margins_first']:+.2f} → {metrics['rewards/margins_last']:+.2f}"
+    say(f"DPO: margin of the chosen side {margins}, accuracy {metrics['rewards/accuracies_last']:.2f}")
+    return metrics
+
+
+def write_group(
+    folder: Path,
+    config: Config,
+    base: Base,
+    *,
+    algorithm: Literal["grpo", "rloo"],
+    supervised: Path,
+    reward: Path | None,
+    train: Sequence[Record],
+    validation: Sequence[Record],
+    say: Callable[[str], None],
+    checkpoints: Checkpoints | None = None,
+    on_log: Callable[[dict[str, Any], int], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Go on from `supervised` by GRPO or RLOO; write an adapter folder like its own, with the training's history."""
+    from aegis.train.group import train_group  # needs the extra `trl`
+
+    settings = config.train.group
+    adapted, tokenizer, card = _supervised(config, base, supervised)
+    model = None
+    if reward and settings.weights.reward_model:
+        model = load_reward(reward, adapted, base_fingerprint=base.fingerprint, settings=config.train.reward)
+    adapted.to(pick_device())
+    say(f"{algorithm.upper()}: {settings.updates} updates, {settings.prompts} prompts of {settings.group} responses each")
+    logs = train_group(
+        algorithm,
+        adapted,
+        _task(config, adapted, tokenizer, train, settings),
+        settings,
+        tokenizer=tokenizer,
+        seed=config.seed,
+        clip_norm=config.train.clip_norm,
+        reward=model,
+        checkpoints=checkpoints,
+        on_log=on_log,
+    )
+    metrics = _write_adapter(
+        folder,
+        config,
+        adapted,
+        tokenizer,
+        card,
+        supervised=supervised,
+        validation=validation,
+        algorithm=algorithm,
+        settings=settings.model_dump(mode="json"),
+        logs=logs,
+        metrics={"updates": len(logs), **quarters(logs, "reward", "reward_std", "kl", "entropy", "ended")},
+    )
+    say(f"{algorithm.upper()}: reward {metrics['reward_first']:+.2f} → {metrics['reward_last']:+.2f}")
+    return metrics
+
+
+def _task(
+    config: Config, adapted: Adapted, tokenizer: Any, train: Sequence[Record], settings: PpoSettings | GroupSettings
+) -> QuadrupleThinking:
+    """The records whose prompts fit, to be answered in quadruple thinking."""
+    system, limit = config.model.system_prompt, config.train.max_length
+    encoded = [(record, tuple(prompt_ids(tokenizer, record.prompt, system=system))) for record in train]
+    longest = settings.prompt_tokens if isinstance(settings, PpoSettings) else limit
+    asked = [(record, ids) for record, ids in encoded if len(ids) <= longest]
+    if not asked:
+        raise DataError(f"train.ppo.prompt_tokens is {longest}, and no prompt is that short; raise it")
+    return QuadrupleThinking(adapted, tokenizer, [r for r, _ in asked], [ids for _, ids in asked], settings)
+
+
+def _write_adapter(
+    folder: Path,
+    config: Config,
+    adapted: Adapted,
+    tokenizer: Any,
+    card: AdapterCard,
+    *,
+    supervised: Path,
+    validation: Sequence[Record],
+    algorithm: str,
+    settings: dict[str, Any],
+    logs: Sequence[dict[str, Any]],
+    metrics: dict[str, Any],
+) -> dict[str, Any]:
+    """Weigh the decision head's two eyes anew and write what every algorithm leaves; return `metrics` with validation."""
+    system, limit = config.model.system_prompt, config.train.max_length
     fitting = [record for record in validation if len(prompt_ids(tokenizer, record.prompt, system=system)) <= limit]
     shared: dict[str, Any] = {"system": system, "max_length": limit, "section_weight": 0.0, "final_weight": 0.0}
     held_out, _ = encode_all(tokenizer, fitting, [], thinking_records=0, seed=config.seed, **shared)
-    checks: dict[str, float] = {}
     lexical = LexicalHead.load(supervised)
     if held_out:
         checks, (deep, truth) = validate(adapted, held_out, config.train, pad_id=tokenizer.pad_token_id)
         prompts = [record.prompt for record in fitting]
         fit(deep, lexical.logits(prompts) if lexical else None, is_spelled(tokenizer, prompts), truth).save(folder)
-    metrics = summarize(logs) | checks
-    training = {**card.training, "ppo": {"settings": settings.model_dump(mode="json"), "metrics": metrics}}
+        metrics = metrics | checks
+    training = {**card.training, algorithm: {"settings": settings, "metrics": metrics}}
     save_adapter(folder, adapted, replace(card, training=training))
-    value.save(folder / VALUE)
-    for name in (LEXICAL, "history.jsonl", "learning_curve.png", "alpha.png"):
+    for name in (LEXICAL, "history.jsonl", "learning_curve.png", "alpha.png", EVIDENCE, TRANSITION):
         if (supervised / name).exists():
             shutil.copyfile(supervised / name, folder / name)
-    (folder / "ppo_history.jsonl").write_text("".join(json.dumps(log) + "\n" for log in logs), encoding="utf-8")
-    draw_ppo(folder / "ppo.png", logs)
-    rise = f"{metrics['reward_first']:+.2f} → {metrics['reward_last']:+.2f}"
-    say(f"PPO: reward {rise}, KL {metrics['kl_last']:.2f} nats a response")
+    history = "".join(json.dumps(log) + "\n" for log in logs)
+    (folder / f"{algorithm}_history.jsonl").write_text(history, encoding="utf-8")
     return metrics
+
+
+def quarters(logs: Sequence[dict[str, Any]], *keys: str) -> dict[str, float]:
+    """First and last quarter of a training side by side, for each key that the log has."""
+    size = max(1, len(logs) // 4)
+    found: dict[str, float] = {}
+    for key in keys:
+        if all(key in log for log in logs):
+            found[f"{key}_first"] = sum(log[key] for log in logs[:size]) / size
+            found[f"{key}_last"] = sum(log[key] for log in logs[-size:]) / size
+    return found
 
 
 def summarize(logs: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -271,8 +483,14 @@ def _pairs(config: Config, tokenizer: Any, pairs: Sequence[Pair]) -> list[Encode
 
 
 def _examples(
-    config: Config, tokenizer: Any, train: Sequence[Record], pairs: Sequence[Pair], validation: Sequence[Record]
-) -> tuple[list[Example], list[Example], int]:
+    config: Config,
+    tokenizer: Any,
+    train: Sequence[Record],
+    pairs: Sequence[Pair],
+    validation: Sequence[Record],
+    others: Sequence[Dataset] = (),
+) -> tuple[list[Example], list[Example], int, list[int]]:
+    """What to train on, what to validate on, how many were too long, and how many examples are own and each dataset's."""
     settings = config.train
     shared: dict[str, Any] = {
         "system": config.model.system_prompt,
@@ -282,7 +500,11 @@ def _examples(
         "seed": config.seed,
     }
     examples, dropped = encode_all(tokenizer, train, pairs, thinking_records=settings.thinking_records, **shared)
+    sizes = [len(examples)]
+    for dataset in others:
+        more, gone = encode_all(tokenizer, dataset.records, [], thinking_records=settings.thinking_records, **shared)
+        examples, dropped, sizes = examples + more, dropped + gone, [*sizes, len(more)]
     held_out, _ = encode_all(tokenizer, validation, [], thinking_records=0, **shared)
     if not examples:
         raise DataError(f"train.max_length is {settings.max_length}, and no record is that short; raise it")
-    return examples, held_out, dropped
+    return examples, held_out, dropped, sizes

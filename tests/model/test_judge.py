@@ -9,9 +9,9 @@ import torch
 
 from aegis.decisions import Decision
 from aegis.errors import DataError, ModelError
-from aegis.evaluate.judge import Judge
 from aegis.model.calibration import Calibration, Weights
 from aegis.model.head import DecisionHead
+from aegis.model.judge import Judge
 from aegis.model.lexical import LexicalHead
 
 PROMPTS = ["Hi", "人を助けるには", "A much longer request than the others, to mix lengths in one batch", "x"]

@@ -1,0 +1,1 @@
+"""Answers whose private thinking stays private."""

@@ -1,0 +1,371 @@
+"""DPO, GRPO and RLOO through TRL's trainers: they learn, they leave the base alone, and they resume to the last bit."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+import pytest
+import torch
+
+from aegis.config import DpoSettings, GateSettings, GroupSettings, LoraSettings, ModelSettings
+from aegis.data.records import Record
+from aegis.decisions import Decision
+from aegis.durable.store import SnapshotStore
+from aegis.errors import AegisError, DataError, MissingPackageError, StoppedError
+from aegis.model.adapt import Adapted, attach
+from aegis.model.prompt import prompt_ids
+from aegis.model.tags import known_tags
+from aegis.model.thinker import Path
+from aegis.train.checkpoints import Checkpoints
+from aegis.train.group import Algorithm, group_plan, train_group
+from aegis.train.packages import require_trl
+from aegis.train.ppo import Limiter
+from aegis.train.preference import Preference, Scorer, encode_preferences, train_dpo
+from aegis.train.quadruple import QuadrupleThinking
+from tests.conftest import tiny_model
+from tests.train.test_ppo import Bandit
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+MODEL = ModelSettings(lora=LoraSettings(rank=4, layers=(0.5, 1.0)), gates=GateSettings(layers=(0.5, 0.75)))
+
+
+def policy(tokenizer: Any = None) -> Adapted:
+    """A tiny policy whose gates stand open, with its reference."""
+    torch.manual_seed(0)
+    adapted = attach(tiny_model(), MODEL, tags=known_tags(tokenizer) if tokenizer else None)
+    adapted.set_alpha(1.6)
+    for gate in adapted.all_gates():
+        torch.nn.init.normal_(gate.generators, std=0.3)
+    adapted.add_reference()
+    return adapted
+
+
+def preferences(count: int = 12) -> list[Preference]:
+    """Answers of two tokens; the chosen side is one of eight even ids, the rejected one odd."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(20, 90, (count, 4), generator=generator).tolist()
+    ends = torch.randint(100, 108, (count, 2), generator=generator).tolist()
+    return [
+        Preference((*row, 2 * a, 2 * b), (*row, 2 * a + 1, 2 * b + 1), 1, len(row), index % 4)
+        for index, (row, (a, b)) in enumerate(zip(rows, ends, strict=True))
+    ]
+
+
+def margins(adapted: Adapted, pairs: Sequence[Preference]) -> torch.Tensor:
+    """(pairs,) log π/π_ref of the chosen side over that of the rejected one, computed here and not by what is tested."""
+
+    def logp(ids: tuple[int, ...], start: int) -> torch.Tensor:
+        row = torch.tensor([ids])
+        logits = adapted.peft(input_ids=row).logits[0, start - 1 : -1]
+        return torch.log_softmax(logits, -1).gather(1, row[0, start:].unsqueeze(1)).sum()
+
+    def difference(pair: Preference) -> torch.Tensor:
+        return logp(pair.chosen, pair.prompt_length) - logp(pair.rejected, pair.prompt_length)
+
+    with torch.no_grad():
+        own = torch.stack([difference(pair) for pair in pairs])
+        with adapted.acting_as("reference"):
+            return own - torch.stack([difference(pair) for pair in pairs])
+
+
+def dpo(adapted: Adapted, tokenizer: Any, *, checkpoints: Checkpoints | None = None, **changes: Any) -> list[dict[str, Any]]:
+    settings = DpoSettings(**{"epochs": 4.0, "batch_tokens": 48, "lr": 3e-3, "gate_lr": 3e-3, **changes})
+    return train_dpo(adapted, preferences(), settings, tokenizer=tokenizer, seed=3, checkpoints=checkpoints)
+
+
+def group(
+    algorithm: Algorithm, adapted: Adapted, tokenizer: Any, *, checkpoints: Checkpoints | None = None, **changes: Any
+) -> list[dict[str, Any]]:
+    given = {"updates": 40, "prompts": 8, "group": 4, "lr": 1e-2, "gate_lr": 3e-3, "beta": 0.0, "decision": 0.0}
+    settings = GroupSettings(**{**given, **changes})
+    task = Bandit(adapted, length=4)
+    return train_group(algorithm, adapted, task, settings, tokenizer=tokenizer, seed=3, checkpoints=checkpoints)
+
+
+def timeless(logs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in log.items() if "second" not in key} for log in logs]
+
+
+def state(adapted: Adapted) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in adapted.state_dict().items()}
+
+
+def changed(before: dict[str, torch.Tensor], adapted: Adapted) -> set[str]:
+    return {name for name, tensor in adapted.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+def stopping(folder: FilePath, at: Callable[[int], bool]) -> Checkpoints:
+    """Snapshots where the calls of `check` that `at` names raise."""
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if at(calls):
+            raise StoppedError("asked to")
+
+    return Checkpoints(SnapshotStore(folder, fingerprint="same", keep=3), interval_s=1e9, check=check)
+
+
+def test_dpo_raises_the_margin_of_the_chosen_side(tokenizer: Any) -> None:
+    adapted = policy()
+    before = state(adapted)
+    assert margins(adapted, preferences()).abs().max() < 1e-4
+    logs = dpo(adapted, tokenizer)
+    found = margins(adapted, preferences())
+    assert (found > 0).float().mean() >= 0.9
+    assert logs[0]["rewards/margins"] == pytest.approx(0.0, abs=1e-5)
+    assert logs[-1]["rewards/margins"] > 0.05
+    assert logs[-1]["loss"] < logs[0]["loss"]
+    assert {"decision_loss", "grad_norm", "learning_rate", "pairs", "tokens"} <= logs[0].keys()
+    moved = changed(before, adapted)
+    assert all(".lora_" in name or name.startswith(("gates.", "head.linear")) for name in moved)
+    assert not any("reference" in name or "alpha" in name for name in moved)
+    assert any(name.startswith("gates.") for name in moved)
+    assert any(name.startswith("head.linear") for name in moved)
+
+
+def test_dpo_sees_gate_and_tag_rows_through_lm_head(tokenizer: Any) -> None:
+    adapted = policy(tokenizer)
+    assert adapted.rows
+    torch.nn.init.normal_(adapted.rows.input, std=0.5)
+    torch.nn.init.normal_(adapted.rows.output, std=0.5)
+    tag = known_tags(tokenizer).ids[0]
+    ids = torch.tensor([[20, 21, tag, 22, tag], [30, 31, 32, tag, 33]])
+    labels = ids.clone()
+    labels[:, :2] = -100
+    found = Scorer(adapted)(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels)
+    logs = torch.log_softmax(adapted.peft(input_ids=ids).logits[:, :-1], -1)
+    expected = logs.gather(2, ids[:, 1:].unsqueeze(2)).squeeze(2)
+    expected[:, 0] = 0
+    torch.testing.assert_close(found.log_probs, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_nothing_of_trl_stays_behind(tokenizer: Any) -> None:
+    for train in (dpo, lambda *given: group("rloo", *given, updates=1), lambda *given: group("grpo", *given, updates=1)):
+        adapted = policy()
+        train(adapted, tokenizer)
+        assert "forward" not in vars(adapted.base)
+        assert set(adapted.peft.peft_config) == {"default", "reference"}
+        assert adapted.role == "policy"
+        assert not adapted.training
+
+
+def test_every_gradient_is_clipped_and_cleared_and_nothing_is_sent(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trainer itself knows the PEFT model alone, and TRL would tell its makers of every training."""
+    from trl.trainer import base_trainer
+
+    def send(**_: Any) -> None:
+        raise AssertionError("telemetry")
+
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr(base_trainer, "send_telemetry", send)
+    adapted, left, clipped = policy(), [], set()
+    settings = DpoSettings(epochs=1.0, batch_tokens=48)
+
+    def watched(parameters: Any, limit: float) -> torch.Tensor:
+        clipped.update(id(parameter) for parameter in parameters if parameter.grad is not None)
+        return clip(parameters, limit)
+
+    clip = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", watched)
+    logs = train_dpo(
+        adapted,
+        preferences(),
+        settings,
+        tokenizer=tokenizer,
+        seed=0,
+        on_log=lambda *_: left.append(any(parameter.grad is not None for parameter in adapted.parameters())),
+    )
+    assert left == [False] * len(logs)
+    assert clipped == {id(parameter) for parameter in adapted.parameters() if parameter.requires_grad}
+    assert clipped & {id(parameter) for parameter in adapted.gates.parameters()}
+
+
+def test_label_smoothing_and_a_limit_on_pairs(tokenizer: Any) -> None:
+    smooth = dpo(policy(), tokenizer, epochs=1.0, label_smoothing=0.2, pairs=4)
+    assert sum(log["pairs"] for log in smooth) == 4
+    assert smooth[0]["loss"] - 0.5 * smooth[0]["decision_loss"] == pytest.approx(0.6931, abs=1e-3)
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 4])
+def test_dpo_stopped_after_any_step_and_resumed_is_uninterrupted(tokenizer: Any, tmp_path: FilePath, stop_at: int) -> None:
+    whole, again = policy(), policy()
+    logs = dpo(whole, tokenizer)
+    assert len(logs) > 4
+    with pytest.raises(StoppedError, match=f"from step {stop_at}"):
+        dpo(policy(), tokenizer, checkpoints=stopping(tmp_path, lambda call: call == stop_at))
+    torch.manual_seed(99)
+    resumed = dpo(again, tokenizer, checkpoints=stopping(tmp_path, lambda _: False))
+    assert all(torch.equal(a, b) for a, b in zip(state(whole).values(), state(again).values(), strict=True))
+    assert timeless(resumed) == timeless(logs)
+    done = dpo(policy(), tokenizer, checkpoints=stopping(tmp_path, lambda _: False))  # nothing is left to do
+    assert timeless(done) == timeless(logs)
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_groups_raise_a_verifiable_reward(algorithm: Algorithm, tokenizer: Any) -> None:
+    adapted = policy()
+    before = state(adapted)
+    logs = group(algorithm, adapted, tokenizer)
+    shares = [log["reward/share"] for log in logs]
+    assert shares == pytest.approx([log["reward"] for log in logs])
+    assert shares[0] < 0.5
+    assert sum(shares[-5:]) / 5 >= 0.8
+    assert logs[-1]["entropy"] < logs[0]["entropy"]
+    moved = changed(before, adapted)
+    assert moved
+    assert all(".lora_" in name or name.startswith("gates.") for name in moved)
+    assert not any("reference" in name or "alpha" in name for name in moved)
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_a_kl_penalty_keeps_the_policy_near(algorithm: Algorithm, tokenizer: Any) -> None:
+    near = group(algorithm, policy(), tokenizer, beta=1.0, updates=20)
+    far = group(algorithm, policy(), tokenizer, updates=20)
+    assert near[0]["kl"] == pytest.approx(0.0, abs=1e-5)
+    assert near[-1]["reward"] < far[-1]["reward"]
+
+
+@pytest.mark.parametrize(("algorithm", "stop_at"), [("grpo", 1), ("grpo", 2), ("rloo", 2)])
+@pytest.mark.parametrize("inside", ["a step", "sampling"])
+def test_groups_stopped_anywhere_and_resumed_are_uninterrupted(
+    algorithm: Algorithm, stop_at: int, inside: str, tokenizer: Any, tmp_path: FilePath
+) -> None:
+    """Sampling asks once a token (4 an update), a step once."""
+    options: dict[str, Any] = {"updates": 4, "beta": 0.1}
+    whole, again = policy(), policy()
+    logs = group(algorithm, whole, tokenizer, **options)
+    at = 5 * stop_at + (0 if inside == "a step" else 2)
+    with pytest.raises(StoppedError, match=f"from step {stop_at}"):
+        group(algorithm, policy(), tokenizer, checkpoints=stopping(tmp_path, lambda call: call in (at, at + 1)), **options)
+    torch.manual_seed(99)
+    resumed = group(algorithm, again, tokenizer, checkpoints=stopping(tmp_path, lambda _: False), **options)
+    assert all(torch.equal(a, b) for a, b in zip(state(whole).values(), state(again).values(), strict=True))
+    assert timeless(resumed) == timeless(logs)
+
+
+class Scripted(QuadrupleThinking):
+    """Quadruple thinking that keeps what it sampled."""
+
+    seen: list[Path]
+
+    def sample(self, prompts: Sequence[tuple[int, ...]], on_token: Callable[[], None] = lambda: None) -> list[Path]:
+        self.seen = super().sample(prompts, on_token)
+        return self.seen
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_groups_think_in_the_protocol(algorithm: Algorithm, tokenizer: Any) -> None:
+    adapted = policy(tokenizer)
+    decisions = [Decision.ALLOW, Decision.REFUSE]
+    records = [Record(f"r{n}", f"question {n}", decision, "en", "test") for n, decision in enumerate(decisions)]
+    prompts = [tuple(prompt_ids(tokenizer, record.prompt, system=None)) for record in records]
+    settings = GroupSettings(updates=2, prompts=2, group=2, section_tokens=3, final_tokens=4, lr=1e-3)
+    task = Scripted(adapted, tokenizer, records, prompts, settings)
+    logs = train_group(algorithm, adapted, task, settings, tokenizer=tokenizer, seed=0)
+    assert {"reward/decision", "reward/format", "decision_loss", "kl", "tokens", "ended"} <= logs[0].keys()
+    assert len(task.seen) == 4
+    tags = known_tags(tokenizer)
+    for path in task.seen:
+        assert [token for token in path.ids if token in tags.ids] == list(tags.ids)
+    assert logs[-1]["tokens"] == pytest.approx(sum(sum(path.chosen) for path in task.seen) / 4)
+    assert "question" not in str(logs)
+
+
+def test_what_is_not_finite_stops_before_the_step(tokenizer: Any) -> None:
+    adapted = policy()
+    adapted.head.linear.bias.data.fill_(float("nan"))
+    before = [parameter.clone() for parameter in adapted.parameters()]
+    with pytest.raises(AegisError, match=r"DPO step 1: the gradient norm nan must be finite.*Lower train.dpo.lr"):
+        dpo(adapted, tokenizer)
+    after = adapted.parameters()
+    assert all(torch.equal(a, b) or a.isnan().any() for a, b in zip(before, after, strict=True))
+
+
+def test_bad_input(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"train\.algorithm dpo needs pairs"):
+        train_dpo(policy(), [], DpoSettings(), tokenizer=tokenizer, seed=0)
+    empty = Bandit(policy(), length=1)
+    empty.prompts = []
+    with pytest.raises(DataError, match=r"train\.algorithm grpo needs prompts"):
+        train_group("grpo", empty.adapted, empty, GroupSettings(), tokenizer=tokenizer, seed=0)
+    require_trl("ppo")
+    require_trl("dpo")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.9.1")
+    require_trl("sft")
+    with pytest.raises(MissingPackageError, match=r"needs trl 1.16, and 0.9.1 is installed; run: pip install 'trl==1.16"):
+        require_trl("rloo")
+
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    with pytest.raises(MissingPackageError, match="'grpo' needs the package datasets; run: pip install"):
+        require_trl("grpo")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        (DpoSettings, {"beta": 0.0}, "beta"),
+        (DpoSettings, {"label_smoothing": 0.5}, "label_smoothing"),
+        (GroupSettings, {"group": 1}, "group"),
+        (GroupSettings, {"beta": -1.0}, "beta"),
+        (GroupSettings, {"minibatches": 5}, "must be a multiple of minibatches, got 24 and 5"),
+    ],
+)
+def test_impossible_settings_are_named(kind: Any, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kind(**changes)
+
+
+def test_every_prompt_is_asked_once_an_epoch() -> None:
+    plan = group_plan(5, GroupSettings(updates=5, prompts=2), seed=1)
+    assert [len(row) for row in plan] == [2] * 5
+    flat = [index for row in plan for index in row]
+    assert sorted(flat[:5]) == sorted(flat[5:]) == list(range(5))
+    assert plan != group_plan(5, GroupSettings(updates=5, prompts=2), seed=2)
+
+
+def test_long_pairs_are_left_out(tokenizer: Any) -> None:
+    from aegis.data.records import Pair, Side
+    from aegis.thinking import SECTIONS, Thinking
+
+    def side(final: str, decision: Decision) -> Side:
+        bodies = dict.fromkeys(SECTIONS, "so")
+        return Side(decision, Thinking.from_bodies(bodies, final, where="test"))
+
+    sides = [(side("yes", Decision.ALLOW), side("no" * length, Decision.REFUSE)) for length in (1, 400)]
+    pairs = [Pair("p", "hello", "en", "test", *both) for both in sides]
+    found = encode_preferences(tokenizer, pairs, system=None, max_length=200)
+    assert len(found) == 1
+    assert found[0].decision == Decision.ALLOW
+    assert found[0].chosen[: found[0].prompt_length] == tuple(prompt_ids(tokenizer, "hello", system=None))
+    assert found[0].chosen[found[0].prompt_length] == known_tags(tokenizer).pairs[0][0]
+
+
+def test_the_limiter_is_part_of_what_is_scored() -> None:
+    """A Bandit's responses cannot leave its choices, and neither can their probabilities."""
+    from aegis.train.group import Engine
+    from aegis.train.trainer import Ledger, make_policy_optimizer, train_policy_only
+
+    adapted = policy()
+    train_policy_only(adapted)
+    optimizer = make_policy_optimizer(adapted, lr=1e-3, gate_lr=1e-3)
+    facts: dict[str, Any] = {"name": "GRPO", "setting": "x", "steps": 1, "seed": 0, "clip_norm": 1.0}
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    task = Bandit(adapted, length=3)
+    engine = Engine(Ledger(adapted, optimizer, scheduler, **facts), task, GroupSettings(), reward=None, pad_id=1)
+    paths = engine.sample([0, 1])
+    with torch.no_grad():
+        logs, _ = engine.score(torch.tensor([1, 0]), reference=False, width=5)
+    assert isinstance(task.limiter, Limiter)
+    row = torch.tensor([[*paths[1].prompt, *paths[1].ids]])
+    logits = adapted.peft(input_ids=row).logits[0, 2:5].masked_fill(~task.limiter.allowed, -torch.inf)
+    expected = torch.log_softmax(logits, -1).gather(1, row[0, 3:].unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(logs[0, :3], expected.detach(), atol=1e-4, rtol=1e-4)
+    assert logs[:, 3:].abs().max() == 0
