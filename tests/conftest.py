@@ -54,6 +54,15 @@ def byte_tokenizer() -> Any:
     return fast
 
 
+def tagged_tokenizer() -> Any:
+    """The same with the protocol's tags."""
+    from aegis.model.tags import add_tags
+
+    tokenizer = byte_tokenizer()
+    add_tags(tokenizer, tiny_model())
+    return tokenizer
+
+
 def tiny_model(architecture: str = "llama", *, seed: int = 0, **changes: Any) -> Any:
     """A random model of the architecture, in float32 and evaluation mode."""
     from transformers import AutoConfig, AutoModelForCausalLM

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 import pytest
 
+from tests.conftest import tagged_tokenizer
 from tests.crash.report import REPORT, Report
 
 
 @pytest.fixture(scope="session")
 def report() -> Report:
     return REPORT
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    return tagged_tokenizer()
 
 
 @pytest.fixture(scope="session")

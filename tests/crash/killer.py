@@ -1,6 +1,6 @@
 """Kill a training again and again at random instants, resume it each time, and compare its end with an uninterrupted one.
 
-    python -m tests.crash.killer FOLDER --kills 20 --every 0 --seed 0
+    python -m tests.crash.killer FOLDER --training ppo --kills 20 --every 0 --seed 0
 
 Imports torch once and forks a process a training, so that the kills fall into the work and not into imports. Prints JSON.
 """
@@ -26,11 +26,14 @@ from typing import Any
 
 import torch
 
+from aegis.config import LoraSettings, RewardSettings
 from aegis.durable.store import Kind, Snapshot, SnapshotStore
 from aegis.model.adapt import attach
 from aegis.train.checkpoints import Checkpoints
+from aegis.train.reward import EncodedPair, pair_plan, train_reward
 from aegis.train.sft import make_plan, train_sft
-from tests.conftest import byte_tokenizer, tiny_model
+from tests.conftest import tagged_tokenizer, tiny_model
+from tests.train.test_ppo import bandit
 from tests.train.test_sft import encoded, settings
 from tests.train.test_state import MODEL
 
@@ -64,9 +67,18 @@ class NotingStore(SnapshotStore):
 
 
 class NotingCheckpoints(Checkpoints):
-    """Notes the step from which a training goes on."""
+    """Notes the step from which a training goes on, and every step's end; its clock counts steps."""
 
     store: NotingStore
+
+    def __init__(self, store: NotingStore, *, every: int) -> None:
+        self.done = 0
+        super().__init__(store, interval_s=every, clock=lambda: float(self.done))
+
+    def step_done(self, step: int, *arguments: Any, **named: Any) -> None:
+        self.done += 1
+        self.store.cells[STEP] = step
+        super().step_done(step, *arguments, **named)
 
     def restore(self, parts: Any) -> int | None:
         cells = self.store.cells
@@ -77,32 +89,77 @@ class NotingCheckpoints(Checkpoints):
         return step
 
 
-def train(examples: list[Any], folder: Path, result: Path, cells: memoryview, *, every: int) -> None:
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What is trained: its number of steps, and how to train it to the end and tell the end."""
+
+    steps: int
+    run: Callable[[Checkpoints], dict[str, Any]]
+
+
+def supervised() -> Training:
+    examples = encoded(tagged_tokenizer())[0]
+
+    def run(checkpoints: Checkpoints) -> dict[str, Any]:
+        torch.manual_seed(0)
+        adapted = attach(tiny_model(), MODEL)
+        trained = train_sft(adapted, examples, examples[:8], SETTINGS, pad_id=1, seed=3, checkpoints=checkpoints)
+        logits, truth = trained.held_out or (None, None)
+        return {
+            "weights": digests(adapted),
+            "history": [{**dataclasses.asdict(log), "seconds": None} for log in trained.history],
+            "validation": trained.validation,
+            "held_out": [found.tolist() for found in (logits, truth) if found is not None],
+        }
+
+    return Training(len(make_plan(examples, SETTINGS, seed=3)[0]), run)
+
+
+def rewarded() -> Training:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(20, 90, (24, 2, 12), generator=generator).tolist()
+    pairs = [EncodedPair((*chosen, 7), tuple(rejected), 1) for chosen, rejected in rows]
+    given = RewardSettings(epochs=4, batch_tokens=72, lora=LoraSettings(rank=2, layers=(0.5, 1.0)))
+
+    def run(checkpoints: Checkpoints) -> dict[str, Any]:
+        torch.manual_seed(0)
+        adapted = attach(tiny_model(), MODEL)
+        adapted.add_reference()
+        adapted.add_reward(given.lora)
+        model, report, logs = train_reward(adapted, pairs, pairs[:6], given, pad_id=1, seed=3, checkpoints=checkpoints)
+        history = [{**dataclasses.asdict(log), "seconds": None} for log in logs]
+        return {"weights": digests(adapted), "head": digests(model.head), "history": history, "report": repr(report)}
+
+    return Training(len(pair_plan(pairs, given, seed=3)), run)
+
+
+def optimized() -> Training:
+    given: dict[str, Any] = {"updates": 8, "epochs": 2}
+
+    def run(checkpoints: Checkpoints) -> dict[str, Any]:
+        ppo = bandit(checkpoints=checkpoints, **given)
+        logs = [{key: value for key, value in log.items() if "second" not in key} for log in ppo.train()]
+        return {"weights": digests(ppo.adapted), "value": digests(ppo.value), "history": json.loads(json.dumps(logs))}
+
+    return Training(bandit(**given).steps, run)
+
+
+TRAININGS = {"sft": supervised, "reward": rewarded, "ppo": optimized}
+
+
+def train(training: Training, folder: Path, result: Path, cells: memoryview, *, every: int) -> None:
     """Train to the end, saving after every so many steps (0 and 1: each), and write the end as JSON."""
-    torch.manual_seed(0)
-    adapted = attach(tiny_model(), MODEL)
     store = NotingStore(folder, fingerprint="crash", keep=3, say=lambda line: print(line, file=sys.stderr))
     store.cells = cells
-    done = 0
-
-    def count(progress: Any) -> None:
-        nonlocal done
-        done += 1
-        cells[STEP] = progress.log.step
-
-    checkpoints = NotingCheckpoints(store, interval_s=every, clock=lambda: float(done))
-    trained = train_sft(adapted, examples, examples[:8], SETTINGS, pad_id=1, seed=3, checkpoints=checkpoints, on_step=count)
+    end = training.run(NotingCheckpoints(store, every=every))
     cells[PHASE] = PHASES.index("ending")
-    logits, truth = trained.held_out or (None, None)
-    end = {
-        "weights": {name: digest(tensor) for name, tensor in adapted.state_dict().items()},
-        "history": [{**dataclasses.asdict(log), "seconds": None} for log in trained.history],
-        "validation": trained.validation,
-        "held_out": [found.tolist() for found in (logits, truth) if found is not None],
-    }
     staging = result.with_suffix(".writing")
     staging.write_text(json.dumps(end), encoding="utf-8")
     staging.rename(result)
+
+
+def digests(module: torch.nn.Module) -> dict[str, str]:
+    return {name: digest(tensor) for name, tensor in module.state_dict().items()}
 
 
 def digest(tensor: torch.Tensor) -> str:
@@ -158,14 +215,14 @@ class Campaign:
     """The kills over as many trainings as they need.
 
     Args:
-        examples: what is trained on.
+        training: what is trained.
         every: steps between saves.
         kills: of each the phase, the share of the steps done, and whether it left a half-done save behind.
         faults: what was not as it must be.
     """
 
     folder: Path
-    examples: list[Any]
+    training: Training
     every: int
     generator: random.Random
     kills: list[tuple[str, float, bool]] = dataclasses.field(default_factory=list)
@@ -195,11 +252,11 @@ class Campaign:
         """One training, killed until it is done or there have been `wanted` kills in all; returns what it ended with."""
         folder, result, log = self.folder / name, self.folder / f"{name}.json", self.folder / f"{name}.log"
         cells, acknowledged, left = shared_cells(), ANEW, set[str]()
-        steps = len(make_plan(self.examples, SETTINGS, seed=3)[0])
+        steps = self.training.steps
         for _ in range(1000):
             cells[PHASE], cells[STEP], cells[ACKNOWLEDGED], cells[RESUMED] = 0, 0, acknowledged, NOT_YET
             aim = self._aim(longest_s) if len(self.kills) < wanted else None
-            status = wait(fork(lambda: train(self.examples, folder, result, cells, every=self.every), log), aim, cells)
+            status = wait(fork(lambda: train(self.training, folder, result, cells, every=self.every), log), aim, cells)
             self._check_resumed(name, cells[RESUMED], acknowledged)
             acknowledged, before, left = cells[ACKNOWLEDGED], left, {path.name for path in folder.glob(".*")}
             if not os.WIFSIGNALED(status):
@@ -233,6 +290,7 @@ class Campaign:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--training", choices=sorted(TRAININGS), default="sft")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--every", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
@@ -241,8 +299,8 @@ def main() -> int:
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
     warnings.filterwarnings("ignore", message=".*multi-threaded.*fork.*", category=DeprecationWarning)
     attach(tiny_model(), MODEL)  # whatever is imported late is imported here, once
-    examples = encoded(byte_tokenizer())[0]
-    campaign = Campaign(options.folder, examples, options.every, random.Random(options.seed))
+    training = TRAININGS[options.training]()
+    campaign = Campaign(options.folder, training, options.every, random.Random(options.seed))
     campaign.run(options.kills)
     found = {name: getattr(campaign, name) for name in ("kills", "faults", "resumed", "runs")}
     print(json.dumps(found))

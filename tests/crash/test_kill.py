@@ -19,8 +19,9 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 
 
-def campaign(folder: Path, *, kills: int, every: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.crash.killer", str(folder), "--kills", str(kills), "--every", str(every)]
+def campaign(folder: Path, *, training: str, kills: int, every: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.crash.killer", str(folder), "--training", training]
+    command += ["--kills", str(kills), "--every", str(every)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
     assert ended.returncode == 0, ended.stderr
@@ -37,15 +38,17 @@ def remarks(found: dict[str, Any]) -> str:
     return f"{told}; by fifths of the run {by_fifth}; {left} left a save half done; {found['runs']} runs"
 
 
-@pytest.mark.parametrize("every", [0, 3])
-@pytest.mark.parametrize("kills", [10, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
+@pytest.mark.parametrize(
+    ("training", "every", "short"), [("sft", 0, 10), ("sft", 3, 10), ("reward", 2, 6), ("ppo", 0, 6), ("ppo", 3, 6)]
+)
+@pytest.mark.parametrize("long", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_killed_at_any_instant_a_training_ends_to_the_last_bit(
-    kills: int, every: int, tmp_path: Path, report: Report
+    training: str, every: int, short: int, long: bool, tmp_path: Path, report: Report
 ) -> None:
-    begun = time.monotonic()
-    found = campaign(tmp_path / "runs", kills=kills, every=every)
+    begun, kills = time.monotonic(), 10 * short if long else short
+    found = campaign(tmp_path / "runs", training=training, kills=kills, every=every)
     count, took = len(found["kills"]), time.monotonic() - begun
-    case = f"a save every {every or 1} step(s), {kills}"
+    case = f"{training}, a save every {every or 1} step(s), {kills}"
     report.add("kill", case, count=count, sound=count - len(found["faults"]), seconds=took, remarks=remarks(found))
     assert not found["faults"], "\n".join(found["faults"])
     assert count == kills

@@ -29,6 +29,7 @@ from aegis.progress import bar
 from aegis.train.stage import write_group, write_policy, write_preference, write_reward, write_supervised
 
 _MIB = 1 << 20
+_FIGURES = ("learning_curve.png", "alpha.png", "phase_transition.png", "ppo.png")
 
 
 def deep_research_data(run: Run, write: Write) -> dict[str, str]:
@@ -351,7 +352,7 @@ def _evaluate(run: Run, staging: Path) -> None:
         certificate=json.loads((run.artifact("model") / CERTIFICATE).read_text(encoding="utf-8")),
         statistics=json.loads((run.artifact("records") / "statistics.json").read_text(encoding="utf-8")),
         decision_figures=[staging / name / "confusion.png" for name in results],
-        training_figures=[adapter / "learning_curve.png", adapter / "alpha.png", adapter / "phase_transition.png"],
+        training_figures=[path for name in _FIGURES if (path := adapter / name).is_file()],
     )
     (staging / "report.html").write_text(html, encoding="utf-8")
     (staging / "report.md").write_text(markdown, encoding="utf-8")

@@ -107,7 +107,7 @@ class Evidence:
 
 
 def gather(history: Sequence[StepLog]) -> Evidence | None:
-    """The evidence in a training's log; None where α is not scheduled (learned, or no gates) or never rises."""
+    """The evidence in a training's log; None where α is learned, not scheduled, or never rises."""
     logs = [log for log in history if "alpha" in log.extra]
     if len(logs) < 2 or len(logs) < len(history):
         return None

@@ -19,7 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Trainer, get_constant_schedule
-from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
+from trl.trainer.rloo_config import RLOOConfig
+from trl.trainer.rloo_trainer import RLOOTrainer
 
 from aegis.config import GroupSettings
 from aegis.errors import DataError, StoppedError

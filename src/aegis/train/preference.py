@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Trainer, get_cosine_schedule_with_warmup
-from trl import DPOConfig, DPOTrainer
-from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
 from aegis.config import DpoSettings
 from aegis.data.records import Pair
@@ -209,7 +209,7 @@ class _Trainer(Durable, DPOTrainer):
         forget_forward(reference)
         ledger.adapted.base.forward = self.scorer  # instead of TRL's fused head; forgotten when the training is over
 
-    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return dataset  # ids already
 
     def compute_loss(

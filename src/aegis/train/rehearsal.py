@@ -217,15 +217,13 @@ def _trained(adapted: Adapted, loss: Callable[[], Tensor], *, bfloat16: bool) ->
 
 
 def _logprobs(adapted: Adapted, hidden: Tensor) -> Tensor:
-    """As `chosen_logprobs`: the limiter's copies, the temperature's, and the softmax's."""
-    logits = adapted.logits(hidden).float()
+    """As `chosen_logprobs`: one float32 copy, restricted in place, and what its sum of exponentials needs."""
+    logits = adapted.logits(hidden).to(torch.float32, copy=True)
     allowed = torch.ones(logits.shape[1], dtype=torch.bool, device=META)
     closing = torch.zeros(len(logits), 1, dtype=torch.long, device=META)
-    logits = logits.masked_fill(~allowed, -torch.inf).scatter(1, closing, logits.gather(1, closing))
-    logs = torch.log_softmax(logits / 2.0, -1)
-    with torch.no_grad():
-        (logs.exp() * logs.masked_fill(logs.isneginf(), 0.0)).sum(-1)
-    return logs.gather(1, closing)
+    logits.masked_fill_(~allowed, -torch.inf)
+    logits.div_(2.0)
+    return logits.gather(1, closing).squeeze(1) - logits.logsumexp(-1)
 
 
 @contextlib.contextmanager

@@ -74,7 +74,9 @@ class Tracker:
         say: told once of each sink that fails.
     """
 
-    def __init__(self, sinks: Mapping[str, Callable[[], Sink]] | None = None, *, say: Callable[[str], None] = lambda _: None):
+    def __init__(
+        self, sinks: Mapping[str, Callable[[], Sink]] | None = None, *, say: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._makers, self._sinks, self._say = dict(sinks or {}), dict[str, Sink](), say
 
     def begin(self, done: int, history: Iterable[tuple[int, Scalars]] = ()) -> None:

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aegis.config import LoraSettings, ModelSettings, RewardSettings
+from aegis.errors import AdapterError, DataError
+from aegis.model.adapt import Adapted, attach
+from aegis.model.prompt import pad
+from aegis.train.reward import EncodedPair, bradley_terry, evaluate_reward, load_reward, save_reward, train_reward
+from tests.conftest import tiny_model
+
+SETTINGS = RewardSettings(epochs=6, batch_tokens=256, lr=3e-3, head_lr=1e-2, lora=LoraSettings(rank=4, layers=(0.5, 1.0)))
+
+
+def adapted_model() -> Adapted:
+    torch.manual_seed(0)
+    adapted = attach(tiny_model(), ModelSettings())
+    adapted.add_reference()
+    return adapted
+
+
+def pairs(count: int, *, seed: int = 0) -> list[EncodedPair]:
+    """The better side ends with an even token; lengths say nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(count):
+        lengths = torch.randint(6, 12, (2,), generator=generator).tolist()
+        chosen, rejected = (torch.randint(20, 250, (length,), generator=generator).tolist() for length in lengths)
+        found.append(EncodedPair((*chosen, 8), (*rejected, 9), 1))
+    return found
+
+
+def trained() -> tuple[Adapted, Any, Any]:
+    adapted = adapted_model()
+    adapted.add_reward(SETTINGS.lora)
+    model, report, _ = train_reward(adapted, pairs(32), pairs(24, seed=1), SETTINGS, pad_id=1, seed=0)
+    return adapted, model, report
+
+
+def test_the_better_side_scores_higher_on_pairs_never_seen() -> None:
+    adapted, model, report = trained()
+    assert report.accuracy > 0.9
+    assert report.brier < 0.15
+    assert abs(report.longer_wins - report.longer_chosen) < 0.3
+    sides = [side for pair in pairs(32) for side in (pair.chosen, pair.rejected)]
+    ids, mask = pad([list(side) for side in sides], value=1)
+    with torch.no_grad():
+        scores = model.score(adapted, ids, mask)
+        base = adapted.hidden(ids, mask)
+    assert float(scores.mean()) == pytest.approx(0, abs=1e-3)
+    assert float(scores.std(unbiased=False)) == pytest.approx(1, abs=1e-3)
+    fresh = adapted_model()
+    with torch.no_grad():
+        assert torch.equal(fresh.hidden(ids, mask), base)  # the policy is untouched
+
+
+def test_a_reward_model_is_saved_and_loaded(tmp_path: Path) -> None:
+    adapted, model, _ = trained()
+    save_reward(tmp_path, adapted, model, {"base": {"spec": "tiny", "fingerprint": "f"}, "metrics": {}})
+    again = adapted_model()
+    loaded = load_reward(tmp_path, again, base_fingerprint="f", settings=SETTINGS)
+    ids = torch.randint(20, 250, (3, 9), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        for trunk in (None, again.trunk(ids, torch.ones_like(ids), layer=again.lowest_layer())):
+            first = model.score(adapted, ids, torch.ones_like(ids))
+            assert torch.equal(loaded.score(again, ids, torch.ones_like(ids), trunk=trunk), first)
+    with pytest.raises(AdapterError, match=r"a reward model of another base \('tiny'\)"):
+        load_reward(tmp_path, adapted_model(), base_fingerprint="g", settings=SETTINGS)
+    (tmp_path / "reward.json").write_text(json.dumps({}))
+    with pytest.raises(AdapterError, match="not a readable reward model"):
+        load_reward(tmp_path, adapted_model(), base_fingerprint="f", settings=SETTINGS)
+
+
+def test_the_margin_asks_for_distance() -> None:
+    one, zero = torch.ones(1), torch.zeros(1)
+    assert float(bradley_terry(one, zero, zero)) == pytest.approx(math.log(1 + math.exp(-1)))
+    assert float(bradley_terry(one, zero, one)) == pytest.approx(math.log(2))
+
+
+def test_length_bias_is_seen() -> None:
+    adapted, model, _ = trained()
+    longer = [EncodedPair((*pair.rejected, *pair.rejected, 8), pair.rejected, 1) for pair in pairs(12, seed=3)]
+    report = evaluate_reward(model, adapted, longer, SETTINGS, pad_id=1)
+    assert report.longer_chosen == 1.0
+    assert report.longer_wins == report.accuracy
+
+
+def test_without_pairs_there_is_nothing_to_learn() -> None:
+    adapted = adapted_model()
+    adapted.add_reward(SETTINGS.lora)
+    with pytest.raises(DataError, match="needs pairs"):
+        train_reward(adapted, [], [], SETTINGS, pad_id=1, seed=0)
