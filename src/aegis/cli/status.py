@@ -35,6 +35,9 @@ def status(
         paths = ", ".join(str(session.folder / path) for path in stage.artifacts.values())
         state = "cut off" if facts["interrupted"] and stage.state == "running" else stage.state
         rows.append((stage.name, state, str(stage.attempts), seconds, stage.error or paths))
+        for name, step in stage.steps.items():
+            cut = facts["interrupted"] and step["state"] == "running"
+            rows.append((f"  {name}", "cut off" if cut else step["state"], "", "", _metrics(step["metrics"])))
     print_table(("stage", "state", "attempts", "time", "artifacts"), rows, title=f"{session.session_id}: {session.stage}")
     for line in _lines(session, facts):
         typer.echo(line)
@@ -77,6 +80,10 @@ def _lines(session: Any, facts: dict[str, Any]) -> list[str]:
         age = _span(snapshot["age_s"])
         lines.append(f"snapshot  {session.folder / snapshot['path']} (step {snapshot['step']}, {age} ago)")
     return lines
+
+
+def _metrics(found: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value:.3g}" for key, value in found.items() if isinstance(value, int | float))
 
 
 def _span(seconds: float) -> str:
