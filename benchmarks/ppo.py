@@ -48,7 +48,6 @@ SETTINGS = {
 }
 SHARED, FOUR, THREE = "shared trunk", "four whole passes", "three whole passes"
 LIMIT = 0.65
-PROMPT_TOKENS = 64  # one long dialogue would pad all the others to its length
 
 
 def main() -> None:
@@ -165,10 +164,10 @@ def whole_passes(ppo: PPO, rollout: Rollout, *, own_value_pass: bool) -> list[Te
 
 
 def asked(tokenizer: Any, config: Config) -> tuple[list[Record], list[tuple[int, ...]]]:
-    """As many shipped records as PPO asks at once, from all over those with at most PROMPT_TOKENS; and their ids."""
-    system, count = config.model.system_prompt, config.train.ppo.batch
+    """As many shipped records as PPO asks at once, from all over those that it may ask; and their ids."""
+    system, count, limit = config.model.system_prompt, config.train.ppo.batch, config.train.ppo.prompt_tokens
     rows = [(record, tuple(prompt_ids(tokenizer, record.prompt, system=system))) for record in seed_records()[::8]]
-    rows = [row for row in rows if len(row[1]) <= PROMPT_TOKENS]
+    rows = [row for row in rows if len(row[1]) <= limit]
     chosen = rows[:: max(1, len(rows) // count)][:count]
     return [record for record, _ in chosen], [ids for _, ids in chosen]
 

@@ -5,9 +5,10 @@ does it (`train/stage.py`), with the run's config but for the seed; the run's ow
 the reward model are the run's, the same for all seeds. Policies are kept in `--keep`, and taken from there the next time.
 
 Both models answer the same held-out validation prompts, one response each, from the same sampling seeds, under the
-settings of the training (temperature, lengths). The verified reward is the sum of the terms that need no model; the total
-adds the reward model's. Rise: mean difference over prompts, in standard deviations of SFT's reward; bootstrap over prompts,
-which are the same for both. KL(PPO‖SFT): mean over PPO's own responses of the summed log-ratio of the tokens that it chose.
+settings of the training (temperature, lengths; no longer prompts than the training asks). The verified reward is the sum of
+the terms that need no model; the total adds the reward model's. Rise: mean difference over prompts, in standard deviations
+of SFT's reward; bootstrap over prompts, which are the same for both. KL(PPO‖SFT): mean over PPO's own responses of the
+summed log-ratio of the tokens that it chose.
 Decisions: the run's test split, hidden state and n-grams weighed as fitted on validation by the same procedure for both;
 the limit is that the paired bootstrap interval of PPO − SFT is not wholly below 0, and its ends are printed.
 Form: share of PPO's responses that `thinking.parse(compose(…))` accepts. Perplexity: every token but the first of plain
@@ -174,9 +175,11 @@ class Bench:
     def __init__(self, config: Config, base: Base, run: Path, *, prompts: int, texts: list[str] | None) -> None:
         self.config, self.base, self.run = config, base, run
         self.tokenizer = load_tokenizer(base.folder)
-        splits = {name: self.fitting(read_split(run / "records", name)) for name in ("validation", "test")}
-        self.validation, self.test = splits["validation"], splits["test"]
-        self.asked = self.validation[:: max(1, len(self.validation) // prompts)][:prompts]
+        self.validation, self.test = (
+            self.fitting(read_split(run / "records", name), limit=config.train.max_length) for name in ("validation", "test")
+        )
+        short = self.fitting(self.validation, limit=config.train.ppo.prompt_tokens)
+        self.asked = short[:: max(1, len(short) // prompts)][:prompts]
         self.texts = texts or [record.prompt for record in self.validation]
         self.base_perplexity = math.nan
 
@@ -189,8 +192,8 @@ class Bench:
                 self.base_perplexity = self.perplexity(adapted)
         return Found(answers, both, deep, self.perplexity(adapted))
 
-    def fitting(self, records: Sequence[Record]) -> list[Record]:
-        limit, system = self.config.train.max_length, self.config.model.system_prompt
+    def fitting(self, records: Sequence[Record], *, limit: int) -> list[Record]:
+        system = self.config.model.system_prompt
         return [record for record in records if len(prompt_ids(self.tokenizer, record.prompt, system=system)) <= limit]
 
     def load(self, folder: Path) -> tuple[Adapted, Any]:

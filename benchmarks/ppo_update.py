@@ -66,7 +66,7 @@ TIME_LIMIT, MEMORY_LIMIT = 0.8, 0.6
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--updates", type=int, default=3, help="b: measured updates a side")
     parser.add_argument("--prompt-length", type=int, default=48, help="b: tokens")
-    parser.add_argument("--response-length", type=int, default=64, help="b: tokens")
+    parser.add_argument("--response-length", type=int, default=96, help="b: tokens")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=["its own way", "lean"], help="b: TRL's arrangements")
     parser.add_argument("--torch-index", help="b: index from which the peer's torch is installed, if not the default one")
 

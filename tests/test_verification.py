@@ -44,9 +44,14 @@ def test_each_check_finds_its_fault() -> None:
     assert not check("どこですか", good).language
     assert not check("Where?", thinking("ALLOW", "2 + 3 = 6")).numbers
     assert not check("Where?", thinking("ALLOW", "8 ÷ 0 = 4")).numbers
+    assert check("Where?", thinking("ALLOW", "1 + 2 + 3 = 6 and 12 x 2 = 24")).numbers
     assert not check("Where?", thinking("ALLOW", "go there " * 12)).fresh
     secret = "the user seems to be a nurse who lost her badge"
     assert not check("Where?", thinking("ALLOW", f"I think {secret}.", task=secret)).fresh
+    assert not check(
+        "誰?", thinking("ALLOW", "看護師で職員証をなくしたらしい。", task="看護師で職員証をなくしたらしい。")
+    ).fresh
+    assert not check("Where?", thinking("ALLOW", "The sky is blue and wide. " + secret, task=secret)).fresh
 
 
 def test_paths_that_agree_stand_and_others_become_an_escalation() -> None:
@@ -58,6 +63,7 @@ def test_paths_that_agree_stand_and_others_become_an_escalation() -> None:
     assert split.agreement == pytest.approx(1 / 3)
     chosen = verify("Where?", [thinking("by the rule", "In Paris."), yes], decision=Decision.ALLOW)
     assert chosen.chosen == 1
+    assert SelfVerification(0.0)("Where?", [no], decision=Decision.ALLOW).decision is Decision.ESCALATION
     with pytest.raises(ValueError, match="threshold must lie in"):
         SelfVerification(1.5)
     with pytest.raises(ValueError, match="at least one path"):

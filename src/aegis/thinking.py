@@ -27,7 +27,7 @@ _GRAMMAR = re.compile(
     + r"\s*",
     re.DOTALL,
 )
-_TAG_LIKE = re.compile(r"<\s*/?\s*(?:think\s*-|final\b)", re.IGNORECASE)
+_TAG_LIKE = re.compile(r"<\s*/?\s*(?:think\s*-|final)", re.IGNORECASE)
 _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
 
 

@@ -69,8 +69,10 @@ _BARE_NO = re.compile(
     re.IGNORECASE,
 )
 _NAMES = re.compile(r"(?<![A-Za-z])(ALLOW|ESCALATION|DENY|REFUSE)(?![A-Za-z])")  # \b fails beside Japanese
+_LONG_RUN = 48
+_CHAINED = re.compile(r"[-+×x*÷/]\s*$")
 _JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
-_EQUATION = re.compile(r"(\d+(?:\.\d+)?)\s*([-+×x*÷/])\s*(\d+(?:\.\d+)?)\s*[=＝]\s*(\d+(?:\.\d+)?)")
+_EQUATION = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s*([-+×x*÷/])\s*(\d+(?:\.\d+)?)\s*[=＝]\s*(\d+(?:\.\d+)?)")
 
 
 def stance(final: str) -> Stance:
@@ -199,7 +201,7 @@ class SelfVerification:
         fitting = [index for index, found in enumerate(checks) if found.stance]
         agreement = len(fitting) / len(paths)
         score = agreement * sum(checks[index].score for index in fitting) / max(1, len(fitting))
-        if score < self.threshold:
+        if not fitting or score < self.threshold:
             return Verified(Decision.ESCALATION, score, agreement, None)
         return Verified(decision, score, agreement, max(fitting, key=lambda index: checks[index].score))
 
@@ -213,14 +215,21 @@ def _repeats(text: str) -> bool:
     return len(set(grams)) / len(grams) < 0.7
 
 
-def _overlap(public: str, private: str, *, size: int = 24) -> float:
-    """Share of the answer's character runs that stand in the private sections word for word."""
+def _overlap(public: str, private: str) -> float:
+    """Share of the answer's character runs that stand in the private sections word for word; 1.0 for one long common run."""
+    size = 12 if _JAPANESE.search(public) else 24
+    if any(public[start : start + _LONG_RUN] in private for start in range(len(public) - _LONG_RUN + 1)):
+        return 1.0
     grams = [public[start : start + size] for start in range(len(public) - size + 1)]
     return sum(gram in private for gram in grams) / len(grams) if grams else 0.0
 
 
 def _equations_hold(text: str) -> bool:
-    for left, sign, right, result in _EQUATION.findall(text.replace(",", "")):
+    text = text.replace(",", "")
+    for found in _EQUATION.finditer(text):
+        if _CHAINED.search(text[: found.start()]):  # the end of a longer sum
+            continue
+        left, sign, right, result = found.groups()
         a, b, expected = float(left), float(right), float(result)
         if sign in "÷/" and b == 0:
             return False

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,9 +42,6 @@ def saying(monkeypatch: pytest.MonkeyPatch, *finals: str, policy: str = "ALLOW")
 def test_a_whole_answer_from_a_random_model_says_nothing_private() -> None:
     answer = mind(Decision.ALLOW).answer("hello", limits=LIMITS)
     assert set(answer.to_json()) == {"final", "decision", "probabilities", "escalated"}
-    for path in answer.paths:
-        for body in path.bodies().values():
-            assert len(body.reveal()) < 3 or body.reveal() not in repr(answer)
     again = mind(Decision.ALLOW).answer("hello", limits=LIMITS)
     assert again == answer
     assert mind(Decision.ALLOW).answer("hello", limits=LIMITS, seed=1) != answer
@@ -66,6 +64,24 @@ def test_an_answer_that_does_not_fit_its_decision_is_replaced(
     saying(monkeypatch, "I won't help with that, but I can help you word a letter.", policy="REFUSE")
     own = mind(decision).answer(prompt)
     assert (own.final == fixed_text(decision, language)) == (decision is Decision.ESCALATION)
+
+
+def test_nothing_private_is_in_what_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    saying(monkeypatch, "It is in Paris.", policy="ALLOW because it is a plain fact")
+    answer = mind(Decision.ALLOW).answer("Where?")
+    for shown in (repr(answer), json.dumps(answer.to_json()), answer.final):
+        assert not any(private in shown for private in ("the task", "nobody", "plain fact", "short"))
+
+
+def test_declining_what_is_allowed_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    saying(monkeypatch, "I can't help with that.")
+    assert mind(Decision.ALLOW).answer("Where?").final == fixed_text(Decision.ESCALATION, "en")
+
+
+def test_disagreement_never_weakens_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    saying(monkeypatch, "First mix the powders.", "Then wait.")
+    answer = mind(Decision.REFUSE).answer("Where?", paths=2)
+    assert (answer.decision, answer.final) == (Decision.REFUSE, fixed_text(Decision.REFUSE, "en"))
 
 
 def test_repeated_thinking_never_leaves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,7 @@ def test_the_clip_takes_the_pessimistic_side() -> None:
 def test_explained_variance_is_one_for_a_perfect_guess() -> None:
     returns = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 0.0]]) + WILD
     assert explained_variance(returns, returns, MASK) == 1.0
+    assert explained_variance(returns, torch.ones_like(returns), MASK) == 0.0
     assert explained_variance(torch.zeros_like(returns), returns, MASK) == pytest.approx(0.0)
 
 

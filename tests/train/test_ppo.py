@@ -18,6 +18,7 @@ from aegis.model.scalar import ScalarHead
 from aegis.model.thinker import Path
 from aegis.train.checkpoints import Checkpoints
 from aegis.train.ppo import PPO, Limiter
+from aegis.train.reward import RewardModel
 from tests.conftest import tiny_model
 
 TARGET, CHOICES = 7, tuple(range(4, 12))
@@ -110,13 +111,72 @@ def test_with_lambda_zero_credit_needs_the_value_head_first() -> None:
     assert reached(0.95) > reached(0.0)
 
 
-def test_without_whitening_steps_scale_with_the_reward() -> None:
-    plain = bandit(updates=1, whiten_advantages=False)
-    plain.train()
-    white = bandit(updates=1, whiten_advantages=True)
-    white.train()
-    assert abs(plain.logs[0]["policy_loss"]) < abs(white.logs[0]["policy_loss"]) + 1
-    assert plain.logs[0]["gradient_norm"] < white.logs[0]["gradient_norm"]
+def test_whitening_takes_the_rewards_size_out() -> None:
+    def first_norm(weight: float, *, white: bool) -> float:
+        ppo = bandit(updates=1, minibatches=1, whiten_advantages=white, value=0.0, clip=0.5)
+        plain = ppo.task.terms
+        ppo.task.terms = lambda indices, paths: [  # pyright: ignore[reportAttributeAccessIssue]
+            {name: weight * value for name, value in row.items()} for row in plain(indices, paths)
+        ]
+        return ppo.train()[0]["gradient_norm"]
+
+    assert first_norm(10.0, white=False) == pytest.approx(10 * first_norm(1.0, white=False), rel=1e-3)
+    assert first_norm(10.0, white=True) == pytest.approx(first_norm(1.0, white=True), rel=1e-3)
+
+
+def with_reward(layers: tuple[float, float], **changes: Any) -> PPO:
+    """The bandit with a reward model whose LoRA and head hold random numbers."""
+    ppo = bandit(updates=2, kl_target=1.0, kl=0.1, entropy=0.01, **changes)
+    ppo.adapted.add_reward(LoraSettings(rank=2, layers=layers))
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in ppo.adapted.named_parameters():
+            if ".reward." in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+        head = ScalarHead(32).requires_grad_(False)
+        head.linear.weight.copy_(torch.randn(head.linear.weight.shape, generator=generator))
+    ppo.adapted.train_only("default")
+    ppo.reward = RewardModel(head, ppo.adapted.reward_layer())
+    return ppo
+
+
+@pytest.mark.parametrize("layers", [(0.0, 1.0), (0.5, 1.0), (0.75, 1.0)])
+@pytest.mark.parametrize("reference", ["sft", "base"])
+def test_the_shared_trunk_gives_the_reward_models_own_scores(layers: tuple[float, float], reference: str) -> None:
+    ppo = with_reward(layers, reference=reference)
+    torch.manual_seed(0)
+    ppo._collect(lambda: None)
+    assert ppo.rollout
+    assert ppo.reward
+    with torch.no_grad():
+        alone = ppo.reward.score(ppo.adapted, ppo.rollout.ids, ppo.rollout.mask).clamp(-3, 3)
+    expected = ppo.settings.weights.reward_model * float(alone.mean())
+    assert ppo.facts["reward/reward_model"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_with_a_reward_model_and_a_moving_coefficient_it_resumes_to_the_last_bit(tmp_path: FilePath) -> None:
+    whole = with_reward((0.75, 1.0))
+    whole.train()
+    assert whole.kl.coefficient != 0.1
+    left = [7]
+
+    def check() -> None:
+        left[0] -= 1
+        if left[0] <= 0:
+            raise StoppedError("asked to")
+
+    def saving(check: Callable[[], None]) -> Checkpoints:
+        return Checkpoints(SnapshotStore(tmp_path, fingerprint="same", keep=3), interval_s=1e9, check=check)
+
+    stopped = with_reward((0.75, 1.0))
+    stopped.checkpoints = saving(check)
+    with pytest.raises(StoppedError):
+        stopped.train()
+    again = with_reward((0.75, 1.0))
+    again.checkpoints = saving(lambda: None)
+    again.train()
+    assert again.kl.coefficient == whole.kl.coefficient
+    assert _timeless(again.logs) == _timeless(whole.logs)
 
 
 def test_an_update_ends_early_beyond_its_kl() -> None:

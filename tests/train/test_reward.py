@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from aegis.config import LoraSettings, ModelSettings, RewardSettings
 from aegis.errors import AdapterError, DataError
 from aegis.model.adapt import Adapted, attach
 from aegis.model.prompt import pad
+from aegis.model.tags import known_tags
+from aegis.model.thinker import Limits, Thinker
+from aegis.thinking import Thinking
+from aegis.train.examples import response_ids
 from aegis.train.reward import EncodedPair, bradley_terry, evaluate_reward, load_reward, save_reward, train_reward
 from tests.conftest import tiny_model
 
@@ -89,6 +94,27 @@ def test_length_bias_is_seen() -> None:
     report = evaluate_reward(model, adapted, longer, SETTINGS, pad_id=1)
     assert report.longer_chosen == 1.0
     assert report.longer_wins == report.accuracy
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_held_out_pairs_are_told_as_not_known(count: int, tmp_path: Path) -> None:
+    adapted = adapted_model()
+    adapted.add_reward(SETTINGS.lora)
+    settings = SETTINGS.model_copy(update={"epochs": 1.0})
+    model, report, _ = train_reward(adapted, pairs(4), pairs(count, seed=1), settings, pad_id=1, seed=0)
+    assert (report.accuracy is None) == (count == 0)
+    assert report.length_correlation is None
+    save_reward(tmp_path, adapted, model, {"base": {"spec": "tiny", "fingerprint": "f"}, "metrics": asdict(report)})
+
+
+def test_a_side_ends_where_a_sampled_response_ends(tokenizer: Any) -> None:
+    thinking = Thinking.from_bodies({"task": "t", "safety": "s", "policy": "A", "final": "A"}, "A", where="here")
+    tags = known_tags(tokenizer)
+    ids, weights = response_ids(tokenizer, thinking, section_weight=0.5, final_weight=1.0, end=False)
+    path = Thinker(tiny_model(), tokenizer, tags, Limits(section=3, final=3))([(2, 40)])[0]
+    assert ids[-1] == path.ids[-1] == tags.pairs[-1][1]
+    assert weights.count(1.0) == 3
+    assert response_ids(tokenizer, thinking, section_weight=0.5, final_weight=1.0)[0] == (*ids, 1)
 
 
 def test_without_pairs_there_is_nothing_to_learn() -> None:

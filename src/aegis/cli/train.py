@@ -64,7 +64,7 @@ def train(
         found = estimate(settings, base)
         if json and plan:
             print_json(found.to_json())
-        else:
+        elif not json:
             print_table(("part", "memory"), found.rows(), title=f"{config}: training plan")
             for line in found.advice():
                 typer.echo(line)
@@ -90,12 +90,13 @@ def train(
     if json:
         print_json({"session_id": session.session_id, "folder": str(session.folder), "steps": record.steps})
         return
-    rows = [
-        (name, found["state"], "  ".join(f"{key} {value:.4g}" for key, value in found["metrics"].items()))
-        for name, found in record.steps.items()
-    ]
+    rows = []
+    for name, found in record.steps.items():
+        known = [(key, value) for key, value in found["metrics"].items() if value is not None]
+        rows.append((name, found["state"], "  ".join(f"{key} {value:.4g}" for key, value in known)))
     print_table(("step", "state", "metrics"), rows, title=session.session_id)
-    typer.echo(f"go on with: aegis run {config}")
+    changed = "".join(f" --set '{override}'" for override in overrides)
+    typer.echo(f"go on with: aegis run {config}{changed}")
 
 
 _ONE_STEP = (

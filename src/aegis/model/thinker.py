@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,9 @@ from aegis.errors import DataError
 from aegis.model.prompt import pad
 from aegis.model.tags import Tags
 from aegis.thinking import SECTIONS, Thinking, looks_like_a_tag
+
+_NOTHING = "…"  # stands for a body in which the model wrote nothing visible
+_TORN = "\ufffd"  # what a decoder gives for bytes that are no character (yet)
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,12 @@ class Path:
     """
 
     prompt: tuple[int, ...]
-    ids: tuple[int, ...]
-    chosen: tuple[bool, ...]
-    part: tuple[int, ...]
-    may_close: tuple[bool, ...]
+    ids: tuple[int, ...] = field(repr=False)
+    chosen: tuple[bool, ...] = field(repr=False)
+    part: tuple[int, ...] = field(repr=False)
+    may_close: tuple[bool, ...] = field(repr=False)
     closed: tuple[bool, ...]
-    bodies: tuple[str, ...]
+    bodies: tuple[str, ...] = field(repr=False)
 
     def thinking(self) -> Thinking:
         """The response by sections.
@@ -64,7 +68,7 @@ class Path:
         return Thinking.from_bodies(dict(zip(SECTIONS, self.bodies[:-1], strict=True)), self.bodies[-1], where="response")
 
 
-@dataclass
+@dataclass(repr=False)
 class _Row:
     prompt: tuple[int, ...]
     part: int = 0
@@ -186,7 +190,8 @@ class Thinker:
 
     def _close(self, row: _Row, *, by_model: bool) -> int | None:
         row.closed.append(by_model)
-        row.bodies.append(self._text(row.body))
+        text = self._text(row.body).rstrip(_TORN).strip()
+        row.bodies.append(text if any(map(_visible, text)) else _NOTHING)
         row.body = []
         row.part += 1
         return None if row.part == len(self.tags.pairs) else row.ids[-1]
@@ -199,10 +204,16 @@ class Thinker:
         return self._between(row) or len(row.body) >= self.limits.of(row.part)
 
     def _may_close(self, row: _Row) -> bool:
-        return bool(row.body) and bool(self._text(row.body))
+        """A visible character is there, and none is torn between two tokens."""
+        text = self._text(row.body) if row.body else ""
+        return not text.endswith(_TORN) and any(_visible(character) for character in text)
 
     def _text(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+
+
+def _visible(character: str) -> bool:
+    return character != _TORN and unicodedata.category(character) not in ("Cf", "Cc", "Zs", "Zl", "Zp")
 
 
 def allowed_tokens(tokenizer: Any, *, width: int) -> Tensor:

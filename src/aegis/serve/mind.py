@@ -86,7 +86,13 @@ class Mind:
             base = resolve_base(base_spec or card.base["spec"], trust_remote_code=trusted)
             require_base(card, base, folder=folder)
             tokenizer = load_tokenizer(base.folder, trust_remote_code=trusted)
-            loaded: Any = load_model(base.folder, dtype=fast_dtype(), trust_remote_code=trusted, attention=attention)
+            loaded: Any = load_model(
+                base.folder,
+                dtype=fast_dtype(),
+                trust_remote_code=trusted,
+                attention=attention,
+                quantization=card.settings.quantization,
+            )
             tags = add_tags(tokenizer, loaded)
             adapted = load_adapter(folder, loaded, card, tags=tags).to(device)
             model, head = adapted.base, adapted.head
@@ -114,7 +120,8 @@ class Mind:
         """Decide about a prompt, think about it, and answer.
 
         The decision head decides. An answer that does not do what the decision asks for is replaced by a fixed text, and
-        one that repeats its private thinking, or that several paths do not agree on, becomes an ESCALATION.
+        one that repeats its private thinking, declines what is allowed, or on which several paths do not agree, becomes an
+        ESCALATION; what was stricter stays as it was.
 
         Args:
             paths: how many ways of thinking are weighed against each other.
@@ -134,14 +141,15 @@ class Mind:
         found = tuple(thinking for thinking in require_paths(sampled) if thinking)
         language = detect_language(prompt)
         decision, chosen, score = verdict.decision, (found[0] if found else None), None
-        if paths > 1 and found:
+        if paths > 1 and found:  # DENY and REFUSE are never weakened by it
             verified = SelfVerification(threshold)(prompt, found, decision=decision)
-            decision, score = verified.decision, verified.score
-            chosen = None if verified.chosen is None else found[verified.chosen]
+            score = verified.score * len(found) / paths  # an empty path agrees with nothing
+            chosen = None if verified.chosen is None or score < threshold else found[verified.chosen]
+            decision = decision if chosen else max(decision, Decision.ESCALATION)
         if chosen and not check(prompt, chosen).fresh:
             chosen, decision = None, max(decision, Decision.ESCALATION)
-        if decision is Decision.ALLOW and chosen is None:
-            decision = Decision.ESCALATION
+        if decision is Decision.ALLOW and (chosen is None or stance(chosen.public) == "decline"):
+            decision, chosen = Decision.ESCALATION, None
         own = chosen is not None and stance(chosen.public) == STANCE_OF[decision]
         if chosen is None or (decision is not Decision.ALLOW and not own):
             final = fixed_text(decision, language)

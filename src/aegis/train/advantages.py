@@ -89,10 +89,10 @@ def value_loss(new: Tensor, old: Tensor, returns: Tensor, mask: Tensor, *, clip:
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
-    """1 − Var(returns − values) / Var(returns): 1 for a perfect value head, 0 for a constant one; nan without variance."""
+    """1 − Var(returns − values) / Var(returns): 1 for a perfect value head, 0 for a constant one or without variance."""
     real = mask.bool()
     spread = returns[real].var(unbiased=False)
-    return float(1 - (returns - values)[real].var(unbiased=False) / spread) if spread > 0 else float("nan")
+    return float(1 - (returns - values)[real].var(unbiased=False) / spread) if spread > 0 else 0.0
 
 
 class AdaptiveKL:

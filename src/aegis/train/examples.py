@@ -71,16 +71,20 @@ def encode(
 
 
 def response_ids(
-    tokenizer: Any, thinking: Thinking, *, section_weight: float, final_weight: float
+    tokenizer: Any, thinking: Thinking, *, section_weight: float, final_weight: float, end: bool = True
 ) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """A whole response as ids, tags and end token included, and the loss weight of each."""
+    """A whole response as ids with its tags, and the loss weight of each.
+
+    Args:
+        end: with the end token behind the last tag. A sampled response ends with the tag.
+    """
     bodies = [*(text.reveal() for text in thinking.bodies().values()), thinking.public]
     ids: list[int] = []
     weights: list[float] = []
-    for (opening, closing), body in zip(known_tags(tokenizer).pairs, bodies, strict=True):
+    for part_number, ((opening, closing), body) in enumerate(zip(known_tags(tokenizer).pairs, bodies, strict=True), 1):
         part = [opening, *tokenizer(body, add_special_tokens=False)["input_ids"], closing]
-        public = body is bodies[-1]
-        part += end_ids(tokenizer) if public else []
+        public = part_number == len(bodies)
+        part += end_ids(tokenizer) if public and end else []
         ids += part
         weights += [final_weight if public else section_weight] * len(part)
     return tuple(ids), tuple(weights)

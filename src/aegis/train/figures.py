@@ -59,7 +59,7 @@ def draw_alpha(path: Path, history: Sequence[StepLog]) -> None:
     figure.savefig(path, dpi=110)
 
 
-def draw_reward(path: Path, history: Sequence[StepLog], *, held_out: float) -> None:
+def draw_reward(path: Path, history: Sequence[StepLog], *, held_out: float | None) -> None:
     """The reward model's loss and accuracy per step; `held_out` is its accuracy on pairs that it did not learn from."""
     steps = [log.step for log in history]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -68,7 +68,8 @@ def draw_reward(path: Path, history: Sequence[StepLog], *, held_out: float) -> N
     axes.set(xlabel="step", ylabel="loss (smoothed)", title="Learning curve of the reward model")
     right = axes.twinx()
     right.plot(steps, smooth([log.parts["accuracy"] for log in history]), color="tab:blue", label="accuracy")
-    right.axhline(held_out, color="tab:blue", linestyle=":", label=f"accuracy on held-out pairs {held_out:.2f}")
+    if held_out is not None:
+        right.axhline(held_out, color="tab:blue", linestyle=":", label=f"accuracy on held-out pairs {held_out:.2f}")
     right.set(ylabel="share of pairs in order (smoothed)", ylim=(0, 1.02))
     figure.legend(loc="outside lower center", ncols=3)
     axes.grid(alpha=0.3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,7 +94,7 @@ class Plan:
     device: Device
     steps: tuple[StepPlan, ...]
     remedies: tuple[Remedy, ...] = ()
-    together: tuple[Remedy, ...] = field(default=())
+    together: tuple[Remedy, ...] = ()
 
     @property
     def worst(self) -> StepPlan:
@@ -165,9 +165,7 @@ def plan(config: Config, base: Base, *, device: Device | None = None) -> Plan:
         if saves > 0:
             remedies.append(Remedy(setting, value, saves, all(step.total <= device.memory for step in changed)))
     remedies.sort(key=lambda remedy: -remedy.saves)
-    together: list[Remedy] = []
-    if not any(remedy.enough for remedy in remedies):
-        together = _together(config, remedies, steps_of, device)
+    together = [] if any(remedy.enough for remedy in remedies) else _together(config, remedies, steps_of, device)
     return Plan(base.spec, device, steps, tuple(remedies), tuple(together))
 
 

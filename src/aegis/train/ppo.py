@@ -277,8 +277,11 @@ class PPO:
             rollout.reference = self._logprobs(hidden, rollout)[0]
         if self.reward is None or not self.settings.weights.reward_model:
             return None
-        if self.reference_role == "base":  # the reward model stands on the supervised model, not on the bare base
+        # It stands on the supervised model, not on the bare base; and its own LoRA may begin below the policy's.
+        if self.reference_role == "base":
             caught = trunk
+        if caught and self.reward.layer < caught.layer:
+            caught = None
         return self.settings.weights.reward_model * self.reward.score(adapted, ids, mask, trunk=caught).clamp(-3, 3)
 
     def _shared(self, rollout: Rollout) -> Trunk:

@@ -66,7 +66,7 @@ class RewardModel:
 
 @dataclass(frozen=True)
 class RewardReport:
-    """How good a reward model is on pairs that it did not learn from.
+    """How good a reward model is on pairs that it did not learn from; None where there are too few to tell.
 
     Args:
         pairs: how many.
@@ -80,12 +80,12 @@ class RewardReport:
     """
 
     pairs: int
-    accuracy: float
-    brier: float
-    calibration_error: float
-    longer_wins: float
-    longer_chosen: float
-    length_correlation: float
+    accuracy: float | None
+    brier: float | None
+    calibration_error: float | None
+    longer_wins: float | None
+    longer_chosen: float | None
+    length_correlation: float | None
     reference_mean: float
     reference_std: float
 
@@ -202,10 +202,10 @@ def evaluate_reward(
         pairs=len(pairs),
         accuracy=accuracy,
         brier=_mean((1 - probability) ** 2),
-        calibration_error=abs(_mean(probability) - accuracy),
+        calibration_error=None if accuracy is None else abs(float(probability.mean()) - accuracy),
         longer_wins=_mean((wins == longer)[unequal]),
         longer_chosen=_mean(longer[unequal]),
-        length_correlation=float(spearmanr(scores.numpy(), lengths.numpy())[0]) if varied else math.nan,  # pyright: ignore
+        length_correlation=float(spearmanr(scores.numpy(), lengths.numpy())[0]) if varied else None,  # pyright: ignore
         reference_mean=model.mean,
         reference_std=model.std,
     )
@@ -292,5 +292,5 @@ def pair_plan(pairs: Sequence[EncodedPair], settings: RewardSettings | DpoSettin
     return plan
 
 
-def _mean(values: Tensor) -> float:
-    return float(values.float().mean()) if len(values) else math.nan
+def _mean(values: Tensor) -> float | None:
+    return float(values.float().mean()) if len(values) else None

@@ -24,11 +24,12 @@ from aegis.model.checkpointing import checkpoint_layers
 from aegis.model.device import fast_dtype, pick_device, quick_attention
 from aegis.model.lexical import FILE as LEXICAL
 from aegis.model.lexical import LexicalHead
-from aegis.model.load import Base, load_model, load_tokenizer
+from aegis.model.load import Base, context_length, load_model, load_tokenizer
 from aegis.model.offload import free_room, offload_layers
 from aegis.model.prompt import prompt_ids
 from aegis.model.scalar import VALUE, ScalarHead
 from aegis.model.tags import Tags, add_tags
+from aegis.model.thinker import Limits
 from aegis.train.checkpoints import Checkpoints
 from aegis.train.evidence import FILE as EVIDENCE
 from aegis.train.evidence import PICTURE as TRANSITION
@@ -216,9 +217,10 @@ def write_reward(
     save_reward(folder, adapted, model, {"base": facts, "settings": settings.model_dump(mode="json"), "metrics": metrics})
     write_jsonl(folder / "history.jsonl", logs)
     draw_reward(folder / "learning_curve.png", logs, held_out=report.accuracy)
+    shown = {name: "not known" if value is None else f"{value:.3f}" for name, value in metrics.items()}
     say(
-        f"reward model: accuracy {report.accuracy:.3f} on {report.pairs} held-out pairs, "
-        f"the longer side wins {report.longer_wins:.2f}"
+        f"reward model: accuracy {shown['accuracy']} on {report.pairs} held-out pairs, "
+        f"longer side wins {shown['longer_wins']} (and is the better one in {shown['longer_chosen']})"
     )
     return metrics
 
@@ -396,10 +398,12 @@ def _task(
     """The records whose prompts fit, to be answered in quadruple thinking."""
     system, limit = config.model.system_prompt, config.train.max_length
     encoded = [(record, tuple(prompt_ids(tokenizer, record.prompt, system=system))) for record in train]
+    field = "train.ppo.prompt_tokens" if isinstance(settings, PpoSettings) else "train.max_length"
     longest = settings.prompt_tokens if isinstance(settings, PpoSettings) else limit
-    asked = [(record, ids) for record, ids in encoded if len(ids) <= longest]
+    room = context_length(adapted.base.config) - Limits(settings.section_tokens, settings.final_tokens).total
+    asked = [(record, ids) for record, ids in encoded if len(ids) <= min(longest, room)]
     if not asked:
-        raise DataError(f"train.ppo.prompt_tokens is {longest}, and no prompt is that short; raise it")
+        raise DataError(f"{field} is {longest}, the context leaves {room} tokens, no prompt is that short; raise {field}")
     return QuadrupleThinking(adapted, tokenizer, [r for r, _ in asked], [ids for _, ids in asked], settings)
 
 
@@ -469,12 +473,12 @@ def summarize(logs: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def _pairs(config: Config, tokenizer: Any, pairs: Sequence[Pair]) -> list[EncodedPair]:
-    """The pairs as ids; those longer than `train.max_length` are left out."""
+    """The pairs as ids, ending where a sampled response ends; those longer than `train.max_length` are left out."""
     found = []
     for pair in pairs:
         prompt = prompt_ids(tokenizer, pair.prompt, system=config.model.system_prompt)
         chosen, rejected = (
-            (*prompt, *response_ids(tokenizer, side.thinking, section_weight=0, final_weight=0)[0])
+            (*prompt, *response_ids(tokenizer, side.thinking, section_weight=0, final_weight=0, end=False)[0])
             for side in (pair.chosen, pair.rejected)
         )
         if max(len(chosen), len(rejected)) <= config.train.max_length:
