@@ -75,7 +75,8 @@ def quantised(model: Any) -> dict[str, Any]:
 @torch.no_grad()
 @pytest.mark.parametrize("method", METHODS)
 def test_only_the_decoders_layers_are_quantised(base: Base, method: Quantization) -> None:
-    plain, model = (load_model(base.folder, dtype=torch.float32, quantization=q) for q in ("none", method))
+    both: list[Any] = [load_model(base.folder, dtype=torch.float32, quantization=q) for q in ("none", method)]
+    plain, model = both
     found = quantised(model)
     assert {name.split(".")[-1] for name in found} >= {"o_proj", "down_proj"}
     assert len(found) == sum(isinstance(m, torch.nn.Linear) for m in plain.modules()) - 1
@@ -90,7 +91,8 @@ def test_only_the_decoders_layers_are_quantised(base: Base, method: Quantization
 @torch.no_grad()
 @pytest.mark.parametrize("method", METHODS)
 def test_the_codes_are_a_function_of_the_base_alone(llama: Base, method: Quantization) -> None:
-    full, half = (load_model(llama.folder, dtype=d, quantization=method) for d in (torch.float32, torch.bfloat16))
+    both: list[Any] = [load_model(llama.folder, dtype=d, quantization=method) for d in (torch.float32, torch.bfloat16)]
+    full, half = both
     assert half.dtype == torch.bfloat16
     for name, layer in quantised(full).items():
         assert torch.equal(layer.weight.data, half.get_submodule(name).weight.data), name

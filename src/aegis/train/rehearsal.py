@@ -193,7 +193,8 @@ def frozen_bytes(adapted: Adapted, settings: ModelSettings, dtype: torch.dtype) 
                 continue
             size = parameter.numel() * dtype.itemsize
             if stand_in and key == "weight" and settings.quantization != "none":
-                size = quantised_bytes(*parameter.shape, settings.quantization)
+                rows, columns = parameter.shape
+                size = quantised_bytes(rows, columns, settings.quantization)
             among += size * (id(parameter) in inside)
             whole += size
     if adapted.base.get_output_embeddings().weight is adapted.base.get_input_embeddings().weight:
