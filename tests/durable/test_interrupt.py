@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -27,8 +26,7 @@ def test_the_first_signal_asks(name: str) -> None:
     before = signal.getsignal(getattr(signal, name))
     with Interrupt() as interrupt:
         interrupt.check()
-        os.kill(os.getpid(), getattr(signal, name))
-        time.sleep(0.01)
+        signal.raise_signal(getattr(signal, name))  # to this thread, at once
         with pytest.raises(StoppedError, match=f"stopped by {name}"):
             interrupt.check()
     assert signal.getsignal(getattr(signal, name)) is before
@@ -40,7 +38,7 @@ def test_what_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Interrupt() as interrupt:
-            os.kill(os.getpid(), signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
             interrupt.check()
     finally:
         signal.signal(signal.SIGHUP, before)
