@@ -69,7 +69,7 @@ _BARE_NO = re.compile(
     re.IGNORECASE,
 )
 _NAMES = re.compile(r"(?<![A-Za-z])(ALLOW|ESCALATION|DENY|REFUSE)(?![A-Za-z])")  # \b fails beside Japanese
-_LONG_RUN = 48
+_LONG_RUN = 40
 _CHAINED = re.compile(r"[-+×x*÷/]\s*$")
 _JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 _EQUATION = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s*([-+×x*÷/])\s*(\d+(?:\.\d+)?)\s*[=＝]\s*(\d+(?:\.\d+)?)")
