@@ -138,6 +138,7 @@ def test_every_algorithm_has_its_steps(base: Base, algorithm: str, steps: list[s
 
 def test_what_does_not_fit_gets_remedies_in_order_of_effect(base: Base) -> None:
     config = small()
+    config = config.model_copy(update={"train": config.train.model_copy(update={"algorithm": "sft"})})
     needed = plan(config, base, device=device(64)).worst.total
     found = plan(config, base, device=device((needed - 1) / GIB))
     assert not found.fits
