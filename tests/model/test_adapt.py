@@ -215,6 +215,26 @@ def test_bases_that_are_no_models_are_told(tmp_path: Path, monkeypatch: Any, mak
         resolve_base(str(make(tmp_path)))
 
 
+def test_a_cached_base_whose_manifest_cannot_be_read_is_converted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base_folder: Path
+) -> None:
+    monkeypatch.setenv("AEGIS_HOME", str(tmp_path / "home"))
+    conversions = []
+
+    def convert(_gguf: Path, staging: Path, *, spec: str) -> None:
+        conversions.append(spec)
+        shutil.copytree(base_folder, staging, dirs_exist_ok=True)
+
+    monkeypatch.setattr("aegis.model.load._convert", convert)
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    first = resolve_base(str(tmp_path / "x.gguf"))
+    assert resolve_base(str(tmp_path / "x.gguf")).fingerprint == first.fingerprint
+    assert len(conversions) == 1
+    (first.folder / "manifest.json").write_text('{"version": 1}')
+    assert resolve_base(str(tmp_path / "x.gguf")).fingerprint == first.fingerprint
+    assert len(conversions) == 2
+
+
 def test_the_hub_is_asked_for_what_looks_like_a_hub_id(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match="the hub could not give it"):

@@ -44,16 +44,16 @@ def pairs(count: int, *, seed: int = 0) -> list[EncodedPair]:
 def trained() -> tuple[Adapted, Any, Any]:
     adapted = adapted_model()
     adapted.add_reward(SETTINGS.lora)
-    model, report, _ = train_reward(adapted, pairs(32), pairs(24, seed=1), SETTINGS, pad_id=1, seed=0)
+    model, report, _ = train_reward(adapted, pairs(64), pairs(40, seed=1), SETTINGS, pad_id=1, seed=0)
     return adapted, model, report
 
 
 def test_the_better_side_scores_higher_on_pairs_never_seen() -> None:
     adapted, model, report = trained()
-    assert report.accuracy > 0.9
+    assert report.accuracy > 0.8  # a coin reaches 33 of 40 once in 40 000
     assert report.brier < 0.15
     assert abs(report.longer_wins - report.longer_chosen) < 0.3
-    sides = [side for pair in pairs(32) for side in (pair.chosen, pair.rejected)]
+    sides = [side for pair in pairs(64) for side in (pair.chosen, pair.rejected)]
     ids, mask = pad([list(side) for side in sides], value=1)
     with torch.no_grad():
         scores = model.score(adapted, ids, mask)

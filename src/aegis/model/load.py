@@ -16,7 +16,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from aegis.durable.artifact import MANIFEST, read_manifest, writing
+from aegis.durable.artifact import read_manifest, was_made_by, writing
 from aegis.durable.files import fingerprint, hash_file, require_space
 from aegis.durable.lock import only_process
 from aegis.errors import MissingPackageError, ModelError
@@ -234,13 +234,13 @@ def _converted(gguf: Path, *, spec: str) -> Path:
     """The dense float32 Hugging Face folder made from a GGUF file, cached by the file's content."""
     digest = fingerprint(_CONVERTER_VERSION, transformers.__version__, hash_file(gguf))
     target = cache_folder() / "bases" / f"{gguf.stem}-{digest[:12]}"
-    if (target / MANIFEST).is_file():
+    if was_made_by(target, digest):
         return target
     if importlib.util.find_spec("gguf") is None:
         raise MissingPackageError(f"base {spec!r} is a GGUF file; run: pip install gguf")
     require_space(target.parent, 8 * gguf.stat().st_size)
     with only_process(target.parent, wait_s=300):
-        if not (target / MANIFEST).is_file():
+        if not was_made_by(target, digest):  # absent, damaged, or of a version that wrote its manifest in another form
             with writing(target, kind="base", fingerprint=digest) as staging:
                 _convert(gguf, staging, spec=spec)
     return target
