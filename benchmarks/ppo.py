@@ -129,7 +129,7 @@ def rolled_out(config: Config) -> tuple[PPO, Rollout]:
     ppo = PPO(adapted, value, task, settings, pad_id=tokenizer.pad_token_id, seed=config.seed, reward=reward)
     with torch.no_grad():
         paths = task.sample(prompts)
-        rollout = make_rollout(paths, task, range(len(prompts)), pad_id=tokenizer.pad_token_id, device=device)
+        rollout = make_rollout(paths, task, pad_id=tokenizer.pad_token_id, device=device)
     return ppo, rollout
 
 

@@ -235,7 +235,7 @@ class Bench:
                 torch.manual_seed(1_000_003 + start)  # the same for every model
                 with torch.no_grad():
                     paths = task.sample([prompts[index] for index in indices])
-                    rollout = make_rollout(paths, task, indices, pad_id=pad_id, device=adapted.device)
+                    rollout = make_rollout(paths, task, pad_id=pad_id, device=adapted.device)
                     ppo._trunk = None
                     scores = ppo._score(rollout)
                 assert scores is not None

@@ -200,7 +200,7 @@ class PpoSettings(_Settings):
 
     `batch`: responses an update; `minibatches` times `epochs` optimizer steps are taken on them. `kl`: coefficient of the
     per-token KL to `reference`; with `kl_target` it adapts. `stop_kl`: an update ends early beyond this. `decision`: weight
-    of the decision loss that keeps the decision head where it was. `prompt_tokens`: longer prompts are not asked.
+    of the KL that keeps the decisions where the supervised model left them. `prompt_tokens`: longer prompts are not asked.
     """
 
     updates: AtLeastOne = 12
@@ -216,7 +216,7 @@ class PpoSettings(_Settings):
     value_clip: Positive = 0.5
     value: Weight = 0.5
     entropy: Weight = 0.0
-    decision: Weight = 0.5
+    decision: Weight = 2.0
     kl: Weight = 0.05
     kl_estimator: Literal["k1", "k3"] = "k1"
     kl_target: Positive | None = None
@@ -260,7 +260,7 @@ class GroupSettings(_Settings):
 
     `prompts`: asked in an update, each `group` times; what counts is how a response compares with its own group.
     `minibatches`: the update's gradient is summed over so many parts, for memory. `beta`: coefficient of the KL to the
-    supervised model. `decision`: weight of the decision loss that keeps the decision head where it was.
+    supervised model. `decision`: weight of the KL that keeps the decisions where the supervised model left them.
     """
 
     updates: AtLeastOne = 12
@@ -270,7 +270,7 @@ class GroupSettings(_Settings):
     lr: Positive = 1e-4
     gate_lr: Positive = 3e-4
     beta: Weight = 0.05
-    decision: Weight = 0.5
+    decision: Weight = 2.0
     temperature: Positive = 1.0
     section_tokens: AtLeastOne = 24
     final_tokens: AtLeastOne = 48

@@ -14,7 +14,7 @@ from aegis.errors import AdapterError, ModelError
 from aegis.export.fold import fold_in_place
 from aegis.model.adapt import Adapted, attach, check_attachable, freeze, vocabulary_logits
 from aegis.model.adapter import AdapterCard, load_adapter, read_card, require_base, save_adapter
-from aegis.model.load import Base, load_model, load_tokenizer, resolve_base
+from aegis.model.load import Base, load_model, load_tokenizer, resolve_base, save_tokenizer
 from tests.conftest import ARCHITECTURES, tiny_model
 
 IDS = torch.arange(5, 25).reshape(2, 10)
@@ -233,6 +233,17 @@ def test_a_cached_base_whose_manifest_cannot_be_read_is_converted_again(
     (first.folder / "manifest.json").write_text('{"version": 1}')
     assert resolve_base(str(tmp_path / "x.gguf")).fingerprint == first.fingerprint
     assert len(conversions) == 2
+
+
+def test_a_saved_tokenizer_does_not_tell_whether_the_machine_was_offline(tmp_path: Path, base_folder: Path) -> None:
+    tokenizer = load_tokenizer(base_folder)
+    texts = []
+    for offline in (True, False):
+        tokenizer.init_kwargs |= {"local_files_only": offline, "is_local": offline}
+        save_tokenizer(tokenizer, tmp_path / str(offline))
+        texts.append((tmp_path / str(offline) / "tokenizer_config.json").read_text())
+    assert texts[0] == texts[1]
+    assert load_tokenizer(tmp_path / "True").get_vocab() == tokenizer.get_vocab()
 
 
 def test_the_hub_is_asked_for_what_looks_like_a_hub_id(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from aegis.model.adapt import Adapted, attach
 from aegis.model.scalar import ScalarHead
 from aegis.model.thinker import Path
 from aegis.train.checkpoints import Checkpoints
-from aegis.train.ppo import PPO, Limiter
+from aegis.train.ppo import PPO, Limiter, drift
 from aegis.train.reward import RewardModel
 from tests.conftest import tiny_model
 
@@ -32,7 +32,7 @@ class Bandit:
         generator = torch.Generator().manual_seed(0)
         rows = torch.randint(20, 90, (32, 3), generator=generator).tolist()
         self.prompts: Sequence[tuple[int, ...]] = [tuple(row) for row in rows]
-        self.decisions: Sequence[int] | None = None
+        self.decides: bool = False
         allowed = torch.zeros(400, dtype=torch.bool)
         allowed[list(CHOICES)] = True
         self.limiter: Limiter | None = Limiter(allowed, (0,))
@@ -177,6 +177,27 @@ def test_with_a_reward_model_and_a_moving_coefficient_it_resumes_to_the_last_bit
     again.train()
     assert again.kl.coefficient == whole.kl.coefficient
     assert _timeless(again.logs) == _timeless(whole.logs)
+
+
+def test_decisions_stay_where_they_were() -> None:
+    def moved(weight: float) -> float:
+        ppo = bandit(updates=20, decision=weight)
+        ppo.task.decides = True
+        for head in (ppo.adapted.head, ppo.adapted.reference_head):
+            assert head
+            torch.manual_seed(3)
+            torch.nn.init.normal_(head.linear.weight, std=0.3)
+        logs = ppo.train()
+        assert shares(logs)[-1] > shares(logs)[0] + 0.2  # it learned something else all the same
+        ids = torch.tensor(ppo.task.prompts)
+        mask = torch.ones_like(ids)
+        with torch.no_grad():
+            now = ppo.adapted.decide(ppo.adapted.hidden(ids, mask), mask)
+            with ppo.adapted.acting_as("reference"):
+                before = ppo.adapted.decide(ppo.adapted.hidden(ids, mask), mask)
+        return float(drift(now, before.log_softmax(-1)))
+
+    assert moved(5.0) < 0.2 * moved(0.0)
 
 
 def test_an_update_ends_early_beyond_its_kl() -> None:

@@ -21,7 +21,7 @@ from aegis.model.adapter import AdapterCard, load_adapter, read_card, require_ba
 from aegis.model.calibration import FILE as CALIBRATION
 from aegis.model.head import FILE as HEAD
 from aegis.model.lexical import FILE as LEXICAL
-from aegis.model.load import Base, load_model, load_tokenizer, resolve_base
+from aegis.model.load import Base, load_model, load_tokenizer, resolve_base, save_tokenizer
 from aegis.model.quantize import count, dequantised, require_package
 from aegis.model.tags import add_tags
 from aegis.so8 import fold
@@ -90,7 +90,7 @@ def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Ce
             model = adapted.base
         folded = fold_in_place(adapted)
         folded.to(dtype).save_pretrained(staging)
-        tokenizer.save_pretrained(staging)
+        save_tokenizer(tokenizer, staging)
         for name in (HEAD, LEXICAL, CALIBRATION):
             if (folding.adapter / name).exists():
                 shutil.copyfile(folding.adapter / name, staging / name)

