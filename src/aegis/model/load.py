@@ -183,7 +183,7 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Write the tokenizer's files without what only says how this process came by it, for the folder is known by its content."""
+    """Write the tokenizer's files without what only tells how this process came by it: a folder is known by its content."""
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     found = json.loads(path.read_text(encoding="utf-8"))
