@@ -185,6 +185,7 @@ def test_the_example_for_12_gb_fits_12_gb(tmp_path: Path) -> None:
     full = ["model.quantization=none", "model.gradient_checkpointing=false", "train.algorithm=sft"]
     worse = plan(load_config(EXAMPLES / "rtx3060.yaml", full), phi(tmp_path), device=card)
     assert not worse.fits
-    assert worse.remedies[0].setting == "model.quantization"
-    assert worse.remedies[0].saves > 4 * GIB
+    saved = {remedy.setting: remedy.saves for remedy in worse.remedies}
+    assert saved["model.quantization"] > 4 * GIB
+    assert saved["model.gradient_checkpointing"] > 0
     assert plan(load_config(EXAMPLES / "h100.yaml"), phi(tmp_path), device=device(79, "cuda")).fits
