@@ -23,13 +23,17 @@ with Interrupt() as interrupt:
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_the_first_signal_asks(name: str) -> None:
-    before = signal.getsignal(getattr(signal, name))
-    with Interrupt() as interrupt:
-        interrupt.check()
-        signal.raise_signal(getattr(signal, name))  # to this thread, at once
-        with pytest.raises(StoppedError, match=f"stopped by {name}"):
+    number = getattr(signal, name)
+    inherited = signal.signal(number, signal.SIG_DFL)  # a shell lets what it starts with & ignore SIGINT
+    try:
+        with Interrupt() as interrupt:
             interrupt.check()
-    assert signal.getsignal(getattr(signal, name)) is before
+            signal.raise_signal(number)  # to this thread, at once
+            with pytest.raises(StoppedError, match=f"stopped by {name}"):
+                interrupt.check()
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, inherited)
 
 
 def test_what_is_ignored_stays_ignored() -> None:
