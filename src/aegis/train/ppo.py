@@ -407,9 +407,7 @@ class _RolloutState:
 
     def capture(self) -> Content:
         ppo = self.ppo
-        tensors = (
-            {name: tensor.detach().cpu().clone() for name, tensor in ppo.rollout.tensors().items()} if ppo.rollout else {}
-        )
+        tensors = {name: tensor.detach().cpu() for name, tensor in ppo.rollout.tensors().items()} if ppo.rollout else {}
         return Content(tensors, {"done": ppo.done, "facts": ppo.facts, "measured": ppo.measured})
 
     def restore(self, content: Content) -> None:

@@ -19,7 +19,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from aegis.durable.files import to_json
 from aegis.errors import AegisError
 
 VERSION = 1
@@ -28,7 +27,7 @@ _TENSORS, _VALUES = "state.safetensors", "state.json"
 
 @dataclass(frozen=True)
 class Content:
-    """One part's state: tensors by name, and whatever JSON can hold."""
+    """One part's state: tensors by name, and whatever JSON can hold. Tensors may be those that train: write them at once."""
 
     tensors: dict[str, Tensor]
     values: Any
@@ -48,7 +47,7 @@ class ModuleState:
         self.module, self.buffers_of = module, buffers_of
 
     def capture(self) -> Content:
-        return Content({name: tensor.detach().cpu().clone() for name, tensor in self._tensors().items()}, None)
+        return Content({name: tensor.detach().cpu() for name, tensor in self._tensors().items()}, None)
 
     def restore(self, content: Content) -> None:
         own = self._tensors()
@@ -79,7 +78,7 @@ class OptimizerState:
             for key, value in state.items():
                 if not isinstance(value, Tensor):
                     raise AegisError(f"optimizer state {key!r} is a {type(value).__name__}; only tensors can be saved")
-                tensors[f"{index}/{key}"] = value.detach().cpu().clone()
+                tensors[f"{index}/{key}"] = value.detach().cpu()
         return Content(tensors, raw["param_groups"])
 
     def restore(self, content: Content) -> None:
@@ -150,7 +149,9 @@ def write_state(folder: Path, parts: Mapping[str, Part], *, step: int) -> None:
     tensors = {f"{name}:{key}": value for name, content in contents.items() for key, value in content.tensors.items()}
     save_file({key: value.contiguous() for key, value in tensors.items()}, folder / _TENSORS)
     values = {name: content.values for name, content in contents.items()}
-    (folder / _VALUES).write_text(to_json({"version": VERSION, "step": step, "values": values}), encoding="utf-8")
+    # Without indentation, for Python's JSON is ten times as fast then; a long log is in here.
+    text = json.dumps({"version": VERSION, "step": step, "values": values}, ensure_ascii=False, allow_nan=False)
+    (folder / _VALUES).write_text(text, encoding="utf-8")
 
 
 def read_state(folder: Path, parts: Mapping[str, Part]) -> int:
