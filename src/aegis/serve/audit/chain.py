@@ -20,7 +20,19 @@ START = "0" * 64
 
 ENTRY, CHECKPOINT = "entry", "checkpoint"
 BEGIN, ACCEPTED, ROTATE, UNFINISHED, ERASED = "begin", "accepted", "rotate", "unfinished", "erased"
-KINDS = (ENTRY, CHECKPOINT, BEGIN, ACCEPTED, ROTATE, UNFINISHED, ERASED)
+_EVERY = {"kind": str, "prev": str, "time": str}
+_BEGINNING = {"after": int, "key": str, "log": str, "public_key": str, "version": int}
+_FACTS = {"request_id": str, "decision": str, "escalated": bool, "model": str, "outcome": str}
+FIELDS: dict[str, dict[str, type]] = {
+    ENTRY: {"number": int, "key": str, "commitments": dict, **_FACTS},
+    CHECKPOINT: {"after": int, "key": str, "log": str, "signature": str},
+    BEGIN: _BEGINNING,
+    ACCEPTED: {**_BEGINNING, "reason": str, "problem": str, "files": dict},
+    ROTATE: {"after": int, "new_key": str, "public_key": str},
+    UNFINISHED: {"after": int, "bytes": int, "file": str, "sha256": str},
+    ERASED: {"after": int, "numbers": list, "reason": str},
+}
+"""The fields of each kind of line, besides `kind`, `prev` and `time`."""
 
 _DOMAIN = b"aegis audit checkpoint v1\n"
 
@@ -44,8 +56,11 @@ def parse(raw: bytes) -> dict[str, Any]:
         found = json.loads(raw)
     except (ValueError, RecursionError):
         raise Damage("is not JSON") from None
-    if not isinstance(found, dict) or found.get("kind") not in KINDS or canonical(found) != raw:
+    if not isinstance(found, dict) or not isinstance(found.get("kind"), str) or canonical(found) != raw:
         raise Damage("is not a line as an audit log writes it")
+    fields = FIELDS.get(found["kind"], {}) | _EVERY
+    if found["kind"] not in FIELDS or any(type(found.get(name)) is not kind for name, kind in fields.items()):
+        raise Damage(f"lacks what a line of kind {found['kind']!r} has")
     return found
 
 
@@ -106,45 +121,41 @@ class Chain:
         """
         found = parse(raw)
         kind = found["kind"]
-        try:
-            if not self.public_key:
-                begun = self._begin(found, kind)
-                return found, replace(begun, prev=hash_line(raw))
-            self._require_place(found, kind)
-            if kind == CHECKPOINT:
-                return found, replace(self._seal(found, check_signature), prev=hash_line(raw))
-            if kind == ROTATE:
-                return found, replace(self, next_key=_public_key(found), prev=hash_line(raw))
-            return found, replace(self, after=self.after + (kind == ENTRY), prev=hash_line(raw))
-        except KeyError as error:
-            raise Damage(f"has no {error.args[0]}") from None
+        if not self.public_key:
+            return found, replace(self._begin(found, kind), prev=hash_line(raw))
+        self._require_place(found, kind)
+        if kind == CHECKPOINT:
+            return found, replace(self._seal(found, check_signature), prev=hash_line(raw))
+        if kind == ROTATE:
+            return found, replace(self, next_key=_public_key(found), prev=hash_line(raw))
+        return found, replace(self, after=self.after + (kind == ENTRY), prev=hash_line(raw))
 
     def _begin(self, found: Mapping[str, Any], kind: str) -> Chain:
         if kind not in (BEGIN, ACCEPTED):
             raise Damage(f"is a line of kind {kind!r} where the log should begin: what stood before is gone")
-        if found.get("version") != VERSION:
-            raise Damage(f"is of version {found.get('version')!r}, and this AEGIS reads version {VERSION}")
+        if found["version"] != VERSION:
+            raise Damage(f"is of version {found['version']}, and this AEGIS reads version {VERSION}")
         if found["prev"] != START:
             raise Damage("begins a log and yet carries the hash of a line before it")
         after, public_key = found["after"], _public_key(found)
-        if type(after) is not int or after < 0 or (kind == BEGIN and after):
-            raise Damage(f"begins after record {after!r}")
+        if after < 0 or (kind == BEGIN and after):
+            raise Damage(f"begins after record {after}")
         vouched = self.trusted is not None and public_key in self.trusted
-        return replace(self, log=str(found["log"]), after=after, public_key=public_key, vouched=vouched)
+        return replace(self, log=found["log"], after=after, public_key=public_key, vouched=vouched)
 
     def _require_place(self, found: Mapping[str, Any], kind: str) -> None:
         """The line belongs here, by its number and by the hash that it carries."""
         if kind in (BEGIN, ACCEPTED):
             raise Damage(f"is a line of kind {kind!r} in the middle of a log: another log's line was inserted")
         number, expected = (found["number"], self.after + 1) if kind == ENTRY else (found["after"], self.after)
-        if type(number) is not int or number != expected:
-            raise Damage(f"has the number {number!r} and {expected} belongs here: a line was dropped, inserted or moved")
+        if number != expected:
+            raise Damage(f"has the number {number} and {expected} belongs here: a line was dropped, inserted or moved")
         if found["prev"] != self.prev:
             raise Damage("does not carry the hash of the line before it: one of the two was changed, or one dropped")
 
     def _seal(self, found: Mapping[str, Any], check_signature: bool) -> Chain:
         if found["log"] != self.log or found["key"] != key_id(self.public_key):
-            raise Damage(f"is a checkpoint of log {found['log']!r} by key {found['key']!r}, not of this one")
+            raise Damage(f"is a checkpoint of log {found['log']} by key {found['key']}, not of this one")
         if check_signature and not is_signed(found, self.public_key):
             raise Damage(f"is a checkpoint whose signature is not by key {found['key']}")
         attested = self.vouched

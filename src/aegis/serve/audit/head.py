@@ -14,7 +14,7 @@ from pathlib import Path
 from aegis.errors import AuditError
 from aegis.serve.audit.chain import Damage, is_signed, parse
 from aegis.serve.audit.keys import AuditKeys
-from aegis.serve.audit.private import make_private_folder, open_private, write_private
+from aegis.serve.audit.private import make_private_folder, open_private, write_at, write_private
 
 FILE = "head"
 SLOT = 512  # bytes
@@ -91,8 +91,7 @@ class HeadFile:
             OSError: if it cannot be written.
         """
         self.sequence += 1
-        os.lseek(self._descriptor, (self.sequence % 2) * SLOT, os.SEEK_SET)
-        os.write(self._descriptor, _slot(self.sequence, _CLOSED if closed else _OPEN, raw))
+        write_at(self._descriptor, _slot(self.sequence, _CLOSED if closed else _OPEN, raw), (self.sequence % 2) * SLOT)
         if closed:
             os.fsync(self._descriptor)
 

@@ -292,9 +292,9 @@ def read_newest(folder: Path, keys: AuditKeys, head: Head | None) -> Scan:
     try:
         if not paths and head:
             raise AuditError(f"there is no log, and {head.after} records were acknowledged")
-        index, start = resume_from(paths, keys, head)
+        index, start, checkpoint = resume_from(paths, keys, head)
         wanted = [head.raw] if head else []
-        found = scan(paths[index:], start, wanted=wanted, every_signature=False)
+        found = scan(paths[index:], start, checkpoint=checkpoint, wanted=wanted, every_signature=False)
         if problem := fault(found, head, keys_given=True):
             raise AuditError(problem)
     except AuditError as error:

@@ -45,6 +45,15 @@ def write_private(path: Path, data: bytes) -> None:
             staging.unlink(missing_ok=True)
 
 
+def write_at(descriptor: int, data: bytes, offset: int) -> None:
+    """The bytes are at the offset, not yet synced."""
+    if hasattr(os, "pwrite"):
+        os.pwrite(descriptor, data, offset)
+    else:  # Windows
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        os.write(descriptor, data)
+
+
 def require_private(path: Path) -> None:
     """Only the owner may read or write the file.
 

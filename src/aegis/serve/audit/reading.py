@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class Scan:
     problem: str = ""
     torn: bool = True
     checkpoints: int = 0
-    seen: set[bytes] = field(default_factory=set)
+    seen: frozenset[bytes] = frozenset()
 
 
 Line = Callable[[bytes, dict[str, Any]], None]
@@ -65,6 +65,7 @@ def scan(
     paths: Sequence[Path],
     start: Chain,
     *,
+    checkpoint: bytes = b"",
     wanted: Iterable[bytes] = (),
     every_signature: bool = True,
     on_line: Line = lambda raw, found: None,
@@ -73,9 +74,10 @@ def scan(
     """Follow the chain through the files, from `start` to the newest checkpoint.
 
     Args:
+        checkpoint: the line that `start` stands after; empty at the beginning.
         wanted: lines of checkpoints to look for.
         every_signature: otherwise only the newest one, which covers everything before it.
-        on_line: told each good line, those after the newest checkpoint included.
+        on_line: told each good line, once a checkpoint over it was read.
         skip_lines: of the first file, in front of the chain.
 
     Raises:
@@ -83,8 +85,8 @@ def scan(
             reported as `tail` instead.
     """
     looked_for = frozenset(wanted)
-    found = Scan(start, seen={raw for raw in looked_for if hash_line(raw) == start.prev})
-    signer = ""
+    found = Scan(start, checkpoint, seen=looked_for & {checkpoint})
+    signer, batch = "", list[tuple[bytes, dict[str, Any]]]()
     for index, path in enumerate(paths):
         chain, offset, last = found.chain, 0, index == len(paths) - 1
         found.end, found.problem, number = 0, "", 0
@@ -103,13 +105,16 @@ def scan(
                     found.problem = f"{path.name}, line {number} (record {chain.after} came before it): {damage}"
                     found.torn = not line.endswith(b"\n")
                     break
-                on_line(raw, fields)
+                batch.append((raw, fields))
                 if fields["kind"] == CHECKPOINT:
                     signer = chain.public_key
                     found.chain, found.checkpoint, found.end = following, raw, offset
                     found.checkpoints += 1
                     if raw in looked_for:
-                        found.seen.add(raw)
+                        found.seen |= {raw}
+                    for one in batch:
+                        on_line(*one)
+                    batch.clear()
                 chain = following
         if not last and (found.problem or found.end != offset):
             raise AuditError(found.problem or f"{path.name}: does not end with a checkpoint: lines were dropped")
@@ -159,34 +164,34 @@ def newest_era(paths: Sequence[Path]) -> int:
     return 0
 
 
-def resume_from(paths: Sequence[Path], keys: AuditKeys, head: Head | None) -> tuple[int, Chain]:
-    """The newest file from which reading finds the head, and the chain at its beginning.
+def resume_from(paths: Sequence[Path], keys: AuditKeys, head: Head | None) -> tuple[int, Chain, bytes]:
+    """The newest file from which reading finds the head, the chain at its beginning, and the checkpoint there.
 
     Raises:
         AuditError: if the file before it does not end with a checkpoint signed by one of the keys.
     """
     era, fresh = newest_era(paths), Chain(trusted=keys.public_keys)
     for index in range(len(paths) - 1, era, -1):
-        chain = _chain_after(paths[index - 1], keys)
+        chain, checkpoint = _chain_after(paths[index - 1], keys)
         if head is None or chain.after <= head.after:
-            return index, chain
-    return era, fresh
+            return index, chain, checkpoint
+    return era, fresh, b""
 
 
-def _chain_after(path: Path, keys: AuditKeys) -> Chain:
+def _chain_after(path: Path, keys: AuditKeys) -> tuple[Chain, bytes]:
+    """The chain after a file that is not the newest, which ends with a checkpoint."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _TAIL))
         raw = file.read().removesuffix(b"\n").rpartition(b"\n")[2]
     try:
         fields = parse(raw)
-        signer = keys.find(fields["key"])
+        signer = keys.find(fields.get("key", ""))
         if fields["kind"] != CHECKPOINT or signer is None or not is_signed(fields, signer.public_key):
             raise Damage("is not a checkpoint signed by one of these keys")
-        place = {"log": fields["log"], "after": fields["after"], "prev": hash_line(raw)}
-        known = {"trusted": keys.public_keys, "vouched": True, "attested": True}
-        return Chain(**place, public_key=signer.public_key, **known)
-    except (Damage, KeyError) as damage:
+    except Damage as damage:
         raise AuditError(f"{path.name}, last line: {damage}") from None
+    place = {"log": fields["log"], "after": fields["after"], "prev": hash_line(raw), "public_key": signer.public_key}
+    return Chain(**place, trusted=keys.public_keys, vouched=True, attested=True), raw
 
 
 def records(folder: Path) -> Iterator[tuple[dict[str, Any], str]]:

@@ -10,7 +10,7 @@ import os
 import secrets
 from pathlib import Path
 
-from aegis.serve.audit.private import make_private_folder, open_private, write_private
+from aegis.serve.audit.private import make_private_folder, open_private, write_at, write_private
 
 SIZE = 32  # bytes
 BLOCK = 4096  # salts a file
@@ -54,11 +54,11 @@ class Salts:
             if not path.is_file():
                 continue
             descriptor = open_private(path, os.O_RDWR)
-            with os.fdopen(descriptor, "r+b") as file:
-                file.seek(place)
-                file.write(bytes(SIZE))
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                write_at(descriptor, bytes(SIZE), place)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
     def _where(self, number: int) -> tuple[Path, int]:
         block, place = divmod(number - 1, BLOCK)

@@ -130,7 +130,7 @@ def _examine(
         problem = problem or ("" if found.checkpoint else "it has no signed checkpoint")
     except AuditError as error:
         problem = str(error)
-    return _report(path, problem, found, told, head=head, anchors=len(found.seen & set(wanted))), found, paths
+    return _report(path, problem, found, told, head=head, anchors=len(found.seen.intersection(wanted))), found, paths
 
 
 def _report(path: Path, problem: str, found: Scan, told: _Collector, *, head: Head | None, anchors: int) -> Report:

@@ -1,0 +1,148 @@
+"""Claim: answering nothing unlogged costs an fsync and next to nothing else.
+
+One thread. In turn: a record is appended to an audit log, from the entry to its acknowledgement, seven texts committed to,
+chained, signed and synced; and as many bytes as that put on the disk are written to a plain file and synced. Judged: the
+ratio of medians. Which of the two goes first changes from round to round.
+
+Eight threads, as a server has them. Rounds in turn: each thread appends records one after the other, sharing fsyncs; and
+each thread writes and syncs the same number of bytes as often, all on one plain file. Judged: the ratio of the rounds'
+times; for information, how many records a second that is, and how many records shared one fsync.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from claims import Claim, median, report
+from gate import ratio
+
+from aegis.serve.audit import AuditEntry, AuditKeys, AuditLog
+from aegis.serve.audit.reading import segments
+from aegis.serve.audit.verify import verify
+from aegis.thinking import SECTIONS, PrivateText
+
+ONE, MANY = "append, one thread / write + fsync", "append, 8 threads / 8 threads' write + fsync"
+SHARED = "append, 8 threads, a record / write + fsync, one thread"
+LIMIT = 1.5
+THREADS = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=400, help="measured records in one thread")
+    parser.add_argument("--rounds", type=int, default=12, help="measured rounds of eight threads")
+    parser.add_argument("--each", type=int, default=20, help="records a thread and round")
+    parser.add_argument("--folder", type=Path, default=Path("runs"), help="where to write: the file system that is measured")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="audit_", dir=options.folder) as folder:
+        keys = AuditKeys.create(Path(folder) / "keys")
+        descriptor = os.open(Path(folder) / "plain", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+        with AuditLog.open(Path(folder) / "log", keys) as log:
+            size = bytes_of_a_record(log)
+            one = one_thread(log, descriptor, size, rounds=options.records)
+            before, records = verify(log.folder, keys=keys).checkpoints, log.count
+            many = many_threads(log, descriptor, size, rounds=options.rounds, each=options.each)
+            done = log.count - records
+            batches = verify(log.folder, keys=keys).checkpoints - before
+        os.close(descriptor)
+        sound = verify(Path(folder) / "log", keys=keys)
+        if not sound.sound or sound.records != log.count:
+            raise SystemExit(f"the log that was measured is not sound: {sound.problem}")
+    per_round = THREADS * options.each
+    claims = [
+        Claim(ONE, ratio(*one), LIMIT, options.records),
+        Claim(MANY, ratio(*many), LIMIT, options.rounds),
+    ]
+    shared = median([seconds / per_round for seconds in many[0]])[0] / median(one[1])[0]
+    lines = [
+        f"{size} bytes a record with its checkpoint; seconds, medians:",
+        *(f"  {name:34} {median(found)[0]:.6f}" for name, found in zip(("an append", "a write + fsync"), one, strict=True)),
+        *(
+            f"  {name:34} {median(found)[0] / per_round:.6f} a record, {per_round / median(found)[0]:.0f} a second"
+            for name, found in zip(("8 threads' appends", "8 threads' writes + fsyncs"), many, strict=True)
+        ),
+        f"records that shared an fsync, on average: {done / batches:.1f}; {SHARED}: {shared:.2f}",
+    ]
+    details = {"bytes": size, "one": one, "many": many, "records_per_fsync": done / batches, "shared": shared}
+    sys.exit(not report(claims, lines=lines, json_path=options.json, details=details))
+
+
+def entry(name: str) -> AuditEntry:
+    """A request as the server has them: a question, four sections, an answer."""
+    sections = {section: PrivateText(f"{section} {name}: " + "thinking " * 30) for section in SECTIONS}
+    texts = {"query": "What may I do? " * 10 + name, "final": "This is what you may do. " * 25 + name}
+    facts = {"user": "user-17", "decision": "ALLOW", "escalated": False, "model": "model-135m", "outcome": "answered"}
+    return AuditEntry(request_id=name, sections=sections, **texts, **facts)  # type: ignore[arg-type]
+
+
+def bytes_of_a_record(log: AuditLog) -> int:
+    """What one append adds to the newest file, in bytes."""
+    log.append(entry("first"))
+    size = segments(log.folder)[-1].stat().st_size
+    log.append(entry("other"))
+    return segments(log.folder)[-1].stat().st_size - size
+
+
+def one_thread(
+    log: AuditLog, descriptor: int, size: int, *, rounds: int, warmup: int = 20
+) -> tuple[list[float], list[float]]:
+    """Seconds of every append and of every plain write with its fsync."""
+    found: tuple[list[float], list[float]] = ([], [])
+    data = os.urandom(size)
+    for number in range(rounds + warmup):
+        made = entry(f"one-{number}")
+        arms: list[Callable[[], object]] = [lambda made=made: log.append(made), lambda: plain(descriptor, data)]
+        for arm in (0, 1) if number % 2 else (1, 0):
+            seconds = timed(arms[arm])
+            if number >= warmup:
+                found[arm].append(seconds)
+    return found
+
+
+def many_threads(log: AuditLog, descriptor: int, size: int, *, rounds: int, each: int) -> tuple[list[float], list[float]]:
+    """Seconds of every round of appends and of every round of plain writes, the first of both left out."""
+    found: tuple[list[float], list[float]] = ([], [])
+    data = os.urandom(size)
+    for number in range(rounds + 1):
+        made = [[entry(f"many-{number}-{thread}-{step}") for step in range(each)] for thread in range(THREADS)]
+        arms: list[Callable[[int], None]] = [
+            lambda thread, made=made: [log.append(one) for one in made[thread]] and None,
+            lambda thread: [plain(descriptor, data) for _ in range(each)] and None,
+        ]
+        for arm in (0, 1) if number % 2 else (1, 0):
+            seconds = timed(lambda arm=arm, arms=arms: in_threads(arms[arm]))
+            if number:
+                found[arm].append(seconds)
+    return found
+
+
+def in_threads(work: Callable[[int], None]) -> None:
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def plain(descriptor: int, data: bytes) -> None:
+    os.write(descriptor, data)
+    os.fsync(descriptor)
+
+
+def timed(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    main()
