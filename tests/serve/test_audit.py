@@ -408,7 +408,7 @@ def test_whatever_call_fails_what_was_acknowledged_is_there(code: int, dies: boo
         keys = AuditKeys.load(tmp_path / "try" / "keys")
         folder, acknowledged = tmp_path / "try" / "log", dict.fromkeys(range(1, 10), "")
         log = AuditLog.open(folder, keys, segment_bytes=4000)
-        log._salts._block = None
+        log._salts._number = -1  # read anew
         with pytest.MonkeyPatch.context() as patch:
             failing = Failing(patch, at, code)
             for number in range(10, 18):

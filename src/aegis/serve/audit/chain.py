@@ -5,6 +5,7 @@ A chain is a value: reading or adding a line gives the next one. It knows nothin
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -35,15 +36,16 @@ FIELDS: dict[str, dict[str, type]] = {
 """The fields of each kind of line, besides `kind`, `prev` and `time`."""
 
 _DOMAIN = b"aegis audit checkpoint v1\n"
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
 class Damage(Exception):  # noqa: N818 - a finding; whoever reads a log makes an error of it that names file and line
     """A line is not what the chain asks for; the message says what differs."""
 
 
-def canonical(fields: Mapping[str, Any]) -> bytes:
+def canonical(fields: dict[str, Any]) -> bytes:
     """The one way in which a line is written: ASCII, sorted keys, no spaces, no line break."""
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return _encode(fields).encode("ascii")
 
 
 def parse(raw: bytes) -> dict[str, Any]:
@@ -69,6 +71,7 @@ def hash_line(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
+@functools.lru_cache(maxsize=64)
 def key_id(public_key: str) -> str:
     """The short name of a signing key."""
     return hashlib.sha256(bytes.fromhex(public_key)).hexdigest()[:16]
@@ -181,8 +184,10 @@ class Chain:
     def seal(self, sign: Callable[[bytes], bytes], *, time: str) -> tuple[bytes, Chain]:
         """A checkpoint over all lines so far, and the chain with it."""
         place = {"after": self.after, "log": self.log, "key": key_id(self.public_key), "prev": self.prev}
-        unsigned = {**place, "kind": CHECKPOINT, "time": time}
-        raw = canonical({**unsigned, "signature": sign(signed_part(unsigned)).hex()})
+        unsigned = canonical({**place, "kind": CHECKPOINT, "time": time})
+        signature = b'"signature":"%s",' % sign(_DOMAIN + unsigned).hex().encode()
+        at = unsigned.rindex(b'"time":')  # the keys are sorted
+        raw = unsigned[:at] + signature + unsigned[at:]
         return raw, replace(self, prev=hash_line(raw), public_key=self.next_key or self.public_key, next_key="")
 
 

@@ -15,6 +15,7 @@ from aegis.thinking import PrivateText
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _SECTION = re.compile(r"[a-z0-9.-]{1,40}")
 _LABEL_LIMIT = 200  # characters
+_PURPOSE = b"aegis audit section v1:"
 
 
 @dataclass(frozen=True, repr=False)
@@ -81,5 +82,6 @@ def commit(record_key: bytes, name: str, text: str) -> str:
 
     Source: RFC 2104. The key has a fixed length below the hash's block, so that the value also binds whoever made it.
     """
-    parts = (b"aegis audit section v1", name.encode(), text.encode("utf-8", "surrogatepass"))
-    return hmac.digest(record_key, b"".join(len(part).to_bytes(8, "big") + part for part in parts), "sha256").hex()
+    named, said = name.encode(), text.encode("utf-8", "surrogatepass")
+    message = b"%s%d:%s%d:%s" % (_PURPOSE, len(named), named, len(said), said)
+    return hmac.digest(record_key, message, "sha256").hex()

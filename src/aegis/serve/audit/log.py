@@ -155,13 +155,13 @@ class AuditLog:
         try:
             if self._closed:
                 raise ValueError("the log is closed")
-            lines, chain, signer = [], self._chain, self._signer
+            lines, chain, signer, time = [], self._chain, self._signer, self._clock()
             for ticket in batch:
-                ticket.number, time = chain.after + 1, self._clock()
+                ticket.number = chain.after + 1
                 key = signer.record_key(self._salts.use(ticket.number), log=chain.log, number=ticket.number)
                 raw, chain = chain.add(ENTRY, time=time, key=signer.id, **ticket.entry.fields(key))
                 lines.append(raw)
-            self._commit(lines, chain)
+            self._commit(lines, chain, time=time)
             failure = None
         except Exception as error:
             failure = error
@@ -169,11 +169,11 @@ class AuditLog:
             for ticket in batch:
                 ticket.error, ticket.settled = failure, True
 
-    def _commit(self, lines: list[bytes], chain: Chain) -> None:
+    def _commit(self, lines: list[bytes], chain: Chain, *, time: str) -> None:
         """The lines and a checkpoint over them are on the disk, and the head knows of it."""
         while True:
             named = chain.next_key
-            checkpoint, chain = chain.seal(self._signer_of(chain).sign, time=self._clock())
+            checkpoint, chain = chain.seal(self._signer_of(chain).sign, time=time)
             lines = [*lines, checkpoint]
             if not named:  # the key that takes over signs too, so that a file never ends in between
                 break
@@ -240,8 +240,9 @@ class AuditLog:
     def _begin(self, chain: Chain, kind: str, number: int, *, sequence: int, facts: Mapping[str, Any]) -> None:
         self._open_segment(number)
         begun = Chain(chain.log, chain.after, public_key=self.keys.active.public_key)
-        first, begun = begun.begin(kind, time=self._clock(), **facts)
-        self._commit([first], begun)
+        time = self._clock()
+        first, begun = begun.begin(kind, time=time, **facts)
+        self._commit([first], begun, time=time)
         self._head = HeadFile(self.keys.folder, sequence=sequence, raw=self._checkpoint)
 
     def _bring_up_to_date(self) -> None:
@@ -255,7 +256,7 @@ class AuditLog:
             raw, chain = chain.add(ROTATE, time=self._clock(), public_key=active.public_key, new_key=active.id)
             lines.append(raw)
         if lines or parse(self._checkpoint)["key"] != key_id(chain.public_key):
-            self._commit(lines, chain)
+            self._commit(lines, chain, time=self._clock())
         if notes:
             forget(self.keys.folder)
 

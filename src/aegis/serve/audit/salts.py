@@ -21,7 +21,7 @@ class Salts:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._block: tuple[Path, bytes] | None = None
+        self._number, self._block = -1, b""
 
     def use(self, number: int) -> bytes:
         """The salt of a new record, durable before it is used. The caller lets one thread at a time in.
@@ -29,13 +29,14 @@ class Salts:
         Raises:
             OSError, DiskFullError: if a new block cannot be written.
         """
-        path, place = self._where(number)
-        if self._block is None or self._block[0] != path:
+        block, place = divmod(number - 1, BLOCK)
+        if block != self._number:
+            path, _ = self._where(number)
             if not path.exists():
                 make_private_folder(self.folder)
                 write_private(path, secrets.token_bytes(BLOCK * SIZE))
-            self._block = path, path.read_bytes()
-        return self._block[1][place : place + SIZE]
+            self._number, self._block = block, path.read_bytes()
+        return self._block[place * SIZE : (place + 1) * SIZE]
 
     def find(self, number: int) -> bytes | None:
         """The salt of a record; None if it was erased or is not here."""
