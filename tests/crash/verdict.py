@@ -102,6 +102,7 @@ def _audit(root: Path) -> str:
     salts.BLOCK, log, notes = 2, root / "work" / "log", acknowledged(root)
     if not (root / "work" / "keys" / "keys.json").exists():
         return "the keys are lost" if notes else ""
+    (root / "work" / "keys" / "keys.json").chmod(0o600)  # the replay does not know of modes
     keys = AuditKeys.load(root / "work" / "keys", {})
     with AuditLog.open(log, keys, segment_bytes=2500) as opened:
         if opened.count < len(notes):
