@@ -581,9 +581,9 @@ def test_a_forger_cannot_name_a_trusted_key_as_successor(tmp_path: Path) -> None
     trusted, forger = AuditKeys.create(tmp_path / "trusted"), AuditKeys.create(tmp_path / "forger")
     write(tmp_path / "log", forger, 1)
     log = AuditLog.open(tmp_path / "log", forger)
-    rotate = log._chain.add("rotate", time="", public_key=trusted.active.public_key, new_key=trusted.active.id)
-    sealed, _ = rotate[1].seal(forger.active.sign, time="")
-    log._put(rotate[0] + b"\n" + sealed + b"\n")
+    rotate = log._at.chain.add("rotate", time="", public_key=trusted.active.public_key, new_key=trusted.active.id)
+    sealed, chain = rotate[1].seal(forger.active.sign, time="")
+    log._put(rotate[0] + b"\n" + sealed + b"\n", chain, sealed)
     log._release()
     assert verify(tmp_path / "log").sound
     report = verify(tmp_path / "log", public_keys=trusted.public_keys)

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,15 @@ class Acceptance:
     facts: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class _Position:
+    """How far the log is on the disk; replaced as a whole, so that no interrupt can part chain and size."""
+
+    chain: Chain = Chain()  # noqa: RUF009 - frozen
+    checkpoint: bytes = b""
+    size: int = 0  # bytes of the newest file
+
+
 @dataclass
 class _Ticket:
     entry: AuditEntry
@@ -59,13 +68,13 @@ class AuditLog:
     def __init__(self, folder: Path, keys: AuditKeys, *, segment_bytes: int, clock: Callable[[], str]) -> None:
         self.folder, self.keys, self.segment_bytes, self._clock = folder, keys, segment_bytes, clock
         self._salts = Salts(keys.folder / SALTS)
-        self._chain, self._checkpoint = Chain(), b""
+        self._at = _Position()
         self._signer: MasterKey = keys.active
         self._head: HeadFile | None = None
-        self._descriptor, self._number, self._size = -1, 0, 0
+        self._descriptor, self._number = -1, 0
         self._fresh, self._unsure, self._closed = False, False, True
         self._waiting: list[_Ticket] = []
-        self._waiting_lock, self._turn, self._held = threading.Lock(), threading.Lock(), ExitStack()
+        self._busy, self._turn, self._held = False, threading.Condition(threading.Lock()), ExitStack()
 
     @classmethod
     def open(
@@ -107,7 +116,7 @@ class AuditLog:
     @property
     def count(self) -> int:
         """The number of the newest record."""
-        return self._chain.after
+        return self._at.chain.after
 
     def append(self, entry: AuditEntry) -> int:
         """The record's number, once it is on the disk.
@@ -115,15 +124,22 @@ class AuditLog:
         Raises:
             AuditUnavailableError: if it could not be put there: do not let the answer leave. Later calls try anew.
         """
-        ticket = _Ticket(entry)
-        with self._waiting_lock:
-            self._waiting.append(ticket)
-        # Whoever gets the turn writes for all who wait; they find their ticket settled when their turn comes.
-        with self._turn:
-            if not ticket.settled:
-                with self._waiting_lock:
+        ticket, mine = _Ticket(entry), False
+        try:
+            with self._turn:
+                self._waiting.append(ticket)
+                while self._busy and not ticket.settled:
+                    self._turn.wait()
+                if not ticket.settled:  # nobody is writing: this thread writes for all who wait
+                    mine = self._busy = True
                     batch, self._waiting = self._waiting, []
+            if mine:
                 self._settle(batch)
+        finally:
+            if mine:
+                with self._turn:
+                    self._busy = False
+                    self._turn.notify_all()
         if ticket.error is not None:
             raise _unavailable(self.folder, ticket.error) from ticket.error
         return ticket.number
@@ -131,6 +147,8 @@ class AuditLog:
     def close(self) -> None:
         """The log is closed in good order: the head outside says that nothing follows its last checkpoint."""
         with self._turn:
+            while self._busy:
+                self._turn.wait()
             if self._closed:
                 return
             self._closed = True
@@ -138,7 +156,7 @@ class AuditLog:
                 if self._unsure:
                     self._cut_back()
                 if self._head:
-                    self._head.write(self._checkpoint, closed=True)
+                    self._head.write(self._at.checkpoint, closed=True)
             except OSError as error:
                 raise _unavailable(self.folder, error) from error
             finally:
@@ -155,7 +173,8 @@ class AuditLog:
         try:
             if self._closed:
                 raise ValueError("the log is closed")
-            lines, chain, signer, time = [], self._chain, self._signer, self._clock()
+            lines, chain, time = [], self._at.chain, self._clock()
+            signer = self._signer_of(chain)
             for ticket in batch:
                 ticket.number = chain.after + 1
                 key = signer.record_key(self._salts.use(ticket.number), log=chain.log, number=ticket.number)
@@ -177,8 +196,8 @@ class AuditLog:
             lines = [*lines, checkpoint]
             if not named:  # the key that takes over signs too, so that a file never ends in between
                 break
-        self._put(b"\n".join([*lines, b""]))
-        self._chain, self._checkpoint, self._signer = chain, checkpoint, self._signer_of(chain)
+        self._put(b"\n".join([*lines, b""]), chain, checkpoint)
+        self._signer = self._signer_of(chain)
         if self._head:
             self._head.write(checkpoint)
 
@@ -190,21 +209,22 @@ class AuditLog:
             raise AuditError(f"{self.folder}: the log is signed by key {key_id(chain.public_key)}; give that key too")
         return found
 
-    def _put(self, data: bytes) -> None:
+    def _put(self, data: bytes, chain: Chain, checkpoint: bytes) -> None:
         if self._unsure:
             self._cut_back()
-        if self._size and self._size + len(data) > self.segment_bytes:
+        if self._at.size and self._at.size + len(data) > self.segment_bytes:
             self._open_segment(self._number + 1)
         self._unsure = True
         _write_all(self._descriptor, data)
         os.fsync(self._descriptor)
         if self._fresh:
             sync_folder(self.folder)
-        self._size, self._fresh, self._unsure = self._size + len(data), False, False
+        self._at = _Position(chain, checkpoint, self._at.size + len(data))
+        self._fresh, self._unsure = False, False
 
     def _cut_back(self) -> None:
         """Take away what a failed write may have left; after a failed fsync its pages must be written anew."""
-        os.ftruncate(self._descriptor, self._size)
+        os.ftruncate(self._descriptor, self._at.size)
         os.fsync(self._descriptor)
         self._unsure = False
 
@@ -212,7 +232,8 @@ class AuditLog:
         descriptor = open_private(segment_path(self.folder, number), os.O_CREAT | os.O_APPEND | os.O_WRONLY)
         if self._descriptor >= 0:
             os.close(self._descriptor)
-        self._descriptor, self._number, self._size, self._fresh = descriptor, number, size, True
+        self._descriptor, self._number, self._fresh = descriptor, number, True
+        self._at = replace(self._at, size=size)
         if os.fstat(descriptor).st_size != size:
             self._unsure = True
             self._cut_back()
@@ -230,7 +251,7 @@ class AuditLog:
             if found.tail:
                 self._set_aside(paths[-1], found)
             if found.checkpoint:
-                self._chain, self._checkpoint = found.chain, found.checkpoint
+                self._at = _Position(found.chain, found.checkpoint)
                 self._open_segment(segment_number(paths[-1]), found.end)
                 self._head = HeadFile(self.keys.folder, sequence=head.sequence if head else 0, raw=found.checkpoint)
             else:
@@ -243,11 +264,11 @@ class AuditLog:
         time = self._clock()
         first, begun = begun.begin(kind, time=time, **facts)
         self._commit([first], begun, time=time)
-        self._head = HeadFile(self.keys.folder, sequence=sequence, raw=self._checkpoint)
+        self._head = HeadFile(self.keys.folder, sequence=sequence, raw=self._at.checkpoint)
 
     def _bring_up_to_date(self) -> None:
         """The notes that waited are in the log, and the newest key signs."""
-        notes, lines, chain = pending(self.keys.folder), [], self._chain
+        notes, lines, chain = pending(self.keys.folder), [], self._at.chain
         for note in notes:
             raw, chain = chain.add(**note)
             lines.append(raw)
@@ -255,7 +276,7 @@ class AuditLog:
             active = self.keys.active
             raw, chain = chain.add(ROTATE, time=self._clock(), public_key=active.public_key, new_key=active.id)
             lines.append(raw)
-        if lines or parse(self._checkpoint)["key"] != key_id(chain.public_key):
+        if lines or parse(self._at.checkpoint)["key"] != key_id(chain.public_key):
             self._commit(lines, chain, time=self._clock())
         if notes:
             forget(self.keys.folder)

@@ -173,7 +173,7 @@ def resume_from(paths: Sequence[Path], keys: AuditKeys, head: Head | None) -> tu
     era, fresh = newest_era(paths), Chain(trusted=keys.public_keys)
     for index in range(len(paths) - 1, era, -1):
         chain, checkpoint = _chain_after(paths[index - 1], keys)
-        if head is None or chain.after <= head.after:
+        if head is None or chain.after < head.after or checkpoint == head.raw:
             return index, chain, checkpoint
     return era, fresh, b""
 
