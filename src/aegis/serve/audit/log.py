@@ -19,11 +19,12 @@ from aegis.serve.audit.entry import AuditEntry
 from aegis.serve.audit.head import Head, HeadFile, read_head
 from aegis.serve.audit.keys import AuditKeys, MasterKey, utc_now
 from aegis.serve.audit.notes import add_note, forget, pending
-from aegis.serve.audit.private import open_private
+from aegis.serve.audit.private import open_private, sync_data, write_at
 from aegis.serve.audit.reading import Scan, fault, resume_from, scan, segment_number, segment_path, segments
 from aegis.serve.audit.salts import Salts
 
 SEGMENT_BYTES = 16 << 20
+AHEAD = 1 << 20  # bytes of zeros written ahead: a record then changes no metadata, and its sync is one write to the disk
 SALTS, ASIDE = "salts", "unfinished"
 
 
@@ -71,7 +72,7 @@ class AuditLog:
         self._at = _Position()
         self._signer: MasterKey = keys.active
         self._head: HeadFile | None = None
-        self._descriptor, self._number = -1, 0
+        self._descriptor, self._number, self._room = -1, 0, 0
         self._fresh, self._unsure, self._closed = False, False, True
         self._waiting: list[_Ticket] = []
         self._busy, self._turn, self._held = False, threading.Condition(threading.Lock()), ExitStack()
@@ -124,7 +125,7 @@ class AuditLog:
         Raises:
             AuditUnavailableError: if it could not be put there: do not let the answer leave. Later calls try anew.
         """
-        ticket, mine = _Ticket(entry), False
+        ticket, mine, batch = _Ticket(entry), False, list[_Ticket]()
         try:
             with self._turn:
                 self._waiting.append(ticket)
@@ -153,8 +154,7 @@ class AuditLog:
                 return
             self._closed = True
             try:
-                if self._unsure:
-                    self._cut_back()
+                self._cut_back()
                 if self._head:
                     self._head.write(self._at.checkpoint, closed=True)
             except OSError as error:
@@ -213,26 +213,32 @@ class AuditLog:
         if self._unsure:
             self._cut_back()
         if self._at.size and self._at.size + len(data) > self.segment_bytes:
+            self._cut_back()
             self._open_segment(self._number + 1)
-        self._unsure = True
-        _write_all(self._descriptor, data)
-        os.fsync(self._descriptor)
+        self._unsure, end = True, self._at.size + len(data)
+        if end > self._room:
+            ahead = min(AHEAD, max(0, self.segment_bytes - end))
+            write_at(self._descriptor, bytes(end + ahead - self._room), self._room)
+            os.fsync(self._descriptor)
+            self._room = end + ahead
+        write_at(self._descriptor, data, self._at.size)
+        sync_data(self._descriptor)
         if self._fresh:
             sync_folder(self.folder)
-        self._at = _Position(chain, checkpoint, self._at.size + len(data))
+        self._at = _Position(chain, checkpoint, end)
         self._fresh, self._unsure = False, False
 
     def _cut_back(self) -> None:
-        """Take away what a failed write may have left; after a failed fsync its pages must be written anew."""
+        """The file ends with what is acknowledged. After a failed sync this makes the next one write its pages anew."""
         os.ftruncate(self._descriptor, self._at.size)
         os.fsync(self._descriptor)
-        self._unsure = False
+        self._room, self._unsure = self._at.size, False
 
     def _open_segment(self, number: int, size: int = 0) -> None:
-        descriptor = open_private(segment_path(self.folder, number), os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+        descriptor = open_private(segment_path(self.folder, number), os.O_CREAT | os.O_WRONLY)
         if self._descriptor >= 0:
             os.close(self._descriptor)
-        self._descriptor, self._number, self._fresh = descriptor, number, True
+        self._descriptor, self._number, self._room, self._fresh = descriptor, number, size, True
         self._at = replace(self._at, size=size)
         if os.fstat(descriptor).st_size != size:
             self._unsure = True
@@ -325,12 +331,6 @@ def read_newest(folder: Path, keys: AuditKeys, head: Head | None) -> Scan:
             f"aegis audit verify {folder}"
         ) from None
     return found
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def _unavailable(folder: Path, error: Exception) -> AuditUnavailableError:

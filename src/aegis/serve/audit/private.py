@@ -46,12 +46,20 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def write_at(descriptor: int, data: bytes, offset: int) -> None:
-    """The bytes are at the offset, not yet synced."""
-    if hasattr(os, "pwrite"):
-        os.pwrite(descriptor, data, offset)
-    else:  # Windows
-        os.lseek(descriptor, offset, os.SEEK_SET)
-        os.write(descriptor, data)
+    """All of the bytes are at the offset, not yet synced."""
+    view = memoryview(data)
+    while view:
+        if hasattr(os, "pwrite"):
+            written = os.pwrite(descriptor, view, offset)
+        else:  # Windows
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            written = os.write(descriptor, view)
+        view, offset = view[written:], offset + written
+
+
+def sync_data(descriptor: int) -> None:
+    """The file's content is on the disk, and of the rest what is needed to read it."""
+    (os.fdatasync if hasattr(os, "fdatasync") else os.fsync)(descriptor)
 
 
 def require_private(path: Path) -> None:

@@ -42,7 +42,8 @@ class Scan:
         chain: after the newest checkpoint.
         checkpoint: its line; empty if there is none.
         end: where it ends in the last file, in bytes.
-        tail: what follows it there.
+        tail: what follows it there, but for zeros at its end, which are room made ahead of records to come.
+        zeros: how many those are.
         problem: why the tail's first bad line is none; empty if there is no bad line.
         torn: the tail is such as a write that was cut off leaves.
         seen: those of the wanted checkpoints that are there.
@@ -52,6 +53,7 @@ class Scan:
     checkpoint: bytes = b""
     end: int = 0
     tail: bytes = b""
+    zeros: int = 0
     problem: str = ""
     torn: bool = True
     checkpoints: int = 0
@@ -92,6 +94,8 @@ def scan(
         found.end, found.problem, number = 0, "", 0
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
+                if last and not line.strip(b"\0"):
+                    break
                 offset += len(line)
                 if index == 0 and number <= skip_lines:
                     found.end = offset
@@ -121,7 +125,9 @@ def scan(
     if paths:
         with paths[-1].open("rb") as file:
             file.seek(found.end)
-            found.tail = file.read()
+            left = file.read()
+            found.tail = left.rstrip(b"\0")
+            found.zeros = len(left) - len(found.tail)
     found.torn = found.torn or b"\0" in found.tail
     if signer and not every_signature and not is_signed(parse(found.checkpoint), signer):
         raise AuditError(f"{paths[-1].name}: the newest checkpoint (record {found.chain.after}) has no valid signature")
@@ -138,6 +144,8 @@ def fault(found: Scan, head: Head | None, *, keys_given: bool) -> str:
     chain = found.chain
     if head and found.checkpoint and head.log != chain.log:
         return f"this is log {chain.log}, and the keys folder belongs to log {head.log}"
+    if found.zeros and head and head.closed:
+        return f"{found.zeros} zeros follow its end, and it was closed in good order: they were added"
     behind = head is not None and head.raw not in found.seen
     if found.tail and (behind or not found.torn or not keys_given or (head and head.closed)):
         return (
