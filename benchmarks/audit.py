@@ -49,10 +49,10 @@ def main() -> None:
         with AuditLog.open(Path(folder) / "log", keys) as log:
             size = bytes_of_a_record(log)
             one = one_thread(log, descriptor, size, rounds=options.records)
-            before, records = verify(log.folder, keys=keys).checkpoints, log.count
+            before, records = verify(log.folder, keys=keys).writes, log.count
             many = many_threads(log, descriptor, size, rounds=options.rounds, each=options.each)
             done = log.count - records
-            batches = verify(log.folder, keys=keys).checkpoints - before
+            batches = verify(log.folder, keys=keys).writes - before
         os.close(descriptor)
         sound = verify(Path(folder) / "log", keys=keys)
         if not sound.sound or sound.records != log.count:
@@ -66,9 +66,7 @@ def main() -> None:
         "8 threads' appends, a record": ours,
         "8 threads' writes + fsyncs, a record": plain_ones,
     }
-    lines = [
-        f"{size} bytes a record with its checkpoint; {done / batches:.1f} records of 8 threads shared an fsync; microseconds:"
-    ]
+    lines = [f"{size} bytes a record with its seal; {done / batches:.1f} records of 8 threads shared an fsync; microseconds:"]
     for name, seconds in rows.items():
         low, middle, high = (1e6 * float(value) for value in np.percentile(seconds, (10, 50, 90)))
         lines.append(f"  {name:38} median {middle:7.0f}   10 % below {low:7.0f}   10 % above {high:7.0f}")

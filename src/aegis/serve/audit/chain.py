@@ -1,5 +1,6 @@
-"""The chain of an audit log: JSON lines, each with the sha256 of the line before, and signed checkpoints among them.
+"""The chain of an audit log: JSON lines, each with the sha256 of the line before; seals and signed checkpoints among them.
 
+Every write to the disk ends with a seal, an HMAC that the owner recognises, or with a checkpoint, a signature for everybody.
 A chain is a value: reading or adding a line gives the next one. It knows nothing of files.
 """
 
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import hmac
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,13 +21,14 @@ VERSION = 1
 START = "0" * 64
 """What stands for the hash of a line before the first."""
 
-ENTRY, CHECKPOINT = "entry", "checkpoint"
+ENTRY, SEAL, CHECKPOINT = "entry", "seal", "checkpoint"
 BEGIN, ACCEPTED, ROTATE, UNFINISHED, ERASED = "begin", "accepted", "rotate", "unfinished", "erased"
 _EVERY = {"kind": str, "prev": str, "time": str}
 _BEGINNING = {"after": int, "key": str, "log": str, "public_key": str, "version": int}
 _FACTS = {"request_id": str, "decision": str, "escalated": bool, "model": str, "outcome": str}
 FIELDS: dict[str, dict[str, type]] = {
     ENTRY: {"number": int, "key": str, "commitments": dict, **_FACTS},
+    SEAL: {"after": int, "key": str, "log": str, "mac": str},
     CHECKPOINT: {"after": int, "key": str, "log": str, "signature": str},
     BEGIN: _BEGINNING,
     ACCEPTED: {**_BEGINNING, "reason": str, "problem": str, "files": dict},
@@ -35,7 +38,7 @@ FIELDS: dict[str, dict[str, type]] = {
 }
 """The fields of each kind of line, besides `kind`, `prev` and `time`."""
 
-_DOMAIN = b"aegis audit checkpoint v1\n"
+_SIGNED, _SEALED = b"aegis audit checkpoint v1\n", b"aegis audit seal v1\n"
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
@@ -77,19 +80,25 @@ def key_id(public_key: str) -> str:
     return hashlib.sha256(bytes.fromhex(public_key)).hexdigest()[:16]
 
 
-def signed_part(checkpoint: Mapping[str, Any]) -> bytes:
-    """The bytes that a checkpoint's signature is over."""
-    return _DOMAIN + canonical({key: value for key, value in checkpoint.items() if key != "signature"})
-
-
 def is_signed(checkpoint: Mapping[str, Any], public_key: str) -> bool:
     """True if the checkpoint carries a valid Ed25519 signature (RFC 8032) by the key."""
+    message = _SIGNED + canonical({key: value for key, value in checkpoint.items() if key != "signature"})
     try:
         signature = bytes.fromhex(checkpoint["signature"])
-        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key)).verify(signature, signed_part(checkpoint))
-    except (InvalidSignature, KeyError, TypeError, ValueError):
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key)).verify(signature, message)
+    except (InvalidSignature, ValueError):
         return False
     return True
+
+
+def is_sealed(seal: Mapping[str, Any], mac_key: bytes) -> bool:
+    """True if the seal carries the HMAC-SHA256 that only the holder of the master can make."""
+    unsealed = canonical({key: value for key, value in seal.items() if key != "mac"})
+    return hmac.compare_digest(seal["mac"], _mac(unsealed, mac_key))
+
+
+def _mac(unsealed: bytes, mac_key: bytes) -> str:
+    return hmac.digest(mac_key, _SEALED + unsealed, "sha256").hex()
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,8 @@ class Chain:
         next_key: the key that takes over after the next checkpoint, once a line has said so.
         trusted: the keys that the reader trusts, or None where it takes the log's word.
         vouched: the reader trusts `public_key`, or a key that it trusts named it.
-        attested: the newest checkpoint was signed by such a key, and with it everything before.
+        attested: the newest seal or checkpoint that could be checked is by such a key, and with it everything before.
+        mac_keys: the owner's, by public key, to check seals with; others take them as they come.
     """
 
     log: str = ""
@@ -115,8 +125,13 @@ class Chain:
     trusted: frozenset[str] | None = None
     vouched: bool = False
     attested: bool = False
+    mac_keys: Mapping[str, bytes] | None = None
 
-    def take(self, raw: bytes, *, check_signature: bool = True) -> tuple[dict[str, Any], Chain]:
+    def proves(self, kind: str) -> bool:
+        """True if the reader can tell a line of this kind from a forged one."""
+        return kind == CHECKPOINT or (kind == SEAL and self.mac_keys is not None and self.public_key in self.mac_keys)
+
+    def take(self, raw: bytes) -> tuple[dict[str, Any], Chain]:
         """A line's fields, and the chain with it.
 
         Raises:
@@ -127,8 +142,8 @@ class Chain:
         if not self.public_key:
             return found, replace(self._begin(found, kind), prev=hash_line(raw))
         self._require_place(found, kind)
-        if kind == CHECKPOINT:
-            return found, replace(self._seal(found, check_signature), prev=hash_line(raw))
+        if kind in (SEAL, CHECKPOINT):
+            return found, replace(self._seal(found, kind), prev=hash_line(raw))
         if kind == ROTATE:
             return found, replace(self, next_key=_public_key(found), prev=hash_line(raw))
         return found, replace(self, after=self.after + (kind == ENTRY), prev=hash_line(raw))
@@ -156,16 +171,21 @@ class Chain:
         if found["prev"] != self.prev:
             raise Damage("does not carry the hash of the line before it: one of the two was changed, or one dropped")
 
-    def _seal(self, found: Mapping[str, Any], check_signature: bool) -> Chain:
+    def _seal(self, found: Mapping[str, Any], kind: str) -> Chain:
         if found["log"] != self.log or found["key"] != key_id(self.public_key):
-            raise Damage(f"is a checkpoint of log {found['log']} by key {found['key']}, not of this one")
-        if check_signature and not is_signed(found, self.public_key):
+            raise Damage(f"is a {kind} of log {found['log']} by key {found['key']}, not of this one")
+        if not self.proves(kind):
+            return self
+        if kind == SEAL:
+            if not is_sealed(found, (self.mac_keys or {})[self.public_key]):
+                raise Damage(f"is a seal that key {found['key']} did not make")
+            return replace(self, attested=self.vouched)
+        if not is_signed(found, self.public_key):
             raise Damage(f"is a checkpoint whose signature is not by key {found['key']}")
-        attested = self.vouched
         if not self.next_key:
-            return self if self.attested == attested else replace(self, attested=attested)
-        vouched = attested or (self.trusted is not None and self.next_key in self.trusted)
-        return replace(self, public_key=self.next_key, next_key="", vouched=vouched, attested=attested)
+            return replace(self, attested=self.vouched)
+        vouched = self.vouched or (self.trusted is not None and self.next_key in self.trusted)
+        return replace(self, public_key=self.next_key, next_key="", vouched=vouched, attested=self.vouched)
 
     def begin(self, kind: str, *, time: str, **fields: Any) -> tuple[bytes, Chain]:
         """The first line of a log, or the first after an accepted break, and the chain with it."""
@@ -181,14 +201,27 @@ class Chain:
         next_key = fields["public_key"] if kind == ROTATE else self.next_key
         return raw, replace(self, after=after, prev=hash_line(raw), next_key=next_key)
 
-    def seal(self, sign: Callable[[bytes], bytes], *, time: str) -> tuple[bytes, Chain]:
-        """A checkpoint over all lines so far, and the chain with it."""
-        place = {"after": self.after, "log": self.log, "key": key_id(self.public_key), "prev": self.prev}
-        unsigned = canonical({**place, "kind": CHECKPOINT, "time": time})
-        signature = b'"signature":"%s",' % sign(_DOMAIN + unsigned).hex().encode()
-        at = unsigned.rindex(b'"time":')  # the keys are sorted
-        raw = unsigned[:at] + signature + unsigned[at:]
+    def seal(self, mac_key: bytes, *, time: str) -> tuple[bytes, Chain]:
+        """A seal over all lines so far, and the chain with it."""
+        unsealed = self._ending(SEAL, time)
+        raw = _insert(unsealed, b'"mac":"%s",' % _mac(unsealed, mac_key).encode(), before=b'"prev":')
+        return raw, replace(self, prev=hash_line(raw))
+
+    def sign(self, sign: Callable[[bytes], bytes], *, time: str) -> tuple[bytes, Chain]:
+        """A checkpoint over all lines so far, and the chain with it; the next key, if one was named, takes over."""
+        unsigned = self._ending(CHECKPOINT, time)
+        raw = _insert(unsigned, b'"signature":"%s",' % sign(_SIGNED + unsigned).hex().encode(), before=b'"time":')
         return raw, replace(self, prev=hash_line(raw), public_key=self.next_key or self.public_key, next_key="")
+
+    def _ending(self, kind: str, time: str) -> bytes:
+        place = {"after": self.after, "log": self.log, "key": key_id(self.public_key), "prev": self.prev}
+        return canonical({**place, "kind": kind, "time": time})
+
+
+def _insert(line: bytes, field: bytes, *, before: bytes) -> bytes:
+    """The canonical line with one more field, at its place among the sorted keys."""
+    at = line.rindex(before)
+    return line[:at] + field + line[at:]
 
 
 def _public_key(found: Mapping[str, Any]) -> str:

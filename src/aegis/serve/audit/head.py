@@ -1,6 +1,6 @@
-"""The newest signed checkpoint, kept outside the log: a log that ends before it has lost acknowledged records.
+"""The newest seal or checkpoint, kept outside the log: a log that ends before it has lost acknowledged records.
 
-A file of two slots of 512 bytes, one disk sector each, written in turn: `SEQUENCE open|closed CHECKPOINT`. Each record
+A file of two slots of 512 bytes, one disk sector each, written in turn: `SEQUENCE open|closed LINE`. Each record
 overwrites a slot without an fsync of its own. After a kill the newest slot is exact; after a power cut it may be some
 seconds old, and it is never ahead of the log.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aegis.errors import AuditError
-from aegis.serve.audit.chain import Damage, is_signed, parse
+from aegis.serve.audit.chain import CHECKPOINT, SEAL, Damage, is_sealed, is_signed, parse
 from aegis.serve.audit.keys import AuditKeys
 from aegis.serve.audit.private import make_private_folder, open_private, write_at, write_private
 
@@ -27,9 +27,9 @@ class Head:
 
     Args:
         sequence: grows with every write.
-        raw: the checkpoint's line.
+        raw: the seal or checkpoint.
         after: records that were acknowledged.
-        closed: the log was closed in good order: nothing can stand after the checkpoint.
+        closed: the log was closed in good order: nothing can stand after it.
     """
 
     sequence: int
@@ -43,7 +43,7 @@ def read_head(keys: AuditKeys) -> Head | None:
     """The newest valid slot; None if no log was ever begun with these keys.
 
     Raises:
-        AuditError: if there is a head file and neither slot is signed by one of the keys.
+        AuditError: if there is a head file and neither slot is by one of the keys.
     """
     path = keys.folder / FILE
     if not path.is_file():
@@ -52,7 +52,7 @@ def read_head(keys: AuditKeys) -> Head | None:
     found = [head for start in (0, SLOT) if (head := _read_slot(data[start : start + SLOT], keys))]
     if not found:
         raise AuditError(
-            f"{path}: holds no checkpoint signed by these keys; give all keys that the log was written with, or, if the file "
+            f"{path}: holds nothing signed by these keys; give all keys that the log was written with, or, if the file "
             "is lost, have the state of the log accepted with: aegis audit accept"
         )
     return max(found, key=lambda head: head.sequence)
@@ -61,12 +61,15 @@ def read_head(keys: AuditKeys) -> Head | None:
 def _read_slot(data: bytes, keys: AuditKeys) -> Head | None:
     try:
         sequence, state, raw = data.strip(b" \n\0").split(b" ", 2)
-        checkpoint = parse(raw)
-        signer = keys.find(checkpoint["key"])
-        if signer is None or state not in (_OPEN, _CLOSED) or not is_signed(checkpoint, signer.public_key):
+        line = parse(raw)
+        if line["kind"] not in (SEAL, CHECKPOINT) or state not in (_OPEN, _CLOSED):
             return None
-        return Head(int(sequence), raw, checkpoint["log"], checkpoint["after"], state == _CLOSED)
-    except (Damage, ValueError, KeyError, TypeError):
+        signer = keys.find(line["key"])
+        if signer is None:
+            return None
+        ours = is_sealed(line, signer.mac_key) if line["kind"] == SEAL else is_signed(line, signer.public_key)
+        return Head(int(sequence), raw, line["log"], line["after"], state == _CLOSED) if ours else None
+    except (Damage, ValueError):
         return None
 
 
@@ -74,7 +77,7 @@ class HeadFile:
     """Writes the head of one open log. The caller lets one thread at a time in."""
 
     def __init__(self, folder: Path, *, sequence: int, raw: bytes) -> None:
-        """The head holds the checkpoint, durably; what it held before is in neither slot.
+        """The head holds the line, durably; what it held before is in neither slot.
 
         Raises:
             OSError, DiskFullError: if it cannot be written.
@@ -85,7 +88,7 @@ class HeadFile:
         self._descriptor = open_private(folder / FILE, os.O_RDWR)
 
     def write(self, raw: bytes, *, closed: bool = False) -> None:
-        """The other slot holds the checkpoint.
+        """The other slot holds the line.
 
         Raises:
             OSError: if it cannot be written.
@@ -101,5 +104,5 @@ class HeadFile:
 
 def _slot(sequence: int, state: bytes, raw: bytes) -> bytes:
     text = b"%d %s %s" % (sequence, state, raw)
-    assert len(text) < SLOT, f"a checkpoint of {len(raw)} bytes does not fit a slot of {SLOT}"
+    assert len(text) < SLOT, f"a line of {len(raw)} bytes does not fit a slot of {SLOT}"
     return text.ljust(SLOT - 1) + b"\n"

@@ -2,7 +2,7 @@
 
 keys.json        the masters, unless AEGIS_AUDIT_KEY holds them
 salts/           32 random bytes a record (`salts.py`): without them the masters open nothing
-head             the newest signed checkpoint (`head.py`): the log may not be shorter
+head             the newest seal or checkpoint (`head.py`): the log may not be shorter
 pending.json     notes that the log gets when it is next opened (`notes.py`)
 """
 
@@ -60,6 +60,11 @@ class MasterKey:
         return self._signer.public_key().public_bytes_raw().hex()
 
     @cached_property
+    def mac_key(self) -> bytes:
+        """What seals are made and checked with; 32 bytes."""
+        return self._derive(None, b"aegis audit seal v1")
+
+    @cached_property
     def id(self) -> str:
         return key_id(self.public_key)
 
@@ -92,6 +97,10 @@ class AuditKeys:
     @property
     def public_keys(self) -> frozenset[str]:
         return frozenset(master.public_key for master in self.masters)
+
+    @property
+    def mac_keys(self) -> dict[str, bytes]:
+        return {master.public_key: master.mac_key for master in self.masters}
 
     def find(self, wanted: str) -> MasterKey | None:
         """The master with this id."""

@@ -1,12 +1,14 @@
-"""The writer: an answer leaves once its record, and a signed checkpoint over all records so far, are on the disk."""
+"""The writer: an answer leaves once its record, sealed with all before it, is on the disk; signatures follow each second."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 from aegis.durable.files import make_folder, sync_folder
 from aegis.durable.lock import only_process
 from aegis.errors import AuditError, AuditUnavailableError, DiskFullError, is_disk_full
-from aegis.serve.audit.chain import ACCEPTED, BEGIN, ENTRY, ROTATE, UNFINISHED, Chain, key_id, parse
+from aegis.serve.audit.chain import ACCEPTED, BEGIN, CHECKPOINT, ENTRY, ROTATE, UNFINISHED, Chain, key_id, parse
 from aegis.serve.audit.entry import AuditEntry
 from aegis.serve.audit.head import Head, HeadFile, read_head
 from aegis.serve.audit.keys import AuditKeys, MasterKey, utc_now
@@ -48,7 +50,7 @@ class _Position:
     """How far the log is on the disk; replaced as a whole, so that no interrupt can part chain and size."""
 
     chain: Chain = Chain()  # noqa: RUF009 - frozen
-    checkpoint: bytes = b""
+    sealed: bytes = b""
     size: int = 0  # bytes of the newest file
 
 
@@ -66,8 +68,11 @@ class AuditLog:
     Use `open`; leave with `close`, or as a context manager.
     """
 
-    def __init__(self, folder: Path, keys: AuditKeys, *, segment_bytes: int, clock: Callable[[], str]) -> None:
+    def __init__(
+        self, folder: Path, keys: AuditKeys, *, segment_bytes: int, sign_every_s: float, clock: Callable[[], str]
+    ) -> None:
         self.folder, self.keys, self.segment_bytes, self._clock = folder, keys, segment_bytes, clock
+        self.sign_every_s, self._signed_s = sign_every_s, -math.inf
         self._salts = Salts(keys.folder / SALTS)
         self._at = _Position()
         self._signer: MasterKey = keys.active
@@ -84,16 +89,18 @@ class AuditLog:
         keys: AuditKeys,
         *,
         segment_bytes: int = SEGMENT_BYTES,
+        sign_every_s: float = 1.0,
         clock: Callable[[], str] = utc_now,
         acceptance: Acceptance | None = None,
     ) -> AuditLog:
         """Take the log up, having verified its newest file and that it goes as far as the head outside it.
 
-        What a cut-off write left after the newest checkpoint was never acknowledged: it is set aside, and a note of it
+        What a cut-off write left after the newest seal was never acknowledged: it is set aside, and a note of it
         enters the log. A new key in `keys` takes over, signed for by the one before.
 
         Args:
-            segment_bytes: a file is not begun to be written once it is so large.
+            segment_bytes: a file gets no more records once it is so large.
+            sign_every_s: at least so many seconds are between two signatures, but for those at the end of a file.
             clock: the time as text; order is by number.
             acceptance: go on after a break in a new file, in place of verifying.
 
@@ -102,7 +109,7 @@ class AuditLog:
             AuditUnavailableError: if the disk does not take what has to be written.
             AegisError: if another process has the log open.
         """
-        log = cls(folder, keys, segment_bytes=segment_bytes, clock=clock)
+        log = cls(folder, keys, segment_bytes=segment_bytes, sign_every_s=sign_every_s, clock=clock)
         try:
             log._held.enter_context(only_process(folder))
             log._take_up(acceptance)
@@ -145,22 +152,49 @@ class AuditLog:
             raise _unavailable(self.folder, ticket.error) from ticket.error
         return ticket.number
 
+    def sign(self) -> None:
+        """The newest line is a signed checkpoint: for a server that has been idle since its last record.
+
+        Raises:
+            AuditUnavailableError: if it could not be put on the disk.
+        """
+        with self._alone():
+            if not self._closed:
+                self._sign_newest()
+
     def close(self) -> None:
-        """The log is closed in good order: the head outside says that nothing follows its last checkpoint."""
-        with self._turn:
-            while self._busy:
-                self._turn.wait()
+        """The log ends with a signed checkpoint, and the head outside says that nothing follows it.
+
+        Raises:
+            AuditUnavailableError: if that could not be put on the disk; every record acknowledged is there all the same.
+        """
+        with self._alone():
             if self._closed:
                 return
             self._closed = True
             try:
+                self._sign_newest()
                 self._cut_back()
                 if self._head:
-                    self._head.write(self._at.checkpoint, closed=True)
-            except OSError as error:
-                raise _unavailable(self.folder, error) from error
+                    self._head.write(self._at.sealed, closed=True)
             finally:
                 self._release()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else writes meanwhile; a failure to write is told as such."""
+        with self._turn:
+            while self._busy:
+                self._turn.wait()
+            self._busy = True
+        try:
+            yield
+        except OSError as error:
+            raise _unavailable(self.folder, error) from error
+        finally:
+            with self._turn:
+                self._busy = False
+                self._turn.notify_all()
 
     def __enter__(self) -> AuditLog:
         return self
@@ -173,14 +207,15 @@ class AuditLog:
         try:
             if self._closed:
                 raise ValueError("the log is closed")
-            lines, chain, time = [], self._at.chain, self._clock()
+            self._leave_full_file()
+            lines, chain, now = [], self._at.chain, self._clock()
             signer = self._signer_of(chain)
             for ticket in batch:
                 ticket.number = chain.after + 1
                 key = signer.record_key(self._salts.use(ticket.number), log=chain.log, number=ticket.number)
-                raw, chain = chain.add(ENTRY, time=time, key=signer.id, **ticket.entry.fields(key))
+                raw, chain = chain.add(ENTRY, time=now, key=signer.id, **ticket.entry.fields(key))
                 lines.append(raw)
-            self._commit(lines, chain, time=time)
+            self._commit(lines, chain, now=now)
             failure = None
         except Exception as error:
             failure = error
@@ -188,18 +223,35 @@ class AuditLog:
             for ticket in batch:
                 ticket.error, ticket.settled = failure, True
 
-    def _commit(self, lines: list[bytes], chain: Chain, *, time: str) -> None:
-        """The lines and a checkpoint over them are on the disk, and the head knows of it."""
-        while True:
-            named = chain.next_key
-            checkpoint, chain = chain.seal(self._signer_of(chain).sign, time=time)
-            lines = [*lines, checkpoint]
-            if not named:  # the key that takes over signs too, so that a file never ends in between
-                break
-        self._put(b"\n".join([*lines, b""]), chain, checkpoint)
+    def _commit(self, lines: list[bytes], chain: Chain, *, now: str, sign: bool = False) -> None:
+        """The lines and a seal over them are on the disk, and the head knows of it; a checkpoint where one is due."""
+        monotonic_s = time.monotonic()
+        if sign or chain.next_key or monotonic_s - self._signed_s >= self.sign_every_s:
+            while True:
+                named = chain.next_key
+                sealed, chain = chain.sign(self._signer_of(chain).sign, time=now)
+                lines = [*lines, sealed]
+                if not named:  # the key that takes over signs too, so that a file never ends in between
+                    break
+            self._signed_s = monotonic_s
+        else:
+            sealed, chain = chain.seal(self._signer_of(chain).mac_key, time=now)
+            lines = [*lines, sealed]
+        self._put(b"\n".join([*lines, b""]), chain, sealed)
         self._signer = self._signer_of(chain)
         if self._head:
-            self._head.write(checkpoint)
+            self._head.write(sealed)
+
+    def _sign_newest(self) -> None:
+        if parse(self._at.sealed)["kind"] != CHECKPOINT:
+            self._commit([], self._at.chain, now=self._clock(), sign=True)
+
+    def _leave_full_file(self) -> None:
+        """A file that is full ends with a checkpoint, and the next one is begun."""
+        if self._at.size >= self.segment_bytes:
+            self._sign_newest()
+            self._cut_back()
+            self._open_segment(self._number + 1)
 
     def _signer_of(self, chain: Chain) -> MasterKey:
         if self._signer.public_key == chain.public_key:
@@ -209,12 +261,9 @@ class AuditLog:
             raise AuditError(f"{self.folder}: the log is signed by key {key_id(chain.public_key)}; give that key too")
         return found
 
-    def _put(self, data: bytes, chain: Chain, checkpoint: bytes) -> None:
+    def _put(self, data: bytes, chain: Chain, sealed: bytes) -> None:
         if self._unsure:
             self._cut_back()
-        if self._at.size and self._at.size + len(data) > self.segment_bytes:
-            self._cut_back()
-            self._open_segment(self._number + 1)
         self._unsure, end = True, self._at.size + len(data)
         if end > self._room:
             ahead = min(AHEAD, max(0, self.segment_bytes - end))
@@ -225,7 +274,7 @@ class AuditLog:
         sync_data(self._descriptor)
         if self._fresh:
             sync_folder(self.folder)
-        self._at = _Position(chain, checkpoint, end)
+        self._at = _Position(chain, sealed, end)
         self._fresh, self._unsure = False, False
 
     def _cut_back(self) -> None:
@@ -256,10 +305,10 @@ class AuditLog:
             found = read_newest(self.folder, self.keys, head)
             if found.tail:
                 self._set_aside(paths[-1], found)
-            if found.checkpoint:
-                self._at = _Position(found.chain, found.checkpoint)
+            if found.sealed:
+                self._at = _Position(found.chain, found.sealed)
                 self._open_segment(segment_number(paths[-1]), found.end)
-                self._head = HeadFile(self.keys.folder, sequence=head.sequence if head else 0, raw=found.checkpoint)
+                self._head = HeadFile(self.keys.folder, sequence=head.sequence if head else 0, raw=found.sealed)
             else:
                 self._begin(Chain(os.urandom(16).hex()), BEGIN, 1, sequence=0, facts={})
         self._bring_up_to_date()
@@ -267,10 +316,10 @@ class AuditLog:
     def _begin(self, chain: Chain, kind: str, number: int, *, sequence: int, facts: Mapping[str, Any]) -> None:
         self._open_segment(number)
         begun = Chain(chain.log, chain.after, public_key=self.keys.active.public_key)
-        time = self._clock()
-        first, begun = begun.begin(kind, time=time, **facts)
-        self._commit([first], begun, time=time)
-        self._head = HeadFile(self.keys.folder, sequence=sequence, raw=self._at.checkpoint)
+        now = self._clock()
+        first, begun = begun.begin(kind, time=now, **facts)
+        self._commit([first], begun, now=now, sign=True)
+        self._head = HeadFile(self.keys.folder, sequence=sequence, raw=self._at.sealed)
 
     def _bring_up_to_date(self) -> None:
         """The notes that waited are in the log, and the newest key signs."""
@@ -282,8 +331,8 @@ class AuditLog:
             active = self.keys.active
             raw, chain = chain.add(ROTATE, time=self._clock(), public_key=active.public_key, new_key=active.id)
             lines.append(raw)
-        if lines or parse(self._at.checkpoint)["key"] != key_id(chain.public_key):
-            self._commit(lines, chain, time=self._clock())
+        if lines or parse(self._at.sealed)["key"] != key_id(chain.public_key):
+            self._commit(lines, chain, now=self._clock(), sign=True)
         if notes:
             forget(self.keys.folder)
 
@@ -311,7 +360,7 @@ class AuditLog:
 
 
 def read_newest(folder: Path, keys: AuditKeys, head: Head | None) -> Scan:
-    """The newest file is sound and goes as far as the head; its signature covers all files before it.
+    """The newest file is sound and goes as far as the head; its seals cover all files before it.
 
     Raises:
         AuditError: if not.
@@ -320,9 +369,9 @@ def read_newest(folder: Path, keys: AuditKeys, head: Head | None) -> Scan:
     try:
         if not paths and head:
             raise AuditError(f"there is no log, and {head.after} records were acknowledged")
-        index, start, checkpoint = resume_from(paths, keys, head)
+        index, start, sealed = resume_from(paths, keys, head)
         wanted = [head.raw] if head else []
-        found = scan(paths[index:], start, checkpoint=checkpoint, wanted=wanted, every_signature=False)
+        found = scan(paths[index:], start, sealed=sealed, wanted=wanted)
         if problem := fault(found, head, keys_given=True):
             raise AuditError(problem)
     except AuditError as error:

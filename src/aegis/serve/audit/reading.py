@@ -36,28 +36,43 @@ def segment_number(path: Path) -> int:
 
 @dataclass
 class Scan:
-    """What reading found.
+    """What reading found. A line is proven if a seal or checkpoint over it is such as the reader can check.
 
     Args:
-        chain: after the newest checkpoint.
-        checkpoint: its line; empty if there is none.
+        chain: after the newest proven line.
+        sealed: that line, a seal or checkpoint; empty if there is none.
         end: where it ends in the last file, in bytes.
         tail: what follows it there, but for zeros at its end, which are room made ahead of records to come.
         zeros: how many those are.
         problem: why the tail's first bad line is none; empty if there is no bad line.
         torn: the tail is such as a write that was cut off leaves.
-        seen: those of the wanted checkpoints that are there.
+        signed: the newest checkpoint; empty if there is none.
+        signed_end: the index of its file, and where it ends there.
+        writes, checkpoints: seals and checkpoints; checkpoints alone.
+        seen: those of the wanted lines that are there.
     """
 
     chain: Chain
-    checkpoint: bytes = b""
+    sealed: bytes = b""
     end: int = 0
     tail: bytes = b""
     zeros: int = 0
     problem: str = ""
     torn: bool = True
+    signed: bytes = b""
+    signed_end: tuple[int, int] = (0, 0)
+    writes: int = 0
     checkpoints: int = 0
     seen: frozenset[bytes] = frozenset()
+
+    def prove(self, chain: Chain, raw: bytes, *, index: int, end: int, signed: bool, wanted: frozenset[bytes]) -> None:
+        """Everything up to this line is proven."""
+        self.chain, self.sealed, self.end = chain, raw, end
+        self.writes, self.checkpoints = self.writes + 1, self.checkpoints + signed
+        if signed:
+            self.signed, self.signed_end = raw, (index, end)
+        if raw in wanted:
+            self.seen |= {raw}
 
 
 Line = Callable[[bytes, dict[str, Any]], None]
@@ -67,31 +82,29 @@ def scan(
     paths: Sequence[Path],
     start: Chain,
     *,
-    checkpoint: bytes = b"",
+    sealed: bytes = b"",
     wanted: Iterable[bytes] = (),
-    every_signature: bool = True,
     on_line: Line = lambda raw, found: None,
     skip_lines: int = 0,
 ) -> Scan:
-    """Follow the chain through the files, from `start` to the newest checkpoint.
+    """Follow the chain through the files, from `start` to the newest proven line.
 
     Args:
-        checkpoint: the line that `start` stands after; empty at the beginning.
-        wanted: lines of checkpoints to look for.
-        every_signature: otherwise only the newest one, which covers everything before it.
-        on_line: told each good line, once a checkpoint over it was read.
+        sealed: the line that `start` stands after; empty at the beginning.
+        wanted: seals and checkpoints to look for.
+        on_line: told each proven line.
         skip_lines: of the first file, in front of the chain.
 
     Raises:
-        AuditError: if a line is not what the chain asks for; in the last file, what follows the newest checkpoint is
+        AuditError: if a line is not what the chain asks for; in the last file, what follows the newest proven line is
             reported as `tail` instead.
     """
     looked_for = frozenset(wanted)
-    found = Scan(start, checkpoint, seen=looked_for & {checkpoint})
-    signer, batch = "", list[tuple[bytes, dict[str, Any]]]()
+    found = Scan(start, sealed, seen=looked_for & {sealed})
+    batch: list[tuple[bytes, dict[str, Any]]] = []
     for index, path in enumerate(paths):
         chain, offset, last = found.chain, 0, index == len(paths) - 1
-        found.end, found.problem, number = 0, "", 0
+        found.end, found.problem = 0, ""
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if last and not line.strip(b"\0"):
@@ -104,18 +117,14 @@ def scan(
                     if not line.endswith(b"\n"):
                         raise Damage("is cut off")
                     raw = line[:-1]
-                    fields, following = chain.take(raw, check_signature=every_signature or bool(chain.next_key))
+                    fields, following = chain.take(raw)
                 except Damage as damage:
                     found.problem = f"{path.name}, line {number} (record {chain.after} came before it): {damage}"
                     found.torn = not line.endswith(b"\n")
                     break
                 batch.append((raw, fields))
-                if fields["kind"] == CHECKPOINT:
-                    signer = chain.public_key
-                    found.chain, found.checkpoint, found.end = following, raw, offset
-                    found.checkpoints += 1
-                    if raw in looked_for:
-                        found.seen |= {raw}
+                if chain.proves(kind := fields["kind"]):
+                    found.prove(following, raw, index=index, end=offset, signed=kind == CHECKPOINT, wanted=looked_for)
                     for one in batch:
                         on_line(*one)
                     batch.clear()
@@ -129,8 +138,6 @@ def scan(
             found.tail = left.rstrip(b"\0")
             found.zeros = len(left) - len(found.tail)
     found.torn = found.torn or b"\0" in found.tail
-    if signer and not every_signature and not is_signed(parse(found.checkpoint), signer):
-        raise AuditError(f"{paths[-1].name}: the newest checkpoint (record {found.chain.after}) has no valid signature")
     return found
 
 
@@ -142,22 +149,24 @@ def fault(found: Scan, head: Head | None, *, keys_given: bool) -> str:
         keys_given: there may be a head; otherwise nobody can say whether a tail was ever acknowledged.
     """
     chain = found.chain
-    if head and found.checkpoint and head.log != chain.log:
+    if head and found.sealed and head.log != chain.log:
         return f"this is log {chain.log}, and the keys folder belongs to log {head.log}"
     if found.zeros and head and head.closed:
         return f"{found.zeros} zeros follow its end, and it was closed in good order: they were added"
     behind = head is not None and head.raw not in found.seen
-    if found.tail and (behind or not found.torn or not keys_given or (head and head.closed)):
-        return (
-            found.problem
-            or "lines follow the newest checkpoint without a signature: a checkpoint was dropped, or lines added"
+    if found.tail and not keys_given:
+        return found.problem or (
+            "lines follow the newest checkpoint and are not signed: its end was cut, or a server is writing it; "
+            "verify an export, or give the keys"
         )
-    if found.checkpoint and chain.trusted is not None and not chain.attested:
+    if found.tail and (behind or not found.torn or (head and head.closed)):
+        return found.problem or "lines follow the newest seal: a seal was dropped, or lines were added"
+    if found.sealed and chain.trusted is not None and not chain.attested:
         return f"it is signed by {chain.public_key}, which is none of the keys given"
     if behind and head:
         if chain.after < head.after:
             return f"it ends with record {chain.after}, and record {head.after} was acknowledged: its end was dropped"
-        return f"it does not hold the checkpoint acknowledged after record {head.after}: its end was dropped or rewritten"
+        return f"it does not hold what was sealed after record {head.after}: its end was dropped or rewritten"
     if keys_given and head is None and chain.after:
         return f"the keys folder has no head file, and the log has {chain.after} records: nobody can say that none is missing"
     return ""
@@ -178,7 +187,7 @@ def resume_from(paths: Sequence[Path], keys: AuditKeys, head: Head | None) -> tu
     Raises:
         AuditError: if the file before it does not end with a checkpoint signed by one of the keys.
     """
-    era, fresh = newest_era(paths), Chain(trusted=keys.public_keys)
+    era, fresh = newest_era(paths), Chain(trusted=keys.public_keys, mac_keys=keys.mac_keys)
     for index in range(len(paths) - 1, era, -1):
         chain, checkpoint = _chain_after(paths[index - 1], keys)
         if head is None or chain.after < head.after or checkpoint == head.raw:
@@ -193,13 +202,13 @@ def _chain_after(path: Path, keys: AuditKeys) -> tuple[Chain, bytes]:
         raw = file.read().removesuffix(b"\n").rpartition(b"\n")[2]
     try:
         fields = parse(raw)
-        signer = keys.find(fields.get("key", ""))
-        if fields["kind"] != CHECKPOINT or signer is None or not is_signed(fields, signer.public_key):
+        signer = keys.find(fields["key"]) if fields["kind"] == CHECKPOINT else None
+        if signer is None or not is_signed(fields, signer.public_key):
             raise Damage("is not a checkpoint signed by one of these keys")
     except Damage as damage:
         raise AuditError(f"{path.name}, last line: {damage}") from None
     place = {"log": fields["log"], "after": fields["after"], "prev": hash_line(raw), "public_key": signer.public_key}
-    return Chain(**place, trusted=keys.public_keys, vouched=True, attested=True), raw
+    return Chain(**place, trusted=keys.public_keys, vouched=True, attested=True, mac_keys=keys.mac_keys), raw
 
 
 def records(folder: Path) -> Iterator[tuple[dict[str, Any], str]]:

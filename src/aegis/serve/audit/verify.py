@@ -31,8 +31,10 @@ class Report:
     Args:
         problem: the first thing that is wrong; empty if the log is sound.
         records: sound ones, the newest break behind them.
+        checkpoints: signed by the key, for everybody.
+        writes: how often something was put on the disk; records that waited together shared one.
         attested: signed by a key that was given; False where none was, and the log's own word had to do.
-        head: the log was held against the newest acknowledged checkpoint outside it.
+        head: the log was held against the newest acknowledged seal outside it.
         anchors: how many anchors were found in it.
         unfinished_bytes: a record that is being written, or was cut off and never acknowledged.
         breaks: accepted ones; the records before the newest one are held to what they were when it was accepted.
@@ -45,6 +47,7 @@ class Report:
     newest: int = 0
     records: int = 0
     checkpoints: int = 0
+    writes: int = 0
     first_time: str = ""
     last_time: str = ""
     attested: bool = False
@@ -123,11 +126,11 @@ def _examine(
             _require_export(path)
         paths, frozen = paths[(era := 0 if exported else newest_era(paths)) :], paths[:era]
         looked_for = [*wanted, *([head.raw] if head else [])]
-        start = Chain(trusted=trusted or None)
+        start = Chain(trusted=trusted or None, mac_keys=keys.mac_keys if keys else None)
         found = scan(paths, start, wanted=looked_for, on_line=told, skip_lines=int(exported))
         problem = fault(found, head, keys_given=keys is not None)
         problem = problem or _require_frozen(frozen, paths[0]) or _missing_anchor(found, wanted)
-        problem = problem or ("" if found.checkpoint else "it has no signed checkpoint")
+        problem = problem or ("" if found.signed else "it has no signed checkpoint")
     except AuditError as error:
         problem = str(error)
     return _report(path, problem, found, told, head=head, anchors=len(found.seen.intersection(wanted))), found, paths
@@ -143,6 +146,7 @@ def _report(path: Path, problem: str, found: Scan, told: _Collector, *, head: He
         newest=chain.after,
         records=told.records,
         checkpoints=found.checkpoints,
+        writes=found.writes,
         first_time=told.first_time,
         last_time=told.last_time,
         attested=chain.attested,
@@ -188,7 +192,7 @@ def anchor(path: Path, keys: AuditKeys) -> dict[str, Any]:
     """
     report, found, _ = _examine(path, keys, keys.public_keys, ())
     _require_sound(report)
-    checkpoint = parse(found.checkpoint)
+    checkpoint = parse(found.signed)
     signer = keys.find(checkpoint["key"])
     assert signer, "a sound log is signed by a known key"
     return {"anchor": 1, "checkpoint": checkpoint, "public_key": signer.public_key}
@@ -226,11 +230,12 @@ def export(path: Path, output: Path, *, keys: AuditKeys | None) -> Report:
         try:
             with staging.open("wb") as file:
                 file.write(json.dumps(header, separators=(",", ":")).encode() + b"\n")
-                for segment in paths[:-1]:
+                newest, end = found.signed_end
+                for segment in paths[:newest]:
                     with segment.open("rb") as source:
                         shutil.copyfileobj(source, file)
-                with paths[-1].open("rb") as source:
-                    file.write(source.read(found.end))  # what is being written stays behind
+                with paths[newest].open("rb") as source:
+                    file.write(source.read(end))  # what is not yet signed stays behind
             sync_file(staging)
             staging.replace(output)
         finally:
