@@ -78,6 +78,15 @@ def test_a_forgotten_fsync_is_found(tmp_path: Path) -> None:
     assert unsound("save", without(operations, of_files), root)[1]
 
 
+def test_a_forgotten_fsync_of_the_audit_log_is_found(tmp_path: Path) -> None:
+    """The same for the log's files, and for its salts, which are synced ahead of the records that need them."""
+    root = tmp_path.resolve() / "disk"
+    operations = recorded("audit", root)
+    for part in ("log/segment-", "keys/salts/"):
+        forgotten = [index for index in fsyncs(operations, root) if f"/{part}" in operations[index][1]]
+        assert unsound("audit", without(operations, forgotten), root)[1]
+
+
 @pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_disk_that_lies_about_fsync_costs_one_save_at_most(every: int, tmp_path: Path, report: Report) -> None:
     """One fsync of the third save, or all, do nothing; then the power fails: the second snapshot or the third is there."""

@@ -94,11 +94,29 @@ def _session(root: Path) -> str:
     return f"the snapshots are {steps}" if "snapshot" in notes and steps != [7] else ""
 
 
+def _audit(root: Path) -> str:
+    """The server starts, every acknowledged record can be opened, and the log is sound."""
+    from aegis.serve.audit import AuditKeys, AuditLog, salts
+    from aegis.serve.audit.verify import check, verify
+
+    salts.BLOCK, log, notes = 2, root / "work" / "log", acknowledged(root)
+    if not (root / "work" / "keys" / "keys.json").exists():
+        return "the keys are lost" if notes else ""
+    (root / "work" / "keys" / "keys.json").chmod(0o600)  # the replay does not know of modes
+    keys = AuditKeys.load(root / "work" / "keys", {})
+    with AuditLog.open(log, keys, segment_bytes=2500) as opened:
+        if opened.count < len(notes):
+            return f"record {len(notes)} was acknowledged, {opened.count} are there"
+    wrong = [number for number in notes if not check(log, keys, int(number), "final", f"final {number}")]
+    return verify(log, keys=keys).problem or (f"record {wrong[0]} is not what was written" if wrong else "")
+
+
 _JUDGES: dict[str, Callable[[Path], str]] = {
     "emergency": _emergency,
     "artifact": _artifact,
     "journal": _journal,
     "session": _session,
+    "audit": _audit,
 }
 
 

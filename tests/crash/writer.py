@@ -163,6 +163,32 @@ def fallback(root: Path) -> None:
     note(root, 25)
 
 
+def audited(number: int) -> Any:
+    """The request that the audit log's scenario has under the number."""
+    from aegis.serve.audit import AuditEntry
+    from aegis.thinking import PrivateText
+
+    sections = {"task": PrivateText("値" * 10)} if number % 2 else {}
+    return AuditEntry(f"r{number}", "user", "ALLOW", False, "m", "query", sections, f"final {number}", "answered")
+
+
+def audit(root: Path) -> None:
+    """Records over several files, blocks of salts, two masters and two processes; the second ends without closing."""
+    from aegis.serve.audit import AuditKeys, AuditLog, salts
+
+    salts.BLOCK = 2
+    keys = AuditKeys.create(root / "work" / "keys")
+    with AuditLog.open(root / "work" / "log", keys, segment_bytes=2500) as log:
+        for number in (1, 2, 3):
+            log.append(audited(number))
+            note(root, number)
+    log = AuditLog.open(root / "work" / "log", keys.rotated(), segment_bytes=2500)
+    for number in (4, 5, 6):
+        log.append(audited(number))
+        note(root, number)
+    os._exit(0)
+
+
 SCENARIOS: dict[str, tuple[Callable[[Path], None], str]] = {
     "save": (save, "1 2"),
     "rotation": (rotation, "1 2 3 4 5"),
@@ -171,6 +197,7 @@ SCENARIOS: dict[str, tuple[Callable[[Path], None], str]] = {
     "artifact": (artifact, "1 2"),
     "journal": (journal, "a b c"),
     "session": (session, "opened taken saved snapshot"),
+    "audit": (audit, "1 2 3 4 5 6"),
     "fallback": (fallback, "10 20 30 20 25"),
 }  # and what each acknowledges, in order
 
