@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
@@ -94,29 +93,35 @@ class StreamOptions(_Closed):
     include_usage: bool | None = None
 
 
-# What AEGIS cannot do, with the one value that asks for nothing.
-_NEUTRAL: dict[str, tuple[object, ...]] = {
-    "n": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "echo": (False,),
-    "tools": ([],),
-    "tool_choice": ("none",),
-    "functions": ([],),
-    "function_call": ("none",),
-    "parallel_tool_calls": (False, True),
-    "logit_bias": ({},),
-    "top_p": (1,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "stop": ([],),
-    "response_format": ({"type": "text"},),
-    "store": (False,),
-}
-UNSUPPORTED: tuple[str, ...] = tuple(_NEUTRAL)
+class PlainText(_Closed):
+    type: Literal["text"]
 
 
-class ChatRequest(_Closed):
+class _Unsupported(_Closed):
+    """What AEGIS cannot do: null, or the one value that asks for nothing."""
+
+    n: Literal[1] | None = None
+    logprobs: Literal[False] | None = None
+    top_logprobs: Literal[0] | None = None
+    echo: Literal[False] | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_choice: Literal["none"] | None = None
+    functions: Annotated[list[Any], Field(max_length=0)] | None = None
+    function_call: Literal["none"] | None = None
+    parallel_tool_calls: bool | None = None
+    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+    top_p: Annotated[float, Field(ge=1, le=1)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    stop: Annotated[list[Any], Field(max_length=0)] | None = None
+    response_format: PlainText | None = None
+    store: Literal[False] | None = None
+
+
+UNSUPPORTED = frozenset(_Unsupported.model_fields)
+
+
+class ChatRequest(_Unsupported):
     """A chat in OpenAI's form. The last message is the user's; earlier ones become its opening.
 
     Options that AEGIS has no way to honour (`n`, `logprobs`, `tools`, `echo`, `stop` …) may be null or ask for nothing.
@@ -131,8 +136,6 @@ class ChatRequest(_Closed):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=128)] | None = None
-    n: Literal[1] | None = None
-    logprobs: Literal[False] | None = None
 
     @field_validator("messages")
     @classmethod
@@ -140,15 +143,6 @@ class ChatRequest(_Closed):
         if messages[-1].role != "user" or not messages[-1].text.strip():
             raise ValueError("the last message must be the user's and hold more than spaces")
         return messages
-
-
-def unsupported(raw: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """The request without options that ask for nothing, and the name of one that asks for what there is not."""
-    for name in UNSUPPORTED:
-        value = raw.get(name)
-        if value is not None and not any(type(value) is not bool == (type(neutral) is not bool) and value == neutral for neutral in _NEUTRAL[name]):
-            return raw, name
-    return {name: value for name, value in raw.items() if name not in UNSUPPORTED}, None
 
 
 class Said(_Closed):
@@ -259,6 +253,9 @@ def probabilities(found: tuple[float, ...]) -> Probabilities:
     return Probabilities(**dict(zip(NAMES, found, strict=True)))
 
 
-def safe_name(text: str) -> str:
-    """A field's name for an error message, if it looks like one; whoever asks may have written it."""
-    return text if re.fullmatch(r"[a-z_]{1,32}", text) else "?"
+_TAKEN = (*ThinkRequest.model_fields, *ChatRequest.model_fields, *Resolution.model_fields, "state", "limit", "id", "name")
+
+
+def known_name(text: object) -> str | None:
+    """The name, if it is one of ours and not of whoever asks."""
+    return text if isinstance(text, str) and text in _TAKEN else None

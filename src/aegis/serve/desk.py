@@ -73,6 +73,7 @@ class Reply:
 
     Args:
         own: the final is in the model's words, not a fixed text.
+        cut: the final is as long as it was allowed to be.
         prompt_tokens: of what was asked.
         final_tokens: of the final, counted on its text.
     """
@@ -83,6 +84,7 @@ class Reply:
     probabilities: tuple[float, ...]
     escalated: bool
     own: bool
+    cut: bool
     prompt_tokens: int
     final_tokens: int
 
@@ -118,7 +120,7 @@ class Desk:
     ) -> None:
         self.engine, self.audit, self.cases, self.section_tokens = engine, audit, cases, section_tokens
         self.answer_s, self.canary_key, self.watched, self.clock = answer_s, canary_key, watched or Watched(), clock
-        self.stopping = threading.Event()
+        self.draining, self.stopping = threading.Event(), threading.Event()
 
     def answer(self, ask: Ask, gone: Callable[[], bool] = lambda: False) -> Reply:
         """The reply, recorded before it is returned.
@@ -145,15 +147,17 @@ class Desk:
         if why is None and thinking is None and self.clock() > until:
             why = "out of time"
         answer, why = release(query, verdict, thinking, why=why, canary=canary, asked=whole)
+        tokens = max(0, self.engine.prompt_tokens(answer.final) - self.engine.prompt_tokens(""))
         reply = Reply(
             ask.id,
             answer.final,
             answer.decision,
             answer.probabilities,
             answer.escalated,
-            answer.own,
-            self.engine.prompt_tokens(whole),
-            max(0, self.engine.prompt_tokens(answer.final) - self.engine.prompt_tokens("")),
+            own=answer.own,
+            cut=answer.own and tokens >= ask.final_tokens,
+            prompt_tokens=self.engine.prompt_tokens(whole),
+            final_tokens=tokens,
         )
         self._record(ask, whole, thinking, reply, why)
         self.watched.decided(reply.decision)

@@ -1,7 +1,7 @@
 """The last look at an answer before it leaves: nothing private in it, whichever way it is written.
 
-The sections are generated apart from the answer, so nothing private stands in it by construction; what is left is a model that
-copies. Everything is compared after undoing what hides a text from a plain search: case, width, accents, entities,
+The sections are generated apart from the answer, so nothing private stands in it by construction; what is left is a model
+that copies. Everything is compared after undoing what hides a text from a plain search: case, width, accents, entities,
 percent-escapes, invisible characters, spaces and punctuation.
 """
 
@@ -24,7 +24,10 @@ _JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\ufffd]")
 _JOINED = re.compile(r"[A-Za-z0-9]+(?:[-_.:][A-Za-z0-9]+)*")
 _TURNS = re.compile(r"(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])")
-_RUN = {"en": 24, "ja": 12}  # of the 252 dialogues that people wrote for AEGIS, one answer shares so long a run with its thinking
+_RUN = {
+    "en": 24,
+    "ja": 12,
+}  # of the 252 dialogues that people wrote for AEGIS, one answer shares so long a run with its thinking
 _PIECE = 4
 _GAP = 3
 
@@ -71,7 +74,7 @@ def plain(text: str) -> str:
 
 
 def secrets(text: str) -> list[str]:
-    """What is written like a key or a code name, as `plain` has it: letters and digits mixed, or a dozen capitals and more."""
+    """What is written like a key or a code name, as `plain` has it: letters and digits mixed, or many capitals."""
     found = []
     for word in _JOINED.findall(text):
         letters_digits = plain(word)
