@@ -47,6 +47,14 @@ class DiskFullError(AegisError):
     """There is not enough room; what was written before is intact."""
 
 
+class AuditError(BadInputError):
+    """An audit log, its keys or what they should open cannot be trusted or used as they are; nothing was changed."""
+
+
+class AuditUnavailableError(AegisError):
+    """A record could not be put on the disk, so its answer must not leave; what was acknowledged before is intact."""
+
+
 class StoppedError(AegisError):
     """The user, or the system on the user's behalf, asked for a stop; the same command goes on from there."""
 

@@ -21,7 +21,7 @@ def only_process(folder: Path, *, wait_s: float = 0) -> Iterator[None]:
     """
     make_folder(folder)
     try:
-        with FileLock(folder / ".lock").acquire(timeout=wait_s):
+        with FileLock(folder / ".lock", thread_local=False).acquire(timeout=wait_s):
             yield
     except Timeout as error:
         raise AegisError(f"{folder}: another process is at work here; wait for it, or stop it first") from error
