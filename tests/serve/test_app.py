@@ -13,6 +13,7 @@ from aegis.serve.texts import fixed_text
 from aegis.serve.tokens import new_token, revoke
 from tests.serve.fakes import BODIES, FakeEngine, House, house, thinking
 
+WORD = "".join(map(chr, range(0x4E00, 0x4E80)))
 THINK = {"id", "final", "decision", "probabilities", "escalated"}
 
 
@@ -55,7 +56,7 @@ def test_what_is_not_allowed_gets_a_fixed_text_of_its_language(
 @pytest.mark.parametrize("slow", [0.0, 0.15])
 @pytest.mark.parametrize(
     "final",
-    ["It is Paris.", "  パリは\n\nフランスの首都です。 é́ 👩‍👩‍👧", "".join(map(chr, range(0x4E00, 0x4E80))), "a  b\tc \n"],
+    ["It is Paris.", "  パリは\n\nフランスの首都です。 é́ 👩‍👩‍👧", WORD, "a  b\tc \n"],
 )
 def test_a_stream_says_what_the_answer_says(tmp_path: Path, slow: float, final: str) -> None:
     made = house(tmp_path, FakeEngine(says=lambda *_: thinking(final), seconds=slow), keep_alive_s=0.05)

@@ -94,6 +94,19 @@ class Cases:
             raise NoCaseError("there is no such case; `aegis review list` shows those that wait")
         return _case(row)
 
+    def find(self, beginning: str) -> Case:
+        """The one case whose id begins so.
+
+        Raises:
+            NoCaseError: if there is none, or more than one.
+        """
+        wanted = beginning.removeprefix("chatcmpl-")
+        with self._ready() as database:
+            rows = database.execute(f"SELECT {_COLUMNS} FROM cases WHERE instr(id, ?) = 1 LIMIT 2", (wanted,)).fetchall()
+        if len(rows) != 1:
+            raise NoCaseError(f"{'no' if not rows else 'more than one'} case begins with that id; see `aegis review list`")
+        return _case(rows[0])
+
     def list(self, *, resolved: bool = False, limit: int = 50) -> list[Case]:
         """Open cases, the oldest first; or resolved ones, the newest first."""
         order = "resolved IS NOT NULL ORDER BY number DESC" if resolved else "resolved IS NULL ORDER BY number"

@@ -96,6 +96,9 @@ class HfEngine:
     def prompt_tokens(self, prompt: str) -> int:
         return len(self._ids(prompt))
 
+    def _thinker_busy(self) -> bool:
+        return self._sampling
+
     def close(self) -> None:
         """The worker has ended; whatever still waited was told so."""
         with self._changed:

@@ -62,6 +62,15 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
+def log_to_stderr() -> None:
+    """One line an event on stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for name, level in (("aegis.serve", logging.INFO), ("uvicorn", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.level, logger.propagate = [handler], level, False
+
+
 class Server(uvicorn.Server):
     """uvicorn, which at a stop signal takes no new questions, gives those on their way `grace_s` and then lets them go."""
 
@@ -98,12 +107,9 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """As uvicorn's, but a stop that was asked for is no failure: the signal is not raised again at the end."""
-        try:
-            with super().capture_signals():
-                yield
-                self._captured_signals.clear()
-        finally:
-            pass
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
 
 
 def serve(app: Any, desk: Desk, bound: socket.socket, *, grace_s: float = 20) -> None:
