@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from aegis.decisions import Decision
 from aegis.errors import AegisError, DataError
@@ -16,6 +17,14 @@ from tests.serve.fakes import house
 from tests.serve.test_mind import mind
 
 LIMITS = Limits(section=6, final=9)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -64,10 +73,16 @@ def test_decisions_do_not_wait_for_a_batch_to_end(engine: HfEngine) -> None:
         ask(engine, "hello", limits=long)
         done.append("thought")
 
+    begun, between = threading.Event(), engine._between
+
+    def noticed() -> None:
+        begun.set()
+        between()
+
+    engine._between = noticed
     thread = threading.Thread(target=think)
     thread.start()
-    while not engine._thinker_busy():
-        pass
+    assert begun.wait(20)
     (verdict,) = engine.decide(["hello"])
     done.append("decided")
     thread.join()
@@ -138,7 +153,8 @@ def test_a_whole_server_around_a_tiny_model(engine: HfEngine, tmp_path: Path) ->
         short = client.post("/think", json={"query": "hello", "max_new_tokens": 1}).json()
     assert {**first, "id": ""} == {**again, "id": ""}
     assert first["final"] in (entry.final for entry in made.audit.entries)
-    assert first["final"] and short["final"]
+    assert first["final"]
+    assert short["final"]
     assert '"final":' in streamed.split("event: answer")[1]
     private = [text.reveal() for entry in made.audit.entries for text in entry.sections.values()]
     assert len(private) == 16

@@ -228,7 +228,7 @@ class Thinker:
         may = torch.tensor([self._may_close(row) for row in rows], device=logits.device)
         masked = restrict(logits.to(torch.float32, copy=True), self.allowed, closing, may)
         if rows[0].rng is not None:
-            picked = _pick(masked, rows)
+            picked = _pick(masked, rows, free)
         elif rows[0].temperature == 0:
             picked = masked.argmax(-1)
         else:
@@ -280,14 +280,16 @@ class Thinker:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
 
-def _pick(logits: Tensor, rows: Sequence[_Row]) -> Tensor:
+def _pick(logits: Tensor, rows: Sequence[_Row], free: Sequence[bool]) -> Tensor:
     """(n,) a token a row, at its own temperature, by one draw from its own generator, through the cumulated chances."""
     best = logits.argmax(-1)
     if all(row.temperature == 0 for row in rows):
         return best
     temperatures = torch.tensor([row.temperature or 1.0 for row in rows], device=logits.device)
     cumulated = torch.softmax(logits / temperatures[:, None], -1).cumsum(-1)
-    draws = torch.tensor([1 - row.rng.random() if row.rng else 1.0 for row in rows], device=logits.device)  # in (0, 1]
+    # Only where the row chooses: its draws must not depend on what its company does.
+    chosen = [1 - row.rng.random() if row.rng and is_free else 1.0 for row, is_free in zip(rows, free, strict=True)]
+    draws = torch.tensor(chosen, device=logits.device)  # in (0, 1]
     # The first place that reaches the draw has a chance of its own, so that what may not follow is never drawn.
     drawn = torch.searchsorted(cumulated, (draws * cumulated[:, -1])[:, None]).squeeze(1)
     greedy = torch.tensor([row.temperature == 0 for row in rows], device=logits.device)

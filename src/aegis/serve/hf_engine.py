@@ -19,7 +19,7 @@ from aegis.model.thinker import Limits, Path, Thinker, Wanted, require_paths
 from aegis.serve.mind import Mind
 from aegis.thinking import Thinking
 
-_POLL_S = 0.05
+_POLL_S = 0.5
 
 
 @dataclass
@@ -95,9 +95,6 @@ class HfEngine:
 
     def prompt_tokens(self, prompt: str) -> int:
         return len(self._ids(prompt))
-
-    def _thinker_busy(self) -> bool:
-        return self._sampling
 
     def close(self) -> None:
         """The worker has ended; whatever still waited was told so."""
@@ -178,7 +175,10 @@ class HfEngine:
             _tell(batch[number].future, require_paths([path])[0])
 
         def dropped(number: int) -> bool:
-            return self._closed or batch[number].future.cancelled() or batch[number].cancelled()
+            found = self._closed or batch[number].future.cancelled() or batch[number].cancelled()
+            if found:
+                _tell(batch[number].future, None)
+            return found
 
         try:
             self._thinker.each([thought.wanted for thought in batch], on_path=whole, dropped=dropped, on_token=self._between)
