@@ -15,7 +15,7 @@ from typing import Any
 from aegis.errors import AegisError
 from aegis.model.judge import Verdict
 from aegis.model.prompt import require_fit
-from aegis.model.thinker import Limits, Path, Thinker, Wanted, require_paths
+from aegis.model.thinker import Limits, Path, Thinker, Wanted, require_paths, steady
 from aegis.serve.mind import Mind
 from aegis.thinking import Thinking
 
@@ -115,11 +115,12 @@ class HfEngine:
             self._changed.notify_all()
 
     def _work(self) -> None:
-        while self._wait():
-            self._decide_waiting()
-            if self._thoughts:
-                self._gather()
-                self._think_waiting()
+        with steady(self.mind.gates):
+            while self._wait():
+                self._decide_waiting()
+                if self._thoughts:
+                    self._gather()
+                    self._think_waiting()
         for job in [*self._questions, *self._thoughts]:
             _tell(job.future, error=AegisError("the engine is closed; start the server again"))
 

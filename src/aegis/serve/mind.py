@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from aegis.model.lexical import LexicalHead
 from aegis.model.load import load_model, load_tokenizer, read_config, resolve_base
 from aegis.model.prompt import prompt_ids, require_fit
 from aegis.model.tags import Tags, add_tags, known_tags
-from aegis.model.thinker import Limits, Thinker, require_paths
+from aegis.model.thinker import Limits, Thinker, require_paths, steady
 from aegis.serve.answer import Answer, settle
 
 
@@ -28,10 +29,11 @@ class Mind:
     Args:
         model: a transformers causal language model, adapted or folded, that knows the tags.
         judge: decides from the prompt alone.
+        gates: of an adapted model; they turn once and not at every token.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, tags: Tags, judge: Judge) -> None:
-        self.model, self.tokenizer, self.tags, self.judge = model, tokenizer, tags, judge
+    def __init__(self, model: Any, tokenizer: Any, tags: Tags, judge: Judge, gates: Sequence[Any] = ()) -> None:
+        self.model, self.tokenizer, self.tags, self.judge, self.gates = model, tokenizer, tags, judge, gates
 
     @classmethod
     def load(cls, folder: Path, *, base_spec: str | None = None) -> Mind:
@@ -62,7 +64,7 @@ class Mind:
             )
             tags = add_tags(tokenizer, loaded)
             adapted = load_adapter(folder, loaded, card, tags=tags).to(device)
-            model, head = adapted.base, adapted.head
+            model, head, gates = adapted.base, adapted.head, adapted.all_gates()
         else:
             read_config(folder, spec=str(folder))
             if not (folder / HEAD).is_file():
@@ -71,8 +73,9 @@ class Mind:
             tags = known_tags(tokenizer)
             loaded = load_model(folder, dtype=fast_dtype(), attention=attention)
             model, head = loaded.to(device), DecisionHead.load(folder).to(device)
+            gates = []
         judge = Judge(model, tokenizer, head=head, lexical=LexicalHead.load(folder), calibration=Calibration.load(folder))
-        return cls(model, tokenizer, tags, judge)
+        return cls(model, tokenizer, tags, judge, gates)
 
     def answer(
         self,
@@ -99,7 +102,8 @@ class Mind:
         require_fit(ids, limit=self.judge.context - limits.total, where="prompt")
         thinker = Thinker(self.model, self.tokenizer, self.tags, limits)
         generator = torch.Generator(device=self.model.device).manual_seed(seed)
-        sampled = thinker([ids] * paths, temperature=temperature, generator=generator)
+        with steady(self.gates):
+            sampled = thinker([ids] * paths, temperature=temperature, generator=generator)
         return settle(prompt, verdict, require_paths(sampled), threshold=threshold)
 
     def ids(self, prompt: str) -> list[int]:
