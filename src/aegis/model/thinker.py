@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -68,9 +69,29 @@ class Path:
         return Thinking.from_bodies(dict(zip(SECTIONS, self.bodies[:-1], strict=True)), self.bodies[-1], where="response")
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """One response to sample among others that differ from it.
+
+    Args:
+        prompt: ids of the prompt.
+        temperature: 0 takes the most probable token.
+        seed: the row draws from a generator of its own, so that the company it is sampled in changes no draw.
+    """
+
+    prompt: tuple[int, ...]
+    limits: Limits
+    temperature: float
+    seed: int
+
+
 @dataclass(repr=False)
 class _Row:
     prompt: tuple[int, ...]
+    limits: Limits = Limits()
+    temperature: float = 1.0
+    rng: random.Random | None = None
+    number: int = 0
     part: int = 0
     body: list[int] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
@@ -85,6 +106,10 @@ class _Row:
         self.chosen.append(chosen)
         self.parts.append(self.part)
         self.may_close.append(may_close)
+
+    @property
+    def whole(self) -> bool:
+        return len(self.bodies) == len(SECTIONS) + 1
 
     def path(self) -> Path:
         rows = (self.ids, self.chosen, self.parts, self.may_close, self.closed, self.bodies)
@@ -119,7 +144,46 @@ class Thinker:
             temperature: 0 takes the most probable token.
             on_token: called after each step; it may raise to stop.
         """
-        rows = [_Row(tuple(prompt)) for prompt in prompts]
+        rows = [_Row(tuple(prompt), self.limits, temperature) for prompt in prompts]
+        self._sample(rows, generator=generator, on_token=on_token)
+        return [row.path() for row in rows]
+
+    @torch.inference_mode()
+    def each(
+        self,
+        wanted: Sequence[Wanted],
+        *,
+        on_path: Callable[[int, Path], None],
+        dropped: Callable[[int], bool] = lambda _: False,
+        on_token: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Sample responses that differ in limits, temperature and seed; each is handed over as soon as it is whole.
+
+        Args:
+            on_path: gets the index of what was wanted, and its response.
+            dropped: asked between steps; a row for which it is true goes no further and is never handed over.
+        """
+        rows = [
+            _Row(tuple(one.prompt), one.limits, one.temperature, random.Random(one.seed), number)
+            for number, one in enumerate(wanted)
+        ]
+        self._sample(
+            rows,
+            on_token=on_token,
+            on_path=lambda row: on_path(row.number, row.path()),
+            dropped=lambda row: dropped(row.number),
+        )
+
+    def _sample(
+        self,
+        rows: Sequence[_Row],
+        *,
+        generator: torch.Generator | None = None,
+        on_token: Callable[[], None],
+        on_path: Callable[[_Row], None] = lambda _: None,
+        dropped: Callable[[_Row], bool] = lambda _: False,
+    ) -> None:
+        """Write the rows until every one is whole or dropped."""
         for row in rows:
             row.add(self.tags.pairs[0][0], chosen=False)
         ids, mask = pad([[*row.prompt, row.ids[0]] for row in rows], value=self.tokenizer.pad_token_id, left=True)
@@ -127,11 +191,14 @@ class Thinker:
         active, cache = list(rows), DynamicCache(config=self.model.config)
         while True:
             logits = self._logits(ids, mask, cache)
-            chosen = self._choose(logits, active, temperature, generator)
+            chosen = self._choose(logits, active, generator)
             tokens = [self._advance(row, token) for row, token in zip(active, chosen, strict=True)]
-            keep = [index for index, token in enumerate(tokens) if token is not None]
+            for row in active:
+                if row.whole:
+                    on_path(row)
+            keep = [index for index, token in enumerate(tokens) if token is not None and not dropped(active[index])]
             if not keep:
-                return [row.path() for row in rows]
+                return
             if len(keep) < len(active):
                 active = [active[index] for index in keep]
                 kept = torch.tensor(keep, device=mask.device)
@@ -152,9 +219,7 @@ class Thinker:
             logits_to_keep=1,
         ).logits[:, -1]
 
-    def _choose(
-        self, logits: Tensor, rows: Sequence[_Row], temperature: float, generator: torch.Generator | None
-    ) -> list[int | None]:
+    def _choose(self, logits: Tensor, rows: Sequence[_Row], generator: torch.Generator | None) -> list[int | None]:
         """A token a row; None where the engine writes the next one."""
         free = [not self._forced(row) for row in rows]
         if not any(free):
@@ -162,10 +227,13 @@ class Thinker:
         closing = torch.tensor([self.tags.pairs[row.part][1] for row in rows], device=logits.device)
         may = torch.tensor([self._may_close(row) for row in rows], device=logits.device)
         masked = restrict(logits.to(torch.float32, copy=True), self.allowed, closing, may)
-        if temperature == 0:
+        if rows[0].rng is not None:
+            picked = _pick(masked, rows)
+        elif rows[0].temperature == 0:
             picked = masked.argmax(-1)
         else:
-            picked = torch.multinomial(torch.softmax(masked / temperature, -1), 1, generator=generator).squeeze(1)
+            chances = torch.softmax(masked / rows[0].temperature, -1)
+            picked = torch.multinomial(chances, 1, generator=generator).squeeze(1)
         return [token if is_free else None for token, is_free in zip(picked.tolist(), free, strict=True)]
 
     def _advance(self, row: _Row, token: int | None) -> int | None:
@@ -201,7 +269,7 @@ class Thinker:
         return bool(row.ids) and row.parts[-1] < row.part
 
     def _forced(self, row: _Row) -> bool:
-        return self._between(row) or len(row.body) >= self.limits.of(row.part)
+        return self._between(row) or len(row.body) >= row.limits.of(row.part)
 
     def _may_close(self, row: _Row) -> bool:
         """A visible character is there, and none is torn between two tokens."""
@@ -210,6 +278,20 @@ class Thinker:
 
     def _text(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+
+
+def _pick(logits: Tensor, rows: Sequence[_Row]) -> Tensor:
+    """(n,) a token a row, at its own temperature, by one draw from its own generator, through the cumulated chances."""
+    best = logits.argmax(-1)
+    if all(row.temperature == 0 for row in rows):
+        return best
+    temperatures = torch.tensor([row.temperature or 1.0 for row in rows], device=logits.device)
+    cumulated = torch.softmax(logits / temperatures[:, None], -1).cumsum(-1)
+    draws = torch.tensor([1 - row.rng.random() if row.rng else 1.0 for row in rows], device=logits.device)  # in (0, 1]
+    # The first place that reaches the draw has a chance of its own, so that what may not follow is never drawn.
+    drawn = torch.searchsorted(cumulated, (draws * cumulated[:, -1])[:, None]).squeeze(1)
+    greedy = torch.tensor([row.temperature == 0 for row in rows], device=logits.device)
+    return torch.where(greedy, best, drawn)
 
 
 def _visible(character: str) -> bool:
