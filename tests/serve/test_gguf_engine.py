@@ -153,7 +153,7 @@ def test_every_response_has_the_protocols_form(engine: GgufEngine) -> None:
         assert parse(compose(thinking)) == thinking
         for text, limit in [*((body.reveal(), 6) for body in thinking.bodies().values()), (thinking.public, 9)]:
             assert not looks_like_a_tag(text)
-            assert len(engine.tokenizer(text, add_special_tokens=False)["input_ids"]) <= max(limit, 3)  # "…" is three bytes
+            assert len(text) <= limit  # a token is a byte here, so that no character has less than one
 
 
 def test_a_seed_gives_its_response_again(engine: GgufEngine) -> None:
