@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from aegis.serve.audit import AuditKeys
+    from aegis.serve.engine import Engine
 
 
 def serve(
@@ -28,7 +29,7 @@ def serve(
     final_tokens: Annotated[int, typer.Option(min=1, help="Tokens of answer, at most, if a request names none.")] = 160,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="If a request names none.")] = 0.7,
     seed: Annotated[int | None, typer.Option(min=0, help="Of requests that bring none; drawn each time by default.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Answers sampled at once.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, max=256, help="Answers sampled at once.")] = 16,
     places: Annotated[int, typer.Option(min=1, help="Requests answered or waiting at once; more get 429.")] = 64,
     rate: Annotated[int, typer.Option(min=0, help="Requests a minute for each token; 0 for any number.")] = 120,
     body_bytes: Annotated[int, typer.Option(min=1024, help="The largest body.")] = 1 << 18,
@@ -136,15 +137,18 @@ def _keys(log: Path, keys: Path | None) -> AuditKeys:
     return AuditKeys.load(keys or beside(log))
 
 
-def _load(kind: str, folder: Path, name: str, *, base: str | None, batch: int) -> Any:
+def _load(kind: str, path: Path, name: str, *, base: str | None, batch: int) -> Engine:
     if kind == "gguf":
-        from aegis.serve.gguf_engine import GgufEngine  # pyright: ignore[reportMissingImports]
+        from aegis.serve.gguf_engine import GgufEngine
 
-        return GgufEngine.load(folder, model=name)
+        folder = path if path.is_dir() else path.parent.parent if path.parent.name == "gguf" else path.parent
+        loaded = GgufEngine.load(folder, file=None if path.is_dir() else path, slots=batch)
+        loaded.model = name
+        return loaded
     from aegis.serve.hf_engine import HfEngine
     from aegis.serve.mind import Mind
 
-    return HfEngine(Mind.load(folder, base_spec=base), model=name, most_rows=batch)
+    return HfEngine(Mind.load(path, base_spec=base), model=name, most_rows=batch)
 
 
 def _canary_key() -> bytes:
