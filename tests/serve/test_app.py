@@ -117,7 +117,7 @@ def test_earlier_turns_are_the_opening_and_the_severest_verdict_counts(tmp_path:
         ({"temperature": "secretword"}, "invalid_value"),
         ({"temperature": 3}, "invalid_value"),
         ({"max_tokens": 0}, "invalid_value"),
-        ({"max_tokens": 4000}, "invalid_value"),
+        ({"max_tokens": 1025}, "invalid_value"),
         ({"model": "secretword"}, "model_not_found"),
     ],
 )

@@ -19,7 +19,8 @@ import pytest
 
 from aegis.decisions import Decision
 from aegis.errors import BadInputError
-from aegis.serve.server import Server, bind, is_loopback, require_guarded
+from aegis.serve.doors import is_loopback
+from aegis.serve.server import Server, bind, require_guarded
 from tests.serve.fakes import FakeEngine, House, house, thinking
 
 

@@ -26,7 +26,9 @@ def serve(
     keys: Annotated[Path | None, typer.Option(help="Its keys; by default audit.keys/, made at the first start.")] = None,
     cases: Annotated[Path | None, typer.Option(help="The escalations; by default escalations.db beside the model.")] = None,
     section_tokens: Annotated[int, typer.Option(min=1, help="At most so many tokens a private section.")] = 48,
-    final_tokens: Annotated[int, typer.Option(min=1, help="Tokens of answer, at most, if a request names none.")] = 160,
+    final_tokens: Annotated[
+        int, typer.Option(min=1, max=1024, help="Tokens of answer, at most, if a request names none.")
+    ] = 160,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="If a request names none.")] = 0.7,
     seed: Annotated[int | None, typer.Option(min=0, help="Of requests that bring none; drawn each time by default.")] = None,
     batch: Annotated[int, typer.Option(min=1, max=256, help="Answers sampled at once.")] = 16,
@@ -66,6 +68,9 @@ def serve(
         raise BadInputError(f"{model}: no such model; give a folder that `aegis run` wrote, or a .gguf file")
     require_guarded(host, tokens)
     held = Tokens(tokens) if tokens else None
+    public = name or _public_name(folder)
+    if not public.isprintable() or not 0 < len(public) <= 200:
+        raise BadInputError("--name must be 1 to 200 printable characters; choose another")
     home = folder.resolve().parent
     bound = bind(host, port)
 
@@ -80,13 +85,11 @@ def serve(
 
     set_threads(threads)
     log_to_stderr()
-    public = name or _public_name(folder)
     queue = Cases(cases or home / FILE)
     log = audit or home / "audit"
     metrics = Metrics()
     settings = Settings(
         final_tokens=final_tokens,
-        most_final_tokens=max(final_tokens, 1024),
         temperature=temperature,
         seed=seed,
         places=places,

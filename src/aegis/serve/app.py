@@ -33,14 +33,12 @@ class Settings:
 
     Args:
         final_tokens: of an answer whose asker names no limit.
-        most_final_tokens: that an asker may name.
         seed: of every question that brings none; None draws one each time.
         places: questions answered or waiting at once.
         keep_alive_s: between signs of life in a stream.
     """
 
     final_tokens: int = 160
-    most_final_tokens: int = 1024
     temperature: float = 0.7
     seed: int | None = None
     places: int = 64
@@ -116,7 +114,7 @@ def _answers(app: FastAPI, line: Line, desk: Desk, settings: Settings) -> None:
             caller=who.id,
             user=_user(who, body.user_id),
             turns=(Turn("user", body.query),),
-            final_tokens=_limit(body.max_new_tokens, "max_new_tokens", settings),
+            final_tokens=body.max_new_tokens or settings.final_tokens,
             temperature=settings.temperature if body.temperature is None else body.temperature,
             seed=_seed(None, settings),
         )
@@ -134,13 +132,12 @@ def _answers(app: FastAPI, line: Line, desk: Desk, settings: Settings) -> None:
         """A chat in OpenAI's form."""
         if body.model != model:
             raise Problem(404, "model_not_found", "there is no such model here; GET /v1/models names it", param="model")
-        named = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
         ask = Ask(
             id=request.state.request_id,
             caller=who.id,
             user=_user(who, body.user),
             turns=tuple(_turn(message) for message in body.messages),
-            final_tokens=_limit(named, "max_completion_tokens", settings),
+            final_tokens=body.max_completion_tokens or body.max_tokens or settings.final_tokens,
             temperature=settings.temperature if body.temperature is None else body.temperature,
             seed=_seed(body.seed, settings),
         )
@@ -295,12 +292,6 @@ def _turn(message: bodies.Message) -> Turn:
 
 def _user(who: Caller, named: str | None) -> str:
     return "/".join(part for part in (who.name, named) if part)
-
-
-def _limit(named: int | None, field: str, settings: Settings) -> int:
-    if named is not None and named > settings.most_final_tokens:
-        raise Problem(400, "invalid_value", f"{field} may be {settings.most_final_tokens} here", param=field)
-    return settings.final_tokens if named is None else named
 
 
 def _seed(named: int | None, settings: Settings) -> int:

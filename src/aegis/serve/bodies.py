@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from aegis.decisions import NAMES
 
 MOST_CHARACTERS = 32_000
+MOST_TOKENS = 1024
 MOST_TURNS = 64
 DecisionName = Literal["ALLOW", "ESCALATION", "DENY", "REFUSE"]
 
@@ -40,7 +41,7 @@ class ThinkRequest(_Closed):
 
     query: Text
     user_id: Annotated[str, Field(max_length=128)] | None = None
-    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    max_new_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     stream: bool = False
 
@@ -129,8 +130,8 @@ class ChatRequest(_Unsupported):
 
     model: Annotated[str, Field(max_length=200)]
     messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_TURNS)]
-    max_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     stream: bool | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import math
 import time
@@ -24,7 +25,6 @@ from aegis.serve.wire import error_body
 
 _log = logging.getLogger("aegis.serve")
 _OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
 
@@ -116,7 +116,7 @@ class Doors:
         if self.tokens is None:
             host = headers.get("host", "").lower()
             name = host if host.endswith("]") else host.rsplit(":", 1)[0]
-            if name not in _LOOPBACK:  # a page elsewhere that had its own name lead here
+            if not is_loopback(name.strip("[]")):  # a page elsewhere that had its own name lead here
                 return Turned(421, "wrong_host", "this server answers to its loopback names only; start it with --tokens")
             return None
         if scope["path"] in _OPEN:
@@ -191,6 +191,16 @@ async def _turn_away(turned: Turned, send: Send) -> None:
     with contextlib.suppress(OSError):
         await send({"type": "http.response.start", "status": turned.status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+
+def is_loopback(host: str) -> bool:
+    """True if only this machine can reach it."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def error_type(status: int) -> str:

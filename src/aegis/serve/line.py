@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from aegis.errors import AegisError
-from aegis.serve.desk import Ask, Desk, Gone, Reply
+from aegis.serve.desk import Ask, Desk, Reply
+
+
+class Left(AegisError):  # noqa: N818
+    """The client has left."""
 
 
 class Full(AegisError):  # noqa: N818
@@ -56,13 +60,13 @@ class Line:
         """True once the answer is there; False after so many seconds.
 
         Raises:
-            Gone: if the client has left; the work is abandoned.
+            Left: if the client has left; the work is abandoned.
         """
         left = asyncio.ensure_future(_left(request))
         try:
             await asyncio.wait({working.future, left}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if not working.future.done() and left.done():
-                raise Gone("the client has left")
+                raise Left("the client has left")
             return working.future.done()
         except BaseException:
             working.abandoned.set()

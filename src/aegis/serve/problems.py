@@ -11,7 +11,7 @@ from aegis.serve import bodies, wire
 from aegis.serve.desk import Gone, TooLong, Unavailable, tell
 from aegis.serve.doors import error_type
 from aegis.serve.escalations import NoCaseError, ResolvedError
-from aegis.serve.line import Full
+from aegis.serve.line import Full, Left
 
 
 class Problem(HTTPException):
@@ -90,6 +90,8 @@ def problem(error: Exception) -> Problem:
         return Problem(503, "unavailable", str(error), retry_s=5)
     if isinstance(error, Full):
         return Problem(429, "too_busy", str(error), retry_s=2)
+    if isinstance(error, Left):
+        return Problem(499, "client_left", "the client has left")
     if isinstance(error, Gone):
         return Problem(503, "stopping", "the server is going down; ask again in a moment", retry_s=10)
     tell(error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import signal
 import socket
@@ -16,18 +15,9 @@ import uvicorn
 
 from aegis.errors import BadInputError
 from aegis.serve.desk import Desk
+from aegis.serve.doors import is_loopback
 
 _log = logging.getLogger("aegis.serve")
-
-
-def is_loopback(host: str) -> bool:
-    """True if only this machine can reach it."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def require_guarded(host: str, tokens: Path | None) -> None:
