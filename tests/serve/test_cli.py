@@ -106,14 +106,16 @@ def test_ask_escalate_review_answer_and_verify(model: Path) -> None:
     assert verified.exit_code == 0, verified.output
 
 
-def test_cases_survive_a_kill(model: Path, tmp_path: Path) -> None:
-    queue = tmp_path / "cases.db"
-    with serving(model, "--cases", str(queue)) as (url, process):
-        asked = httpx.post(f"{url}/think", json={"query": "Pay it?"}, timeout=60).json()
-        process.kill()
-        process.wait()
-    with contextlib.closing(Cases(queue)) as cases:
-        assert cases.get(asked["id"]).query == "Pay it?"
+def test_cases_survive_a_kill(tmp_path: Path) -> None:
+    opened = (
+        "import os, sys; from pathlib import Path; from aegis.serve.escalations import Cases; "
+        "Cases(Path(sys.argv[1])).open('ab' * 16, owner='', user='', query='Pay it?', probabilities=(0.1, 0.7, 0.1, 0.1)); "
+        "os.kill(os.getpid(), 9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", opened, str(tmp_path / "cases.db")], check=False)
+    assert killed.returncode != 0
+    with contextlib.closing(Cases(tmp_path / "cases.db")) as cases:
+        assert cases.get("ab" * 16).query == "Pay it?"
 
 
 def test_what_cannot_be_served_is_told_before_anything_is_loaded(model: Path, tmp_path: Path) -> None:

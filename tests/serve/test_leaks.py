@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import html
-import json
+import itertools
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,18 @@ def test_the_search_for_leaks_finds_them(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found["LEAK quotation: quotation"] > 5
 
 
+class Scripted(Thinker):
+    """Chooses what it is told to."""
+
+    script: Iterator[int]
+
+    def _logits(self, *_: Any) -> Any:
+        return None
+
+    def _choose(self, logits: Any, rows: Any, generator: Any) -> Any:
+        return [None if self.forced(row) else next(self.script) for row in rows]
+
+
 def test_tags_torn_over_tokens_in_any_way_close_the_body() -> None:
     """The sampler is given bytes that spell tags, one token a byte, with the engine's forced ends anywhere between."""
     made = mind(Decision.ALLOW)
@@ -113,19 +125,9 @@ def test_tags_torn_over_tokens_in_any_way_close_the_body() -> None:
     for _ in range(60):
         limits = Limits(section=rng.randint(1, 40), final=rng.randint(1, 40))
         text = "".join(rng.choice((leaks._tag(rng, "s3cr3t"), " ok ", "読み")) for _ in range(4))
-        tokens = [
-            n for c in text for n in made.tokenizer(c, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        ]
-        thinker = Thinker(made.model, made.tokenizer, made.tags, limits)
-        place = iter(range(10**9))
-
-        def scripted(
-            logits: Any, rows: Any, generator: Any, script: list[int] = tokens, at: Any = place, by: Any = thinker
-        ) -> Any:
-            return [None if by._forced(row) else script[next(at) % len(script)] for row in rows]
-
-        thinker._choose = scripted
-        thinker._logits = lambda *_: None  # pyright: ignore[reportAttributeAccessIssue]
+        tokens = [made.tokenizer(c, add_special_tokens=False)["input_ids"] for c in text]
+        thinker = Scripted(made.model, made.tokenizer, made.tags, limits)
+        thinker.script = itertools.cycle(itertools.chain.from_iterable(tokens))
         (path,) = thinker([[2, 40]])
         written = [number for number in path.ids if number in made.tags.ids]
         assert written == list(made.tags.ids)

@@ -8,26 +8,28 @@ from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
+from schemathesis.generation import GenerationMode
 
 from aegis.decisions import Decision
 from tests.serve.fakes import FakeEngine, house
 
-EXAMPLES = int(os.environ.get("AEGIS_EXAMPLES", "8"))
-_CHECKS = schemathesis.checks
+EXAMPLES = int(os.environ.get("AEGIS_EXAMPLES", "8"))  # of each kind for each path
 
 
-@pytest.fixture
-def api(tmp_path: Path) -> Any:
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_no_request_breaks_the_server_or_its_document(tmp_path: Path, mode: GenerationMode) -> None:
     made = house(tmp_path, FakeEngine(judges=lambda prompt: Decision(len(prompt) % 4)))
-    found = schemathesis.openapi.from_asgi("/openapi.json", made.app, base_url="http://127.0.0.1")
-    return found
+    schema = schemathesis.openapi.from_asgi("/openapi.json", made.app, headers={"Host": "127.0.0.1"})
+    operations = [found.ok() for found in schema.get_all_operations()]
+    assert len(operations) == 10
+    for operation in operations:
+        if mode is GenerationMode.NEGATIVE and not (operation.body or operation.query or operation.path_parameters):
+            continue  # nothing in it could be wrong
 
+        @given(case=operation.as_strategy(generation_mode=mode))
+        @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        def agrees(case: Any) -> None:
+            case.call_and_validate(headers={"Host": "127.0.0.1"})
 
-schema = schemathesis.pytest.from_fixture("api")
-
-
-@schema.parametrize()
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-def test_no_request_breaks_the_server_or_its_document(case: Any) -> None:
-    case.call_and_validate(headers={"Host": "127.0.0.1"})
+        agrees()

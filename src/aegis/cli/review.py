@@ -39,6 +39,7 @@ def list_(
         print_json([asdict(case) for case in found])
         return
     rows = [(case.id[:8], case.opened, case.user, " ".join(case.query.split())[:80], case.reviewer or "") for case in found]
+    rows = [tuple(map(_harmless, row)) for row in rows]
     print_table(("id", "since", "user", "question", "reviewer"), rows, title=f"{queue.waiting()} waiting")
 
 
@@ -55,7 +56,9 @@ def show(id: Id, cases: File = _FILE, json: Json = False) -> None:
         print_json(asdict(case))
         return
     chances = "  ".join(f"{name} {chance:.2f}" for name, chance in zip(NAMES, case.probabilities, strict=True))
-    typer.echo(f"{case.id}\nsince {case.opened}, from {case.user or 'nobody named'}\n{chances}\n\n{_harmless(case.query)}")
+    typer.echo(
+        f"{case.id}\nsince {case.opened}, from {_harmless(case.user) or 'nobody named'}\n{chances}\n\n{_harmless(case.query)}"
+    )
     if case.answer is not None:
         typer.echo(f"\nanswered {case.resolved} by {case.reviewer}:\n{case.answer}")
 

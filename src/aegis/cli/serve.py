@@ -26,9 +26,7 @@ def serve(
     keys: Annotated[Path | None, typer.Option(help="Its keys; by default audit.keys/, made at the first start.")] = None,
     cases: Annotated[Path | None, typer.Option(help="The escalations; by default escalations.db beside the model.")] = None,
     section_tokens: Annotated[int, typer.Option(min=1, help="At most so many tokens a private section.")] = 48,
-    final_tokens: Annotated[
-        int, typer.Option(min=1, max=1024, help="Tokens of answer, at most, if a request names none.")
-    ] = 160,
+    final_tokens: Annotated[int, typer.Option(min=1, max=1024, help="Tokens of answer, if a request names none.")] = 160,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="If a request names none.")] = 0.7,
     seed: Annotated[int | None, typer.Option(min=0, help="Of requests that bring none; drawn each time by default.")] = None,
     batch: Annotated[int, typer.Option(min=1, max=256, help="Answers sampled at once.")] = 16,
@@ -45,6 +43,9 @@ def serve(
     Thinking stays private, every answer is recorded before it leaves, and what a person must decide waits in a queue for
     `aegis review`. docs/serve.md has the whole of it, with the threat model.
     """
+    import contextlib
+    import secrets
+
     from aegis.errors import BadInputError, MissingPackageError
 
     try:
@@ -72,7 +73,6 @@ def serve(
     if not public.isprintable() or not 0 < len(public) <= 200:
         raise BadInputError("--name must be 1 to 200 printable characters; choose another")
     home = folder.resolve().parent
-    bound = bind(host, port)
 
     from aegis.model.device import set_threads
     from aegis.serve.app import Settings, build_app
@@ -85,9 +85,7 @@ def serve(
 
     set_threads(threads)
     log_to_stderr()
-    queue = Cases(cases or home / FILE)
-    log = audit or home / "audit"
-    metrics = Metrics()
+    log, metrics = audit or home / "audit", Metrics()
     settings = Settings(
         final_tokens=final_tokens,
         temperature=temperature,
@@ -96,26 +94,25 @@ def serve(
         body_bytes=body_bytes,
         rate_per_minute=rate,
     )
-    with AuditLog.open(log, _keys(log, keys)) as recorded:
-        loaded = _load(kind, folder, public, base=base, batch=batch)
+    with contextlib.ExitStack() as stack:
+        bound = stack.enter_context(contextlib.closing(bind(host, port)))
+        queue = stack.enter_context(contextlib.closing(Cases(cases or home / FILE)))
+        recorded = stack.enter_context(AuditLog.open(log, _keys(log, keys)))
+        loaded = stack.enter_context(contextlib.closing(_load(kind, folder, public, base=base, batch=batch)))
         desk = Desk(
             loaded,
             audit=recorded,
             cases=queue,
             section_tokens=section_tokens,
             answer_s=answer_s,
-            canary_key=_canary_key() if canary else None,
+            canary_key=secrets.token_bytes(32) if canary else None,
             watched=Watched(metrics.decided, metrics.withheld),
         )
         tell(f"model {public}, engine {kind}; audit log {log}; escalations {queue.path}")
         if held is None:
             tell("no tokens: everybody on this machine may ask and review; give --tokens FILE to change that")
         tell(f"http://{f'[{host}]' if ':' in host else host}:{port}/docs")
-        try:
-            run(build_app(desk, queue, settings=settings, metrics=metrics, tokens=held), desk, bound, grace_s=grace_s)
-        finally:
-            loaded.close()
-            queue.close()
+        run(build_app(desk, queue, settings=settings, metrics=metrics, tokens=held), desk, bound, grace_s=grace_s)
 
 
 def _public_name(folder: Path) -> str:
@@ -152,9 +149,3 @@ def _load(kind: str, path: Path, name: str, *, base: str | None, batch: int) -> 
     from aegis.serve.mind import Mind
 
     return HfEngine(Mind.load(path, base_spec=base), model=name, most_rows=batch)
-
-
-def _canary_key() -> bytes:
-    import secrets
-
-    return secrets.token_bytes(32)

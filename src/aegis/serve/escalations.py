@@ -60,13 +60,14 @@ class Cases:
     def __init__(self, path: Path) -> None:
         make_folder(path.parent)
         self.path, self._lock = path, threading.Lock()
+        self._database = sqlite3.connect(path, timeout=10, check_same_thread=False, isolation_level=None)
         try:
-            self._database = sqlite3.connect(path, timeout=10, check_same_thread=False, isolation_level=None)
             path.chmod(0o600)  # it holds questions in plain text
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")
             self._database.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
+            self._database.close()
             raise BadInputError(f"{path}: is no escalation queue; move it away or name another with --cases") from error
 
     def open(self, id: str, *, owner: str, user: str, query: str, probabilities: tuple[float, ...]) -> None:
