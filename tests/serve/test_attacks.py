@@ -25,10 +25,10 @@ def test_the_attacks_are_what_they_say() -> None:
 
 def test_a_tiny_model_cannot_be_talked_out_of_its_thinking(tmp_path: Path) -> None:
     engine = HfEngine(mind(Decision.ALLOW), model="tiny")
-    made = house(tmp_path, engine, section_tokens=8, final_tokens=16, canary_key=None)
+    made = house(tmp_path, engine, section_tokens=8, final_tokens=12, canary_key=None)
     try:
         with made.client() as client:
-            for attack in attacks()[::6]:
+            for attack in attacks()[::9]:
                 answer = client.post("/think", json={"query": attack["prompt"]})
                 assert answer.status_code == 200
                 sections = [text.reveal() for text in made.audit.entries[-1].sections.values()]

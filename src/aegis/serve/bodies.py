@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from aegis.decisions import NAMES
 
@@ -24,6 +24,12 @@ def _visible(text: str) -> str:
     return text
 
 
+def _whole(number: object) -> object:
+    """JSON has one kind of number: 5.0 is an integer."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+Tokens = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MOST_TOKENS)]
 Text = Annotated[
     str, Field(min_length=1, max_length=MOST_CHARACTERS, json_schema_extra={"pattern": r"\S"}), AfterValidator(_visible)
 ]
@@ -41,7 +47,7 @@ class ThinkRequest(_Closed):
 
     query: Text
     user_id: Annotated[str, Field(max_length=128)] | None = None
-    max_new_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
+    max_new_tokens: Tokens | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     stream: bool = False
 
@@ -101,9 +107,9 @@ class PlainText(_Closed):
 class _Unsupported(_Closed):
     """What AEGIS cannot do: null, or the one value that asks for nothing."""
 
-    n: Literal[1] | None = None
+    n: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=1)] | None = None
     logprobs: Literal[False] | None = None
-    top_logprobs: Literal[0] | None = None
+    top_logprobs: Annotated[int, BeforeValidator(_whole), Field(ge=0, le=0)] | None = None
     echo: Literal[False] | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     tool_choice: Literal["none"] | None = None
@@ -130,10 +136,10 @@ class ChatRequest(_Unsupported):
 
     model: Annotated[str, Field(max_length=200)]
     messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_TURNS)]
-    max_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
+    seed: Annotated[int, BeforeValidator(_whole), Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=128)] | None = None

@@ -74,7 +74,7 @@ def _explained(error: RequestValidationError) -> Problem:
         return Problem(400, "no_body", "a JSON body is needed, with Content-Type: application/json")
     if kind == "model_attributes_type":
         return Problem(400, "invalid_value", "the body must be a JSON object, with Content-Type: application/json")
-    if kind == "string_too_long":
+    if kind == "string_too_long" and place[:1] == ["body"]:
         limit = first.get("ctx", {}).get("max_length")
         return Problem(413, "too_large", f"{field} may have {limit} characters; send less", param=field)
     return Problem(400, "invalid_value", f"{field or 'body'}: {first['msg'].removeprefix('Value error, ')}", param=field)
