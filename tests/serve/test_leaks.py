@@ -102,7 +102,8 @@ def test_the_search_for_leaks_finds_them(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(desk_module, "leak", lambda *_, **__: None)
     found = leaks.run(1_000, seed="test")
     assert found["LEAK secret: secret"] > 20
-    assert found["LEAK tag: tag"] > 20
+    assert found["LEAK tag: secret"] > 5
+    assert found["LEAK tag: tag"] > 0
     assert found["LEAK quotation: quotation"] > 5
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from aegis.decisions import NAMES
 
@@ -18,21 +18,15 @@ class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-def _visible(text: str) -> str:
-    if not text.strip():
-        raise ValueError("must hold more than spaces")
-    return text
-
-
 def _whole(number: object) -> object:
     """JSON has one kind of number: 5.0 is an integer."""
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 Tokens = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MOST_TOKENS)]
-Text = Annotated[
-    str, Field(min_length=1, max_length=MOST_CHARACTERS, json_schema_extra={"pattern": r"\S"}), AfterValidator(_visible)
-]
+# Holds more than spaces and controls; one pattern for the server and for its document, whose dialects differ on spaces.
+_VISIBLE = r"[^\u0000-\u0020\u007f-\u00a0\u00ad\u1680\u2000-\u200f\u2028-\u202f\u205f-\u2064\u3000\ufeff]"
+Text = Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS, pattern=_VISIBLE)]
 
 
 class ThinkRequest(_Closed):

@@ -77,6 +77,8 @@ def _explained(error: RequestValidationError) -> Problem:
     if kind == "string_too_long" and place[:1] == ["body"]:
         limit = first.get("ctx", {}).get("max_length")
         return Problem(413, "too_large", f"{field} may have {limit} characters; send less", param=field)
+    if kind in ("string_pattern_mismatch", "string_too_short"):
+        return Problem(400, "invalid_value", f"{field} is empty or not of its form", param=field)
     return Problem(400, "invalid_value", f"{field or 'body'}: {first['msg'].removeprefix('Value error, ')}", param=field)
 
 
