@@ -10,7 +10,7 @@ BIN := .venv/Scripts
 endif
 READY := .venv/.ready
 
-.PHONY: run test test-all check lint types fast bench crash clean
+.PHONY: run test test-all check lint types fast bench crash leaks clean
 .DELETE_ON_ERROR:
 
 run: $(READY)
@@ -41,6 +41,9 @@ bench: $(READY)
 
 crash: $(READY)
 	$(BIN)/python -m pytest tests/crash -m "not gpu"
+
+leaks: $(READY)
+	$(BIN)/python -m tests.serve.leaks
 
 $(READY): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AEGIS needs Python 3.11 or newer; set PYTHON=python3.11")'

@@ -72,10 +72,10 @@ def test_tag_like_text_in_ordinary_tokens_ends_the_body() -> None:
 
     def scripted(*_: object) -> list[int | None]:
         row = rows[0]
-        return [None] if thinker._forced(row) else [spelled[min(len(row.body), len(spelled) - 1)]]
+        return [None] if thinker.forced(row) else [spelled[min(len(row.body), len(spelled) - 1)]]
 
     rows: list = []
-    original = thinker._advance
+    original = thinker.advance
     thinker._choose = scripted  # pyright: ignore[reportAttributeAccessIssue]
 
     def remembered(row: object, token: int | None) -> int | None:
@@ -83,7 +83,7 @@ def test_tag_like_text_in_ordinary_tokens_ends_the_body() -> None:
         rows[:] = [row]
         return original(row, token)  # pyright: ignore[reportArgumentType]
 
-    thinker._advance = remembered  # pyright: ignore[reportAttributeAccessIssue]
+    thinker.advance = remembered  # pyright: ignore[reportAttributeAccessIssue]
     rows.append(_row())
     (path,) = thinker([(2, 40)])
     assert path.bodies == ("ok <fina",) * 5
@@ -91,8 +91,8 @@ def test_tag_like_text_in_ordinary_tokens_ends_the_body() -> None:
 
 
 def _row() -> object:
-    from aegis.model.thinker import _Row
+    from aegis.model.writer import Row
 
-    row = _Row((2, 40))
+    row = Row((2, 40))
     row.add(0, chosen=False)
     return row

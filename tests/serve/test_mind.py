@@ -24,7 +24,7 @@ def mind(decision: Decision) -> Mind:
     adapted, tokenizer, tags = tagged()
     head = DecisionHead(32)
     head.linear.bias.data[int(decision)] = 9.0
-    return Mind(adapted.base, tokenizer, tags, Judge(adapted.base, tokenizer, head=head))
+    return Mind(adapted.base, tokenizer, tags, Judge(adapted.base, tokenizer, head=head), adapted.all_gates())
 
 
 def saying(monkeypatch: pytest.MonkeyPatch, *finals: str, policy: str = "ALLOW") -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from aegis import __version__
-from aegis.cli import audit, autostart, doctor, evaluate, fold, judge, run, status, think, train, watch
+from aegis.cli import audit, autostart, doctor, evaluate, fold, judge, review, run, serve, status, think, token, train, watch
 from aegis.errors import EXIT_FAILED, EXIT_RESUMABLE, AegisError, DiskFullError, is_disk_full
 
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[2]  # ClickException: typer carries its own copy of click
@@ -48,11 +48,14 @@ app.command("watch")(watch.watch)
 app.command("judge")(judge.judge)
 app.command("think")(think.think)
 app.command("train")(train.train)
+app.command("serve")(serve.serve)
 app.command("fold")(fold.fold)
 app.command("doctor")(doctor.doctor)
 app.add_typer(audit.app, name="audit")
 app.add_typer(autostart.app, name="autostart")
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(review.app, name="review")
+app.add_typer(token.app, name="token")
 
 
 def main() -> None:

@@ -1,0 +1,148 @@
+"""Claim: a GGUF file decides as its model folder does, and the engine that serves it writes faster than transformers.
+
+Agreement: the same records through the judge (transformers, float32) and through the engine; the share of equal decisions,
+item by item. Speed: the same prompts, limits and temperature through the engine and through the thinker (transformers, in
+the type that it serves in), alternating round by round in one process; tokens of whole responses a second, tags included,
+prompts read anew each time. One request: one after the other. Eight: eight threads here, one batch of eight there, which is
+the thinker's best case, for it needs all eight at once. Each side has torch's number of threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from claims import Claim, mean, report
+from gate import ratio
+
+from aegis.data.records import parse_record, read_jsonl
+from aegis.decisions import Decision
+from aegis.model.judge import Judge, Verdict
+from aegis.model.prompt import prompt_ids
+from aegis.model.thinker import Thinker
+from aegis.model.writer import Limits
+from aegis.progress import bar
+from aegis.serve.gguf_engine import GgufEngine, find_gguf
+from aegis.serve.mind import Mind
+
+LIMITS = Limits(section=24, final=48)
+AGREEMENT = 0.99
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=Path("runs/latest/model"), help="a folded model folder")
+    parser.add_argument("--records", type=Path, default=Path("runs/latest/records/test.jsonl"))
+    parser.add_argument("--files", type=Path, nargs="*", help="GGUF files; by default the largest of the folder")
+    parser.add_argument("--items", type=int, default=10**6, help="at most this many records are decided about")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds a side; 0: agreement alone")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    prompts = [record.prompt for record in read_jsonl(options.records, parse_record)[0]][: options.items]
+    expected = decided(Judge.load(options.model), prompts)
+    mind = Mind.load(options.model) if options.rounds else None
+    claims: list[Claim] = []
+    lines: list[str] = []
+    for file in options.files or [find_gguf(options.model)]:
+        engine = GgufEngine.load(options.model, file=file, threads=options.threads)
+        agree(engine, file.stem, prompts, expected, claims, lines)
+        if mind:
+            race(engine, mind, options.rounds, file.stem, prompts, claims, lines)
+        engine.close()
+    kept = report(claims, lines=lines, json_path=options.json, details={"limits": [LIMITS.section, LIMITS.final]})
+    sys.exit(not kept)
+
+
+def decided(engine: Any, prompts: list[str]) -> list[Verdict]:
+    """Verdicts in portions, with a bar."""
+    found = []
+    with bar("deciding", len(prompts)) as advance:
+        for start in range(0, len(prompts), 32):
+            found += engine.decide(prompts[start : start + 32])
+            advance(len(found) - start)
+    return found
+
+
+def agree(
+    engine: GgufEngine, name: str, prompts: list[str], expected: list[Verdict], claims: list[Claim], lines: list[str]
+) -> None:
+    """Item by item: how often both decide alike, how far their probabilities are apart, and what that opens."""
+    pairs = list(zip(decided(engine, prompts), expected, strict=True))
+    same = [found.decision == wanted.decision for found, wanted in pairs]
+    gaps = [float(np.abs(np.subtract(found.probabilities, wanted.probabilities)).max()) for found, wanted in pairs]
+    unsafe = (Decision.DENY, Decision.REFUSE)
+    opened = sum(wanted.decision in unsafe and found.decision is Decision.ALLOW for found, wanted in pairs)
+    claims.append(Claim(f"{name}: decisions equal to transformers in float32", mean(same), AGREEMENT, len(same), floor=True))
+    lines.append(
+        f"{name}: {len(same) - sum(same)} of {len(same)} differ, {opened} from DENY or REFUSE to ALLOW; largest gap of a "
+        f"probability {max(gaps):.1e}, median {statistics.median(gaps):.1e}"
+    )
+
+
+def race(
+    engine: GgufEngine, mind: Mind, rounds: int, name: str, prompts: list[str], claims: list[Claim], lines: list[str]
+) -> None:
+    """Tokens a second of both sides, one request at a time and eight at once; decisions a second beside them."""
+    for count in (1, 8):
+        sides = {"engine": partial(engine_tokens, engine, count), "transformers": partial(peer_tokens, mind, count)}
+        per_token: dict[str, list[float]] = {side: [] for side in sides}
+        with bar(f"{name}: {count} at once", rounds + 1) as advance:
+            for number in range(rounds + 1):  # the first warms up
+                group = [prompts[(8 * number + place) % len(prompts)] for place in range(max(count, 2))]
+                for side, run in sides.items():
+                    begun = time.perf_counter()
+                    tokens = run(group, number)
+                    per_token[side].append((time.perf_counter() - begun) / tokens)
+                advance()
+        times = ratio(per_token["transformers"][1:], per_token["engine"][1:])
+        claims.append(Claim(f"{name}: tokens/s, {count} at once, engine / transformers", times, 1.0, rounds, floor=True))
+        shown = [f"{side} {1 / statistics.median(values[1:]):.1f} tokens/s" for side, values in per_token.items()]
+        lines.append(f"{name}: {count} at once, {', '.join(shown)}")
+    shown = [f"{side} {decisions(one, prompts[:32]):.1f}" for side, one in (("engine", engine), ("transformers", mind.judge))]
+    lines.append(f"{name}: decisions/s, {', '.join(shown)}")
+
+
+def engine_tokens(engine: GgufEngine, count: int, group: list[str], seed: int) -> int:
+    """Tokens of the responses to a group of prompts, `count` of them asked at a time."""
+    before = engine.written
+
+    def think(numbered: tuple[int, str]) -> None:
+        engine.think(numbered[1], limits=LIMITS, temperature=0.7, seed=seed + numbered[0], cancelled=lambda: False)
+
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(think, enumerate(group)))
+    return engine.written - before
+
+
+def peer_tokens(mind: Mind, count: int, group: list[str], seed: int) -> int:
+    """The same through transformers, in batches of `count`."""
+    thinker = Thinker(mind.model, mind.tokenizer, mind.tags, LIMITS)
+    system = mind.judge.head.system_prompt if mind.judge.head else None
+    rows = [prompt_ids(mind.tokenizer, prompt, system=system) for prompt in group]
+    generator = torch.Generator(device=mind.model.device).manual_seed(seed)
+    batches = [rows[start : start + count] for start in range(0, len(rows), count)]
+    return sum(len(path.ids) for batch in batches for path in thinker(batch, temperature=0.7, generator=generator))
+
+
+def decisions(judge: Any, prompts: list[str]) -> float:
+    """Decisions a second, the median of three times."""
+    seconds = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        judge.decide(prompts)
+        seconds.append(time.perf_counter() - begun)
+    return len(prompts) / statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""What the server asks of an engine: decide about prompts, think about one, count tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from aegis.model.judge import Verdict
+from aegis.model.thinker import Limits
+from aegis.thinking import Thinking
+
+
+class Engine(Protocol):
+    """A model that decides and thinks. Every method may be called from many threads at once.
+
+    Args:
+        name: `hf` or `gguf`.
+        model: the name under which the model is served.
+        context: tokens that the model reads, prompt and response together.
+    """
+
+    name: str
+    model: str
+    context: int
+
+    def decide(self, prompts: Sequence[str]) -> list[Verdict]:
+        """A verdict a prompt, in their order; blocks until they are there."""
+        ...
+
+    def think(
+        self, prompt: str, *, limits: Limits, temperature: float, seed: int, cancelled: Callable[[], bool]
+    ) -> Thinking | None:
+        """One response; blocks until it is whole. None where no usable one came out, or once `cancelled` is true."""
+        ...
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """Tokens of the prompt as the model reads it, chat form included."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the model; what is still asked comes back empty or raises."""
+        ...

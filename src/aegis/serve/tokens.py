@@ -1,0 +1,142 @@
+"""Bearer tokens: a file of hashes, read again whenever it changes, so that a revoked token is refused at once."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, get_args
+
+from aegis.durable.files import make_folder, to_json, write_text
+from aegis.errors import BadInputError
+
+Scope = Literal["ask", "review", "admin"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+_TOKEN = re.compile(r"aegis_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
+_NAME = re.compile(r"[\w.@-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Token:
+    """One entry of the file. The token itself is 256 random bits, so that a plain SHA-256 of it gives nothing away."""
+
+    id: str
+    name: str
+    scopes: tuple[Scope, ...]
+    sha256: str
+    created: str
+    revoked: str | None = None
+
+
+class Tokens:
+    """Who may come in.
+
+    Raises:
+        BadInputError: if the file is missing or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stamp, self._tokens = _stamp(path), read_tokens(path)
+
+    def find(self, presented: str) -> Token | None:
+        """The token that was presented, if it is known and not revoked.
+
+        Raises:
+            BadInputError: if the file has become unreadable; nobody comes in then.
+        """
+        if (stamp := _stamp(self.path)) != self._stamp:
+            self._tokens, self._stamp = read_tokens(self.path), stamp
+        match = _TOKEN.fullmatch(presented)
+        if match is None:
+            return None
+        found = next((token for token in self._tokens if token.id == match.group(1)), None)
+        if found is None or not hmac.compare_digest(found.sha256, _digest(presented)) or found.revoked:
+            return None
+        return found
+
+
+def read_tokens(path: Path) -> list[Token]:
+    """Every token of the file, revoked ones too.
+
+    Raises:
+        BadInputError: if it is missing or damaged.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["tokens"]
+        return [Token(**{**row, "scopes": tuple(_scopes(row["scopes"]))}) for row in rows]
+    except FileNotFoundError:
+        raise BadInputError(f"{path}: no such token file; make one with `aegis token new NAME --tokens {path}`") from None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise BadInputError(f"{path}: is no token file; make one with `aegis token new NAME --tokens FILE`") from error
+
+
+def new_token(path: Path, name: str, scopes: Sequence[str]) -> str:
+    """Add a token to the file, which is made if it is not there, and return it: the one time that it is seen.
+
+    Raises:
+        BadInputError: if the name or a scope is impossible, or the name is taken.
+    """
+    if not _NAME.fullmatch(name):
+        raise BadInputError(f"token name must be 1 to 64 letters, digits or ._@-, got {name!r}; choose another")
+    wanted = tuple(dict.fromkeys(_scopes(scopes)))
+    tokens = read_tokens(path) if path.exists() else []
+    if any(token.name == name and not token.revoked for token in tokens):
+        raise BadInputError(f"token name {name!r} is taken; revoke that token first or choose another name")
+    taken = {token.id for token in tokens}
+    id = next(id for id in iter(lambda: secrets.token_hex(4), None) if id not in taken)
+    secret = f"aegis_{id}_{secrets.token_urlsafe(32)}"
+    _write(path, [*tokens, Token(id, name, wanted, _digest(secret), _now())])
+    return secret
+
+
+def revoke(path: Path, name: str) -> None:
+    """The token of that name, or id, lets nobody in any more.
+
+    Raises:
+        BadInputError: if there is none.
+    """
+    tokens = read_tokens(path)
+    chosen = [token.id for token in tokens if name in (token.name, token.id) and not token.revoked]
+    if not chosen:
+        raise BadInputError(f"{path}: has no valid token {name!r}; see `aegis token list`")
+    _write(path, [Token(**{**asdict(token), "revoked": _now()}) if token.id in chosen else token for token in tokens])
+
+
+def _write(path: Path, tokens: Sequence[Token]) -> None:
+    make_folder(path.absolute().parent)
+    before = os.umask(0o077)
+    try:
+        write_text(path, to_json({"tokens": [asdict(token) for token in tokens]}))
+    finally:
+        os.umask(before)
+
+
+def _scopes(found: Sequence[str]) -> list[Scope]:
+    wrong = [scope for scope in found if scope not in SCOPES]
+    if wrong or not found:
+        raise BadInputError(f"scope must be one of {', '.join(SCOPES)}, got {', '.join(map(repr, wrong)) or 'none'}")
+    return [scope for scope in SCOPES if scope in found]
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

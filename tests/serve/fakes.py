@@ -1,0 +1,127 @@
+"""An engine that says what it is told to, an audit log that can fail, and an application around them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from starlette.testclient import TestClient
+
+from aegis.decisions import Decision
+from aegis.model.judge import Verdict
+from aegis.model.thinker import Limits
+from aegis.serve.app import Settings, build_app
+from aegis.serve.desk import Desk, Watched
+from aegis.serve.escalations import Cases
+from aegis.serve.metrics import Metrics
+from aegis.serve.tokens import Tokens
+from aegis.thinking import Thinking
+
+BODIES = {"task": "name a city", "safety": "nobody is harmed", "policy": "ALLOW", "final": "one short line"}
+
+
+def verdict(decision: Decision) -> Verdict:
+    chances = [0.1, 0.1, 0.1, 0.1]
+    chances[decision] = 0.7
+    return Verdict(decision, tuple(chances), 1.0)
+
+
+def thinking(final: str = "It is Paris.", bodies: Mapping[str, str] = BODIES) -> Thinking:
+    return Thinking.from_bodies(bodies, final, where="fake")
+
+
+@dataclass
+class FakeEngine:
+    """Says `says(prompt, seed)`, after `seconds`, judging by `judges(prompt)`."""
+
+    says: Callable[[str, int], Thinking | None] = lambda prompt, seed: thinking()
+    judges: Callable[[str], Decision] = lambda prompt: Decision.ALLOW
+    seconds: float = 0.0
+    name: str = "fake"
+    model: str = "tiny"
+    context: int = 50_000
+    thought: int = 0
+    cancelled: int = 0
+    prompts: list[str] = field(default_factory=list)
+    hold: threading.Event | None = None
+
+    def decide(self, prompts: Sequence[str]) -> list[Verdict]:
+        return [verdict(self.judges(prompt)) for prompt in prompts]
+
+    def think(
+        self, prompt: str, *, limits: Limits, temperature: float, seed: int, cancelled: Callable[[], bool]
+    ) -> Thinking | None:
+        self.prompts.append(prompt)
+        until = time.monotonic() + self.seconds
+        while time.monotonic() < until or (self.hold and not self.hold.is_set()):
+            if cancelled():
+                self.cancelled += 1
+                return None
+            time.sleep(0.005)
+        self.thought += 1
+        return self.says(prompt, seed)
+
+    def prompt_tokens(self, prompt: str) -> int:
+        return 3 + len(prompt.split())
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class FakeAudit:
+    """Keeps entries; raises once `broken`."""
+
+    broken: bool = False
+    entries: list[Any] = field(default_factory=list)
+
+    def append(self, entry: Any) -> int:
+        if self.broken:
+            raise OSError("the disk that holds " + entry.query)
+        self.entries.append(entry)
+        return len(self.entries)
+
+
+@dataclass
+class House:
+    """A server and everything behind it."""
+
+    engine: Any
+    audit: FakeAudit
+    cases: Cases
+    desk: Desk
+    metrics: Metrics
+    app: Any
+
+    def client(self, **options: Any) -> TestClient:
+        return TestClient(self.app, base_url="http://127.0.0.1", **options)
+
+
+def house(
+    folder: Path,
+    engine: Any = None,
+    *,
+    tokens: Path | None = None,
+    answer_s: float = 60,
+    canary_key: bytes | None = b"k" * 32,
+    section_tokens: int = 48,
+    **settings: Any,
+) -> House:
+    engine, audit, metrics = engine or FakeEngine(), FakeAudit(), Metrics()
+    cases = Cases(folder / "escalations.db")
+    desk = Desk(
+        engine,
+        audit=audit,
+        cases=cases,
+        answer_s=answer_s,
+        canary_key=canary_key,
+        section_tokens=section_tokens,
+        watched=Watched(metrics.decided, metrics.withheld),
+    )
+    held = Tokens(tokens) if tokens else None
+    app = build_app(desk, cases, settings=Settings(**settings), metrics=metrics, tokens=held)
+    return House(engine, audit, cases, desk, metrics, app)

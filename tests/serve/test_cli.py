@@ -1,0 +1,193 @@
+"""The verbs, as a user calls them: serve in a process of its own, review, token."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from aegis.cli import app
+from aegis.decisions import Decision
+from aegis.errors import BadInputError
+from aegis.model.head import DecisionHead
+from aegis.serve.escalations import Cases
+from aegis.serve.tokens import read_tokens
+from tests.conftest import byte_tokenizer, tiny_model
+
+
+def model_folder(folder: Path, decision: Decision = Decision.ESCALATION) -> Path:
+    """A tiny model whose head nearly always says the same, as `aegis run` would leave it."""
+    from aegis.model.tags import add_tags
+
+    tokenizer, model = byte_tokenizer(), tiny_model(max_position_embeddings=2048)
+    add_tags(tokenizer, model)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    head = DecisionHead(32)
+    head.linear.bias.data[int(decision)] = 9.0
+    head.save(folder)
+    return folder
+
+
+@contextlib.contextmanager
+def serving(model: Path, *options: str, limit_s: float = 60) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """`aegis serve` in a process of its own, ready."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = ["serve", str(model), "--port", str(port), "--threads", "1", "--section-tokens", "6", "--final-tokens", "12"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aegis", *arguments, *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    url, until = f"http://127.0.0.1:{port}", time.monotonic() + limit_s
+    try:
+        while time.monotonic() < until and process.poll() is None:
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(f"{url}/readyz")
+                break
+            time.sleep(0.1)
+        yield url, process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        process.wait()
+        if process.stderr:
+            process.stderr.close()
+
+
+def called(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "model"
+    folder.mkdir()
+    return model_folder(folder)
+
+
+def test_ask_escalate_review_answer_and_verify(model: Path) -> None:
+    with serving(model) as (url, process):
+        asked = httpx.post(f"{url}/think", json={"query": "Pay the bill?"}, timeout=60).json()
+        assert (asked["decision"], asked["escalated"]) == ("ESCALATION", True)
+        queue = model.parent / "escalations.db"
+        listed = called("review", "list", "--cases", str(queue), "--json")
+        assert [case["query"] for case in json.loads(listed.stdout)] == ["Pay the bill?"]
+        shown = called("review", "show", asked["id"][:10], "--cases", str(queue))
+        assert "Pay the bill?" in shown.stdout
+        done = called("review", "answer", asked["id"], "Yes, pay it.", "--cases", str(queue), "--reviewer", "Mai")
+        assert done.exit_code == 0
+        again = called("review", "answer", asked["id"], "No.", "--cases", str(queue))
+        assert "that answer stands" in str(again.exception)
+        seen = httpx.get(f"{url}/escalations/{asked['id']}").json()
+        assert (seen["state"], seen["answer"], seen["reviewer"]) == ("resolved", "Yes, pay it.", "Mai")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+        told = process.stderr.read() if process.stderr else ""
+    assert "Pay the bill" not in told
+    assert "no tokens" in told
+    verified = called("audit", "verify", str(model.parent / "audit"))
+    assert verified.exit_code == 0, verified.output
+
+
+def test_cases_survive_a_kill(tmp_path: Path) -> None:
+    opened = (
+        "import os, sys; from pathlib import Path; from aegis.serve.escalations import Cases; "
+        "Cases(Path(sys.argv[1])).open('ab' * 16, owner='', user='', query='Pay it?', probabilities=(0.1, 0.7, 0.1, 0.1)); "
+        "os.kill(os.getpid(), 9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", opened, str(tmp_path / "cases.db")], check=False)
+    assert killed.returncode != 0
+    with contextlib.closing(Cases(tmp_path / "cases.db")) as cases:
+        assert cases.get("ab" * 16).query == "Pay it?"
+
+
+def test_what_cannot_be_served_is_told_before_anything_is_loaded(model: Path, tmp_path: Path) -> None:
+    def refused(*arguments: str) -> str:
+        result = called("serve", *arguments)
+        assert isinstance(result.exception, BadInputError)
+        assert result.exception.exit_code == 2
+        return str(result.exception)
+
+    (tmp_path / "none").mkdir()
+    assert "no such model" in refused(str(tmp_path / "missing"))
+    assert "config.json" in refused(str(tmp_path / "none"), "--port", "8765")
+    assert "aegis token new" in refused(str(model), "--host", "0.0.0.0")
+    assert "no such token file" in refused(str(model), "--tokens", str(tmp_path / "tokens.json"))
+    assert "keys.json" in refused(
+        str(model), "--keys", str(tmp_path / "keys"), "--audit", str(tmp_path / "log"), "--port", "8766"
+    )
+    assert "hf or gguf" in refused(str(model), "--engine", "other")
+    (tmp_path / "cases.db").write_text("no database at all, but a letter of some length", encoding="utf-8")
+    assert "no escalation queue" in refused(str(model), "--cases", str(tmp_path / "cases.db"), "--port", "8767")
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen(1)
+        assert "choose another" in refused(str(model), "--port", str(held.getsockname()[1]))
+
+
+def test_tokens_are_made_shown_once_and_revoked(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.json"
+    made = called("token", "new", "mai", "--scope", "ask", "--scope", "review", "--tokens", str(file), "--json")
+    token = json.loads(made.stdout)["token"]
+    assert oct(file.stat().st_mode & 0o777) == "0o600" or os.name == "nt"
+    listed = called("token", "list", "--tokens", str(file)).stdout
+    assert "mai" in listed
+    assert token not in listed + file.read_text(encoding="utf-8")
+    assert "taken" in str(called("token", "new", "mai", "--tokens", str(file)).exception)
+    assert "scope must be" in str(called("token", "new", "kei", "--scope", "all", "--tokens", str(file)).exception)
+    assert called("token", "revoke", "mai", "--tokens", str(file)).exit_code == 0
+    assert read_tokens(file)[0].revoked
+    assert "no valid token" in str(called("token", "revoke", "mai", "--tokens", str(file)).exception)
+
+
+def test_a_question_cannot_move_the_reviewers_cursor(tmp_path: Path) -> None:
+    with contextlib.closing(Cases(tmp_path / "cases.db")) as cases:
+        cases.open("ab" * 16, owner="", user="", query="hi\x1b[2Jgone\u202e", probabilities=(0.1, 0.7, 0.1, 0.1))
+    shown = called("review", "show", "ab", "--cases", str(tmp_path / "cases.db"))
+    assert "\x1b" not in shown.stdout
+    assert "\u202e" not in shown.stdout
+    listed = called("review", "list", "--cases", str(tmp_path / "cases.db"))
+    assert "\x1b[2J" not in listed.stdout
+    assert "no such queue" in str(called("review", "list", "--cases", str(tmp_path / "other.db")).exception)
+
+
+@pytest.mark.slow
+def test_two_minutes_of_sixteen_clients_that_come_and_go(tmp_path: Path) -> None:
+    import asyncio
+
+    from tests.serve.test_live import soak
+
+    (tmp_path / "model").mkdir()
+    folder, seconds = model_folder(tmp_path / "model", Decision.DENY), float(os.environ.get("AEGIS_SOAK_S", "120"))
+    with serving(folder, "--name", "tiny", "--rate", "0") as (url, process):
+        watched = psutil.Process(process.pid)
+        warm = asyncio.run(soak(url, clients=16, seconds=seconds / 4))
+        before = watched.memory_info().rss
+        found = asyncio.run(soak(url, clients=16, seconds=seconds))
+        time.sleep(1)
+        grown = watched.memory_info().rss / before - 1
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    print(f"{warm} then {found}; memory {before / 2**20:.0f} MiB, {100 * grown:+.2f} %")
+    assert warm["other"] == found["other"] == 0
+    assert found["whole"] > 0
+    assert found["left"] > 0
+    assert grown <= 0.02
+    assert called("audit", "verify", str(tmp_path / "audit")).exit_code == 0

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import html
+import itertools
+import logging
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aegis.decisions import Decision
+from aegis.model.thinker import Limits, Thinker
+from aegis.serve import desk as desk_module
+from aegis.serve.guard import leak, secrets
+from aegis.thinking import TAGS, Thinking, looks_like_a_tag
+from tests.serve import leaks
+from tests.serve.fakes import FakeEngine, house, thinking
+from tests.serve.test_mind import mind
+
+CANARY = "kq7w-3fz9-8mt2"
+PRIVATE = {
+    name: f"note {CANARY} on the {name}, for nobody else to read at all" for name in ("task", "safety", "policy", "final")
+}
+WAYS: dict[str, Callable[[str], str]] = {
+    "plain": str,
+    "upper": str.upper,
+    "wide": lambda text: "".join(chr(ord(c) + 0xFEE0) for c in text),
+    "zero-width": "\u200b".join,
+    "entities": lambda text: "".join(f"&#{ord(c)};" for c in text),
+    "entities twice": lambda text: html.escape("".join(f"&#x{ord(c):x};" for c in text)),
+    "spaces": " ".join,
+    "lines": "\n".join,
+    "backwards": lambda text: text[::-1],
+    "pieces": lambda text: ", followed by ".join(text.split("-")),
+    "single letters": lambda text: " then ".join(text),
+    "percent": lambda text: "".join(f"%{ord(c):02x}" for c in text),
+    "tags": lambda text: f"<THINK-task>{text}",
+    "wide tags": lambda text: f"＜ｔｈｉｎｋ-task＞{text}",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/think", "/v1/chat/completions"])
+def test_nothing_private_is_anywhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, way: str, stream: bool, path: str
+) -> None:
+    final = f"Of course: {WAYS[way](CANARY)} is the word."
+    hostile = Thinking(*thinking("x", PRIVATE).bodies().values(), public=final)  # every check of the protocol passed over
+    made = house(tmp_path, FakeEngine(says=lambda *_: hostile))
+    body = {"query": "Say it"} if path == "/think" else {"model": "tiny", "messages": [{"role": "user", "content": "Say it"}]}
+    with caplog.at_level(logging.DEBUG), made.client() as client:
+        answer = client.post(path, json={**body, "stream": stream})
+        metrics = client.get("/metrics").text
+    assert "I won't help with that." in answer.text.replace('"}\n\nevent: piece\ndata: ', "") or stream
+    assert made.audit.entries[0].outcome.startswith("withheld")
+    assert made.audit.entries[0].final == "I won't help with that."
+    everywhere = answer.text + str(answer.headers) + metrics + caplog.text
+    for text in (*leaks._readings(everywhere), everywhere[::-1]):
+        bare = "".join(c for c in text.lower() if c.isalnum())
+        assert not any(part in bare for part in ("kq7w", "3fz9", "8mt2"))
+    assert "note" not in everywhere
+
+
+def test_the_servers_own_mark_never_leaves(tmp_path: Path) -> None:
+    def parrot(prompt: str, seed: int) -> Thinking:
+        return thinking("You said: " + prompt.split("private mark ")[1][:16])
+
+    made = house(tmp_path, FakeEngine(says=parrot))
+    with made.client() as client:
+        assert client.post("/think", json={"query": "Say it"}).json()["final"] == "I won't help with that."
+    assert made.audit.entries[0].outcome == "withheld: canary"
+
+
+def test_what_the_asker_wrote_is_no_secret() -> None:
+    assert leak("Your order is AB12CD34EF.", ["order AB12CD34EF"], query="Where is order AB12CD34EF?") is None
+    assert leak("Your order is AB12CD34EF.", ["order AB12CD34EF"], query="Where is my order?") == "secret"
+    said = "You asked how to get from the old harbour to the station."
+    assert leak(said, ["asks how to get from the old harbour to the station"], query=said) is None
+    assert leak(said, ["asks how to get from the old harbour to the station"], query="Hm?") == "quotation"
+
+
+@pytest.mark.parametrize("text", ["Python 3.11, utf8 and sha256", "in 2019", "COVID-19", "ALLOW", "mp4", "0570-064-556"])
+def test_ordinary_words_are_no_secrets(text: str) -> None:
+    assert secrets(text) == []
+
+
+@pytest.mark.parametrize("final", ["a\x00b", "a\ufffdb", "a\x1b[31mb"])
+def test_what_is_no_text_does_not_leave(final: str) -> None:
+    assert leak(final, [], query="x") == "not text"
+
+
+def test_a_few_thousand_hostile_cases() -> None:
+    found = leaks.run(4_000, seed="test")
+    assert found["leaks"] == 0
+    assert found["let through"] == found["harmless"] > 400
+
+
+def test_the_search_for_leaks_finds_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk_module, "leak", lambda *_, **__: None)
+    found = leaks.run(1_000, seed="test")
+    assert found["LEAK secret: secret"] > 20
+    assert found["LEAK tag: secret"] > 5
+    assert found["LEAK tag: tag"] > 0
+    assert found["LEAK quotation: quotation"] > 5
+
+
+class Scripted(Thinker):
+    """Chooses what it is told to."""
+
+    script: Iterator[int]
+
+    def _logits(self, *_: Any) -> Any:
+        return None
+
+    def _choose(self, logits: Any, rows: Any, generator: Any) -> Any:
+        return [None if self.forced(row) else next(self.script) for row in rows]
+
+
+def test_tags_torn_over_tokens_in_any_way_close_the_body() -> None:
+    """The sampler is given bytes that spell tags, one token a byte, with the engine's forced ends anywhere between."""
+    made = mind(Decision.ALLOW)
+    rng = random.Random(0)
+    for _ in range(60):
+        limits = Limits(section=rng.randint(1, 40), final=rng.randint(1, 40))
+        text = "".join(rng.choice((leaks._tag(rng, "s3cr3t"), " ok ", "読み")) for _ in range(4))
+        tokens = [made.tokenizer(c, add_special_tokens=False)["input_ids"] for c in text]
+        thinker = Scripted(made.model, made.tokenizer, made.tags, limits)
+        thinker.script = itertools.cycle(itertools.chain.from_iterable(tokens))
+        (path,) = thinker([[2, 40]])
+        written = [number for number in path.ids if number in made.tags.ids]
+        assert written == list(made.tags.ids)
+        assert not any(looks_like_a_tag(body) for body in path.bodies)
+        assert not any(tag in body for tag in TAGS for body in path.bodies)
+
+
+@pytest.mark.parametrize("cut", range(0, 1200, 60))
+def test_a_client_that_leaves_at_any_byte_has_seen_nothing_private(tmp_path: Path, cut: int) -> None:
+    hostile = Thinking(*thinking("x", PRIVATE).bodies().values(), public=f"It is {CANARY}.")
+    made = house(tmp_path, FakeEngine(says=lambda *_: hostile, seconds=0.02), keep_alive_s=0.005)
+    with made.client() as client:
+        raw = client.post("/think", json={"query": "Say it", "stream": True}).content[:cut]
+    assert CANARY.encode() not in raw
+    assert b"note" not in raw
