@@ -1,10 +1,11 @@
 """Claim: a GGUF file decides as its model folder does, and the engine that serves it writes faster than transformers.
 
-Agreement: the same records through the judge (transformers, float32) and through the engine; the share of equal decisions,
-item by item. Speed: the same prompts, limits and temperature through the engine and through the thinker (transformers, in
-the type that it serves in), alternating round by round in one process; tokens of whole responses a second, tags included,
-prompts read anew each time. One request: one after the other. Eight: eight threads here, one batch of eight there, which is
-the thinker's best case, for it needs all eight at once. Each side has torch's number of threads.
+Agreement: the same records through the judge (transformers, as it runs on this machine, or in float32 with --exact) and
+through the engine; the share of equal decisions, item by item. Speed: the same prompts, limits and temperature through the
+engine and through the thinker (transformers, in the type that it serves in), alternating round by round in one process;
+tokens of whole responses a second, tags included, prompts read anew each time. One request: one after the other. Eight:
+eight threads here, one batch of eight there, which is the thinker's best case, for it needs all eight at once. Each side
+has the same number of threads.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -43,22 +45,30 @@ def main() -> None:
     parser.add_argument("--records", type=Path, default=Path("runs/latest/records/test.jsonl"))
     parser.add_argument("--files", type=Path, nargs="*", help="GGUF files; by default the largest of the folder")
     parser.add_argument("--items", type=int, default=10**6, help="at most this many records are decided about")
+    parser.add_argument("--exact", action="store_true", help="compare with float32, also where bfloat16 is fast")
+    parser.add_argument("--at", type=int, nargs="*", default=[1, 8], help="requests at once")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds a side; 0: agreement alone")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     prompts = [record.prompt for record in read_jsonl(options.records, parse_record)[0]][: options.items]
-    expected = decided(Judge.load(options.model), prompts)
+    expected = exactly(options.model, prompts) if options.exact else decided(Judge.load(options.model), prompts)
     mind = Mind.load(options.model) if options.rounds else None
-    claims: list[Claim] = []
+    found: list[tuple[Claim, str]] = []
     lines: list[str] = []
     for file in options.files or [find_gguf(options.model)]:
         engine = GgufEngine.load(options.model, file=file, threads=options.threads)
-        agree(engine, file.stem, prompts, expected, claims, lines)
+        found.append(agree(engine, file.stem, prompts, expected))
         if mind:
-            race(engine, mind, options.rounds, file.stem, prompts, claims, lines)
+            found += [race(engine, mind, file.stem, prompts, count=count, rounds=options.rounds) for count in options.at]
+            rates = [
+                f"{name} {decisions(one, prompts[:32]):.1f}"
+                for name, one in (("engine", engine), ("transformers", mind.judge))
+            ]
+            lines.append(f"{file.stem}: decisions/s, {', '.join(rates)}")
         engine.close()
+    claims, lines = [claim for claim, _ in found], [line for _, line in found] + lines
     kept = report(claims, lines=lines, json_path=options.json, details={"limits": [LIMITS.section, LIMITS.final]})
     sys.exit(not kept)
 
@@ -73,43 +83,42 @@ def decided(engine: Any, prompts: list[str]) -> list[Verdict]:
     return found
 
 
-def agree(
-    engine: GgufEngine, name: str, prompts: list[str], expected: list[Verdict], claims: list[Claim], lines: list[str]
-) -> None:
+def exactly(model: Path, prompts: list[str]) -> list[Verdict]:
+    """The judge's verdicts with every product in float32."""
+    with patch("aegis.model.device.bfloat16_is_fast", return_value=False):
+        return decided(Judge.load(model), prompts)
+
+
+def agree(engine: GgufEngine, name: str, prompts: list[str], expected: list[Verdict]) -> tuple[Claim, str]:
     """Item by item: how often both decide alike, how far their probabilities are apart, and what that opens."""
     pairs = list(zip(decided(engine, prompts), expected, strict=True))
     same = [found.decision == wanted.decision for found, wanted in pairs]
     gaps = [float(np.abs(np.subtract(found.probabilities, wanted.probabilities)).max()) for found, wanted in pairs]
     unsafe = (Decision.DENY, Decision.REFUSE)
     opened = sum(wanted.decision in unsafe and found.decision is Decision.ALLOW for found, wanted in pairs)
-    claims.append(Claim(f"{name}: decisions equal to transformers in float32", mean(same), AGREEMENT, len(same), floor=True))
-    lines.append(
+    line = (
         f"{name}: {len(same) - sum(same)} of {len(same)} differ, {opened} from DENY or REFUSE to ALLOW; largest gap of a "
         f"probability {max(gaps):.1e}, median {statistics.median(gaps):.1e}"
     )
+    return Claim(f"{name}: decisions equal to transformers", mean(same), AGREEMENT, len(same), floor=True), line
 
 
-def race(
-    engine: GgufEngine, mind: Mind, rounds: int, name: str, prompts: list[str], claims: list[Claim], lines: list[str]
-) -> None:
-    """Tokens a second of both sides, one request at a time and eight at once; decisions a second beside them."""
-    for count in (1, 8):
-        sides = {"engine": partial(engine_tokens, engine, count), "transformers": partial(peer_tokens, mind, count)}
-        per_token: dict[str, list[float]] = {side: [] for side in sides}
-        with bar(f"{name}: {count} at once", rounds + 1) as advance:
-            for number in range(rounds + 1):  # the first warms up
-                group = [prompts[(8 * number + place) % len(prompts)] for place in range(max(count, 2))]
-                for side, run in sides.items():
-                    begun = time.perf_counter()
-                    tokens = run(group, number)
-                    per_token[side].append((time.perf_counter() - begun) / tokens)
-                advance()
-        times = ratio(per_token["transformers"][1:], per_token["engine"][1:])
-        claims.append(Claim(f"{name}: tokens/s, {count} at once, engine / transformers", times, 1.0, rounds, floor=True))
-        shown = [f"{side} {1 / statistics.median(values[1:]):.1f} tokens/s" for side, values in per_token.items()]
-        lines.append(f"{name}: {count} at once, {', '.join(shown)}")
-    shown = [f"{side} {decisions(one, prompts[:32]):.1f}" for side, one in (("engine", engine), ("transformers", mind.judge))]
-    lines.append(f"{name}: decisions/s, {', '.join(shown)}")
+def race(engine: GgufEngine, mind: Mind, name: str, prompts: list[str], *, count: int, rounds: int) -> tuple[Claim, str]:
+    """Tokens a second of both sides, `count` requests at a time."""
+    sides = {"engine": partial(engine_tokens, engine, count), "transformers": partial(peer_tokens, mind, count)}
+    per_token: dict[str, list[float]] = {side: [] for side in sides}
+    with bar(f"{name}: {count} at once", rounds + 1) as advance:
+        for number in range(rounds + 1):  # the first warms up
+            group = [prompts[(8 * number + place) % len(prompts)] for place in range(max(count, 2))]
+            for side, run in sides.items():
+                begun = time.perf_counter()
+                tokens = run(group, number)
+                per_token[side].append((time.perf_counter() - begun) / tokens)
+            advance()
+    times = ratio(per_token["transformers"][1:], per_token["engine"][1:])
+    shown = [f"{side} {1 / statistics.median(values[1:]):.1f} tokens/s" for side, values in per_token.items()]
+    claim = Claim(f"{name}: tokens/s, {count} at once, engine / transformers", times, 1.0, rounds, floor=True)
+    return claim, f"{name}: {count} at once, {', '.join(shown)}"
 
 
 def engine_tokens(engine: GgufEngine, count: int, group: list[str], seed: int) -> int:

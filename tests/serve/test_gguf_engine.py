@@ -212,6 +212,8 @@ def test_a_cancelled_response_gives_its_slot_to_the_next(folder: Path) -> None:
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(write, engine, "Hi", limits=endless, temperature=1.5, cancelled=cancelled)
         assert started.wait(30)
+        assert engine.decide(["Hi"])  # decisions have places of their own
+        assert not first.done()
         waiting = pool.submit(write, engine, "x", cancelled=lambda: True)  # never gets a slot
         assert waiting.result(timeout=30) is None
         last = pool.submit(write, engine, "Where?")
@@ -319,7 +321,7 @@ def test_what_cannot_be_served_is_told(folder: Path, tmp_path: Path, damage: Cal
 def test_impossible_settings_are_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match="slots must be >= 1, got 0"):
         GgufEngine.load(folder, slots=0)
-    with pytest.raises(ModelError, match="context must be <= 512, what the model was trained for, got 9999"):
+    with pytest.raises(ModelError, match="context must be in 1…512, what the model was trained for, got 9999"):
         GgufEngine.load(folder, threads=1, context=9999)
     with pytest.raises(ModelError, match=r"none.gguf: no such file"):
         GgufEngine.load(folder, file=tmp_path / "none.gguf")

@@ -70,30 +70,19 @@ class GgufEngine:
 
     def __init__(
         self,
-        llama: Llama,
-        tokenizer: Any,
+        batcher: Batcher,
         head: DecisionHead,
         *,
         model: str,
         context: int,
-        slots: int,
         lexical: LexicalHead | None = None,
         calibration: Calibration | None = None,
     ) -> None:
-        self.model, self.context, self.tokenizer = model, context, tokenizer
+        self.model, self.context, self.tokenizer = model, context, batcher.writer.tokenizer
         self.pooling, self.system, self.head = head.pooling, head.system_prompt, NumpyHead.of(head)
         self.lexical, self.calibration = lexical, calibration or Calibration()
+        self._batcher = batcher
         self._tokenizing = threading.Lock()
-        banned = torch.nonzero(~allowed_tokens(tokenizer, width=llama.vocabulary)).flatten().tolist()
-        self._batcher = Batcher(
-            llama,
-            Writer(tokenizer, known_tags(tokenizer)),
-            banned=banned,
-            prefix=_prefix(tokenizer, self.system)[: context - 1],
-            slots=slots,
-            readers=_READERS,
-            room=(_room(slots, context), context),
-        )
 
     @classmethod
     def load(
@@ -128,32 +117,16 @@ class GgufEngine:
         head, lexical, calibration = DecisionHead.load(folder), LexicalHead.load(folder), Calibration.load(folder)
         tokenizer = load_tokenizer(folder)
         tags = known_tags(tokenizer)
-        most = context or _CONTEXT
-        prefix = len(_prefix(tokenizer, head.system_prompt))
-        llama = Llama(
-            file,
-            sequences=1 + slots + _READERS,
-            cells=prefix + _room(slots, most) + most,
-            step=_STEP,
-            threads=threads or torch.get_num_threads(),
-        )
+        llama = Llama(file)
         try:
             _require_match(llama, head, tokenizer, tags, folder=folder)
-            if context is not None and context > llama.trained_context:
-                raise ModelError(f"context must be <= {llama.trained_context}, what the model was trained for, got {context}")
-            return cls(
-                llama,
-                tokenizer,
-                head,
-                model=folder.resolve().name,
-                context=min(most, llama.trained_context),
-                slots=slots,
-                lexical=lexical,
-                calibration=calibration,
-            )
+            context = _context(llama, context)
+            prefix = shared_prefix(tokenizer, head.system_prompt)[: context - 1]
+            batcher = _start(llama, Writer(tokenizer, tags), prefix, context, slots, threads or torch.get_num_threads())
         except BaseException:
             llama.close()
             raise
+        return cls(batcher, head, model=folder.resolve().name, context=context, lexical=lexical, calibration=calibration)
 
     def decide(self, prompts: Sequence[str]) -> list[Verdict]:
         """A verdict a prompt, in their order; `ms` is a prompt's share of the time this call took.
@@ -243,12 +216,23 @@ def _require_match(llama: Llama, head: DecisionHead, tokenizer: Any, tags: Tags,
         raise ModelError(f"{llama.file}: has other tokens than {folder}; export that folder again")
 
 
-def _room(slots: int, context: int) -> int:
-    """Cells for responses: a share for each slot, and enough for one request as long as the context."""
-    return max(context, slots * _CELLS)
+def _context(llama: Llama, asked: int | None) -> int:
+    """Most tokens of one request."""
+    if asked is not None and not 1 <= asked <= llama.trained_context:
+        allowed = f"in 1…{llama.trained_context}, what the model was trained for"
+        raise ModelError(f"context must be {allowed}, got {asked}; correct it")
+    return asked or min(_CONTEXT, llama.trained_context)
 
 
-def _prefix(tokenizer: Any, system: str | None) -> list[int]:
+def _start(llama: Llama, writer: Writer, prefix: list[int], context: int, slots: int, threads: int) -> Batcher:
+    """A batcher with room for the slots' ordinary requests, or for one as long as the context, and for decisions."""
+    room = (max(context, slots * _CELLS), context)
+    llama.open(sequences=1 + slots + _READERS, cells=len(prefix) + sum(room), step=_STEP, threads=threads)
+    banned = torch.nonzero(~allowed_tokens(writer.tokenizer, width=llama.vocabulary)).flatten().tolist()
+    return Batcher(llama, writer, banned=banned, prefix=prefix, slots=slots, readers=_READERS, room=room)
+
+
+def shared_prefix(tokenizer: Any, system: str | None) -> list[int]:
     """What prompts begin with whatever their words: their form and the system text."""
     first, second = (prompt_ids(tokenizer, words, system=system) for words in ("A", "7"))
     return first[: common(first, second)]

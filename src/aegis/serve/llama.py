@@ -29,28 +29,22 @@ class Input:
 
 
 class Llama:
-    """A GGUF file and one context over it. Not thread-safe: one thread owns it.
-
-    The cache is one pool of cells that all sequences share; a cell holds what attention keeps of one token.
+    """A GGUF file; once opened, with a context over it. Not thread-safe: one thread owns it.
 
     Args:
         file: the GGUF file; its weights are mapped, not copied.
-        sequences: how many can be kept apart.
-        cells: how many tokens can be kept altogether.
-        step: the most tokens that one step reads.
-        threads: for the matrix products.
 
     Raises:
         MissingPackageError: if cyllama is not installed.
         ModelError: if llama.cpp cannot load the file.
     """
 
-    def __init__(self, file: Path, *, sequences: int, cells: int, step: int, threads: int) -> None:
+    def __init__(self, file: Path) -> None:
         require_package()
         import cyllama.llama.llama_cpp as llama  # pyright: ignore[reportMissingImports]
 
         self._llama: Any = llama
-        self.file, self.cells, self.step = file, cells, step
+        self.file, self.step = file, 0
         if not file.is_file():
             raise ModelError(f"{file}: no such file; export the model to GGUF, or give one of the files that are there")
         parameters = llama.LlamaModelParams()
@@ -61,12 +55,23 @@ class Llama:
         self.width: int = self._model.n_embd
         self.vocabulary: int = self._vocabulary.n_vocab
         self.trained_context: int = self._model.n_ctx_train
+        self._context: Any = None
+        self._batch: Any = None
         if self._model.is_recurrent() or self._model.is_hybrid():
             raise ModelError(f"{file}: is a recurrent model, whose sequences cannot share a prompt; serve the folder itself")
-        self._context = self._open(sequences, cells, step, threads)
-        self._batch: Any = llama.LlamaBatch(n_tokens=step, embd=0, n_seq_max=1)
 
-    def _open(self, sequences: int, cells: int, step: int, threads: int) -> Any:
+    def open(self, *, sequences: int, cells: int, step: int, threads: int) -> None:
+        """Make room for sequences. One pool of cells serves all; a cell holds what attention keeps of one token.
+
+        Args:
+            sequences: how many can be kept apart.
+            cells: how many tokens can be kept altogether.
+            step: the most tokens that one `read` may have.
+            threads: for the matrix products.
+
+        Raises:
+            ModelError: if there is no memory for them.
+        """
         settings = self._llama.LlamaContextParams()
         settings.n_ctx, settings.n_batch, settings.n_ubatch = cells, step, step
         settings.n_seq_max, settings.kv_unified = sequences, True
@@ -76,7 +81,9 @@ class Llama:
             settings.type_k = settings.type_v = _F32
             settings.flash_attn_type = 0
         with _explained(f"{self.file}: llama.cpp cannot keep {cells} tokens", "ask for fewer slots or a smaller context"):
-            return self._llama.LlamaContext(self._model, settings)
+            self._context = self._llama.LlamaContext(self._model, settings)
+        self._batch = self._llama.LlamaBatch(n_tokens=step, embd=0, n_seq_max=1)
+        self.step = step
 
     def text(self, token: int) -> str:
         """The token as the file spells it."""
@@ -130,9 +137,9 @@ class Llama:
 
     def close(self) -> None:
         """The memory is given back."""
-        self._batch.close()
-        self._context.close()
-        self._model.close()
+        for part in (self._batch, self._context, self._model):
+            if part is not None:
+                part.close()
 
 
 @contextlib.contextmanager
