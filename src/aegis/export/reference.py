@@ -39,6 +39,9 @@ class Reference:
         self.rows = [list(row) for row in rows]
         self._model = streamed(folder)
         self._hidden = self._read()
+        table, head = self._model.get_input_embeddings(), self._model.get_output_embeddings()
+        if table.weight is not head.weight:  # it has done its work
+            table.weight = nn.Parameter(torch.empty(0), requires_grad=False)
 
     def logits(self, index: int) -> Tensor:
         """(tokens, vocabulary) float32."""
