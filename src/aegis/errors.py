@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_RESUMABLE = 0, 1, 2, 75
+EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_OVER_LIMIT, EXIT_RESUMABLE = 0, 1, 2, 3, 75
 
 
 class AegisError(Exception):
@@ -59,6 +59,12 @@ class StoppedError(AegisError):
     """The user, or the system on the user's behalf, asked for a stop; the same command goes on from there."""
 
     exit_code = EXIT_RESUMABLE
+
+
+class LimitError(AegisError):
+    """What was asked for is done and written, and a limit on its quality does not hold."""
+
+    exit_code = EXIT_OVER_LIMIT
 
 
 def is_disk_full(error: BaseException) -> bool:

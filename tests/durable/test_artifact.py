@@ -8,7 +8,7 @@ from typing import NoReturn
 import pytest
 
 from aegis.durable import artifact, files
-from aegis.durable.artifact import MANIFEST, adopt, is_current, require_output, verify, writing
+from aegis.durable.artifact import MANIFEST, adopt, is_current, read_manifest, require_output, revise, verify, writing
 from aegis.errors import ArtifactError, BadInputError, DiskFullError
 
 
@@ -165,3 +165,58 @@ def test_outputs_that_would_destroy_something_are_refused(tmp_path: Path, monkey
     for holder in ("test", "."):
         with pytest.raises(BadInputError, match="holds the input"):
             require_output(Path(holder), kind="test", inputs=[tmp_path / "test" / "."])
+
+
+def test_an_artifact_inside_an_artifact_answers_for_itself(tmp_path: Path) -> None:
+    write(tmp_path / "x")
+    write(tmp_path / "x" / "inner", "inside")
+    (tmp_path / "x" / ".inner.writing").mkdir()
+    (tmp_path / "x" / ".inner.writing" / "half").write_text("what a kill left")
+    assert set(verify(tmp_path / "x").files) == {"a.txt", "sub/b.bin"}
+    (tmp_path / "x" / "inner" / "a.txt").write_text("damaged")
+    assert is_current(tmp_path / "x", "f1")
+    assert not is_current(tmp_path / "x" / "inner", "f1")
+    (tmp_path / "x" / "inner" / MANIFEST).unlink()
+    with pytest.raises(ArtifactError, match=r"inner/a\.txt was not written with the rest"):
+        verify(tmp_path / "x")
+
+
+def test_a_revised_file_makes_no_other_artifact(tmp_path: Path) -> None:
+    write(tmp_path / "x")
+    before = read_manifest(tmp_path / "x")
+    for text in ("second", "third"):
+        revise(tmp_path / "x", "a.txt", text)
+        assert verify(tmp_path / "x").files == before.files
+        assert is_current(tmp_path / "x", "f1")
+        assert (tmp_path / "x" / "a.txt").read_text() == text
+    assert adopt(tmp_path / "y", [tmp_path / "x"], "f1")
+    assert verify(tmp_path / "y").files == before.files
+    assert (tmp_path / "y" / "a.txt").read_text() == "third"
+    (tmp_path / "x" / "a.txt").write_text("fourth")
+    with pytest.raises(ArtifactError, match=r"a\.txt has changed"):
+        verify(tmp_path / "x")
+    with pytest.raises(ArtifactError, match=r"none\.txt is missing"):
+        revise(tmp_path / "x", "none.txt", "")
+
+
+@pytest.mark.parametrize("cut", ["_write_manifest", "write_text"])
+def test_a_revision_cut_anywhere_leaves_a_whole_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: str) -> None:
+    write(tmp_path / "x")
+    revise(tmp_path / "x", "a.txt", "second")
+
+    def die(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact, cut, die)
+        with pytest.raises(KeyboardInterrupt):
+            revise(tmp_path / "x", "a.txt", "third")
+    assert is_current(tmp_path / "x", "f1")
+    assert (tmp_path / "x" / "a.txt").read_text() == "second"
+
+
+def test_an_adopted_artifact_brings_what_lies_inside(tmp_path: Path) -> None:
+    write(tmp_path / "x")
+    write(tmp_path / "x" / "inner", "inside", "f2")
+    assert adopt(tmp_path / "y", [tmp_path / "x"], "f1")
+    assert is_current(tmp_path / "y" / "inner", "f2")

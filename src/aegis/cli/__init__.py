@@ -12,7 +12,23 @@ from typing import Any
 import typer
 
 from aegis import __version__
-from aegis.cli import audit, autostart, doctor, evaluate, fold, judge, review, run, serve, status, think, token, train, watch
+from aegis.cli import (
+    audit,
+    autostart,
+    doctor,
+    evaluate,
+    export,
+    fold,
+    judge,
+    review,
+    run,
+    serve,
+    status,
+    think,
+    token,
+    train,
+    watch,
+)
 from aegis.errors import EXIT_FAILED, EXIT_RESUMABLE, AegisError, DiskFullError, is_disk_full
 
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[2]  # ClickException: typer carries its own copy of click
@@ -56,10 +72,12 @@ app.add_typer(autostart.app, name="autostart")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(review.app, name="review")
 app.add_typer(token.app, name="token")
+app.add_typer(export.app, name="export")
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 75 stopped but resumable, 1 failed, 2 bad input."""
+    """Run the command line and exit: 0 done, 75 stopped but resumable, 1 failed, 2 bad input,
+    3 a limit on quality does not hold."""
     for stream in (sys.stdout, sys.stderr):  # Windows consoles may not be UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")

@@ -15,6 +15,7 @@ import typer
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "numpy", "scipy", "scikit-learn")
 _EXTRAS = {
     "gguf": ("gguf",),
+    "gguf-export": ("convert_hf_to_gguf", "cyllama", "httpx"),
     "serve": ("fastapi", "uvicorn"),
     "tune": ("optuna",),
     "data": ("datatrove", "protego", "httpx"),

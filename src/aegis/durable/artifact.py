@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from aegis.durable.files import disk_full_explained, hash_file, make_folder, sync_file, sync_folder, to_json, write_json
+from aegis.durable.files import (
+    disk_full_explained,
+    hash_file,
+    make_folder,
+    sync_file,
+    sync_folder,
+    to_json,
+    write_json,
+    write_text,
+)
 from aegis.durable.files import fingerprint as _fingerprint
 from aegis.errors import ArtifactError, BadInputError
 
@@ -20,19 +31,27 @@ _VERSION = 2
 
 @dataclass(frozen=True)
 class Manifest:
-    """What made the folder (`fingerprint`), what it is (`kind`), and the sha256 of every file in it."""
+    """What made the folder (`fingerprint`), what it is (`kind`), and the sha256 of every file in it.
+
+    `revised`: other contents that a file may have by now (`revise`). `files` keeps what was first written: that is what
+    later stages go by, so that a revision makes nothing stale.
+    """
 
     kind: str
     fingerprint: str
     files: dict[str, str]
+    revised: dict[str, list[str]] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
-def writing(target: Path, *, kind: str, fingerprint: str) -> Iterator[Path]:
+def writing(target: Path, *, kind: str, fingerprint: str, like: Manifest | None = None) -> Iterator[Path]:
     """Yield a staging folder that becomes `target` when the block ends well, and vanishes when it does not.
 
     Order: every file fsynced → hashed manifest last → folder fsynced → rename → parent fsynced. An older artifact of
     the same name stays whole until the new one is complete.
+
+    Args:
+        like: the manifest of the artifact that the new one is a copy of.
 
     Raises:
         DiskFullError: if there is no room; an older artifact is intact.
@@ -45,7 +64,7 @@ def writing(target: Path, *, kind: str, fingerprint: str) -> Iterator[Path]:
         try:
             staging.mkdir()
             yield staging
-            _seal(staging, kind=kind, fingerprint=fingerprint)
+            _seal(staging, kind=kind, fingerprint=fingerprint, like=like)
             if target.exists():
                 target.rename(old)
             staging.rename(target)
@@ -60,6 +79,8 @@ def writing(target: Path, *, kind: str, fingerprint: str) -> Iterator[Path]:
 def verify(folder: Path) -> Manifest:
     """Return the manifest of a folder whose every file is as it was written.
 
+    An artifact inside the folder, with a manifest of its own, is not part of it, and neither is what a cut writer left.
+
     Raises:
         ArtifactError: if the manifest is absent or unreadable, or a file is missing, extra, changed or unreadable.
     """
@@ -72,15 +93,29 @@ def verify(folder: Path) -> Manifest:
 
 
 def _compare(folder: Path, manifest: Manifest) -> None:
-    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    found.pop(MANIFEST, None)
+    found = _own_files(folder)
     if missing := sorted(manifest.files.keys() - found.keys()):
         raise ArtifactError(f"{folder}: {missing[0]} is missing; run the stage that writes this folder again")
     if extra := sorted(found.keys() - manifest.files.keys()):
         raise ArtifactError(f"{folder}: {extra[0]} was not written with the rest; move it elsewhere")
     for name, digest in manifest.files.items():
-        if hash_file(found[name]) != digest:
+        if hash_file(found[name]) not in (digest, *manifest.revised.get(name, ())):
             raise ArtifactError(f"{folder}: {name} has changed since it was written; run the stage again")
+
+
+def _own_files(folder: Path) -> dict[str, Path]:
+    """The files that the folder's manifest answers for, by their names in it."""
+    found = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    others = [name.parent for name in found if name.name == MANIFEST and name.parent.name]
+    return {
+        name.as_posix(): path
+        for name, path in found.items()
+        if name.as_posix() != MANIFEST and not _is_transient(name) and not any(other in name.parents for other in others)
+    }
+
+
+def _is_transient(name: Path) -> bool:
+    return any(part == ".lock" or (part[0] == "." and part.endswith((".writing", ".old"))) for part in name.parts)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -95,7 +130,8 @@ def read_manifest(folder: Path) -> Manifest:
         raw = json.loads(text)
         if text != to_json(raw) or raw.pop("digest") != _fingerprint(raw):
             raise ValueError("changed since it was written")
-        return Manifest(kind=raw["kind"], fingerprint=raw["fingerprint"], files=dict(raw["files"]))
+        revised = {name: list(digests) for name, digests in raw.get("revised", {}).items()}
+        return Manifest(kind=raw["kind"], fingerprint=raw["fingerprint"], files=dict(raw["files"]), revised=revised)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path}: not a readable manifest; run the stage that writes this folder again") from error
 
@@ -145,32 +181,57 @@ def adopt(target: Path, candidates: Iterable[Path], fingerprint: str) -> bool:
     """Make `target` a copy (hard links where possible) of a whole artifact with this fingerprint; False if there is none."""
     for folder in candidates:
         if folder != target and is_current(folder, fingerprint):
-            with writing(target, kind=read_manifest(folder).kind, fingerprint=fingerprint) as staging:
-                for name in read_manifest(folder).files:
-                    (staging / name).parent.mkdir(parents=True, exist_ok=True)
-                    _link(folder / name, staging / name)
+            manifest = read_manifest(folder)
+            with writing(target, kind=manifest.kind, fingerprint=fingerprint, like=manifest) as staging:
+                for name in sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file()):
+                    if name != Path(MANIFEST) and not _is_transient(name):
+                        link(folder / name, staging / name)
             return True
     return False
 
 
-def _link(source: Path, target: Path) -> None:
+def revise(folder: Path, name: str, text: str) -> None:
+    """Replace the content of one file of a finished artifact; cut anywhere, the folder is whole with the old or the new one.
+
+    Fingerprint and hashes stay what they were: what is told later about an artifact does not make it another one.
+
+    Raises:
+        ArtifactError: if the folder has no such file.
+        DiskFullError: if there is no room; the old content is intact.
+    """
+    manifest = read_manifest(folder)
+    if name not in manifest.files or not (folder / name).is_file():
+        raise ArtifactError(f"{folder}: {name} is missing; run the stage that writes this folder again")
+    digests = [hash_file(folder / name), hashlib.sha256(text.encode()).hexdigest()]
+    _write_manifest(folder, replace(manifest, revised={**manifest.revised, name: digests}))
+    write_text(folder / name, text)
+
+
+def link(source: Path, target: Path) -> None:
+    """`target` has the content of `source`: a hard link where possible, a copy elsewhere; parents are made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
 
 
-def _seal(staging: Path, *, kind: str, fingerprint: str) -> None:
-    files = [path for path in sorted(staging.rglob("*")) if path.is_file()]
-    hashes = {path.relative_to(staging).as_posix(): hash_file(path) for path in files}
-    for path in files:
+def _seal(staging: Path, *, kind: str, fingerprint: str, like: Manifest | None) -> None:
+    manifest = like or Manifest(kind, fingerprint, {name: hash_file(path) for name, path in _own_files(staging).items()})
+    for path in [path for path in sorted(staging.rglob("*")) if path.is_file()]:
         path.chmod(staging.stat().st_mode & 0o666)  # some writers leave files that only their owner reads
         sync_file(path)
     for folder in sorted((path for path in staging.rglob("*") if path.is_dir()), reverse=True):
         sync_folder(folder)
-    content = {"version": _VERSION, "kind": kind, "fingerprint": fingerprint, "files": hashes}
-    write_json(staging / MANIFEST, {**content, "digest": _fingerprint(content)})
+    _write_manifest(staging, manifest)
     sync_folder(staging)
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    content: dict[str, Any] = {"version": _VERSION, **asdict(manifest)}
+    if not manifest.revised:
+        del content["revised"]
+    write_json(folder / MANIFEST, {**content, "digest": _fingerprint(content)})
 
 
 def _recover(target: Path, old: Path) -> None:

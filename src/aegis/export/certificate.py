@@ -17,6 +17,7 @@ from aegis.errors import AegisError
 from aegis.progress import bar
 
 MAX_PROBE_TOKENS = 128
+_ROWS = 16  # compared at a time: in float64 a whole probe of a large vocabulary takes gigabytes
 PROBES = Path(__file__).with_name("probes.jsonl")
 
 
@@ -76,26 +77,50 @@ def record(folder: Path, logits: Iterable[Tensor]) -> list[Path]:
 
 def compare(live: Sequence[Path], other: Iterable[Tensor], *, dtype: str, probes: Sequence[Probe]) -> Certificate:
     """Measure how far the second model's logits are from the first's recorded ones."""
+    pairs = ((load_file(path)["logits"], two) for path, two in zip(live, other, strict=True))
+    found = measure(pairs, remedy=f"not finite in {dtype}; use export.dtype: float32")
+    languages = [probe.language for probe in probes]
+    return Certificate(
+        dtype=dtype,
+        probes=len(probes),
+        languages={name: languages.count(name) for name in sorted(set(languages))},
+        positions=found.positions,
+        max_abs_logit_difference=found.max_abs_logit_difference,
+        kl=found.kl,
+        max_kl=found.max_kl,
+        top1_agreement=found.top1_agreement,
+        probes_sha256=hash_file(PROBES),
+    )
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far one model's logits are from another's. KL divergences in nats a token, from the first to the second."""
+
+    positions: int
+    max_abs_logit_difference: float
+    kl: float
+    max_kl: float
+    top1_agreement: float
+
+
+def measure(pairs: Iterable[tuple[Tensor, Tensor]], *, remedy: str) -> Agreement:
+    """Compare pairs of (tokens, vocabulary) float32 logits.
+
+    Args:
+        remedy: ends the sentence "the model gives logits that are …".
+
+    Raises:
+        AegisError: if a logit is not finite.
+    """
     difference, agreed, positions, kl_sum, kl_max = 0.0, 0, 0, 0.0, 0.0
-    for path, two in zip(live, other, strict=True):
-        one = load_file(path)["logits"]
+    for one, two in (rows for pair in pairs for rows in zip(*(side.split(_ROWS) for side in pair), strict=True)):
         if not (one.isfinite().all() and two.isfinite().all()):
-            raise AegisError(f"the model gives logits that are not finite in {dtype}; use export.dtype: float32")
+            raise AegisError(f"the model gives logits that are {remedy}")
         difference = max(difference, float((one - two).abs().max()))
         agreed += int((one.argmax(-1) == two.argmax(-1)).sum())
         positions += len(one)
         log_p, log_q = one.double().log_softmax(-1), two.double().log_softmax(-1)
         kl = (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)
         kl_sum, kl_max = kl_sum + float(kl.sum()), max(kl_max, float(kl.max()))
-    languages = [probe.language for probe in probes]
-    return Certificate(
-        dtype=dtype,
-        probes=len(probes),
-        languages={name: languages.count(name) for name in sorted(set(languages))},
-        positions=positions,
-        max_abs_logit_difference=difference,
-        kl=kl_sum / positions,
-        max_kl=kl_max,
-        top1_agreement=agreed / positions,
-        probes_sha256=hash_file(PROBES),
-    )
+    return Agreement(positions, difference, kl_sum / positions, kl_max, agreed / positions)

@@ -26,6 +26,7 @@ from aegis.model.quantize import count, dequantised, require_package
 from aegis.model.tags import add_tags
 from aegis.so8 import fold
 
+_SENTENCEPIECE = ("phi3",)  # llama.cpp's converter reads these tokenizers from tokenizer.model alone
 METADATA, CERTIFICATE = "metadata.json", "certificate.json"
 # What the certificate's live model computes with. LLM.int8() rounds activations too, each by the largest of its batch, so
 # that no weights are the same function; what is certified is the fold onto the weights that its codes stand for.
@@ -91,6 +92,8 @@ def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Ce
         folded = fold_in_place(adapted)
         folded.to(dtype).save_pretrained(staging)
         save_tokenizer(tokenizer, staging)
+        if folding.base.model_type in _SENTENCEPIECE and (folding.base.folder / "tokenizer.model").is_file():
+            shutil.copyfile(folding.base.folder / "tokenizer.model", staging / "tokenizer.model")
         for name in (HEAD, LEXICAL, CALIBRATION):
             if (folding.adapter / name).exists():
                 shutil.copyfile(folding.adapter / name, staging / name)

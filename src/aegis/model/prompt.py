@@ -12,7 +12,13 @@ from aegis.errors import DataError
 
 
 def prompt_ids(tokenizer: Any, prompt: str, *, system: str | None) -> list[int]:
-    """Token ids up to where the model starts to answer.
+    """Token ids up to where the model starts to answer: those of `prompt_text`."""
+    text, bare = prompt_text(tokenizer, prompt, system=system)
+    return tokenizer(text, add_special_tokens=bare)["input_ids"]
+
+
+def prompt_text(tokenizer: Any, prompt: str, *, system: str | None) -> tuple[str, bool]:
+    """The text that the model reads, and whether the tokenizer has still to add what a text begins with.
 
     Uses the tokenizer's chat template; without one, a plain two-part form. A template that knows no system role (Gemma)
     gets the system text in front of the prompt. What looks like one of the tokenizer's own markers inside the prompt is
@@ -21,14 +27,14 @@ def prompt_ids(tokenizer: Any, prompt: str, *, system: str | None) -> list[int]:
     prompt = _plain(tokenizer, prompt)
     if not getattr(tokenizer, "chat_template", None):
         text = f"{system}\n\n" if system else ""
-        return tokenizer(f"{text}### User:\n{prompt}\n\n### Assistant:\n")["input_ids"]
+        return f"{text}### User:\n{prompt}\n\n### Assistant:\n", True
     user = {"role": "user", "content": prompt}
     if system is None:
-        return _templated(tokenizer, [user])
+        return _templated(tokenizer, [user]), False
     try:
-        return _templated(tokenizer, [{"role": "system", "content": system}, user])
+        return _templated(tokenizer, [{"role": "system", "content": system}, user]), False
     except TemplateError:
-        return _templated(tokenizer, [{"role": "user", "content": f"{system}\n\n{prompt}"}])
+        return _templated(tokenizer, [{"role": "user", "content": f"{system}\n\n{prompt}"}]), False
 
 
 def _plain(tokenizer: Any, text: str) -> str:
@@ -77,6 +83,5 @@ def by_length(lengths: list[int], *, batch_tokens: int) -> list[list[int]]:
     return batches
 
 
-def _templated(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+def _templated(tokenizer: Any, messages: list[dict[str, str]]) -> str:
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)

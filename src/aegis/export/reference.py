@@ -1,0 +1,131 @@
+"""The folded model's own logits in float32, with one decoder layer in memory at a time.
+
+A model whose GGUF fits an ordinary machine may not fit it in float32. What is kept is each probe's last hidden states and
+lm_head, from which logits are one matrix product away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from aegis.errors import ModelError
+from aegis.model.adapt import vocabulary_logits
+from aegis.model.load import load_model, read_config
+from aegis.model.prompt import by_length, pad
+from aegis.progress import bar
+
+_BATCH_TOKENS = 2048
+
+
+class Reference:
+    """Answers for the model in a Hugging Face folder: `logits(i)` are those of the i-th row of token ids.
+
+    Args:
+        rows: token ids of each text.
+
+    Raises:
+        ModelError: if the folder holds no model.
+    """
+
+    def __init__(self, folder: Path, rows: Sequence[list[int]]) -> None:
+        self.rows = [list(row) for row in rows]
+        self._model = streamed(folder)
+        self._hidden = self._read()
+        table, head = self._model.get_input_embeddings(), self._model.get_output_embeddings()
+        if table.weight is not head.weight:  # it has done its work
+            table.weight = nn.Parameter(torch.empty(0), requires_grad=False)
+
+    def logits(self, index: int) -> Tensor:
+        """(tokens, vocabulary) float32."""
+        with torch.inference_mode():
+            return vocabulary_logits(self._model, self._hidden[index]).float()
+
+    @torch.inference_mode()
+    def _read(self) -> list[Tensor]:
+        hidden: list[Tensor] = [torch.empty(0)] * len(self.rows)
+        with bar("reading the probes", len(self.rows)) as advance:
+            for batch in by_length([len(row) for row in self.rows], batch_tokens=_BATCH_TOKENS):
+                # Padding comes last and attention looks back only, so that no mask is needed.
+                ids, _ = pad([self.rows[index] for index in batch], value=0)
+                states = self._model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+                for place, index in enumerate(batch):
+                    hidden[index] = states[place, : len(self.rows[index])].clone()
+                advance(len(batch))
+        return hidden
+
+
+def streamed(folder: Path) -> Any:
+    """The model in float32, each of its decoder layers without weights but while it runs.
+
+    An architecture whose tensors go by other names in the file than in the model is loaded whole.
+    """
+    stored = _Stored(folder)
+    with init_empty_weights(include_buffers=False):
+        model: Any = AutoModelForCausalLM.from_config(read_config(folder, spec=str(folder)), dtype=torch.float32)
+    if model.config.get_text_config().tie_word_embeddings and "lm_head.weight" not in stored.files:
+        model.get_output_embeddings().weight = model.get_input_embeddings().weight
+    if {name for name, _ in model.named_parameters()} != stored.files.keys():
+        return load_model(folder, dtype=torch.float32)
+    layers = model.get_decoder().layers
+    prefixes = {f"{name}.": layer for name, layer in model.named_modules() if any(layer is one for one in layers)}
+    for name, parameter in list(model.named_parameters()):
+        if not name.startswith(tuple(prefixes)):
+            _fill(model, name, stored(name), shared=parameter)
+    for prefix, layer in prefixes.items():
+        names = [name for name in stored.files if name.startswith(prefix)]
+        layer.register_forward_pre_hook(_fetch(model, names, stored))
+        layer.register_forward_hook(_drop(model, names))
+    return model.eval()
+
+
+def _fetch(model: Any, names: list[str], stored: _Stored) -> Callable[..., None]:
+    def hook(*_: Any) -> None:
+        for name in names:
+            _fill(model, name, stored(name))
+
+    return hook
+
+
+def _drop(model: Any, names: list[str]) -> Callable[..., None]:
+    def hook(*_: Any) -> None:
+        for name in names:
+            _fill(model, name, torch.empty(0))
+
+    return hook
+
+
+def _fill(model: Any, name: str, tensor: Tensor, *, shared: nn.Parameter | None = None) -> None:
+    """Put the tensor where the model has a parameter of this name, and wherever else `shared` is."""
+    parameter = nn.Parameter(tensor, requires_grad=False)
+    for module in model.modules() if shared is not None else [model.get_submodule(name.rpartition(".")[0])]:
+        for key, found in list(module._parameters.items()):
+            if found is shared if shared is not None else key == name.rpartition(".")[2]:
+                module._parameters[key] = parameter
+
+
+class _Stored:
+    """The tensors of a folder's safetensors files by name, as float32."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files: dict[str, Path] = {}
+        for path in sorted(folder.glob("model*.safetensors")):
+            with self._open(path) as file:
+                self.files |= dict.fromkeys(file.keys(), path)
+
+    def __call__(self, name: str) -> Tensor:
+        with self._open(self.files[name]) as file:  # anew each time: an open file keeps all that was read of it in memory
+            return file.get_tensor(name).float()
+
+    def _open(self, path: Path) -> Any:
+        try:
+            return safe_open(path, framework="pt")
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{path}: cannot be read ({error}); fold the adapter again") from error

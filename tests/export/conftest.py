@@ -1,0 +1,103 @@
+"""A tiny folded model with a tokenizer that llama.cpp can read: a byte-level BPE with real merges."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aegis.config import ExportSettings, ModelSettings
+from aegis.durable.artifact import writing
+from aegis.export.certificate import probe_texts
+from aegis.export.fold import prepare, write_model
+from aegis.model.adapt import attach
+from aegis.model.adapter import AdapterCard, save_adapter
+from aegis.model.load import load_model, load_tokenizer, resolve_base
+from aegis.model.tags import add_tags
+from tests.conftest import TEMPLATE, tiny_model
+
+SPECIALS = ("<s>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
+
+
+def merging_tokenizer() -> Any:
+    """Byte-level BPE, split as GPT-2 splits, trained on the probe texts."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import GPT2Tokenizer
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=380, special_tokens=list(SPECIALS), initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([probe.text for probe in probe_texts()], trainer)
+    fast = GPT2Tokenizer(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="<|end|>",
+        pad_token="<|end|>",
+        unk_token="<|end|>",
+        additional_special_tokens=list(SPECIALS[2:]),
+    )
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+def sentencepiece_tokenizer(folder: Path) -> Any:
+    """Llama's kind: a SentencePiece BPE that spells in bytes what it does not know."""
+    import sentencepiece
+    from transformers import LlamaTokenizer
+
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter([probe.text for probe in probe_texts() if probe.language == "en"]),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=420,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    tokenizer = LlamaTokenizer.from_pretrained(folder, pad_token="</s>")
+    tokenizer.vocab_file = str(folder / "tokenizer.model")
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def fold_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Write a base, adapt it at random with tags, and fold it: the folder that `aegis fold` writes."""
+
+    def make(architecture: str = "llama", *, tokenizer: Any = None, **changes: Any) -> Path:
+        folder = tmp_path_factory.mktemp(architecture)
+        tiny_model(architecture, **changes).save_pretrained(folder / "base")
+        (tokenizer or merging_tokenizer()).save_pretrained(folder / "base")
+        if tokenizer is not None:
+            shutil.copyfile(tokenizer.vocab_file, folder / "base" / "tokenizer.model")
+        base = resolve_base(str(folder / "base"))
+        settings = ModelSettings(system_prompt="Be careful.")
+        tokenizer, model = load_tokenizer(base.folder), load_model(base.folder, dtype=torch.float32)
+        torch.manual_seed(5)
+        adapted = attach(model, settings, tags=add_tags(tokenizer, model))
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.1)
+        adapted.set_alpha(1.618)
+        facts = {"spec": base.spec, "fingerprint": base.fingerprint}
+        card = AdapterCard(facts, settings.model_dump(mode="json"), 1.618, {"seed": 0}, "session")
+        with writing(folder / "adapter", kind="adapter", fingerprint="a") as staging:
+            save_adapter(staging, adapted, card)
+        with writing(folder / "model", kind="model", fingerprint="m") as staging:
+            write_model(prepare(folder / "adapter"), staging, ExportSettings())
+        return folder / "model"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def folded(fold_tiny: Callable[..., Path]) -> Path:
+    """A folded Llama; not to be changed."""
+    return fold_tiny("llama", tie_word_embeddings=True)

