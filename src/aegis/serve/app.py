@@ -132,6 +132,9 @@ def _answers(app: FastAPI, line: Line, desk: Desk, settings: Settings) -> None:
         """A chat in OpenAI's form."""
         if body.model != model:
             raise Problem(404, "model_not_found", "there is no such model here; GET /v1/models names it", param="model")
+        if body.messages[-1].role != "user" or not body.messages[-1].text.strip():
+            last = "the last message must be the user's and hold more than spaces"
+            raise Problem(400, "invalid_value", last, param="messages")
         ask = Ask(
             id=request.state.request_id,
             caller=who.id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from aegis.decisions import NAMES
 
@@ -137,13 +137,6 @@ class ChatRequest(_Unsupported):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=128)] | None = None
-
-    @field_validator("messages")
-    @classmethod
-    def _ends_with_a_question(cls, messages: list[Message]) -> list[Message]:
-        if messages[-1].role != "user" or not messages[-1].text.strip():
-            raise ValueError("the last message must be the user's and hold more than spaces")
-        return messages
 
 
 class Said(_Closed):
