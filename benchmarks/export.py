@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 from claims import Claim, median, report
@@ -42,6 +43,7 @@ def main() -> None:
     program, _ = peak([sys.executable, "-c", LOADED])
     peer, _ = peak([sys.executable, "-c", PEER, str(options.model)])
     peaks, seconds = [], []
+    entries: dict[str, Any] = {}
     for _ in range(options.rounds):
         with tempfile.TemporaryDirectory(dir=options.model.resolve().parent) as folder:
             output = Path(folder) / "gguf"

@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -103,7 +103,7 @@ def unwrap_lora(adapted: Adapted) -> None:
         setattr(parent, name.rpartition(".")[2], plain)
 
 
-def ratio(one: list[float], other: list[float]) -> tuple[float, float, float]:
+def ratio(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
     """Ratio of medians and its 95 % bootstrap interval over rounds."""
     pairs = np.array([one, other])
     rng = np.random.default_rng(0)

@@ -68,8 +68,9 @@ def main() -> None:
     try:
         for clients in options.clients:
             claims += overhead(engine, prompts, clients, options.questions, options.rounds)
-        for clients in options.clients if mind else ():
-            claims += decisions(mind, prompts, clients, options.rounds)
+        for clients in options.clients:
+            if mind:
+                claims += decisions(mind, prompts, clients, options.rounds)
     finally:
         engine.close()
     details = {"model": str(options.model), "engine": options.engine, "limits": [LIMITS.section, LIMITS.final]}

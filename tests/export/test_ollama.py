@@ -81,7 +81,7 @@ def serving(ollama: Ollama) -> Iterator[Ollama]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:
             pass
 
         def reply(self, status: int, body: Any) -> None:
@@ -374,7 +374,7 @@ def go(template: str, values: dict[str, Any]) -> str:
     return text
 
 
-def _block(pieces: list[str], dot: dict[str, Any], *, live: bool = True) -> tuple[str, list[str]]:
+def _block(pieces: list[str], dot: Any, *, live: bool = True) -> tuple[str, list[str]]:
     """Text up to the {{ end }} or {{ else … }} of this block, and what follows from there on."""
     written = ""
     while pieces:

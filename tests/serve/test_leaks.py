@@ -112,7 +112,7 @@ class Scripted(Thinker):
 
     script: Iterator[int]
 
-    def _logits(self, *_: Any) -> Any:
+    def _logits(self, *_: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return None
 
     def _choose(self, logits: Any, rows: Any, generator: Any) -> Any:

@@ -22,14 +22,14 @@ def test_no_request_breaks_the_server_or_its_document(tmp_path: Path, mode: Gene
     made = house(tmp_path, FakeEngine(judges=lambda prompt: Decision(len(prompt) % 4)))
     schema = schemathesis.openapi.from_asgi("/openapi.json", made.app, headers={"Host": "127.0.0.1"})
     schema.config.checks.negative_data_rejection.expected_statuses = ["400", "404", "405", "413"]  # 413: too long
-    operations = [found.ok() for found in schema.get_all_operations()]
+    operations = [found.ok() for found in schema.get_all_operations()]  # pyright: ignore[reportAttributeAccessIssue]
     assert len(operations) == 10
     for operation in operations:
         if mode is GenerationMode.NEGATIVE and not (operation.body or operation.query or operation.path_parameters):
             continue  # nothing in it could be wrong
 
         @given(case=operation.as_strategy(generation_mode=mode))
-        @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))  # pyright: ignore[reportArgumentType]
         def agrees(case: Any) -> None:
             case.call_and_validate(headers={"Host": "127.0.0.1"})
 

@@ -17,7 +17,7 @@ def write_gguf(model: Any, tokenizer: Any, path: Path, *, kind: str = "f32") -> 
     config = model.config
     architecture = {"mistral": "llama"}.get(config.model_type, config.model_type)
     arch = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
-    writer = gguf.GGUFWriter(str(path), architecture)
+    writer = gguf.GGUFWriter(str(path), str(architecture))
     writer.add_file_type(gguf.LlamaFileType.ALL_F32 if kind == "f32" else gguf.LlamaFileType.MOSTLY_F16)
     _describe(writer, config)
     _tokens(writer, tokenizer, config.vocab_size)
@@ -31,7 +31,7 @@ def write_gguf(model: Any, tokenizer: Any, path: Path, *, kind: str = "f32") -> 
             values = _paired(values, config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads)
         if kind == "f16" and values.ndim > 1:
             values = values.astype(np.float16)
-        writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), values)
+        writer.add_tensor(str(names.get_name(name, try_suffixes=(".weight", ".bias"))), values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

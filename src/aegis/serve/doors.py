@@ -11,7 +11,6 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -213,5 +212,5 @@ def _retry_after(seconds: float) -> tuple[str, str]:
     return ("Retry-After", str(max(1, math.ceil(seconds))))
 
 
-def _method(scope: dict[str, Any]) -> str:
+def _method(scope: Scope) -> str:
     return scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH") else "?"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Literal
 
 from pydantic import BaseModel
 
@@ -102,7 +103,9 @@ def _usage(reply: Reply) -> Usage:
     return Usage(prompt_tokens=reply.prompt_tokens, completion_tokens=reply.final_tokens, total_tokens=total)
 
 
-def _finish(reply: Reply) -> str:  # a name of OpenAI's: the answer was replaced by a fixed text
+def _finish(
+    reply: Reply,
+) -> Literal["stop", "length", "content_filter"]:  # a name of OpenAI's: the answer was replaced by a fixed text
     return "content_filter" if not reply.own else "length" if reply.cut else "stop"
 
 
