@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aegis.decisions import Decision
+from aegis.serve import desk as desk_module
 from aegis.serve.texts import fixed_text
 from aegis.serve.tokens import new_token, revoke
 from tests.serve.fakes import BODIES, FakeEngine, House, house, thinking
@@ -285,6 +286,17 @@ def test_an_engine_that_fails_gives_the_fixed_refusal(tmp_path: Path, caplog: py
     assert made.audit.entries[0].outcome == "withheld: engine error"
     assert "RuntimeError at test_app.py" in caplog.text
     assert "secretword" not in caplog.text + answer.text
+
+
+def test_a_check_that_fails_gives_the_fixed_refusal(plain: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise ValueError("secretword")
+
+    monkeypatch.setattr(desk_module, "leak", fails)
+    with plain.client() as client:
+        answer = client.post("/think", json={"query": "hi"})
+    assert answer.json()["final"] == fixed_text(Decision.REFUSE, "en")
+    assert plain.audit.entries[0].outcome == "withheld: check failed"
 
 
 def test_an_engine_that_cannot_decide_is_unavailable(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def _documented(*codes: int) -> dict[int | str, dict[str, Any]]:
 
 
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
-_STREAM = {SSE: {"schema": {"type": "string"}}}
+_STREAM = {SSE: {}}
 
 
 def _answers(app: FastAPI, line: Line, desk: Desk, settings: Settings) -> None:

@@ -23,7 +23,7 @@ def _whole(number: object) -> object:
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
-Tokens = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MOST_TOKENS)]
+Tokens = Annotated[int, Field(ge=1, le=MOST_TOKENS), BeforeValidator(_whole)]  # else the document has no bounds
 # Holds more than spaces and controls; one pattern for the server and for its document, whose dialects differ on spaces.
 _VISIBLE = r"[^\u0000-\u0020\u007f-\u00a0\u00ad\u1680\u2000-\u200f\u2028-\u202f\u205f-\u2064\u3000\ufeff]"
 Text = Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS, pattern=_VISIBLE)]
@@ -101,9 +101,9 @@ class PlainText(_Closed):
 class _Unsupported(_Closed):
     """What AEGIS cannot do: null, or the one value that asks for nothing."""
 
-    n: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=1), BeforeValidator(_whole)] | None = None
     logprobs: Literal[False] | None = None
-    top_logprobs: Annotated[int, BeforeValidator(_whole), Field(ge=0, le=0)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=0), BeforeValidator(_whole)] | None = None
     echo: Literal[False] | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     tool_choice: Literal["none"] | None = None
@@ -133,7 +133,7 @@ class ChatRequest(_Unsupported):
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    seed: Annotated[int, BeforeValidator(_whole), Field(ge=-(1 << 63), lt=1 << 63)] | None = None
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63), BeforeValidator(_whole)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=128)] | None = None

@@ -237,13 +237,15 @@ def release(
         asked: everything that the asker wrote, the query included.
     """
     if why is None:
-        answer = settle(query, verdict, [thinking])
-        if not answer.own:
-            return answer, None
-        private = [text.reveal() for text in thinking.bodies().values()] if thinking else []
-        why = leak(answer.final, private, query=asked or query, canary=canary)
-        if why is None:
-            return answer, None
+        try:
+            answer = settle(query, verdict, [thinking])
+            private = [text.reveal() for text in thinking.bodies().values()] if thinking else []
+            why = leak(answer.final, private, query=asked or query, canary=canary) if answer.own else None
+            if why is None:
+                return answer, None
+        except Exception as error:  # whatever it was, nothing has been checked
+            tell(error)
+            why = "check failed"
     refusal = fixed_text(Decision.REFUSE, detect_language(query))
     return Answer(refusal, Decision.REFUSE, verdict.probabilities, escalated=False, own=False), why
 

@@ -103,9 +103,8 @@ def _usage(reply: Reply) -> Usage:
     return Usage(prompt_tokens=reply.prompt_tokens, completion_tokens=reply.final_tokens, total_tokens=total)
 
 
-def _finish(
-    reply: Reply,
-) -> Literal["stop", "length", "content_filter"]:  # a name of OpenAI's: the answer was replaced by a fixed text
+def _finish(reply: Reply) -> Literal["stop", "length", "content_filter"]:
+    """In OpenAI's words; `content_filter`: the answer was replaced by a fixed text."""
     return "content_filter" if not reply.own else "length" if reply.cut else "stop"
 
 
