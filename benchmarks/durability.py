@@ -27,7 +27,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -235,7 +234,7 @@ def our_save(
         "optimizer": OptimizerState(optimizer),
         "scheduler": SchedulerState(scheduler),
         "random": RandomState(),
-        "steps": Values(lambda: [asdict(log) for log in logs], lambda _: None),
+        "steps": Values(lambda: [vars(log) for log in logs], lambda _: None),
         "validation": Values(lambda: [], lambda _: None),
     }
     return lambda step: checkpoints.step_done(step, parts), lambda: sizes[-1]

@@ -49,7 +49,7 @@ def test_damage_to_any_file_falls_back_and_is_told(positions: int, tokenizer: An
     original = tmp_path / "original"
     whole = train(tokenizer, original, [])
     files = [path.relative_to(original) for path in sorted((original / "checkpoint_final").rglob("*")) if path.is_file()]
-    assert {path.name for path in files} == {"manifest.json", "snapshot.json", "state.json", "state.safetensors"}
+    assert {path.name for path in files} == {"manifest.json", "state.json", "state.safetensors"}
     step = len(whole[1].history) - 1
     for file in files:
         begun, count, wrong = time.monotonic(), 0, []

@@ -9,6 +9,7 @@ import pytest
 
 from aegis.durable import artifact, files
 from aegis.durable.artifact import MANIFEST, adopt, is_current, read_manifest, require_output, revise, verify, writing
+from aegis.durable.files import write_text
 from aegis.errors import ArtifactError, BadInputError, DiskFullError
 
 
@@ -199,16 +200,18 @@ def test_a_revised_file_makes_no_other_artifact(tmp_path: Path) -> None:
         revise(tmp_path / "x", "none.txt", "")
 
 
-@pytest.mark.parametrize("cut", ["_write_manifest", "write_text"])
+@pytest.mark.parametrize("cut", ["manifest.json", "a.txt"])
 def test_a_revision_cut_anywhere_leaves_a_whole_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: str) -> None:
     write(tmp_path / "x")
     revise(tmp_path / "x", "a.txt", "second")
 
-    def die(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
+    def die_at(path: Path, text: str) -> None:
+        if path.name == cut:
+            raise KeyboardInterrupt
+        write_text(path, text)
 
     with monkeypatch.context() as patch:
-        patch.setattr(artifact, cut, die)
+        patch.setattr(artifact, "write_text", die_at)
         with pytest.raises(KeyboardInterrupt):
             revise(tmp_path / "x", "a.txt", "third")
     assert is_current(tmp_path / "x", "f1")

@@ -79,7 +79,7 @@ def test_any_damage_to_any_file_falls_back_and_is_told(tmp_path: Path) -> None:
     store.save("rolling", step=1, write=writer("1"))
     newest = store.save("rolling", step=2, write=writer("2")).folder
     cases = damages(newest)
-    assert len(cases) == 4 * 4  # state, deeper file, facts, manifest
+    assert len(cases) == 3 * 4  # state, deeper file, manifest
     for path, how in cases:
         copy = tmp_path / "copy"
         shutil.rmtree(copy, ignore_errors=True)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
+from aegis.durable.artifact import read_manifest
 from tests.e2e.test_run import aegis, own_pairs, own_records
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are sent the POSIX way")
@@ -132,7 +133,7 @@ def test_a_stop_signal_saves_and_says_how_to_go_on(uninterrupted: Path, tmp_path
     assert aegis("watch", "runs/latest", "--check-only", cwd=folder).returncode == 75
     newest = max(
         (path for path in folder.glob("runs/latest/checkpoints/so8t_ppo_training/*/checkpoint_*")),
-        key=lambda path: json.loads((path / "snapshot.json").read_text())["step"],
+        key=lambda path: read_manifest(path).facts["step"],
     )
     content = bytearray((newest / "state.safetensors").read_bytes())
     content[len(content) // 2] ^= 1

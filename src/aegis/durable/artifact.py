@@ -16,10 +16,10 @@ from aegis.durable.files import (
     disk_full_explained,
     hash_file,
     make_folder,
+    start_sync,
     sync_file,
     sync_folder,
     to_json,
-    write_json,
     write_text,
 )
 from aegis.durable.files import fingerprint as _fingerprint
@@ -34,23 +34,27 @@ class Manifest:
     """What made the folder (`fingerprint`), what it is (`kind`), and the sha256 of every file in it.
 
     `revised`: other contents that a file may have by now (`revise`). `files` keeps what was first written: that is what
-    later stages go by, so that a revision makes nothing stale.
+    later stages go by, so that a revision makes nothing stale. `facts`: what its writer will want to know.
     """
 
     kind: str
     fingerprint: str
     files: dict[str, str]
     revised: dict[str, list[str]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
-def writing(target: Path, *, kind: str, fingerprint: str, like: Manifest | None = None) -> Iterator[Path]:
+def writing(
+    target: Path, *, kind: str, fingerprint: str, facts: dict[str, Any] | None = None, like: Manifest | None = None
+) -> Iterator[Path]:
     """Yield a staging folder that becomes `target` when the block ends well, and vanishes when it does not.
 
     Order: every file fsynced → hashed manifest last → folder fsynced → rename → parent fsynced. An older artifact of
     the same name stays whole until the new one is complete.
 
     Args:
+        facts: kept in the manifest.
         like: the manifest of the artifact that the new one is a copy of.
 
     Raises:
@@ -64,7 +68,7 @@ def writing(target: Path, *, kind: str, fingerprint: str, like: Manifest | None 
         try:
             staging.mkdir()
             yield staging
-            _seal(staging, kind=kind, fingerprint=fingerprint, like=like)
+            _seal(staging, like or Manifest(kind, fingerprint, {}, facts=facts or {}))
             if target.exists():
                 target.rename(old)
             staging.rename(target)
@@ -131,7 +135,8 @@ def read_manifest(folder: Path) -> Manifest:
         if text != to_json(raw) or raw.pop("digest") != _fingerprint(raw):
             raise ValueError("changed since it was written")
         revised = {name: list(digests) for name, digests in raw.get("revised", {}).items()}
-        return Manifest(kind=raw["kind"], fingerprint=raw["fingerprint"], files=dict(raw["files"]), revised=revised)
+        facts = dict(raw.get("facts", {}))
+        return Manifest(raw["kind"], raw["fingerprint"], dict(raw["files"]), revised=revised, facts=facts)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path}: not a readable manifest; run the stage that writes this folder again") from error
 
@@ -203,7 +208,7 @@ def revise(folder: Path, name: str, text: str) -> None:
     if name not in manifest.files or not (folder / name).is_file():
         raise ArtifactError(f"{folder}: {name} is missing; run the stage that writes this folder again")
     digests = [hash_file(folder / name), hashlib.sha256(text.encode()).hexdigest()]
-    _write_manifest(folder, replace(manifest, revised={**manifest.revised, name: digests}))
+    write_text(folder / MANIFEST, _manifest_text(replace(manifest, revised={**manifest.revised, name: digests})))
     write_text(folder / name, text)
 
 
@@ -216,22 +221,31 @@ def link(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-def _seal(staging: Path, *, kind: str, fingerprint: str, like: Manifest | None) -> None:
-    manifest = like or Manifest(kind, fingerprint, {name: hash_file(path) for name, path in _own_files(staging).items()})
-    for path in [path for path in sorted(staging.rglob("*")) if path.is_file()]:
+def _seal(staging: Path, manifest: Manifest) -> None:
+    """Make the folder durable, with its manifest; the hashes are computed if the manifest has none."""
+    files = [path for path in sorted(staging.rglob("*")) if path.is_file()]
+    for path in files:
+        start_sync(path)  # the disk works while the hashes are computed
+    if not manifest.files:
+        manifest = replace(manifest, files={name: hash_file(path) for name, path in _own_files(staging).items()})
+    for path in files:
         path.chmod(staging.stat().st_mode & 0o666)  # some writers leave files that only their owner reads
         sync_file(path)
     for folder in sorted((path for path in staging.rglob("*") if path.is_dir()), reverse=True):
         sync_folder(folder)
-    _write_manifest(staging, manifest)
+    with (staging / MANIFEST).open("w", encoding="utf-8", newline="\n") as file:
+        file.write(_manifest_text(manifest))
+        file.flush()
+        os.fsync(file.fileno())
     sync_folder(staging)
 
 
-def _write_manifest(folder: Path, manifest: Manifest) -> None:
+def _manifest_text(manifest: Manifest) -> str:
     content: dict[str, Any] = {"version": _VERSION, **asdict(manifest)}
-    if not manifest.revised:
-        del content["revised"]
-    write_json(folder / MANIFEST, {**content, "digest": _fingerprint(content)})
+    for field_ in ("revised", "facts"):
+        if not content[field_]:
+            del content[field_]
+    return to_json({**content, "digest": _fingerprint(content)})
 
 
 def _recover(target: Path, old: Path) -> None:

@@ -13,14 +13,26 @@ from typing import Any
 
 from aegis.errors import DiskFullError, is_disk_full
 
-_CHUNK = 1 << 20
-
 
 def sync_file(path: Path) -> None:
     """The file's content is on the disk."""
     descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def start_sync(path: Path) -> None:
+    """The system begins to write the file's content to the disk, where it can be asked to; nobody waits for it here.
+
+    On Linux, advice that the content is no longer needed starts the writing of what is not on the disk yet.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)
 
@@ -76,11 +88,8 @@ def to_json(value: Any) -> str:
 
 def hash_file(path: Path) -> str:
     """sha256 of the content, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+    with path.open("rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(*parts: Any) -> str:

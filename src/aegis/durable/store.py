@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import time
@@ -13,12 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from aegis.durable.artifact import read_manifest, verify, writing
-from aegis.durable.files import require_space, sync_folder, to_json
+from aegis.durable.files import require_space, sync_folder
 from aegis.errors import AegisError, ArtifactError, DiskFullError, is_disk_full
 
 Kind = Literal["rolling", "emergency", "epoch", "final"]
 _NAME = re.compile(r"checkpoint_(?:(?:rolling|emergency)_(\d+)_.+|epoch_\d+|final)$")
-_FACTS = "snapshot.json"
 _KEEP_DAMAGED = 3
 _RETRY_S = 30.0
 
@@ -98,13 +96,13 @@ class SnapshotStore:
         for _, folder in self._ordered():
             try:
                 manifest = verify(folder)
-                facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-            except (ArtifactError, OSError, ValueError) as error:
+                step = int(manifest.facts["step"])
+            except (ArtifactError, KeyError, TypeError, ValueError) as error:
                 aside = self._set_aside(folder)
                 self.say(f"snapshot {folder.name} is damaged ({error}); set aside as {aside.name}, trying the one before")
                 continue
             if manifest.fingerprint == self.fingerprint:
-                return Snapshot(folder, int(facts["step"]))
+                return Snapshot(folder, step)
         return None
 
     def clear(self) -> None:
@@ -116,10 +114,9 @@ class SnapshotStore:
         target = self._name(kind, step, epoch)
         require_space(target, self._size)
         try:
-            with writing(target, kind="snapshot", fingerprint=self.fingerprint) as staging:
+            facts = {"step": step, "kind": kind, "saved": datetime.now().astimezone().isoformat()}
+            with writing(target, kind="snapshot", fingerprint=self.fingerprint, facts=facts) as staging:
                 write(staging)
-                facts = {"step": step, "kind": kind, "saved": datetime.now().astimezone().isoformat()}
-                (staging / _FACTS).write_text(to_json(facts), encoding="utf-8")
         except OSError as error:
             if is_disk_full(error):
                 raise DiskFullError(f"{target}: the disk is full; free some room") from error
@@ -180,8 +177,8 @@ def _step(folder: Path, in_name: str | None) -> int:
     if in_name:
         return int(in_name)
     try:
-        return int(json.loads((folder / _FACTS).read_text(encoding="utf-8"))["step"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int(read_manifest(folder).facts["step"])
+    except (ArtifactError, KeyError, TypeError, ValueError):
         return 1 << 62
 
 

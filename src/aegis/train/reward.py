@@ -6,7 +6,7 @@ import json
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ def train_reward(
         "optimizer": OptimizerState(optimizer),
         "scheduler": SchedulerState(scheduler),
         "random": RandomState(),
-        "steps": Values(lambda: [asdict(log) for log in logs], lambda rows: logs.extend(StepLog(**row) for row in rows)),
+        "steps": Values(lambda: [vars(log) for log in logs], lambda rows: logs.extend(StepLog(**row) for row in rows)),
     }
     if checkpoints is None or checkpoints.restore(parts) is None:
         torch.manual_seed(seed)

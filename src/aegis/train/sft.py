@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,7 @@ def train_sft(
         "optimizer": OptimizerState(optimizer),
         "scheduler": SchedulerState(scheduler),
         "random": RandomState(),
-        "steps": Values(lambda: [asdict(log) for log in logs], lambda rows: _refill(logs, [StepLog(**row) for row in rows])),
+        "steps": Values(lambda: [vars(log) for log in logs], lambda rows: _refill(logs, [StepLog(**row) for row in rows])),
         "validation": Values(lambda: checks, lambda rows: _refill(checks, rows)),
     }
     if checkpoints is None or checkpoints.restore(parts) is None:
