@@ -54,7 +54,8 @@ def test_killed_at_any_instant_a_training_ends_to_the_last_bit(
     assert count == kills
     assert found["resumed"] > kills / 3
     phases = {phase for phase, _, _ in found["kills"]}
-    assert phases & {"writing", "sealing"}
+    if kills >= 50:  # fewer may all miss the milliseconds of a save
+        assert phases & {"writing", "sealing"}
     if kills >= 100:
         assert phases >= {"training", "writing", "sealing"}
         assert {min(4, int(5 * share)) for _, share, _ in found["kills"]} == set(range(5))
