@@ -108,7 +108,8 @@ def parts() -> dict[str, Any]:
         (lambda raw: raw["values"].pop("random"), r"parts: missing \['random'\]"),
         (lambda raw: raw["values"].update(new=1), r"extra \['new'\]"),
         (lambda raw: raw["values"]["scheduler"].pop("last_epoch"), "scheduler fields: missing"),
-        (lambda raw: raw["values"]["optimizer"].append({"params": [7]}), "optimizer groups"),
+        (lambda raw: raw["values"]["optimizer"]["groups"].append({"params": [7]}), "optimizer groups"),
+        (lambda raw: raw["values"]["optimizer"]["numbers"].pop("1/step"), r"optimizer state: missing \['step'\]"),
     ],
 )
 def test_a_missing_or_extra_field_is_an_error(tmp_path: Path, change: Any, message: str) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from aegis.errors import AegisError
 
-VERSION = 1
+VERSION = 2
 _TENSORS, _VALUES = "state.safetensors", "state.json"
 
 
@@ -66,7 +66,10 @@ class ModuleState:
 
 
 class OptimizerState:
-    """A torch optimizer: the moments of every parameter, and each group's settings."""
+    """A torch optimizer: the moments of every parameter, and each group's settings.
+
+    Single float32 numbers, the counters of steps, are written as values: a third as many tensors to write one by one.
+    """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
@@ -74,21 +77,28 @@ class OptimizerState:
     def capture(self) -> Content:
         raw = self.optimizer.state_dict()
         tensors: dict[str, Tensor] = {}
+        numbers: dict[str, float] = {}
         for index, state in raw["state"].items():
             for key, value in state.items():
                 if not isinstance(value, Tensor):
                     raise AegisError(f"optimizer state {key!r} is a {type(value).__name__}; only tensors can be saved")
-                tensors[f"{index}/{key}"] = value.detach().cpu()
-        return Content(tensors, raw["param_groups"])
+                if _is_number(value):
+                    numbers[f"{index}/{key}"] = value.item()
+                else:
+                    tensors[f"{index}/{key}"] = value.detach().cpu()
+        return Content(tensors, {"groups": raw["param_groups"], "numbers": numbers})
 
     def restore(self, content: Content) -> None:
         state: dict[int, dict[str, Tensor]] = {}
-        for name, value in content.tensors.items():
+        numbers = {name: torch.tensor(value, dtype=torch.float32) for name, value in content.values["numbers"].items()}
+        for name, value in {**content.tensors, **numbers}.items():
             index, _, key = name.partition("/")
             state.setdefault(int(index), {})[key] = value
-        own = self.optimizer.state_dict()["param_groups"]
-        _require_same("optimizer groups", [str(g["params"]) for g in own], [str(g["params"]) for g in content.values])
-        groups = [dict(group, betas=tuple(group["betas"])) if "betas" in group else group for group in content.values]
+        for fields in state.values():
+            _require_same("optimizer state", set().union(*state.values()), fields)
+        own, found = self.optimizer.state_dict()["param_groups"], content.values["groups"]
+        _require_same("optimizer groups", [str(g["params"]) for g in own], [str(g["params"]) for g in found])
+        groups = [dict(group, betas=tuple(group["betas"])) if "betas" in group else group for group in found]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
@@ -180,6 +190,10 @@ def read_state(folder: Path, parts: Mapping[str, Part]) -> int:
             f"{folder}: this snapshot cannot be resumed from ({error}); "
             "start anew with --no-auto-resume, or with the version of AEGIS that wrote it"
         ) from error
+
+
+def _is_number(value: Tensor) -> bool:
+    return value.ndim == 0 and value.dtype == torch.float32 and value.device.type == "cpu" and bool(value.isfinite())
 
 
 def _require_same(what: str, own: Any, found: Any) -> None:
