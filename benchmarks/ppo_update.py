@@ -224,6 +224,9 @@ class Plain:
     def terms(self, indices: Sequence[int], paths: Sequence[Response]) -> list[dict[str, float]]:
         return [{"plain": 0.0} for _ in paths]
 
+    def due(self, path: Response) -> dict[int, float]:
+        return {}
+
 
 def our_updates(spec: dict[str, Any]) -> dict[str, Any]:
     """AEGIS's side."""

@@ -51,6 +51,9 @@ class Bandit:
     def terms(self, indices: Sequence[int], paths: Sequence[Path]) -> list[dict[str, float]]:
         return [{"share": sum(token == TARGET for token in path.ids) / len(path.ids)} for path in paths]
 
+    def due(self, path: Path) -> dict[int, float]:
+        return {}
+
 
 def bandit(length: int = 4, *, checkpoints: Checkpoints | None = None, seed: int = 0, **changes: Any) -> PPO:
     model = ModelSettings(lora=LoraSettings(rank=4, layers=(0.5, 1.0)), gates=GateSettings(layers=(0.5, 0.75)))
@@ -198,6 +201,20 @@ def test_decisions_stay_where_they_were() -> None:
         return float(drift(now, before.log_softmax(-1)))
 
     assert moved(5.0) < 0.2 * moved(0.0)
+
+
+def test_what_is_due_early_counts_from_there_and_the_sum_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def returns(early: dict[int, float]) -> torch.Tensor:
+        ppo = bandit(updates=1, lam=1.0, kl=0.0)
+        monkeypatch.setattr(ppo.task, "due", lambda _: early)
+        torch.manual_seed(0)
+        ppo._collect(lambda: None)
+        assert ppo.rollout
+        return ppo.rollout.returns
+
+    whole, early = returns({}), returns({0: 0.5, 2: 0.25})
+    torch.testing.assert_close(whole, whole[:, :1].expand_as(whole))  # everything at the end
+    torch.testing.assert_close(whole - early, torch.tensor([0.0, 0.5, 0.5, 0.75]).expand_as(whole))
 
 
 def test_an_update_ends_early_beyond_its_kl() -> None:

@@ -275,6 +275,12 @@ def test_groups_think_in_the_protocol(algorithm: Algorithm, tokenizer: Any) -> N
     assert logs[-1]["tokens"] == pytest.approx(sum(sum(path.chosen) for path in task.seen) / 4)
     assert "question" not in str(logs)
 
+    part = (0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4)  # an opening tag, a word and a closing tag each
+    closed = (True, False, True, True, True)
+    chosen = tuple(place % 3 == 1 or (place % 3 == 2 and closed[place // 3]) for place in range(15))
+    path = Path((1,), tuple(range(15)), chosen, part, chosen, closed, ("a", "b", "c", "d", "e"))
+    assert task.due(path) == {2: 0.2, 8: 0.2, 11: 0.2}  # of the format's 1.0; the answer's own share is due at the end
+
 
 def test_what_is_not_finite_stops_before_the_step(tokenizer: Any) -> None:
     adapted = policy()

@@ -65,6 +65,10 @@ class Task(Protocol):
         """Weighted terms of each response's reward, by name; their sum is what counts."""
         ...
 
+    def due(self, path: Path) -> dict[int, float]:
+        """What of that sum is earned before the end: by place in the response's ids, that of a token the model chose."""
+        ...
+
 
 @dataclass
 class Rollout:
@@ -244,6 +248,10 @@ class PPO:
         rewards = -self.kl.coefficient * kl
         last = (rollout.real.sum(1) - 1).clamp(min=0).long()
         rewards[torch.arange(len(last), device=last.device), last] += total
+        for row, path in enumerate(paths):
+            for place, amount in self.task.due(path).items():
+                rewards[row, sum(path.chosen[:place])] += amount
+                rewards[row, last[row]] -= amount
         if settings.whiten_rewards:
             rewards = masked_whiten(rewards, rollout.real, keep_mean=True)
         rollout.advantages, rollout.returns = generalized_advantages(

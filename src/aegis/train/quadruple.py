@@ -49,6 +49,15 @@ class QuadrupleThinking:
             reward_terms(self.records[index], path, self.settings.weights) for index, path in zip(indices, paths, strict=True)
         ]
 
+    def due(self, path: Path) -> dict[int, float]:
+        """Each private section's share of `format` where the model closed it.
+
+        At the end alone it would reach the sections through some eighty tokens of GAE, 0.95 to the eightieth of it.
+        """
+        ends = {part: place for place, part in enumerate(path.part) if path.chosen[place]}
+        share = self.settings.weights.format / len(path.closed)
+        return {ends[part]: share for part, closed in enumerate(path.closed[:-1]) if closed}
+
 
 def reward_terms(record: Record, path: Path, weights: RewardWeights) -> dict[str, float]:
     """The verifiable terms of one response's reward.
