@@ -200,7 +200,9 @@ class PpoSettings(_Settings):
 
     `batch`: responses an update; `minibatches` times `epochs` optimizer steps are taken on them. `kl`: coefficient of the
     per-token KL to `reference`; with `kl_target` it adapts. `stop_kl`: an update ends early beyond this. `decision`: weight
-    of the KL that keeps the decisions where the supervised model left them. `prompt_tokens`: longer prompts are not asked.
+    of the KL that keeps the decisions where the supervised model left them. `warmup`: share of the optimizer steps over which
+    the learning rates rise to theirs; Adam's first steps are as long as its later ones, with nothing averaged yet.
+    `prompt_tokens`: longer prompts are not asked.
     """
 
     updates: AtLeastOne = 12
@@ -210,6 +212,7 @@ class PpoSettings(_Settings):
     lr: Positive = 1e-4
     gate_lr: Positive = 3e-4
     value_lr: Positive = 3e-3
+    warmup: Share = 0.0
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
     lam: Share = 0.95
     clip: Annotated[float, Field(gt=0, lt=1)] = 0.2

@@ -217,6 +217,15 @@ def test_what_is_due_early_counts_from_there_and_the_sum_stays(monkeypatch: pyte
     torch.testing.assert_close(whole - early, torch.tensor([0.0, 0.5, 0.5, 0.75]).expand_as(whole))
 
 
+def test_learning_rates_rise_over_the_warmup(monkeypatch: pytest.MonkeyPatch) -> None:
+    ppo = bandit(updates=4, minibatches=1, epochs=1, warmup=0.5)
+    full, seen = list(ppo.rates), []
+    step = ppo.optimizer.step
+    monkeypatch.setattr(ppo.optimizer, "step", lambda: (seen.append([g["lr"] for g in ppo.optimizer.param_groups]), step()))
+    ppo.train()
+    assert seen == [[rate / 2 for rate in full], full, full, full]
+
+
 def test_an_update_ends_early_beyond_its_kl() -> None:
     stopped = bandit(updates=2, epochs=4, stop_kl=1e-9).train()
     assert [log["steps"] for log in stopped] == [2, 2]  # the first step never moves away, the second does

@@ -143,6 +143,7 @@ class PPO:
             adapted.rows.requires_grad_(False)
         self.layer = adapted.lowest_layer()
         self.optimizer = self._optimizer()
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.kl = AdaptiveKL(settings.kl, target=settings.kl_target)
         self.logs: list[dict[str, Any]] = []
         self.rollout: Rollout | None = None
@@ -356,6 +357,9 @@ class PPO:
                 f"{float(total.detach())} and gradient norm {norm} must be finite; the last good snapshot is kept. "
                 "Lower train.ppo.lr and run again"
             )
+        warm = min(1.0, (self.done + 1) / max(1.0, settings.warmup * self.steps))
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = warm * rate
         self.optimizer.step()
         ratio = (logprobs.detach() - batch.logprobs) * batch.real
         measured |= {
