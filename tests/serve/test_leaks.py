@@ -92,6 +92,18 @@ def test_what_is_no_text_does_not_leave(final: str) -> None:
     assert leak(final, [], query="x") == "not text"
 
 
+@pytest.mark.parametrize(
+    "final",
+    [
+        "x7&#114\u034f6h5y7m7&#\u180e1137\xadh8&#\u180e1133",  # a mark ends an entity without a semicolon
+        "x7&#11\u200b4;6h5&#12\u200b1;7m7",  # a mark inside an entity
+        "x7&#x72\u200b6h5y7m7",
+    ],
+)
+def test_invisible_marks_at_entities_hide_nothing(final: str) -> None:
+    assert leak(f"Take it. {final}", ["near the x7r6h5y7m7q7h8q3 about"], query="Which train?") == "secret"
+
+
 def test_a_few_thousand_hostile_cases() -> None:
     found = leaks.run(4_000, seed="test")
     assert found["leaks"] == 0

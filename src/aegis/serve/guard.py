@@ -46,37 +46,53 @@ def leak(final: str, private: Iterable[str], *, query: str, canary: str | None =
     """
     if _CONTROL.search(final):
         return "not text"
-    if looks_like_a_tag(final) or looks_like_a_tag(undisguised(final)):
+    readings = {undisguised(final), undisguised(final, escapes_first=True)}
+    if any(looks_like_a_tag(text) for text in (final, *readings)):
         return "tag"
-    said, asked, kept = plain(final), plain(query), [undisguised(text) for text in private]
-    if canary and _spelled(plain(canary), said):
-        return "canary"
-    for secret in {secret for text in kept for secret in secrets(text)}:
-        if secret not in asked and _spelled(secret, said):
+    asked, kept = plain(query), [undisguised(text) for text in private]
+    hidden = {secret for text in kept for secret in secrets(text)}
+    for said in {_bare(text) for text in readings}:
+        if canary and _spelled(plain(canary), said):
+            return "canary"
+        if any(secret not in asked and _spelled(secret, said) for secret in hidden):
             return "secret"
-    if any(_quotes(said, plain(text), asked) for text in kept):
-        return "quotation"
+        if any(_quotes(said, _bare(text), asked) for text in kept):
+            return "quotation"
     return None
 
 
-def undisguised(text: str) -> str:
-    """The text without entities, percent-escapes, invisible characters, odd widths and accents, four layers deep."""
+def undisguised(text: str, *, escapes_first: bool = False) -> str:
+    """The text without entities, percent-escapes, invisible characters, odd widths and accents, four layers deep.
+
+    Args:
+        escapes_first: an invisible character ends an entity without a semicolon; otherwise it may stand inside one.
+    """
     for _ in range(4):
         before = text
-        if not text.isascii():
-            text = _MARKS.sub("", unicodedata.normalize("NFKD", text))
-        if "&" in text:
-            text = html.unescape(text)
-        if "%" in text:
-            text = unquote(text, errors="ignore")
+        for escapes in (True, False) if escapes_first else (False, True):
+            text = _unescaped(text) if escapes else _visible(text)
         if text == before:
             break
     return text
 
 
+def _unescaped(text: str) -> str:
+    if "&" in text:
+        text = html.unescape(text)
+    return unquote(text, errors="ignore") if "%" in text else text
+
+
+def _visible(text: str) -> str:
+    return text if text.isascii() else _MARKS.sub("", unicodedata.normalize("NFKD", text))
+
+
 def plain(text: str) -> str:
     """Letters and digits alone, in one case."""
-    return _HIDDEN.sub("", undisguised(text).casefold())
+    return _bare(undisguised(text))
+
+
+def _bare(text: str) -> str:
+    return _HIDDEN.sub("", text.casefold())
 
 
 def secrets(text: str) -> list[str]:
