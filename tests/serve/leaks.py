@@ -339,7 +339,7 @@ def run(cases: int, *, seed: str) -> Counter[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=1_000_000)
+    parser.add_argument("--cases", type=int, default=1_340_000, help="a quarter of them harmless")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", default="leaks")
     options = parser.parse_args()
