@@ -157,15 +157,25 @@ def test_what_does_not_fit_gets_remedies_in_order_of_effect(base: Base) -> None:
 
 
 def test_remedies_can_be_enough_together(base: Base) -> None:
-    config = small()
-    roomy = plan(config, base, device=device(64))
-    bound = roomy.worst.total
-    found = roomy
-    while found.fits or any(remedy.enough for remedy in found.remedies):
-        bound -= 200_000
-        found = plan(config, base, device=device(bound / GIB))
+    def at(bytes_: float) -> Plan:
+        return plan(small(), base, device=device(bytes_ / GIB))
+
+    least, most = 0.0, float(plan(small(), base, device=device(64)).worst.total)
+    for _ in range(6):  # nearly the most memory for which no single remedy is enough
+        middle = (least + most) / 2
+        found = at(middle)
+        enough = found.fits or any(remedy.enough for remedy in found.remedies)
+        least, most = (least, middle) if enough else (middle, most)
+    found = at(least)
     assert len(found.together) > 1
     assert "together enough: " in found.advice()[-1]
+
+
+def test_remedies_that_contradict_each_other_are_not_taken_together(base: Base) -> None:
+    """Half of a batch of 4 cannot be cut into twice 2 minibatches."""
+    found = plan(small(), base, device=device(0.01))
+    assert {"train.ppo.batch", "train.ppo.minibatches"} <= {remedy.setting for remedy in found.remedies}
+    assert not found.together
 
 
 def test_a_model_whose_code_looks_at_values_is_told(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:

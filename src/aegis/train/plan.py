@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from aegis.config import Config, LoraSettings, parse_config
-from aegis.errors import ModelError
+from aegis.errors import ConfigError, ModelError
 from aegis.model.adapt import Adapted
 from aegis.model.device import bfloat16_is_fast
 from aegis.model.load import Base, context_length, read_config
@@ -176,7 +176,11 @@ def _together(
 ) -> list[Remedy]:
     taken: list[Remedy] = []
     for remedy in remedies:
-        config, taken = _changed(config, remedy.setting, remedy.value), [*taken, remedy]
+        try:
+            config = _changed(config, remedy.setting, remedy.value)
+        except ConfigError:  # it contradicts one that is taken, as half the batch may contradict twice the minibatches
+            continue
+        taken.append(remedy)
         if all(step.total <= device.memory for step in steps_of(config)):
             return taken
     return []
