@@ -144,7 +144,7 @@ def test_a_stop_signal_saves_and_says_how_to_go_on(uninterrupted: Path, tmp_path
     same(uninterrupted, folder)
 
 
-@pytest.mark.parametrize("step", ["reward", "ppo"])
+@pytest.mark.parametrize("step", [pytest.param("reward", marks=pytest.mark.slow), "ppo"])
 def test_killed_in_a_later_step_and_resumed_is_uninterrupted(
     uninterrupted: Path, tmp_path: Path, config: str, step: str
 ) -> None:
