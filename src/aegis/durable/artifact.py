@@ -20,6 +20,7 @@ from aegis.durable.files import (
     sync_file,
     sync_folder,
     to_json,
+    write_synced,
     write_text,
 )
 from aegis.durable.files import fingerprint as _fingerprint
@@ -196,7 +197,9 @@ def adopt(target: Path, candidates: Iterable[Path], fingerprint: str) -> bool:
 
 
 def revise(folder: Path, name: str, text: str) -> None:
-    """Replace the content of one file of a finished artifact; cut anywhere, the folder is whole with the old or the new one.
+    """Have one file of a finished artifact hold this text; nothing is written if it does already.
+
+    Cut anywhere, the folder is whole with the old content or the new one.
 
     Fingerprint and hashes stay what they were: what is told later about an artifact does not make it another one.
 
@@ -208,6 +211,8 @@ def revise(folder: Path, name: str, text: str) -> None:
     if name not in manifest.files or not (folder / name).is_file():
         raise ArtifactError(f"{folder}: {name} is missing; run the stage that writes this folder again")
     digests = [hash_file(folder / name), hashlib.sha256(text.encode()).hexdigest()]
+    if digests[0] == digests[1]:
+        return
     write_text(folder / MANIFEST, _manifest_text(replace(manifest, revised={**manifest.revised, name: digests})))
     write_text(folder / name, text)
 
@@ -233,10 +238,7 @@ def _seal(staging: Path, manifest: Manifest) -> None:
         sync_file(path)
     for folder in sorted((path for path in staging.rglob("*") if path.is_dir()), reverse=True):
         sync_folder(folder)
-    with (staging / MANIFEST).open("w", encoding="utf-8", newline="\n") as file:
-        file.write(_manifest_text(manifest))
-        file.flush()
-        os.fsync(file.fileno())
+    write_synced(staging / MANIFEST, _manifest_text(manifest))
     sync_folder(staging)
 
 

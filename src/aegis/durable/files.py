@@ -57,6 +57,14 @@ def make_folder(path: Path) -> None:
         sync_folder(folder.parent)
 
 
+def write_synced(path: Path, text: str) -> None:
+    """The file's content is on the disk; its name is not yet, and what it held before may be lost in between."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace the file's whole content, atomically and durably.
 
@@ -66,10 +74,7 @@ def write_text(path: Path, text: str) -> None:
     staging = path.with_name(f".{path.name}.writing")
     with disk_full_explained(path):
         try:
-            with staging.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+            write_synced(staging, text)
             staging.replace(path)
             sync_folder(path.parent)
         finally:

@@ -29,6 +29,7 @@ from aegis.export.llamacpp import FTYPES, Gguf, quantise
 from aegis.export.reference import Reference
 from aegis.export.roundtrip import check_tensors, check_tokenizer, stored_shapes
 from aegis.model.adapt import lm_head_refusal
+from aegis.model.device import release_memory
 from aegis.model.load import load_tokenizer, read_config
 from aegis.progress import bar
 
@@ -146,9 +147,7 @@ def export_gguf(model: Path, settings: GgufSettings, *, output: Path | None = No
     with only_process(model):
         job = _job(model, model / FOLDER, settings, say)
         entries = _export(job)
-        text = (job.target / CERTIFICATE).read_text(encoding="utf-8")
-        if (model / CERTIFICATE).read_text(encoding="utf-8") != text:
-            revise(model, CERTIFICATE, text)
+        revise(model, CERTIFICATE, (job.target / CERTIFICATE).read_text(encoding="utf-8"))
         return entries
 
 
@@ -244,9 +243,7 @@ def _export(job: _Job) -> dict[str, Any]:
             kept = _write_types(job, todo, kept, scratch)
     else:
         job.say("all types are there already, made from this very model")
-        text = job.certificate(kept)  # the limits may be others now
-        if (job.target / CERTIFICATE).read_text(encoding="utf-8") != text:
-            revise(job.target, CERTIFICATE, text)
+        revise(job.target, CERTIFICATE, job.certificate(kept))  # the limits may be others now
     return {kind: job.limited(kind, kept[kind]) for kind in job.settings.types}
 
 
@@ -258,6 +255,7 @@ def _write_types(job: _Job, todo: Sequence[str], kept: Mapping[str, Any], scratc
     )
     rows = [tokenizer(probe.text)["input_ids"][:MAX_PROBE_TOKENS] for probe in probe_texts()]
     reference, entries = Reference(job.model, rows), dict(kept)
+    release_memory()
     weights = _importance(job, todo, tokenizer, master[1])
     for kind in todo:
         path = _write_type(job, kind, master, scratch, weights)
@@ -378,6 +376,7 @@ def _compared(path: Path, kind: str, reference: Reference, *, threads: int) -> d
             found = asdict(measure(pairs(), remedy=f"not finite as {kind}; leave this type out"))
     finally:
         gguf.close()
+        release_memory()
     return {"kl_mean": found.pop("kl"), "kl_max": found.pop("max_kl"), **found}
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from aegis.errors import AegisError
+from aegis.model.llamacpp import error_lines
 
 # llama.h, enum llama_ftype. What the converter writes itself has no number here.
 FTYPES = {
@@ -166,17 +167,9 @@ def _model_class() -> Any:
 
 @contextlib.contextmanager
 def _told(what: str) -> Iterator[None]:
-    """Keep llama.cpp's log off the screen; where it fails, its last error lines are in the message."""
-    import cyllama.llama.llama_cpp as llama
-
-    lines: list[str] = []
-    llama.set_log_callback(lambda level, text: lines.append(text.strip()) if level == _ERROR else None)
-    try:
-        yield
-    except (RuntimeError, ValueError, OSError) as error:
-        raise AegisError(f"{what} ({'; '.join([line for line in lines if line][-2:]) or error})") from error
-    finally:
-        llama.disable_logging()
-
-
-_ERROR = 4  # ggml.h, GGML_LOG_LEVEL_ERROR
+    """Where llama.cpp fails, its last error lines are in the message."""
+    with error_lines() as lines:
+        try:
+            yield
+        except (RuntimeError, ValueError, OSError) as error:
+            raise AegisError(f"{what} ({'; '.join(lines[-2:]) or error})") from error

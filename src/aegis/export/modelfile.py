@@ -14,12 +14,14 @@ from typing import Any
 from jinja2 import TemplateError
 
 from aegis.errors import ModelError
-from aegis.export.gguf import FTYPES
+from aegis.export.gguf import FOLDER
 from aegis.export.licences import licence_of
+from aegis.export.llamacpp import FTYPES
 from aegis.model.head import FILE as HEAD
 from aegis.model.head import DecisionHead
 from aegis.model.load import context_length, load_tokenizer, read_config
 from aegis.model.prompt import prompt_text
+from aegis.thinking import TAGS
 
 # Sentinels that no template changes: they are put in for what people write, and looked for in what comes out.
 _SYSTEM, _USER, _ANSWER, _AGAIN = (f"zq{name}qz" for name in ("sys", "ask", "say", "too"))
@@ -127,9 +129,7 @@ def _single_turn(tokenizer: Any, where: Path) -> str:
     between, _, after = rest.partition(_USER)
     start, _, end = bare.partition(_USER)
     if not rest or end != after or not start.startswith(before):
-        raise ModelError(
-            f"{where}: the chat template writes a question otherwise with a system text; write a TEMPLATE by hand"
-        )
+        raise ModelError(f"{where}: the chat template writes a question otherwise with a system text; {_BY_HAND}")
     begun = before if adds else _without_beginning(tokenizer, before)
     tail = between[: len(between) - len(start[len(before) :])]
     system = "{{ if .System }}{{ .System }}" + _literal(tail) + "{{ end }}"
@@ -177,7 +177,7 @@ def _without_beginning(tokenizer: Any, text: str) -> str:
 def _stops(tokenizer: Any) -> list[str]:
     """What ends a response: the end token, and the end of the public answer."""
     known = tokenizer.get_added_vocab()
-    return [text for text in dict.fromkeys((tokenizer.eos_token, "</final>")) if text and text in known]
+    return [text for text in dict.fromkeys((tokenizer.eos_token, TAGS[-1])) if text and text in known]
 
 
 def _literal(text: str) -> str:
@@ -201,7 +201,7 @@ def pick_gguf(folder: Path, kind: str) -> Path:
     Raises:
         ModelError: if it is not there; says which are.
     """
-    found = [*sorted(folder.glob("*.gguf")), *sorted((folder / "gguf").glob("*.gguf"))]
+    found = [*sorted(folder.glob("*.gguf")), *sorted((folder / FOLDER).glob("*.gguf"))]
     for path in found:
         if path.stem.lower().endswith(f"-{kind.lower()}"):
             return path

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from aegis.errors import ModelError
+from aegis.export.roundtrip import weight_files, weights_in
 from aegis.model.adapt import vocabulary_logits
 from aegis.model.load import load_model, read_config
 from aegis.model.prompt import by_length, pad
@@ -116,16 +115,10 @@ class _Stored:
 
     def __init__(self, folder: Path) -> None:
         self.files: dict[str, Path] = {}
-        for path in sorted(folder.glob("model*.safetensors")):
-            with self._open(path) as file:
+        for path in weight_files(folder):
+            with weights_in(path) as file:
                 self.files |= dict.fromkeys(file.keys(), path)
 
     def __call__(self, name: str) -> Tensor:
-        with self._open(self.files[name]) as file:  # anew each time: an open file keeps all that was read of it in memory
+        with weights_in(self.files[name]) as file:  # anew each time: an open file keeps all that was read of it in memory
             return file.get_tensor(name).float()
-
-    def _open(self, path: Path) -> Any:
-        try:
-            return safe_open(path, framework="pt")
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{path}: cannot be read ({error}); fold the adapter again") from error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,31 @@ def stored_shapes(model: Path) -> dict[str, tuple[int, ...]]:
         ModelError: if one cannot be read, or there is none.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    for path in sorted(model.glob("model*.safetensors")):
-        try:
-            with safe_open(path, framework="pt") as file:
-                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{path}: cannot be read ({error}); fold the adapter again") from error
+    for path in weight_files(model):
+        with weights_in(path) as file:
+            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
     if not shapes:
         raise ModelError(f"{model}: holds no model*.safetensors; fold the adapter again")
     return shapes
+
+
+def weight_files(model: Path) -> list[Path]:
+    """The folder's safetensors files."""
+    return sorted(model.glob("model*.safetensors"))
+
+
+@contextlib.contextmanager
+def weights_in(path: Path) -> Iterator[Any]:
+    """The open safetensors file; what goes wrong in reading it is told as such.
+
+    Raises:
+        ModelError: if it cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: cannot be read ({error}); fold the adapter again") from error
 
 
 def check_tensors(gguf: Path, model: Path) -> None:

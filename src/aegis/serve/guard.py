@@ -67,10 +67,11 @@ def undisguised(text: str, *, escapes_first: bool = False) -> str:
     Args:
         escapes_first: an invisible character ends an entity without a semicolon; otherwise it may stand inside one.
     """
+    steps = (_unescaped, _visible) if escapes_first else (_visible, _unescaped)
     for _ in range(4):
         before = text
-        for escapes in (True, False) if escapes_first else (False, True):
-            text = _unescaped(text) if escapes else _visible(text)
+        for step in steps:
+            text = step(text)
         if text == before:
             break
     return text

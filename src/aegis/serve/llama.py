@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from aegis.errors import MissingPackageError, ModelError
+from aegis.model.llamacpp import error_lines
 
 _F32 = 0  # ggml.h, enum ggml_type; in llama.h, a file all in float32
-_ERROR = 4  # ggml.h, GGML_LOG_LEVEL_ERROR
 _ALL_LAYERS = 999
 
 
@@ -144,18 +144,13 @@ class Llama:
 
 @contextlib.contextmanager
 def _explained(what: str, remedy: str) -> Iterator[None]:
-    """Keep llama.cpp's log off the screen; where it fails, what it said first is in the message."""
-    import cyllama.llama.llama_cpp as llama  # pyright: ignore[reportMissingImports]
-
-    said: list[str] = []
-    llama.set_log_callback(lambda level, text: said.append(text.strip()) if level == _ERROR else None)
-    try:
-        yield
-    except Exception as error:  # cyllama raises what it likes
-        reason = next((line for line in said if line), str(error).splitlines()[0])
-        raise ModelError(f"{what} ({reason}); {remedy}") from error
-    finally:
-        llama.disable_logging()
+    """Where llama.cpp fails, what it said first is in the message."""
+    with error_lines() as lines:
+        try:
+            yield
+        except Exception as error:  # cyllama raises what it likes
+            reason = lines[0] if lines else str(error).splitlines()[0]
+            raise ModelError(f"{what} ({reason}); {remedy}") from error
 
 
 def require_package() -> None:

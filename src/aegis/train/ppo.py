@@ -74,7 +74,7 @@ class Task(Protocol):
 class Rollout:
     """Sampled responses with what was known of them then.
 
-    ids, mask, prompt_mask: (batch, time), padded on the right. The rest but `decisions` is (batch, steps), a step being a
+    ids, mask, prompt_mask: (batch, time), padded on the right. The rest but `decided` is (batch, steps), a step being a
     token that the model chose: `positions` in ids, `real` 1.0 or 0.0, `tokens`, `closing` tag and `may_close` for the
     limiter, log-probabilities of the policy and the reference, values, and what they come to. `decided`: (batch, 4)
     log-probabilities of the decisions before this training.

@@ -94,8 +94,9 @@ class OptimizerState:
         for name, value in {**content.tensors, **numbers}.items():
             index, _, key = name.partition("/")
             state.setdefault(int(index), {})[key] = value
+        known = set().union(*state.values())
         for fields in state.values():
-            _require_same("optimizer state", set().union(*state.values()), fields)
+            _require_same("optimizer state", known, fields)
         own, found = self.optimizer.state_dict()["param_groups"], content.values["groups"]
         _require_same("optimizer groups", [str(g["params"]) for g in own], [str(g["params"]) for g in found])
         groups = [dict(group, betas=tuple(group["betas"])) if "betas" in group else group for group in found]
