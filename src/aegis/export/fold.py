@@ -26,7 +26,6 @@ from aegis.model.quantize import count, dequantised, require_package
 from aegis.model.tags import add_tags
 from aegis.so8 import fold
 
-_SENTENCEPIECE = ("phi3",)  # llama.cpp's converter reads these tokenizers from tokenizer.model alone
 METADATA, CERTIFICATE = "metadata.json", "certificate.json"
 # What the certificate's live model computes with. LLM.int8() rounds activations too, each by the largest of its batch, so
 # that no weights are the same function; what is certified is the fold onto the weights that its codes stand for.
@@ -92,8 +91,7 @@ def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Ce
         folded = fold_in_place(adapted)
         folded.to(dtype).save_pretrained(staging)
         save_tokenizer(tokenizer, staging)
-        if folding.base.model_type in _SENTENCEPIECE and (folding.base.folder / "tokenizer.model").is_file():
-            shutil.copyfile(folding.base.folder / "tokenizer.model", staging / "tokenizer.model")
+        _keep_sentencepiece(folding.base.folder / "tokenizer.model", tokenizer, staging)
         for name in (HEAD, LEXICAL, CALIBRATION):
             if (folding.adapter / name).exists():
                 shutil.copyfile(folding.adapter / name, staging / name)
@@ -106,6 +104,18 @@ def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Ce
     (staging / METADATA).write_text(to_json(metadata(folding, settings)), encoding="utf-8")
     _require_limits(certificate, settings)
     return certificate
+
+
+def _keep_sentencepiece(source: Path, tokenizer: Any, folder: Path) -> None:
+    """Llama's kind of tokenizer: beside tokenizer.json, the pieces with their scores, and what was added to them.
+
+    Only there does llama.cpp's converter find the scores by which its tokenizer merges; without them all are equal.
+    """
+    if not source.is_file() or not getattr(tokenizer.backend_tokenizer.model, "byte_fallback", False):
+        return
+    shutil.copyfile(source, folder / source.name)
+    added = {text: number for text, number in tokenizer.get_added_vocab().items() if number >= tokenizer.vocab_size}
+    (folder / "added_tokens.json").write_text(to_json(added), encoding="utf-8")
 
 
 def _live(folding: Folding, *, plain: bool) -> tuple[Adapted, Any]:
