@@ -33,11 +33,14 @@ class Tags:
 
 
 def add_tags(tokenizer: Any, model: Any) -> Tags:
-    """Give every tag a token and a row of the embedding and of lm_head, the mean of the pieces it was spelled with before.
+    """Give every tag a token and a row of the embedding and of lm_head.
 
+    An opening tag starts as the mean of the pieces it was spelled with before. A closing tag starts as a line break, which
+    every base already writes where a thought is over: it would take thousands of examples to learn that from elsewhere.
     Always the same for the same base, so that an adapter only needs to keep what training adds to the rows.
     """
     pieces = [tokenizer(tag, add_special_tokens=False)["input_ids"] for tag in TAGS]
+    line_break = tokenizer("\n", add_special_tokens=False)["input_ids"][-1:]
     # Not `special`: runtimes hide special tokens, and a reader could not tell thinking from answer.
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
     ids = tokenizer.convert_tokens_to_ids(list(TAGS))
@@ -46,9 +49,10 @@ def add_tags(tokenizer: Any, model: Any) -> Tags:
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     with torch.no_grad():
         for table in [embedding] if head is embedding else [embedding, head]:
-            for number, spelled in zip(ids, pieces, strict=True):
+            for tag, number, spelled in zip(TAGS, ids, pieces, strict=True):
                 if spelled != [number]:  # a base that knows the tags already keeps its rows
-                    table[number] = table[spelled].float().mean(0).to(table.dtype)
+                    like = (line_break or spelled) if tag.startswith("</") else spelled
+                    table[number] = table[like].float().mean(0).to(table.dtype)
     return known_tags(tokenizer)
 
 
