@@ -311,6 +311,8 @@ class TrainSettings(_Settings):
 
     `datasets`: what SFT mixes with the run's own records, which have weight 1 unless `path: records` gives another.
     `thinking_records`: how many records of each dataset keep their thinking, the rest teach the decision only; null for all.
+    `thinking_tokens`: records whose response is longer teach the decision only; null for no limit but `max_length`. A base whose
+    tokenizer spells a language in bytes learns little from long rows of them.
     `probe_records`: how many prompts the decision head starts from; 0 for a head that starts at zero.
     `lexical_strength`: inverse regularisation of the lexical head.
     """
@@ -321,6 +323,7 @@ class TrainSettings(_Settings):
     max_length: AtLeastOne = 512
     datasets: Annotated[tuple[DatasetSettings, ...], Field(strict=False)] = ()
     thinking_records: Count | None = None
+    thinking_tokens: AtLeastOne | None = None
     probe_records: Count = 700
     lexical_strength: Positive = 10.0
     lr: Positive = 3e-4

@@ -101,6 +101,7 @@ def encode_all(
     max_length: int,
     thinking_records: int | None,
     seed: int,
+    thinking_tokens: int | None = None,
 ) -> tuple[list[Example], int]:
     """Return the examples and how many records were too long to use.
 
@@ -108,28 +109,23 @@ def encode_all(
         pairs: their chosen sides are used as records.
         max_length: longer thinking records fall back to their prompt; longer prompts are left out.
         thinking_records: how many keep their thinking (chosen by seed), None for all; the rest teach the decision only.
+        thinking_tokens: only responses of at most so many tokens are among them, None for all.
     """
     rows = [(record.prompt, int(record.decision), record.thinking) for record in records]
     rows += [(pair.prompt, int(pair.chosen.decision), pair.chosen.thinking) for pair in pairs]
-    with_thinking = [number for number, row in enumerate(rows) if row[2] is not None]
+    shared: dict[str, Any] = {"system": system, "section_weight": section_weight, "final_weight": final_weight}
+    thought = {} if thinking_records == 0 else {number: row for number, row in enumerate(rows) if row[2] is not None}
+    whole = {number: encode(tokenizer, *row, **shared) for number, row in thought.items()}
+    limit = thinking_tokens or max_length
+    usable = [number for number, one in whole.items() if len(one.ids) <= max_length and len(one.weights) <= limit]
     if thinking_records is not None:
-        with_thinking = random.Random(f"thinking:{seed}").sample(with_thinking, min(thinking_records, len(with_thinking)))
-    chosen = set(with_thinking)
-    examples: list[Example] = []
-    for number, (prompt, decision, thinking) in enumerate(rows):
-        for body in dict.fromkeys([thinking if number in chosen else None, None]):
-            example = encode(
-                tokenizer,
-                prompt,
-                decision,
-                body,
-                system=system,
-                section_weight=section_weight,
-                final_weight=final_weight,
-            )
-            if len(example.ids) <= max_length:
-                examples.append(example)
-                break
+        usable = random.Random(f"thinking:{seed}").sample(usable, min(thinking_records, len(usable)))
+    chosen = set(usable)
+    examples = [
+        whole[number] if number in chosen else encode(tokenizer, prompt, decision, None, **shared)
+        for number, (prompt, decision, _) in enumerate(rows)
+    ]
+    examples = [example for example in examples if len(example.ids) <= max_length]
     return examples, len(rows) - len(examples)
 
 

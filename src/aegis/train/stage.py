@@ -499,6 +499,7 @@ def _examples(
     shared: dict[str, Any] = {
         "system": config.model.system_prompt,
         "max_length": settings.max_length,
+        "thinking_tokens": settings.thinking_tokens,
         "section_weight": settings.loss.sections,
         "final_weight": settings.loss.final,
         "seed": config.seed,
