@@ -198,15 +198,18 @@ class RewardWeights(_Settings):
 class PpoSettings(_Settings):
     """PPO on quadruple thinking.
 
-    `batch`: responses an update; `minibatches` times `epochs` optimizer steps are taken on them. `kl`: coefficient of the
-    per-token KL to `reference`; with `kl_target` it adapts. `stop_kl`: an update ends early beyond this. `decision`: weight
-    of the KL that keeps the decisions where the supervised model left them. `warmup`: share of the optimizer steps over which
-    the learning rates rise to theirs; Adam's first steps are as long as its later ones, with nothing averaged yet.
+    `batch`: responses an update; `minibatches` times `epochs` optimizer steps are taken on them. `responses`: how many of
+    them answer the same prompt; from two on, each one's reward counts less the mean of the others' (leave-one-out).
+    `kl`: coefficient of the per-token KL to `reference`; with `kl_target` it adapts. `stop_kl`: an update ends early beyond
+    this. `decision`: weight of the KL that keeps the decisions where the supervised model left them. `warmup`: share of the
+    optimizer steps over which the learning rates rise to theirs; Adam's first steps are as long as its later ones, with
+    nothing averaged yet.
     `prompt_tokens`: longer prompts are not asked.
     """
 
     updates: AtLeastOne = 12
     batch: AtLeastOne = 24
+    responses: AtLeastOne = 1
     minibatches: AtLeastOne = 2
     epochs: AtLeastOne = 1
     lr: Positive = 1e-4
@@ -237,6 +240,8 @@ class PpoSettings(_Settings):
     def _even(self) -> PpoSettings:
         if self.batch % self.minibatches:
             raise ValueError(f"batch must be a multiple of minibatches, got {self.batch} and {self.minibatches}")
+        if self.batch % self.responses:
+            raise ValueError(f"batch must be a multiple of responses, got {self.batch} and {self.responses}")
         return self
 
 
@@ -311,8 +316,8 @@ class TrainSettings(_Settings):
 
     `datasets`: what SFT mixes with the run's own records, which have weight 1 unless `path: records` gives another.
     `thinking_records`: how many records of each dataset keep their thinking, the rest teach the decision only; null for all.
-    `thinking_tokens`: records whose response is longer teach the decision only; null for no limit but `max_length`. A base whose
-    tokenizer spells a language in bytes learns little from long rows of them.
+    `thinking_tokens`: records whose response is longer teach the decision only; null for no limit but `max_length`.
+    A base whose tokenizer spells a language in bytes learns little from long rows of them.
     `probe_records`: how many prompts the decision head starts from; 0 for a head that starts at zero.
     `lexical_strength`: inverse regularisation of the lexical head.
     """

@@ -8,6 +8,7 @@ from aegis.train.advantages import (
     explained_variance,
     generalized_advantages,
     kl_estimate,
+    leave_one_out,
     masked_mean,
     masked_whiten,
     policy_loss,
@@ -47,6 +48,12 @@ def test_whitening_ignores_what_is_not_real() -> None:
     assert float(masked_mean(white**2, MASK)) == pytest.approx(1, abs=1e-5)
     assert float(white[1, 2]) == 0.0
     assert float(masked_mean(masked_whiten(values, MASK, keep_mean=True), MASK)) == pytest.approx(3.0, abs=1e-5)
+
+
+def test_a_response_counts_less_the_mean_of_the_others_to_its_prompt() -> None:
+    rewards = torch.tensor([1.0, 2.0, 6.0, 5.0, 5.0, 5.0])
+    torch.testing.assert_close(leave_one_out(rewards, responses=3), torch.tensor([-3.0, -1.5, 4.5, 0.0, 0.0, 0.0]))
+    assert torch.equal(leave_one_out(rewards, responses=1), rewards)
 
 
 def test_kl_estimators_agree_in_the_mean() -> None:

@@ -127,6 +127,29 @@ def test_whitening_takes_the_rewards_size_out() -> None:
     assert first_norm(10.0, white=True) == pytest.approx(first_norm(1.0, white=True), rel=1e-3)
 
 
+def test_what_a_prompt_gives_every_response_moves_nothing_with_several_responses() -> None:
+    def trained(bonus: float, *, responses: int) -> torch.Tensor:
+        ppo = bandit(updates=1, minibatches=1, responses=responses, whiten_advantages=False, value=0.0)
+        plain = ppo.task.terms
+        ppo.task.terms = lambda indices, paths: [  # pyright: ignore[reportAttributeAccessIssue]
+            {**row, "prompt": bonus * (index % 2)} for index, row in zip(indices, plain(indices, paths), strict=True)
+        ]
+        ppo.train()
+        return torch.cat([p.detach().flatten() for p in ppo.adapted.parameters() if p.requires_grad])
+
+    torch.testing.assert_close(trained(3.0, responses=4), trained(0.0, responses=4))
+    assert not torch.allclose(trained(3.0, responses=1), trained(0.0, responses=1))
+
+
+def test_an_update_asks_each_prompt_as_often_as_set() -> None:
+    ppo = bandit(responses=4)
+    asked = ppo._indices(0)
+    assert len(asked) == 32
+    assert asked == [index for index in asked[::4] for _ in range(4)]
+    assert not set(asked) & set(ppo._indices(1)) or len(ppo.task.prompts) < 16
+    assert sum(shares(bandit(responses=4).train())[-5:]) / 5 >= 0.95
+
+
 def with_reward(layers: tuple[float, float], **changes: Any) -> PPO:
     """The bandit with a reward model whose LoRA and head hold random numbers."""
     ppo = bandit(updates=2, kl_target=1.0, kl=0.1, entropy=0.01, **changes)

@@ -55,6 +55,13 @@ def test_long_thinking_falls_back_to_its_prompt_and_long_prompts_go(tokenizer: A
     assert sum(bool(e.weights) for e in encoded(tokenizer, thinking_records=2)[0]) == 2
 
 
+def test_only_short_responses_keep_their_thinking_if_so_asked(tokenizer: Any) -> None:
+    long = max(len(example.weights) for example in encoded(tokenizer)[0])
+    for limit, kept in ((long, 6), (long - 1, 0)):
+        examples, dropped = encoded(tokenizer, thinking_tokens=limit)
+        assert (sum(bool(e.weights) for e in examples), len(examples), dropped) == (kept, 24, 0)
+
+
 def test_the_order_is_a_function_of_seed_and_epoch(tokenizer: Any) -> None:
     examples = encoded(tokenizer)[0]
     order = [epoch_batches(examples, batch_tokens=200, seed=s, epoch=e) for s, e in [(0, 0), (0, 0), (0, 1), (1, 0)]]

@@ -40,6 +40,20 @@ def kl_estimate(policy: Tensor, reference: Tensor, *, estimator: Estimator) -> T
     return ratio if estimator == "k1" else torch.expm1(-ratio) + ratio
 
 
+def leave_one_out(rewards: Tensor, *, responses: int) -> Tensor:
+    """(batch,) rewards, each less the mean of the others' to the same prompt; `responses` to a prompt stand together.
+
+    Subtracting what does not depend on the response leaves the gradient's expectation as it is. One response has no others.
+
+    Source:
+        Kool et al., Buy 4 REINFORCE Samples, Get a Baseline for Free!, 2019, eq. 8.
+    """
+    if responses == 1:
+        return rewards
+    groups = rewards.view(-1, responses)
+    return ((groups - groups.mean(1, keepdim=True)) * responses / (responses - 1)).flatten()
+
+
 def generalized_advantages(
     rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float
 ) -> tuple[Tensor, Tensor]:

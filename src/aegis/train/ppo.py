@@ -29,6 +29,7 @@ from aegis.train.advantages import (
     explained_variance,
     generalized_advantages,
     kl_estimate,
+    leave_one_out,
     masked_mean,
     masked_whiten,
     policy_loss,
@@ -248,7 +249,7 @@ class PPO:
         kl = kl_estimate(rollout.logprobs, rollout.reference, estimator=settings.kl_estimator) * rollout.real
         rewards = -self.kl.coefficient * kl
         last = (rollout.real.sum(1) - 1).clamp(min=0).long()
-        rewards[torch.arange(len(last), device=last.device), last] += total
+        rewards[torch.arange(len(last), device=last.device), last] += leave_one_out(total, responses=settings.responses)
         for row, path in enumerate(paths):
             for place, amount in self.task.due(path).items():
                 rewards[row, sum(path.chosen[:place])] += amount
@@ -394,16 +395,16 @@ class PPO:
         return ordered[start : start + size]
 
     def _indices(self, update: int) -> list[int]:
-        """Which prompts an update asks: the epochs' orders, each a function of (seed, epoch), one after another."""
+        """Which prompts an update asks, each `responses` times: the epochs' orders, functions of (seed, epoch), in a row."""
         found: list[int] = []
-        count = len(self.task.prompts)
-        for place in range(update * self.settings.batch, (update + 1) * self.settings.batch):
+        count, asked = len(self.task.prompts), self.settings.batch // self.settings.responses
+        for place in range(update * asked, (update + 1) * asked):
             epoch, at = divmod(place, count)
             if self._order is None or self._order[0] != epoch:
                 order = list(range(count))
                 random.Random(f"prompts:{self.seed}:{epoch}").shuffle(order)
                 self._order = (epoch, order)
-            found.append(self._order[1][at])
+            found += [self._order[1][at]] * self.settings.responses
         return found
 
 
