@@ -203,8 +203,7 @@ class PpoSettings(_Settings):
     `kl`: coefficient of the per-token KL to `reference`; with `kl_target` it adapts. `stop_kl`: an update ends early beyond
     this. `decision`: weight of the KL that keeps the decisions where the supervised model left them. `warmup`: share of the
     optimizer steps over which the learning rates rise to theirs; Adam's first steps are as long as its later ones, with
-    nothing averaged yet.
-    `prompt_tokens`: longer prompts are not asked.
+    nothing averaged yet. `prompt_tokens`: longer prompts are not asked.
     """
 
     updates: AtLeastOne = 12
@@ -238,10 +237,9 @@ class PpoSettings(_Settings):
 
     @model_validator(mode="after")
     def _even(self) -> PpoSettings:
-        if self.batch % self.minibatches:
-            raise ValueError(f"batch must be a multiple of minibatches, got {self.batch} and {self.minibatches}")
-        if self.batch % self.responses:
-            raise ValueError(f"batch must be a multiple of responses, got {self.batch} and {self.responses}")
+        for name, size in (("minibatches", self.minibatches), ("responses", self.responses)):
+            if self.batch % size:
+                raise ValueError(f"batch must be a multiple of {name}, got {self.batch} and {size}")
         return self
 
 

@@ -17,7 +17,7 @@ from aegis.errors import AegisError
 from aegis.progress import bar
 
 MAX_PROBE_TOKENS = 128
-_ROWS = 16  # compared at a time: in float64 a whole probe of a large vocabulary takes gigabytes
+_ROWS = 16  # positions compared at a time: in float64 a whole probe of a large vocabulary takes gigabytes
 PROBES = Path(__file__).with_name("probes.jsonl")
 
 

@@ -111,7 +111,9 @@ def _keep_sentencepiece(source: Path, tokenizer: Any, folder: Path) -> None:
 
     Only there does llama.cpp's converter find the scores by which its tokenizer merges; without them all are equal.
     """
-    if not source.is_file() or not getattr(tokenizer.backend_tokenizer.model, "byte_fallback", False):
+    if not source.is_file() or not tokenizer.is_fast:  # a slow one saves its pieces itself
+        return
+    if not getattr(tokenizer.backend_tokenizer.model, "byte_fallback", False):
         return
     shutil.copyfile(source, folder / source.name)
     added = {text: number for text, number in tokenizer.get_added_vocab().items() if number >= tokenizer.vocab_size}

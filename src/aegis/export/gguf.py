@@ -23,13 +23,13 @@ from aegis.durable.artifact import MANIFEST, Manifest, is_current, link, require
 from aegis.durable.files import disk_full_explained, fingerprint, free_space, hash_file, make_folder, require_space, to_json
 from aegis.durable.lock import only_process
 from aegis.errors import AegisError, BadInputError, DiskFullError, MissingPackageError, ModelError
-from aegis.export.certificate import MAX_PROBE_TOKENS, measure, probe_texts
+from aegis.export.certificate import measure, probe_texts
 from aegis.export.fold import CERTIFICATE
 from aegis.export.llamacpp import FTYPES, Gguf, quantise
 from aegis.export.reference import Reference
 from aegis.export.roundtrip import check_tensors, check_tokenizer, stored_shapes
 from aegis.model.adapt import lm_head_refusal
-from aegis.model.device import release_memory
+from aegis.model.device import release_memory, trim_heap
 from aegis.model.load import load_tokenizer, read_config
 from aegis.progress import bar
 
@@ -56,6 +56,8 @@ KL_LIMITS = {
 _BITS = {"f32": 32.0, "bf16": 16.0, "f16": 16.0, "Q8_0": 8.6}  # a weight, to know the room that is needed
 _OTHER_BITS = 7.0
 _SPARE = 16 << 20
+# Of each probe, and of its positions every other one: three types read them, and llama.cpp's logits are slow to get.
+_PROBE_TOKENS, _EVERY = 64, 2
 
 Say = Callable[[str], None]
 
@@ -253,9 +255,8 @@ def _write_types(job: _Job, todo: Sequence[str], kept: Mapping[str, Any], scratc
     job.say(
         f"tokenizer: the same ids on {found['texts']} texts, bare and as prompts; each of {found['tags']} tags is one token"
     )
-    rows = [tokenizer(probe.text)["input_ids"][:MAX_PROBE_TOKENS] for probe in probe_texts()]
+    rows = [tokenizer(probe.text)["input_ids"][:_PROBE_TOKENS] for probe in probe_texts()]
     reference, entries = Reference(job.model, rows), dict(kept)
-    release_memory()
     weights = _importance(job, todo, tokenizer, master[1])
     for kind in todo:
         path = _write_type(job, kind, master, scratch, weights)
@@ -364,13 +365,15 @@ def _explained(error: AegisError, scratch: Path) -> AegisError:
 
 
 def _compared(path: Path, kind: str, reference: Reference, *, threads: int) -> dict[str, Any]:
-    gguf = Gguf(path, context=MAX_PROBE_TOKENS, threads=threads)
+    gguf = Gguf(path, context=_PROBE_TOKENS, threads=threads)
     try:
-        with bar(f"probing {kind}", len(reference.rows)) as advance:
+        with reference.head(), bar(f"probing {kind}", len(reference.rows)) as advance:
 
             def pairs() -> Iterator[tuple[Tensor, Tensor]]:
                 for index, row in enumerate(reference.rows):
-                    yield reference.logits(index), gguf.logits(row)
+                    part = slice((len(row) - 1) % _EVERY, None, _EVERY)
+                    yield reference.logits(index, part), gguf.logits(row, part)
+                    trim_heap()  # glibc would keep some 200 MB of freed arrays by the last probe
                     advance()
 
             found = asdict(measure(pairs(), remedy=f"not finite as {kind}; leave this type out"))

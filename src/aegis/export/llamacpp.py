@@ -69,17 +69,18 @@ class Gguf:
         """
         return list(self.vocabulary.tokenize(text, special, True))
 
-    def logits(self, ids: Sequence[int]) -> Tensor:
-        """(tokens, vocabulary) float32, one row a token."""
+    def logits(self, ids: Sequence[int], part: slice = slice(None)) -> Tensor:
+        """(positions, vocabulary) float32, of the positions in `part`."""
+        wanted = range(len(ids))[part]
         self._context.kv_cache_clear()
         self._batch.clear()
         for position, token in enumerate(ids):
-            self._batch.add(token, position, [0], True)
+            self._batch.add(token, position, [0], position in wanted)
         with _told("llama.cpp cannot compute the logits"):
             self._context.decode(self._batch)
-        rows = torch.empty(len(ids), self.vocabulary.n_vocab)
-        for position in range(len(ids)):  # cyllama hands a row over as a list; array is the fastest way out of one
-            rows[position] = torch.frombuffer(array("f", self._context.get_logits_ith(position)), dtype=torch.float32)
+        rows = torch.empty(len(wanted), self.vocabulary.n_vocab)
+        for row, position in zip(rows, wanted, strict=True):  # cyllama gives a list; array is the fastest way out of one
+            row[:] = torch.frombuffer(array("f", self._context.get_logits_ith(position)), dtype=torch.float32)
         return rows
 
     def close(self) -> None:

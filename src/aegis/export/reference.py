@@ -6,7 +6,8 @@ lm_head, from which logits are one matrix product away.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from aegis.export.roundtrip import weight_files, weights_in
 from aegis.model.adapt import vocabulary_logits
+from aegis.model.device import release_memory
 from aegis.model.load import load_model, read_config
 from aegis.model.prompt import by_length, pad
 from aegis.progress import bar
@@ -25,7 +27,7 @@ _BATCH_TOKENS = 2048
 
 
 class Reference:
-    """Answers for the model in a Hugging Face folder: `logits(i)` are those of the i-th row of token ids.
+    """Answers for the model in a Hugging Face folder: `logits(i, part)` are those of a part of the i-th row of token ids.
 
     Args:
         rows: token ids of each text.
@@ -36,16 +38,32 @@ class Reference:
 
     def __init__(self, folder: Path, rows: Sequence[list[int]]) -> None:
         self.rows = [list(row) for row in rows]
+        self._stored = _Stored(folder)
         self._model = streamed(folder)
         self._hidden = self._read()
-        table, head = self._model.get_input_embeddings(), self._model.get_output_embeddings()
-        if table.weight is not head.weight:  # it has done its work
-            table.weight = nn.Parameter(torch.empty(0), requires_grad=False)
+        table, head = self._model.get_input_embeddings().weight, self._model.get_output_embeddings().weight
+        name = next(name for name, parameter in self._model.named_parameters() if parameter is head)
+        self._head = name if name in self._stored.files else None  # None: it stays, as all of a model that is loaded whole
+        for shared in {table, head} if self._head else {table} - {head}:  # they have done their work
+            _fill(self._model, "", torch.empty(0), shared=shared)
+        release_memory()
 
-    def logits(self, index: int) -> Tensor:
+    @contextmanager
+    def head(self) -> Iterator[None]:
+        """lm_head is in memory within."""
+        if self._head:
+            self._fill_head(self._stored(self._head))
+        yield
+        if self._head:
+            self._fill_head(torch.empty(0))
+
+    def _fill_head(self, tensor: Tensor) -> None:
+        _fill(self._model, "", tensor, shared=self._model.get_output_embeddings().weight)
+
+    def logits(self, index: int, part: slice) -> Tensor:
         """(tokens, vocabulary) float32."""
         with torch.inference_mode():
-            return vocabulary_logits(self._model, self._hidden[index]).float()
+            return vocabulary_logits(self._model, self._hidden[index][part]).float()
 
     @torch.inference_mode()
     def _read(self) -> list[Tensor]:

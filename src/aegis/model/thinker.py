@@ -145,26 +145,28 @@ class Thinker(Writer):
         closing = torch.tensor([self.tags.pairs[row.part][1] for row in rows], device=logits.device)
         may = torch.tensor([self.may_close(row) for row in rows], device=logits.device)
         masked = restrict(logits.to(torch.float32, copy=True), self.allowed, closing, may)
-        if rows[0].rng is not None:
-            picked = _pick(masked, rows, free)
-        elif rows[0].temperature == 0:
-            picked = masked.argmax(-1)
-        else:
-            chances = torch.softmax(masked / rows[0].temperature, -1)
-            picked = torch.multinomial(chances, 1, generator=generator).squeeze(1)
+        picked = _pick(masked, rows, _draws(rows, free, generator).to(logits.device))
         return [token if is_free else None for token, is_free in zip(picked.tolist(), free, strict=True)]
 
 
-def _pick(logits: Tensor, rows: Sequence[Row], free: Sequence[bool]) -> Tensor:
-    """(n,) a token a row, at its own temperature, by one draw from its own generator, through the cumulated chances."""
+def _draws(rows: Sequence[Row], free: Sequence[bool], generator: torch.Generator | None) -> Tensor:
+    """(n,) uniform in (0, 1], on the CPU: from each row's own generator, or for all rows from one."""
+    if rows[0].rng is None:
+        return 1 - torch.rand(len(rows), generator=generator)
+    # Only where the row chooses: its draws must not depend on what its company does.
+    return torch.tensor(
+        [1 - row.rng.random() if row.rng and is_free else 1.0 for row, is_free in zip(rows, free, strict=True)]
+    )
+
+
+def _pick(logits: Tensor, rows: Sequence[Row], draws: Tensor) -> Tensor:
+    """(n,) a token a row, at its own temperature, through the cumulated chances: one draw a row, where `torch.multinomial`
+    makes one for every token of the vocabulary."""
     best = logits.argmax(-1)
     if all(row.temperature == 0 for row in rows):
         return best
     temperatures = torch.tensor([row.temperature or 1.0 for row in rows], device=logits.device)
     cumulated = torch.softmax(logits / temperatures[:, None], -1).cumsum(-1)
-    # Only where the row chooses: its draws must not depend on what its company does.
-    chosen = [1 - row.rng.random() if row.rng and is_free else 1.0 for row, is_free in zip(rows, free, strict=True)]
-    draws = torch.tensor(chosen, device=logits.device)  # in (0, 1]
     # The first place that reaches the draw has a chance of its own, so that what may not follow is never drawn.
     drawn = torch.searchsorted(cumulated, (draws * cumulated[:, -1])[:, None]).squeeze(1)
     greedy = torch.tensor([row.temperature == 0 for row in rows], device=logits.device)

@@ -101,7 +101,7 @@ class Mind:
         ids = self.ids(prompt)
         require_fit(ids, limit=self.judge.context - limits.total, where="prompt")
         thinker = Thinker(self.model, self.tokenizer, self.tags, limits)
-        generator = torch.Generator(device=self.model.device).manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
         with steady(self.gates):
             sampled = thinker([ids] * paths, temperature=temperature, generator=generator)
         return settle(prompt, verdict, require_paths(sampled), threshold=threshold)
