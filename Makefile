@@ -3,6 +3,8 @@ PYTHON ?= python3
 # For the smaller CPU build of torch where the default index offers CUDA builds, name PyTorch's CPU wheel index here.
 TORCH_INDEX ?=
 CONFIG ?= examples/quickstart.yaml
+# Processes that share the tests, a file at a time.
+WORKERS ?= 2
 
 BIN := .venv/bin
 ifeq ($(OS),Windows_NT)
@@ -17,7 +19,7 @@ run: $(READY)
 	$(BIN)/aegis run $(CONFIG)
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu"
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -m "not gpu"
@@ -33,7 +35,7 @@ types: $(READY)
 	$(BIN)/pyright
 
 fast: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not gpu and not embedded"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu and not embedded"
 
 bench: $(READY)
 	$(BIN)/python benchmarks/gate.py

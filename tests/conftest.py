@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-torch.set_num_threads(2)
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+torch.set_num_threads(max(1, 2 // WORKERS))  # processes that want the same core slow each other down several times
+if WORKERS > 1:
+    os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 TEMPLATE = (

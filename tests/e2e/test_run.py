@@ -27,7 +27,7 @@ print(bool(torch.isfinite(model(input_ids=ids).logits).all()))
 
 def aegis(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run the command as a user would."""
-    environment = {**os.environ, "AEGIS_HOME": str(cwd / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    environment = {"OMP_NUM_THREADS": "2", **os.environ, "AEGIS_HOME": str(cwd / "home"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "aegis", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, encoding="utf-8")
 
