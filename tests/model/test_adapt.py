@@ -12,8 +12,9 @@ import torch
 from aegis.config import GateSettings, LoraSettings, ModelSettings
 from aegis.errors import AdapterError, ModelError
 from aegis.export.fold import fold_in_place
-from aegis.model.adapt import Adapted, attach, check_attachable, freeze, vocabulary_logits
+from aegis.model.adapt import Adapted, attach, check_attachable, freeze
 from aegis.model.adapter import AdapterCard, load_adapter, read_card, require_base, save_adapter
+from aegis.model.lm_head import vocabulary_logits
 from aegis.model.load import Base, load_model, load_tokenizer, resolve_base, save_tokenizer
 from tests.conftest import ARCHITECTURES, tiny_model
 

@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from aegis import __version__
 from aegis.durable.artifact import MANIFEST, verify
 from aegis.errors import ArtifactError, BadInputError, ModelError
-from aegis.export.fold import CERTIFICATE
+from aegis.export.certificate import CERTIFICATE
 from aegis.export.licences import EMBEDDED_NAME, licence_of, read_metadata
 from aegis.model.load import EMBEDDED
 

@@ -16,6 +16,7 @@ from aegis.durable.files import hash_file
 from aegis.errors import AegisError
 from aegis.progress import bar
 
+CERTIFICATE = "certificate.json"
 MAX_PROBE_TOKENS = 128
 _ROWS = 16  # positions compared at a time: in float64 a whole probe of a large vocabulary takes gigabytes
 PROBES = Path(__file__).with_name("probes.jsonl")

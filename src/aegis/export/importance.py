@@ -38,7 +38,9 @@ def importance(model: Path, text: Path, tokenizer: Any, *, gguf: Path) -> dict[s
         for batch in ids.split(_BATCH):
             loaded.get_decoder()(input_ids=batch, use_cache=False)
             advance(len(batch))
-    _, there = gguf_names(gguf)
+    from gguf import GGUFReader
+
+    _, there = gguf_names(GGUFReader(gguf))
     return {known: (total / ids.numel()).contiguous() for name, total in sums.items() if (known := there(name))}
 
 

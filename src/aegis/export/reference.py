@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from aegis.export.roundtrip import weight_files, weights_in
-from aegis.model.adapt import vocabulary_logits
 from aegis.model.device import release_memory
+from aegis.model.lm_head import vocabulary_logits
 from aegis.model.load import load_model, read_config
 from aegis.model.prompt import by_length, pad
 from aegis.progress import bar
 
-_BATCH_TOKENS = 2048
+_BATCH_TOKENS = 1024
 
 
 class Reference:

@@ -61,8 +61,9 @@ def check_tensors(gguf: Path, model: Path) -> None:
     """
     from gguf import GGUFReader
 
-    written = {tensor.name: int(tensor.n_elements) for tensor in GGUFReader(gguf).tensors}
-    architecture, there = gguf_names(gguf)
+    reader = GGUFReader(gguf)  # seconds, for a vocabulary of some size
+    written = {tensor.name: int(tensor.n_elements) for tensor in reader.tensors}
+    architecture, there = gguf_names(reader)
     for name, shape in stored_shapes(model).items():
         count = math.prod(shape)
         if written.get(there(name) or "") != count:
@@ -72,11 +73,11 @@ def check_tensors(gguf: Path, model: Path) -> None:
             )
 
 
-def gguf_names(gguf: Path) -> tuple[str, Callable[[str], str | None]]:
-    """The file's architecture, and what turns a tensor's name into the one that it has there (None: it has none)."""
-    from gguf import MODEL_ARCH_NAMES, GGUFReader, get_tensor_name_map
+def gguf_names(reader: Any) -> tuple[str, Callable[[str], str | None]]:
+    """The architecture of a `GGUFReader`'s file, and what turns a tensor's name into the one there (None: it has none)."""
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
-    fields = GGUFReader(gguf).fields
+    fields = reader.fields
     architecture = str(fields["general.architecture"].contents())
     number = next(number for number, name in MODEL_ARCH_NAMES.items() if name == architecture)
     table = get_tensor_name_map(number, int(fields[f"{architecture}.block_count"].contents()))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from aegis.config import GateSettings, LoraSettings, ModelSettings
 from aegis.errors import ModelError
 from aegis.model.head import DecisionHead
+from aegis.model.lm_head import lm_head_refusal, vocabulary_logits
 from aegis.model.load import Base, meta_model, read_config
 from aegis.model.offload import require_gpu
 from aegis.model.quantize import count, require_package, require_plain
@@ -24,8 +25,6 @@ from aegis.model.tags import TagRows, Tags
 from aegis.model.trunk import Trunk, below, last_hidden
 from aegis.so8 import BLOCK, Gate
 
-# Their GGUF converters drop lm_head.weight, so that a gate folded into it would be lost without a word.
-LM_HEAD_DROPPED = frozenset({"gemma", "gemma2"})
 KINDS: tuple[str, ...] = ("lora", "gates", "tags", "decision_head")
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 
@@ -185,13 +184,6 @@ class Adapted(nn.Module):
         return hook
 
 
-def vocabulary_logits(model: Any, hidden: Tensor) -> Tensor:
-    """lm_head and, where the architecture has one, its soft cap (Gemma 2)."""
-    logits = model.get_output_embeddings()(hidden)
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    return torch.tanh(logits / cap) * cap if cap else logits
-
-
 def attach(model: Any, settings: ModelSettings, *, tags: Tags | None = None) -> Adapted:
     """Freeze the base and attach everything that `settings` ask for, and rows for the tags if it has them.
 
@@ -284,13 +276,6 @@ def gate_sites(model: Any, settings: GateSettings) -> dict[str, int]:
         if width % BLOCK:
             raise ModelError(f"model.gates: {name} is {width} wide, no multiple of {BLOCK}; leave it out")
     return sites
-
-
-def lm_head_refusal(model_type: str) -> str | None:
-    """Why this architecture gets no gate on lm_head, or None."""
-    if model_type not in LM_HEAD_DROPPED:
-        return None
-    return f"a gate on the lm_head of {model_type} would be lost: its GGUF converter drops lm_head.weight"
 
 
 @dataclass(frozen=True)

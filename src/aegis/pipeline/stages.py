@@ -17,7 +17,8 @@ from aegis.durable.journal import Journal
 from aegis.errors import DataError
 from aegis.evaluate.decisions import evaluate_decisions, write_results
 from aegis.evaluate.report import draw_confusion, render
-from aegis.export.fold import CERTIFICATE, prepare, write_model
+from aegis.export.certificate import CERTIFICATE
+from aegis.export.fold import prepare, write_model
 from aegis.model.adapter import read_card
 from aegis.model.device import fast_dtype, pick_device, release_memory
 from aegis.model.generate import complete
