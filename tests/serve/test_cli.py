@@ -44,17 +44,18 @@ def model_folder(folder: Path, decision: Decision = Decision.ESCALATION) -> Path
 
 @contextlib.contextmanager
 def serving(model: Path, *options: str, limit_s: float = 60) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """`aegis serve` in a process of its own, ready."""
+    """`aegis serve` in a process of its own, ready; what it tells on stderr goes to server.log beside the model."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     arguments = ["serve", str(model), "--port", str(port), "--threads", "1", "--section-tokens", "6", "--final-tokens", "12"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "aegis", *arguments, *options],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    with (model.parent / "server.log").open("w", encoding="utf-8") as log:  # a full pipe would stop the server
+        process = subprocess.Popen(
+            [sys.executable, "-m", "aegis", *arguments, *options],
+            stderr=log,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
     url, until = f"http://127.0.0.1:{port}", time.monotonic() + limit_s
     try:
         while time.monotonic() < until and process.poll() is None:
@@ -67,8 +68,6 @@ def serving(model: Path, *options: str, limit_s: float = 60) -> Iterator[tuple[s
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         process.wait()
-        if process.stderr:
-            process.stderr.close()
 
 
 def called(*arguments: str) -> Any:
@@ -99,7 +98,7 @@ def test_ask_escalate_review_answer_and_verify(model: Path) -> None:
         assert (seen["state"], seen["answer"], seen["reviewer"]) == ("resolved", "Yes, pay it.", "Mai")
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0
-        told = process.stderr.read() if process.stderr else ""
+    told = (model.parent / "server.log").read_text(encoding="utf-8")
     assert "Pay the bill" not in told
     assert "no tokens" in told
     verified = called("audit", "verify", str(model.parent / "audit"))
