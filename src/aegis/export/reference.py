@@ -53,9 +53,11 @@ class Reference:
         """lm_head is in memory within."""
         if self._head:
             self._fill_head(self._stored(self._head))
-        yield
-        if self._head:
-            self._fill_head(torch.empty(0))
+        try:
+            yield
+        finally:
+            if self._head:
+                self._fill_head(torch.empty(0))
 
     def _fill_head(self, tensor: Tensor) -> None:
         _fill(self._model, "", tensor, shared=self._model.get_output_embeddings().weight)

@@ -145,7 +145,7 @@ class Thinker(Writer):
         closing = torch.tensor([self.tags.pairs[row.part][1] for row in rows], device=logits.device)
         may = torch.tensor([self.may_close(row) for row in rows], device=logits.device)
         masked = restrict(logits.to(torch.float32, copy=True), self.allowed, closing, may)
-        picked = _pick(masked, rows, _draws(rows, free, generator).to(logits.device))
+        picked = _pick(masked, rows, free, generator)
         return [token if is_free else None for token, is_free in zip(picked.tolist(), free, strict=True)]
 
 
@@ -159,7 +159,7 @@ def _draws(rows: Sequence[Row], free: Sequence[bool], generator: torch.Generator
     )
 
 
-def _pick(logits: Tensor, rows: Sequence[Row], draws: Tensor) -> Tensor:
+def _pick(logits: Tensor, rows: Sequence[Row], free: Sequence[bool], generator: torch.Generator | None) -> Tensor:
     """(n,) a token a row, at its own temperature, through the cumulated chances: one draw a row, where `torch.multinomial`
     makes one for every token of the vocabulary."""
     best = logits.argmax(-1)
@@ -167,6 +167,7 @@ def _pick(logits: Tensor, rows: Sequence[Row], draws: Tensor) -> Tensor:
         return best
     temperatures = torch.tensor([row.temperature or 1.0 for row in rows], device=logits.device)
     cumulated = torch.softmax(logits / temperatures[:, None], -1).cumsum(-1)
+    draws = _draws(rows, free, generator).to(logits.device)
     # The first place that reaches the draw has a chance of its own, so that what may not follow is never drawn.
     drawn = torch.searchsorted(cumulated, (draws * cumulated[:, -1])[:, None]).squeeze(1)
     greedy = torch.tensor([row.temperature == 0 for row in rows], device=logits.device)
