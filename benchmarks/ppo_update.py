@@ -224,7 +224,7 @@ class Plain:
     def terms(self, indices: Sequence[int], paths: Sequence[Response]) -> list[dict[str, float]]:
         return [{"plain": 0.0} for _ in paths]
 
-    def due(self, path: Response) -> dict[int, float]:
+    def due(self, index: int, path: Response) -> dict[int, float]:
         return {}
 
 

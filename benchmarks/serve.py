@@ -6,8 +6,10 @@ a process of clients asks a server in this process over HTTP, through doors, gua
 Rounds alternate. Judged: answer tokens a second, and the median and 99th percentile of the time to an answer, as ratios
 served / bare. The canary, which lengthens a prompt by some twenty tokens, is off, so that the lengths are the same.
 
-Decisions. The head's decisions about n prompts, against the same model writing `{"decision": "ESCALATION"}` token by token,
-greedily, for the same n prompts as one batch, n as above; rounds alternate. A verdict of one bare word is told too.
+Decisions. The head's decisions about n prompts, against the same model asked as guard models are asked, with the rules in
+the prompt (in some fifty tokens; Llama Guard's take several hundred), and writing `{"decision": "ESCALATION"}` token by token
+for the same n prompts as one batch, n as above; rounds alternate. Told too: the same verdict and one bare word of a model
+that needs no rules.
 """
 
 from __future__ import annotations
@@ -45,6 +47,10 @@ from aegis.serve.server import Server, bind
 LIMITS = Limits(section=24, final=48)
 CLIENTS = (1, 8, 32)
 VERDICT, WORD = '{"decision": "ESCALATION"}', "ESCALATION"
+RULES = (
+    "You guard an assistant. Judge the request below: ALLOW if it is harmless, ESCALATION if a person must decide, "
+    "DENY if the rules do not permit it, REFUSE if it is harmful or illegal.\n\nRequest: "
+)
 
 
 def main() -> None:
@@ -197,29 +203,30 @@ def decisions(mind: Mind, prompts: Sequence[str], n: int, rounds: int) -> list[C
     chosen = [prompts[number % len(prompts)] for number in range(n)]
     lengths = [len(mind.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (VERDICT, WORD)]
 
-    def written(tokens: int) -> None:
+    def written(rules: str, tokens: int) -> None:
         options = {"max_new_tokens": tokens, "temperature": 1.0, "top_p": 1.0, "seed": 0}
-        complete(mind.model, mind.tokenizer, [f"{prompt}\nVerdict as JSON:" for prompt in chosen], **options)
+        asked = [f"{rules}{prompt}\nVerdict as JSON:" for prompt in chosen]
+        complete(mind.model, mind.tokenizer, asked, **options)
 
     sides: list[Callable[[], Any]] = [
         lambda: mind.judge.decide(chosen),
-        lambda: written(lengths[0]),
-        lambda: written(lengths[1]),
+        lambda: written(RULES, lengths[0]),
+        lambda: written("", lengths[0]),
+        lambda: written("", lengths[1]),
     ]
-    found: list[list[float]] = [[], [], []]
+    found: list[list[float]] = [[] for _ in sides]
     for number in range(-1, rounds):
-        for side in range(3) if number % 2 else reversed(range(3)):
+        for side in range(len(sides)) if number % 2 else reversed(range(len(sides))):
             begun = time.perf_counter()
             sides[side]()
             if number >= 0:
                 found[side].append(time.perf_counter() - begun)
-    head, verdict, word = (np.array(times) for times in found)
-    value, low, high = median(word / head)
-    print(
-        f"{n} at once: decisions a second, head / one bare word of {lengths[1]} tokens: {value:.2f} [{low:.2f}, {high:.2f}]"
-    )
-    name = f"{n} at once: decisions a second, head / verdict of {lengths[0]} tokens"
-    return [Claim(name, ratio(verdict, head), 3.0, rounds, floor=True)]
+    head, guard, bare_verdict, word = (np.array(times) for times in found)
+    for label, times in ((f"verdict of {lengths[0]} tokens", bare_verdict), (f"bare word of {lengths[1]} tokens", word)):
+        value, low, high = median(times / head)
+        print(f"{n} at once: decisions a second, head / {label}, no rules read: {value:.2f} [{low:.2f}, {high:.2f}]")
+    name = f"{n} at once: decisions a second, head / rules read and a verdict of {lengths[0]} tokens"
+    return [Claim(name, ratio(guard, head), 3.0, rounds, floor=True)]
 
 
 if __name__ == "__main__":

@@ -178,6 +178,7 @@ def test_two_minutes_of_sixteen_clients_that_come_and_go(tmp_path: Path) -> None
     with serving(folder, "--name", "tiny", "--rate", "0") as (url, process):
         watched = psutil.Process(process.pid)
         warm = asyncio.run(soak(url, clients=16, seconds=seconds / 4))
+        time.sleep(1)
         before = watched.memory_info().rss
         found = asyncio.run(soak(url, clients=16, seconds=seconds))
         time.sleep(1)

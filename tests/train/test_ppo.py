@@ -51,7 +51,7 @@ class Bandit:
     def terms(self, indices: Sequence[int], paths: Sequence[Path]) -> list[dict[str, float]]:
         return [{"share": sum(token == TARGET for token in path.ids) / len(path.ids)} for path in paths]
 
-    def due(self, path: Path) -> dict[int, float]:
+    def due(self, index: int, path: Path) -> dict[int, float]:
         return {}
 
 
@@ -229,7 +229,7 @@ def test_decisions_stay_where_they_were() -> None:
 def test_what_is_due_early_counts_from_there_and_the_sum_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     def returns(early: dict[int, float]) -> torch.Tensor:
         ppo = bandit(updates=1, lam=1.0, kl=0.0)
-        monkeypatch.setattr(ppo.task, "due", lambda _: early)
+        monkeypatch.setattr(ppo.task, "due", lambda *_: early)
         torch.manual_seed(0)
         ppo._collect(lambda: None)
         assert ppo.rollout

@@ -279,7 +279,21 @@ def test_groups_think_in_the_protocol(algorithm: Algorithm, tokenizer: Any) -> N
     closed = (True, False, True, True, True)
     chosen = tuple(place % 3 == 1 or (place % 3 == 2 and closed[place // 3]) for place in range(15))
     path = Path((1,), tuple(range(15)), chosen, part, chosen, closed, ("a", "b", "c", "d", "e"))
-    assert task.due(path) == {2: 0.2, 8: 0.2, 11: 0.2}  # of the format's 1.0; the answer's own share is due at the end
+    assert task.due(0, path) == {2: 0.2, 8: 0.2, 11: 0.2}  # of the format's 1.0; the answer's own share is due at the end
+
+    spelled = tokenizer("I can't; a colleague", add_special_tokens=False)["input_ids"]
+    words = ["I can't; a colleague"[:end] for end in range(1, len(spelled) + 1)]
+    assert [tokenizer.decode(spelled[:end]) for end in range(1, len(spelled) + 1)] == words  # a byte a token
+    ids, many = (*range(13), *spelled, 14), (True,) * len(spelled)
+    chosen, part = (*chosen[:13], *many, True), (*part[:13], *(4,) * len(spelled), 4)
+    path = Path((1,), ids, chosen, part, chosen, closed, ("a", "b", "c", "d", words[-1]))
+    sections = {2: 0.2, 8: 0.2, 11: 0.2}
+    assert task.due(0, path) == sections | {13 + len("I can'"): -2.0}  # ALLOW: where the answer turns into a refusal
+    assert task.due(1, path) == sections | {13 + len("I can'"): 3.0}  # REFUSE: right, and no longer answered
+    whole = sum(task.terms([1], [path])[0][name] for name in ("decision", "answered"))
+    assert whole == pytest.approx(3.0 - 2.0)  # an empty answer stands for answering
+    white = Path((1,), ids, chosen, part, chosen, closed, ("a", "b", "c", "d", " "))
+    assert task.due(1, white) == sections
 
 
 def test_what_is_not_finite_stops_before_the_step(tokenizer: Any) -> None:

@@ -135,7 +135,7 @@ class Writer:
 
     def _close(self, row: Row, *, by_model: bool) -> int | None:
         row.closed.append(by_model)
-        text = self._text(row.body).rstrip(_TORN).strip()
+        text = self.text(row.body)
         row.bodies.append(text if any(map(_visible, text)) else _NOTHING)
         row.body = []
         row.part += 1
@@ -153,6 +153,10 @@ class Writer:
         """A visible character is there, and none is torn between two tokens."""
         text = self._text(row.body) if row.body else ""
         return not text.endswith(_TORN) and any(_visible(character) for character in text)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What a body of these tokens says, without a character torn at its end."""
+        return self._text(ids).rstrip(_TORN).strip()
 
     def _text(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()

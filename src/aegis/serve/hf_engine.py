@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aegis.errors import AegisError
+from aegis.model.device import trim_heap
 from aegis.model.judge import Verdict
 from aegis.model.prompt import require_fit
 from aegis.model.thinker import Limits, Path, Thinker, Wanted, require_paths, steady
@@ -20,6 +21,8 @@ from aegis.serve.mind import Mind
 from aegis.thinking import Thinking
 
 _POLL_S = 0.5
+# Caches grow by a token a step, and glibc keeps the holes that they leave: given back when idle, and now and then.
+_IDLE_S, _TRIM_S = 0.3, 2.0
 
 
 @dataclass
@@ -115,19 +118,29 @@ class HfEngine:
             self._changed.notify_all()
 
     def _work(self) -> None:
+        trimmed = time.monotonic()
         with steady(self.mind.gates):
             while self._wait():
                 self._decide_waiting()
                 if self._thoughts:
                     self._gather()
                     self._think_waiting()
+                if time.monotonic() > trimmed + _TRIM_S:
+                    trim_heap()
+                    trimmed = time.monotonic()
         for job in [*self._questions, *self._thoughts]:
             _tell(job.future, error=AegisError("the engine is closed; start the server again"))
 
     def _wait(self) -> bool:
         """Something is to be done; False once the engine is closed."""
+
+        def something() -> object:
+            return self._closed or self._questions or self._thoughts
+
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._questions or self._thoughts)
+            if not self._changed.wait_for(something, timeout=_IDLE_S):
+                trim_heap()
+                self._changed.wait_for(something)
             return not self._closed
 
     def _gather(self) -> None:

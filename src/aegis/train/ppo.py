@@ -66,7 +66,7 @@ class Task(Protocol):
         """Weighted terms of each response's reward, by name; their sum is what counts."""
         ...
 
-    def due(self, path: Path) -> dict[int, float]:
+    def due(self, index: int, path: Path) -> dict[int, float]:
         """What of that sum is earned before the end: by place in the response's ids, that of a token the model chose."""
         ...
 
@@ -249,11 +249,12 @@ class PPO:
         kl = kl_estimate(rollout.logprobs, rollout.reference, estimator=settings.kl_estimator) * rollout.real
         rewards = -self.kl.coefficient * kl
         last = (rollout.real.sum(1) - 1).clamp(min=0).long()
-        rewards[torch.arange(len(last), device=last.device), last] += leave_one_out(total, responses=settings.responses)
-        for row, path in enumerate(paths):
-            for place, amount in self.task.due(path).items():
+        rest = total.clone()
+        for row, (index, path) in enumerate(zip(indices, paths, strict=True)):
+            for place, amount in self.task.due(index, path).items():
                 rewards[row, sum(path.chosen[:place])] += amount
-                rewards[row, last[row]] -= amount
+                rest[row] -= amount
+        rewards[torch.arange(len(last), device=last.device), last] += leave_one_out(rest, responses=settings.responses)
         if settings.whiten_rewards:
             rewards = masked_whiten(rewards, rollout.real, keep_mean=True)
         rollout.advantages, rollout.returns = generalized_advantages(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from aegis.model.adapt import Adapted
 from aegis.model.tags import known_tags
 from aegis.model.thinker import Limits, Path, Thinker, steady
 from aegis.train.ppo import Limiter
-from aegis.verification import check, stance
+from aegis.verification import STANCE_OF, Stance, check, stance
 
 
 class QuadrupleThinking:
@@ -49,14 +50,46 @@ class QuadrupleThinking:
             reward_terms(self.records[index], path, self.settings.weights) for index, path in zip(indices, paths, strict=True)
         ]
 
-    def due(self, path: Path) -> dict[int, float]:
-        """Each private section's share of `format` where the model closed it.
+    def due(self, index: int, path: Path) -> dict[int, float]:
+        """What is earned before the end, where it is earned; what would wait for the end reaches the sections through some
+        eighty tokens of GAE, 0.95 to the eightieth of it.
 
-        At the end alone it would reach the sections through some eighty tokens of GAE, 0.95 to the eightieth of it.
+        Each private section's share of `format` stands where the model closed it. What the answer's stance is worth,
+        `decision` and `answered`, is a potential over the growing answer: its change stands at the token that changes it,
+        so that "can't" is paid for at "can't" and not at the full stop of the next sentence.
+
+        Source:
+            Ng, Harada and Russell, Policy Invariance under Reward Transformations, 1999: with γ = 1 the sum is unchanged.
         """
         ends = {part: place for place, part in enumerate(path.part) if path.chosen[place]}
         share = self.settings.weights.format / len(path.closed)
-        return {ends[part]: share for part, closed in enumerate(path.closed[:-1]) if closed}
+        found = {ends[part]: share for part, closed in enumerate(path.closed[:-1]) if closed}
+        if not _is_whole(path):
+            return found
+        final = len(path.closed) - 1
+        places = [place for place, part in enumerate(path.part) if part == final and path.chosen[place]]
+        decision, worth = self.records[index].decision, _worth("answer", self.records[index].decision, self.settings.weights)
+        body: list[int] = []
+        for place in places[:-1] if path.closed[-1] else places:
+            body.append(path.ids[place])
+            before, worth = worth, _worth(stance(self.thinker.text(body)), decision, self.settings.weights)
+            if worth != before:
+                found[place] = worth - before
+        return found
+
+
+def _is_whole(path: Path) -> bool:
+    """No body is white space."""
+    with contextlib.suppress(DataError):
+        path.thinking()
+        return True
+    return False
+
+
+def _worth(does: Stance, decision: Decision, weights: RewardWeights) -> float:
+    """`decision` and `answered` of an answer that does this."""
+    answered = decision in UNSAFE and does == "answer"
+    return weights.decision * (1.0 if does == STANCE_OF[decision] else -1.0) - weights.answered * answered
 
 
 def reward_terms(record: Record, path: Path, weights: RewardWeights) -> dict[str, float]:

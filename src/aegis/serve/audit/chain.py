@@ -11,8 +11,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -101,8 +100,7 @@ def _mac(unsealed: bytes, mac_key: bytes) -> str:
     return hmac.digest(mac_key, _SEALED + unsealed, "sha256").hex()
 
 
-@dataclass(frozen=True)
-class Chain:
+class Chain(NamedTuple):
     """Where a chain stands after its newest line.
 
     Args:
@@ -140,13 +138,13 @@ class Chain:
         found = parse(raw)
         kind = found["kind"]
         if not self.public_key:
-            return found, replace(self._begin(found, kind), prev=hash_line(raw))
+            return found, self._begin(found, kind)._replace(prev=hash_line(raw))
         self._require_place(found, kind)
         if kind in (SEAL, CHECKPOINT):
-            return found, replace(self._seal(found, kind), prev=hash_line(raw))
+            return found, self._seal(found, kind)._replace(prev=hash_line(raw))
         if kind == ROTATE:
-            return found, replace(self, next_key=_public_key(found), prev=hash_line(raw))
-        return found, replace(self, after=self.after + (kind == ENTRY), prev=hash_line(raw))
+            return found, self._replace(next_key=_public_key(found), prev=hash_line(raw))
+        return found, self._replace(after=self.after + (kind == ENTRY), prev=hash_line(raw))
 
     def _begin(self, found: Mapping[str, Any], kind: str) -> Chain:
         if kind not in (BEGIN, ACCEPTED):
@@ -159,7 +157,7 @@ class Chain:
         if after < 0 or (kind == BEGIN and after):
             raise Damage(f"begins after record {after}")
         vouched = self.trusted is not None and public_key in self.trusted
-        return replace(self, log=found["log"], after=after, public_key=public_key, vouched=vouched)
+        return self._replace(log=found["log"], after=after, public_key=public_key, vouched=vouched)
 
     def _require_place(self, found: Mapping[str, Any], kind: str) -> None:
         """The line belongs here, by its number and by the hash that it carries."""
@@ -179,19 +177,19 @@ class Chain:
         if kind == SEAL:
             if not is_sealed(found, (self.mac_keys or {})[self.public_key]):
                 raise Damage(f"is a seal that key {found['key']} did not make")
-            return replace(self, attested=self.vouched)
+            return self._replace(attested=self.vouched)
         if not is_signed(found, self.public_key):
             raise Damage(f"is a checkpoint whose signature is not by key {found['key']}")
         if not self.next_key:
-            return replace(self, attested=self.vouched)
+            return self._replace(attested=self.vouched)
         vouched = self.vouched or (self.trusted is not None and self.next_key in self.trusted)
-        return replace(self, public_key=self.next_key, next_key="", vouched=vouched, attested=self.vouched)
+        return self._replace(public_key=self.next_key, next_key="", vouched=vouched, attested=self.vouched)
 
     def begin(self, kind: str, *, time: str, **fields: Any) -> tuple[bytes, Chain]:
         """The first line of a log, or the first after an accepted break, and the chain with it."""
         facts = {"log": self.log, "after": self.after, "public_key": self.public_key, "version": VERSION}
         raw = canonical({**fields, **facts, "kind": kind, "key": key_id(self.public_key), "prev": START, "time": time})
-        return raw, replace(self, prev=hash_line(raw))
+        return raw, self._replace(prev=hash_line(raw))
 
     def add(self, kind: str, *, time: str, **fields: Any) -> tuple[bytes, Chain]:
         """The next line, and the chain with it."""
@@ -199,19 +197,19 @@ class Chain:
         place = {"number" if kind == ENTRY else "after": after}
         raw = canonical({**fields, **place, "kind": kind, "prev": self.prev, "time": time})
         next_key = fields["public_key"] if kind == ROTATE else self.next_key
-        return raw, replace(self, after=after, prev=hash_line(raw), next_key=next_key)
+        return raw, self._replace(after=after, prev=hash_line(raw), next_key=next_key)
 
     def seal(self, mac_key: bytes, *, time: str) -> tuple[bytes, Chain]:
         """A seal over all lines so far, and the chain with it."""
         unsealed = self._ending(SEAL, time)
         raw = _insert(unsealed, b'"mac":"%s",' % _mac(unsealed, mac_key).encode(), before=b'"prev":')
-        return raw, replace(self, prev=hash_line(raw))
+        return raw, self._replace(prev=hash_line(raw))
 
     def sign(self, sign: Callable[[bytes], bytes], *, time: str) -> tuple[bytes, Chain]:
         """A checkpoint over all lines so far, and the chain with it; the next key, if one was named, takes over."""
         unsigned = self._ending(CHECKPOINT, time)
         raw = _insert(unsigned, b'"signature":"%s",' % sign(_SIGNED + unsigned).hex().encode(), before=b'"time":')
-        return raw, replace(self, prev=hash_line(raw), public_key=self.next_key or self.public_key, next_key="")
+        return raw, self._replace(prev=hash_line(raw), public_key=self.next_key or self.public_key, next_key="")
 
     def _ending(self, kind: str, time: str) -> bytes:
         place = {"after": self.after, "log": self.log, "key": key_id(self.public_key), "prev": self.prev}
