@@ -203,7 +203,8 @@ class PpoSettings(_Settings):
     `kl`: coefficient of the per-token KL to `reference`; with `kl_target` it adapts. `stop_kl`: an update ends early beyond
     this. `decision`: weight of the KL that keeps the decisions where the supervised model left them. `warmup`: share of the
     optimizer steps over which the learning rates rise to theirs; Adam's first steps are as long as its later ones, with
-    nothing averaged yet. `prompt_tokens`: longer prompts are not asked.
+    nothing averaged yet. `decay`: share at the end over which they fall towards 0, so that the last batch does not have the
+    last word. `prompt_tokens`: longer prompts are not asked.
     """
 
     updates: AtLeastOne = 12
@@ -215,6 +216,7 @@ class PpoSettings(_Settings):
     gate_lr: Positive = 3e-4
     value_lr: Positive = 3e-3
     warmup: Share = 0.0
+    decay: Share = 0.0
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
     lam: Share = 0.95
     clip: Annotated[float, Field(gt=0, lt=1)] = 0.2

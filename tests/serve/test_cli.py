@@ -27,6 +27,8 @@ from aegis.serve.escalations import Cases
 from aegis.serve.tokens import read_tokens
 from tests.conftest import byte_tokenizer, tiny_model
 
+SOAK_S = float(os.environ.get("AEGIS_SOAK_S", "120"))
+
 
 def model_folder(folder: Path, decision: Decision = Decision.ESCALATION) -> Path:
     """A tiny model whose head nearly always says the same, as `aegis run` would leave it."""
@@ -167,20 +169,21 @@ def test_a_question_cannot_move_the_reviewers_cursor(tmp_path: Path) -> None:
     assert "no such queue" in str(called("review", "list", "--cases", str(tmp_path / "other.db")).exception)
 
 
-@pytest.mark.slow
+@pytest.mark.timeout(2 * SOAK_S + 300)
 def test_two_minutes_of_sixteen_clients_that_come_and_go(tmp_path: Path) -> None:
+    """AEGIS_SOAK_S=1800 makes half an hour of it."""
     import asyncio
 
     from tests.serve.test_live import soak
 
     (tmp_path / "model").mkdir()
-    folder, seconds = model_folder(tmp_path / "model", Decision.DENY), float(os.environ.get("AEGIS_SOAK_S", "120"))
+    folder = model_folder(tmp_path / "model", Decision.DENY)
     with serving(folder, "--name", "tiny", "--rate", "0") as (url, process):
         watched = psutil.Process(process.pid)
-        warm = asyncio.run(soak(url, clients=16, seconds=seconds / 4))
+        warm = asyncio.run(soak(url, clients=16, seconds=SOAK_S / 4))
         time.sleep(1)
         before = watched.memory_info().rss
-        found = asyncio.run(soak(url, clients=16, seconds=seconds))
+        found = asyncio.run(soak(url, clients=16, seconds=SOAK_S))
         time.sleep(1)
         grown = watched.memory_info().rss / before - 1
         process.send_signal(signal.SIGTERM)

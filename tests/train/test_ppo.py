@@ -17,7 +17,7 @@ from aegis.model.adapt import Adapted, attach
 from aegis.model.scalar import ScalarHead
 from aegis.model.thinker import Path
 from aegis.train.checkpoints import Checkpoints
-from aegis.train.ppo import PPO, Limiter, drift
+from aegis.train.ppo import PPO, Limiter, drift, whiten_by_part
 from aegis.train.reward import RewardModel
 from tests.conftest import tiny_model
 
@@ -125,6 +125,20 @@ def test_whitening_takes_the_rewards_size_out() -> None:
 
     assert first_norm(10.0, white=False) == pytest.approx(10 * first_norm(1.0, white=False), rel=1e-3)
     assert first_norm(10.0, white=True) == pytest.approx(first_norm(1.0, white=True), rel=1e-3)
+
+
+def test_each_body_is_whitened_by_itself() -> None:
+    chosen, part = (True, True, False, True, True), (0, 0, 1, 1, 1)
+    paths = [Path((1,), (5,) * 5, chosen, part, chosen, (True, True), ("a", "b")) for _ in range(2)]
+    real = torch.ones(2, 4)
+    real[1, 3] = 0.0
+    advantages = torch.tensor([[0.1, 0.0, 30.0, -10.0], [0.0, 0.1, 10.0, 99.0]])
+    found = whiten_by_part(advantages, real, paths)
+    torch.testing.assert_close(found[:, :2], torch.tensor([[1.0, -1.0], [-1.0, 1.0]]), atol=1e-4, rtol=0)
+    answers = torch.tensor([30.0, -10.0, 10.0])
+    expected = (answers - answers.mean()) / answers.std(unbiased=False)
+    torch.testing.assert_close(found[real.bool()][[2, 3, 6]], expected)
+    assert found[1, 3] == 0
 
 
 def test_what_a_prompt_gives_every_response_moves_nothing_with_several_responses() -> None:
@@ -240,13 +254,13 @@ def test_what_is_due_early_counts_from_there_and_the_sum_stays(monkeypatch: pyte
     torch.testing.assert_close(whole - early, torch.tensor([0.0, 0.5, 0.5, 0.75]).expand_as(whole))
 
 
-def test_learning_rates_rise_over_the_warmup(monkeypatch: pytest.MonkeyPatch) -> None:
-    ppo = bandit(updates=4, minibatches=1, epochs=1, warmup=0.5)
+def test_learning_rates_rise_over_the_warmup_and_fall_over_the_decay(monkeypatch: pytest.MonkeyPatch) -> None:
+    ppo = bandit(updates=4, minibatches=1, epochs=1, warmup=0.5, decay=0.5)
     full, seen = list(ppo.rates), []
     step = ppo.optimizer.step
     monkeypatch.setattr(ppo.optimizer, "step", lambda: (seen.append([g["lr"] for g in ppo.optimizer.param_groups]), step()))
     ppo.train()
-    assert seen == [[rate / 2 for rate in full], full, full, full]
+    assert seen == [[rate / 2 for rate in full], full, full, [rate / 2 for rate in full]]
 
 
 def test_an_update_ends_early_beyond_its_kl() -> None:

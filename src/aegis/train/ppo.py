@@ -262,7 +262,7 @@ class PPO:
         )
         explained = explained_variance(rollout.values, rollout.returns, rollout.real)
         if settings.whiten_advantages:
-            rollout.advantages = masked_whiten(rollout.advantages, rollout.real)
+            rollout.advantages = whiten_by_part(rollout.advantages, rollout.real, paths)
         self.rollout, self.measured = rollout, []
         names = sorted({name for row in terms for name in row})
         self.facts |= {
@@ -359,9 +359,9 @@ class PPO:
                 f"{float(total.detach())} and gradient norm {norm} must be finite; the last good snapshot is kept. "
                 "Lower train.ppo.lr and run again"
             )
-        warm = min(1.0, (self.done + 1) / max(1.0, settings.warmup * self.steps))
+        share = self._share_of_rate()
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = warm * rate
+            group["lr"] = share * rate
         self.optimizer.step()
         ratio = (logprobs.detach() - batch.logprobs) * batch.real
         measured |= {
@@ -371,6 +371,11 @@ class PPO:
         }
         self.measured.append({name: float(value.detach()) for name, value in measured.items()} | {"gradient_norm": norm})
         self.done += 1
+
+    def _share_of_rate(self) -> float:
+        """Of the learning rates, what the next step takes: a rise over `warmup`, a fall over `decay`."""
+        rise, fall = (max(1.0, share * self.steps) for share in (self.settings.warmup, self.settings.decay))
+        return min(1.0, (self.done + 1) / rise, (self.steps - self.done) / fall)
 
     def _finish(self) -> None:
         """The update is over: log it, steer the KL coefficient, forget the rollout."""
@@ -487,6 +492,23 @@ def decided_before(adapted: Adapted, rollout: Rollout, trunk: Trunk) -> Tensor:
 def drift(logits: Tensor, decided: Tensor) -> Tensor:
     """Mean KL, in nats, of the decisions as they were, (n, 4) log-probabilities, to those of (n, 4) logits."""
     return functional.kl_div(logits.log_softmax(-1), decided, reduction="batchmean", log_target=True)
+
+
+def whiten_by_part(advantages: Tensor, real: Tensor, paths: Sequence[Path]) -> Tensor:
+    """(batch, steps) advantages with mean 0 and variance 1 over the real steps of each body by itself.
+
+    What a private section can earn is a fraction of what the answer can: on one scale, learning to close a section would
+    drown in the noise of the answers.
+    """
+    part = torch.full_like(advantages, -1)
+    for row, path in enumerate(paths):
+        parts = [part for part, chosen in zip(path.part, path.chosen, strict=True) if chosen]
+        part[row, : len(parts)] = torch.tensor(parts, dtype=part.dtype)
+    whitened = torch.zeros_like(advantages)
+    for number in part[real.bool()].unique():
+        mask = real * (part == number)
+        whitened += masked_whiten(advantages, mask)
+    return whitened
 
 
 def make_rollout(paths: Sequence[Path], task: Task, *, pad_id: int, device: torch.device) -> Rollout:
