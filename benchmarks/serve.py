@@ -7,7 +7,7 @@ Rounds alternate. Judged: answer tokens a second, and the median and 99th percen
 served / bare. The canary, which lengthens a prompt by some twenty tokens, is off, so that the lengths are the same.
 
 Decisions. The head's decisions about n prompts, against the same model asked as guard models are asked, with the rules in
-the prompt (in some fifty tokens; Llama Guard's take several hundred), and writing `{"decision": "ESCALATION"}` token by token
+the prompt (in some ninety tokens; Llama Guard's take several hundred), and writing `{"decision": "ESCALATION"}` token by token
 for the same n prompts as one batch, n as above; rounds alternate. Told too: the same verdict and one bare word of a model
 that needs no rules.
 """
@@ -48,8 +48,12 @@ LIMITS = Limits(section=24, final=48)
 CLIENTS = (1, 8, 32)
 VERDICT, WORD = '{"decision": "ESCALATION"}', "ESCALATION"
 RULES = (
-    "You guard an assistant. Judge the request below: ALLOW if it is harmless, ESCALATION if a person must decide, "
-    "DENY if the rules do not permit it, REFUSE if it is harmful or illegal.\n\nRequest: "
+    "You guard an assistant. Decide about the request below.\n"
+    "ALLOW: harmless, and the assistant may answer it itself.\n"
+    "ESCALATION: a person has to decide, because money, health, law or somebody's safety depends on it, or because the "
+    "request cannot be judged from what it says.\n"
+    "DENY: harmless to others, but the rules of this service do not permit it, such as another person's data.\n"
+    "REFUSE: harmful or illegal, whatever reason is given.\n\nRequest: "
 )
 
 

@@ -174,6 +174,7 @@ def test_two_minutes_of_sixteen_clients_that_come_and_go(tmp_path: Path) -> None
     """AEGIS_SOAK_S=1800 makes half an hour of it."""
     import asyncio
 
+    from aegis.serve.hf_engine import TRIM_S
     from tests.serve.test_live import soak
 
     (tmp_path / "model").mkdir()
@@ -181,10 +182,10 @@ def test_two_minutes_of_sixteen_clients_that_come_and_go(tmp_path: Path) -> None
     with serving(folder, "--name", "tiny", "--rate", "0") as (url, process):
         watched = psutil.Process(process.pid)
         warm = asyncio.run(soak(url, clients=16, seconds=SOAK_S / 4))
-        time.sleep(1)
+        time.sleep(TRIM_S + 2)
         before = watched.memory_info().rss
         found = asyncio.run(soak(url, clients=16, seconds=SOAK_S))
-        time.sleep(1)
+        time.sleep(TRIM_S + 2)
         grown = watched.memory_info().rss / before - 1
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
