@@ -7,9 +7,9 @@ Rounds alternate. Judged: answer tokens a second, and the median and 99th percen
 served / bare. The canary, which lengthens a prompt by some twenty tokens, is off, so that the lengths are the same.
 
 Decisions. The head's decisions about n prompts, against the same model asked as guard models are asked, with the rules in
-the prompt (in some ninety tokens; Llama Guard's take several hundred), and writing `{"decision": "ESCALATION"}` token by token
-for the same n prompts as one batch, n as above; rounds alternate. Told too: the same verdict and one bare word of a model
-that needs no rules.
+the prompt (in some hundred tokens; Llama Guard's take several hundred), and writing `{"decision": "ESCALATION"}` token by
+token for the same n prompts as one batch, n as above; rounds alternate. Told too: the same verdict and one bare word of
+a model that needs no rules.
 """
 
 from __future__ import annotations
