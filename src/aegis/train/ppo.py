@@ -500,14 +500,13 @@ def whiten_by_part(advantages: Tensor, real: Tensor, paths: Sequence[Path]) -> T
     What a private section can earn is a fraction of what the answer can: on one scale, learning to close a section would
     drown in the noise of the answers.
     """
-    part = torch.full_like(advantages, -1)
+    body = torch.full_like(advantages, -1)
     for row, path in enumerate(paths):
-        parts = [part for part, chosen in zip(path.part, path.chosen, strict=True) if chosen]
-        part[row, : len(parts)] = torch.tensor(parts, dtype=part.dtype)
+        here = [part for part, chosen in zip(path.part, path.chosen, strict=True) if chosen]
+        body[row, : len(here)] = torch.tensor(here, dtype=body.dtype)
     whitened = torch.zeros_like(advantages)
-    for number in part[real.bool()].unique():
-        mask = real * (part == number)
-        whitened += masked_whiten(advantages, mask)
+    for number in body[real.bool()].unique():
+        whitened += masked_whiten(advantages, real * (body == number))
     return whitened
 
 

@@ -68,11 +68,11 @@ class QuadrupleThinking:
             return found
         final = len(path.closed) - 1
         places = [place for place, part in enumerate(path.part) if part == final and path.chosen[place]]
-        decision, worth = self.records[index].decision, _worth("answer", self.records[index].decision, self.settings.weights)
-        body: list[int] = []
+        decision, weights, body = self.records[index].decision, self.settings.weights, list[int]()
+        worth = sum(_stance_terms("answer", decision, weights).values())
         for place in places[:-1] if path.closed[-1] else places:
             body.append(path.ids[place])
-            before, worth = worth, _worth(stance(self.thinker.text(body)), decision, self.settings.weights)
+            before, worth = worth, sum(_stance_terms(stance(self.thinker.text(body)), decision, weights).values())
             if worth != before:
                 found[place] = worth - before
         return found
@@ -86,10 +86,13 @@ def _is_whole(path: Path) -> bool:
     return False
 
 
-def _worth(does: Stance, decision: Decision, weights: RewardWeights) -> float:
-    """`decision` and `answered` of an answer that does this."""
+def _stance_terms(does: Stance, decision: Decision, weights: RewardWeights) -> dict[str, float]:
+    """What an answer that does this is worth where this decision is right."""
     answered = decision in UNSAFE and does == "answer"
-    return weights.decision * (1.0 if does == STANCE_OF[decision] else -1.0) - weights.answered * answered
+    return {
+        "decision": weights.decision * (1.0 if does == STANCE_OF[decision] else -1.0),
+        "answered": -weights.answered if answered else 0.0,
+    }
 
 
 def reward_terms(record: Record, path: Path, weights: RewardWeights) -> dict[str, float]:
@@ -103,14 +106,11 @@ def reward_terms(record: Record, path: Path, weights: RewardWeights) -> dict[str
         thinking = path.thinking()
     except DataError:  # a body of white space
         return {"decision": -weights.decision, "answered": 0.0, "format": -weights.format, "verification": 0.0}
-    found = check(record.prompt, thinking, decision=record.decision)
-    answered = record.decision in UNSAFE and stance(thinking.public) == "answer"
     shape = sum(path.closed) / len(path.closed) if path.closed[-1] else -1.0
     return {
-        "decision": weights.decision * (1.0 if found.stance else -1.0),
-        "answered": -weights.answered if answered else 0.0,
+        **_stance_terms(stance(thinking.public), record.decision, weights),
         "format": weights.format * shape,
-        "verification": weights.verification * found.score,
+        "verification": weights.verification * check(record.prompt, thinking).score,
     }
 
 
