@@ -199,6 +199,7 @@ class Plain:
 
     def __init__(self, adapted: Adapted, prompts: Sequence[tuple[int, ...]], *, length: int, pad_id: int) -> None:
         self.adapted, self.prompts, self.length = adapted, prompts, length
+        self.kinds: Sequence[int] = [0] * len(prompts)
         self.decides = False
         self.limiter: Limiter | None = None
         adapted.base.generation_config.eos_token_id = (

@@ -32,6 +32,7 @@ class Bandit:
         generator = torch.Generator().manual_seed(0)
         rows = torch.randint(20, 90, (32, 3), generator=generator).tolist()
         self.prompts: Sequence[tuple[int, ...]] = [tuple(row) for row in rows]
+        self.kinds: Sequence[int] = [0] * len(rows)
         self.decides: bool = False
         allowed = torch.zeros(400, dtype=torch.bool)
         allowed[list(CHOICES)] = True

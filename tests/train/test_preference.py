@@ -20,6 +20,7 @@ from aegis.model.prompt import prompt_ids
 from aegis.model.tags import known_tags
 from aegis.model.thinker import Path
 from aegis.train.checkpoints import Checkpoints
+from aegis.train.examples import mixed_order
 from aegis.train.group import Algorithm, group_plan, train_group
 from aegis.train.packages import require_trl
 from aegis.train.ppo import Limiter
@@ -344,11 +345,22 @@ def test_impossible_settings_are_named(kind: Any, changes: dict[str, Any], messa
 
 
 def test_every_prompt_is_asked_once_an_epoch() -> None:
-    plan = group_plan(5, GroupSettings(updates=5, prompts=2), seed=1)
+    plan = group_plan([0] * 5, GroupSettings(updates=5, prompts=2), seed=1)
     assert [len(row) for row in plan] == [2] * 5
     flat = [index for row in plan for index in row]
     assert sorted(flat[:5]) == sorted(flat[5:]) == list(range(5))
-    assert plan != group_plan(5, GroupSettings(updates=5, prompts=2), seed=2)
+    assert plan != group_plan([0] * 5, GroupSettings(updates=5, prompts=2), seed=2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_stretch_of_prompts_asks_of_all_kinds(seed: int) -> None:
+    kinds = [0] * 30 + [1] * 60 + [2] * 30
+    order = mixed_order(kinds, seed=seed, epoch=0)
+    assert sorted(order) == list(range(120)) != order
+    for start in range(0, 120, 8):
+        found = [kinds[index] for index in order[start : start + 8]]
+        assert all(abs(found.count(kind) - share) <= 1 for kind, share in enumerate((2, 4, 2)))
+    assert order != mixed_order(kinds, seed=seed, epoch=1)
 
 
 def test_long_pairs_are_left_out(tokenizer: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -164,6 +165,25 @@ def epoch_batches(
     batches = [[taken[order[i]] for i in batch] for batch in by_token]
     rng.shuffle(batches)
     return batches
+
+
+def mixed_order(kinds: Sequence[int], *, seed: int, epoch: int) -> list[int]:
+    """The epoch's order of items, a function of (seed, epoch): every stretch holds each kind in its share of the whole.
+
+    An update that by chance asks of one kind alone would teach to treat all alike.
+
+    Args:
+        kinds: of every item.
+    """
+    rng = random.Random(f"prompts:{seed}:{epoch}")
+    order = list(range(len(kinds)))
+    rng.shuffle(order)
+    count, met = Counter(kinds), {kind: rng.random() for kind in sorted(set(kinds))}
+    places: dict[int, float] = {}
+    for index in order:
+        places[index] = met[kinds[index]] / count[kinds[index]]
+        met[kinds[index]] += 1
+    return sorted(order, key=places.__getitem__)
 
 
 def collate(examples: Sequence[Example], *, pad_id: int) -> Batch:

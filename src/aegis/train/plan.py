@@ -19,7 +19,6 @@ from aegis.model.offload import SHARE, waiting_layers
 from aegis.model.thinker import Limits
 from aegis.thinking import TAGS
 from aegis.train import rehearsal
-from aegis.train.ppo import CHUNK
 from aegis.train.rehearsal import Shapes
 
 _GIB = 2**30
@@ -355,7 +354,7 @@ def _sft(at: _Planner) -> list[StepPlan]:
     adapted = at.actors(dtype, roles=False)
     shapes = at.rows(train.batch_tokens)
     training = at.peak(rehearsal.supervised, adapted, shapes, pet=any(train.loss.pet), bfloat16=bfloat16)
-    validating = at.peak(rehearsal.scored, adapted, Shapes(2 * shapes.rows, shapes.length), chunk=0)
+    validating = at.peak(rehearsal.scored, adapted, Shapes(2 * shapes.rows, shapes.length))
     return [at.step("sft", adapted, dtype, max(training, validating))]
 
 
@@ -364,7 +363,7 @@ def _reward(at: _Planner) -> list[StepPlan]:
     adapted = at.actors(at.fast, roles=True, reward=settings.lora)
     adapted.train_only("reward")
     shapes = at.rows(settings.batch_tokens, at_least=2)
-    reading = at.peak(rehearsal.scored, adapted, shapes, chunk=0)
+    reading = at.peak(rehearsal.scored, adapted, shapes)
     training = at.peak(rehearsal.preferred, adapted, shapes)
     pairs = _pairs(at.config)
     kept = pairs * 2 * at.limit * adapted.head.features * at.fast.itemsize
@@ -387,9 +386,9 @@ def _policy(at: _Planner) -> list[StepPlan]:
     adapted.train_only("default")
     length = at.limit + limits.total
     whole = Shapes(settings.batch, length, limits.total)
-    scoring = at.peak(rehearsal.scored, adapted, whole, chunk=CHUNK)
+    scoring = at.peak(rehearsal.scored, adapted, whole)
     update = at.peak(rehearsal.optimised, adapted, whole, minibatches=settings.minibatches)
-    prompts = at.peak(rehearsal.scored, adapted, Shapes(settings.batch, at.limit), chunk=0)
+    prompts = at.peak(rehearsal.scored, adapted, Shapes(settings.batch, at.limit))
     cache = _cache_bytes(at.own, rows=settings.batch, length=length, dtype=at.fast)
     name = train.algorithm
     return [

@@ -20,6 +20,7 @@ from aegis.config import PpoSettings
 from aegis.decisions import NAMES
 from aegis.errors import AegisError, StoppedError
 from aegis.model.adapt import Adapted, Role, parameters_by_kind
+from aegis.model.chunks import in_chunks
 from aegis.model.scalar import ScalarHead
 from aegis.model.thinker import Path, restrict
 from aegis.model.trunk import Trunk
@@ -36,11 +37,10 @@ from aegis.train.advantages import (
     value_loss,
 )
 from aegis.train.checkpoints import Checkpoints
+from aegis.train.examples import mixed_order
 from aegis.train.reward import RewardModel
 from aegis.train.state import Content, ModuleState, OptimizerState, Part, RandomState, Values
 from aegis.train.tracking import Tracker
-
-CHUNK = 512  # positions whose vocabulary logits are in memory at once while scoring
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,12 @@ class Limiter:
 class Task(Protocol):
     """What PPO is asked: prompts as ids, how to sample responses, and the terms of their reward.
 
-    `decides`: the prompts are requests about which there is something to decide.
+    `kinds`: a number for each prompt; every update asks of all kinds as the whole does. `decides`: the prompts are requests
+    about which there is something to decide.
     """
 
     prompts: Sequence[tuple[int, ...]]
+    kinds: Sequence[int]
     decides: bool
     limiter: Limiter | None
 
@@ -407,9 +409,7 @@ class PPO:
         for place in range(update * asked, (update + 1) * asked):
             epoch, at = divmod(place, count)
             if self._order is None or self._order[0] != epoch:
-                order = list(range(count))
-                random.Random(f"prompts:{self.seed}:{epoch}").shuffle(order)
-                self._order = (epoch, order)
+                self._order = (epoch, mixed_order(self.task.kinds, seed=self.seed, epoch=epoch))
             found += [self._order[1][at]] * self.settings.responses
         return found
 
@@ -455,26 +455,24 @@ def chosen_logprobs(
     rows = torch.arange(len(hidden), device=hidden.device).unsqueeze(1)
     before = hidden[rows, (rollout.positions - 1).clamp(min=0)][real]
     tokens, closing, may_close = (tensor[real] for tensor in (rollout.tokens, rollout.closing, rollout.may_close))
-    size = len(before) if torch.is_grad_enabled() else CHUNK
 
-    def score(part: slice) -> tuple[Tensor, Tensor]:
-        logits = adapted.logits(before[part]).to(torch.float32, copy=True)
+    def score(before: Tensor, tokens: Tensor, closing: Tensor, may_close: Tensor) -> tuple[Tensor, Tensor]:
+        logits = adapted.logits(before).to(torch.float32, copy=True)
         if limiter:
-            logits = restrict(logits, limiter.allowed, closing[part], may_close[part])
+            logits = restrict(logits, limiter.allowed, closing, may_close)
         if temperature != 1:
             logits.div_(temperature)
         total = logits.logsumexp(-1)
-        logs = logits.gather(1, tokens[part].unsqueeze(1)).squeeze(1) - total
-        if torch.is_grad_enabled() and not entropy_trains:  # two more passes over the vocabulary, and the memory for them
+        logs = logits.gather(1, tokens.unsqueeze(1)).squeeze(1) - total
+        if torch.is_grad_enabled() and not entropy_trains:  # two more passes over the vocabulary
             return logs, torch.zeros_like(logs)
         chances = (logits - total.unsqueeze(1)).exp()
         return logs, total - (chances * logits.masked_fill(logits.isneginf(), 0.0)).sum(-1)
 
-    found = [score(slice(start, start + size)) for start in range(0, len(before), size)]
     results = []
-    for column in zip(*found, strict=True):
+    for column in in_chunks(score, before, tokens, closing, may_close):
         full = torch.zeros_like(rollout.real)
-        full[real] = torch.cat(column)
+        full[real] = column
         results.append(full)
     return results[0], results[1]
 

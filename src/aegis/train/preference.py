@@ -23,6 +23,7 @@ from aegis.config import DpoSettings
 from aegis.data.records import Pair
 from aegis.errors import DataError
 from aegis.model.adapt import Adapted
+from aegis.model.chunks import in_chunks
 from aegis.model.prompt import prompt_ids
 from aegis.train.checkpoints import Checkpoints
 from aegis.train.examples import response_ids
@@ -161,14 +162,17 @@ class Scorer:
             self.hidden = hidden
         targets = labels[:, 1:]
         asked = targets != -100
-        logits = self.adapted.logits(hidden[:, :-1][asked]).float()
+        columns = in_chunks(self._score, hidden[:, :-1][asked], targets[asked])
+        return Scores(*(_spread(values, asked) for values in columns))
+
+    def _score(self, before: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        """(n,) each: log-probabilities of the targets, entropies, mean logits, and whether the target is the best."""
+        logits = self.adapted.logits(before).float()
         logs = torch.log_softmax(logits, -1)
-        picked = logs.gather(1, targets[asked].unsqueeze(1)).squeeze(1)
         with torch.no_grad():
             entropy = -(logs.exp() * logs).sum(-1)
-            best = logits.argmax(-1) == targets[asked]
-            columns = [_spread(values, asked) for values in (entropy, logits.mean(-1), best)]
-        return Scores(_spread(picked, asked), *columns)
+            best = logits.argmax(-1) == targets
+        return logs.gather(1, targets.unsqueeze(1)).squeeze(1), entropy, logits.detach().mean(-1), best
 
 
 def _spread(values: Tensor, asked: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ class QuadrupleThinking:
     ) -> None:
         self.adapted, self.records, self.settings = adapted, records, settings
         self.prompts: Sequence[tuple[int, ...]] = prompts
+        self.kinds: Sequence[int] = [int(record.decision) for record in records]
         self.decides = True
         tags = known_tags(tokenizer)
         limits = Limits(section=settings.section_tokens, final=settings.final_tokens)

@@ -24,6 +24,7 @@ from transformers import AttentionInterface
 from aegis.config import ModelSettings
 from aegis.model.adapt import Adapted, attach
 from aegis.model.checkpointing import checkpoint_layers
+from aegis.model.chunks import in_chunks
 from aegis.model.load import meta_model
 from aegis.model.quantize import Quantization, quantised_bytes
 from aegis.model.trunk import Trunk
@@ -134,8 +135,12 @@ def supervised(adapted: Adapted, shapes: Shapes, *, pet: bool, bfloat16: bool, t
         hidden = adapted.hidden(shapes.ids(), shapes.mask(_dtype(adapted)))
         decision = adapted.decide(hidden, shapes.ones())
         total = functional.cross_entropy(decision, shapes.ids()[:, 0], reduction="sum")
-        logits = adapted.logits(hidden[:, :-1].flatten(0, 1))
-        total = total + functional.cross_entropy(logits.float(), shapes.ids()[:, 1:].flatten(), reduction="none").sum()
+
+        def score(before: Tensor, tokens: Tensor) -> tuple[Tensor]:
+            return (functional.cross_entropy(adapted.logits(before).float(), tokens, reduction="none"),)
+
+        (losses,) = in_chunks(score, hidden[:, :-1].flatten(0, 1), shapes.ids()[:, 1:].flatten())
+        total = total + losses.sum()
         return total + second_difference(hidden) if pet else total
 
     with _tagged(adapted, tagged):
@@ -155,13 +160,13 @@ def preferred(adapted: Adapted, shapes: Shapes) -> int:
     return _trained(adapted, loss, bfloat16=False)
 
 
-def scored(adapted: Adapted, shapes: Shapes, *, chunk: int) -> int:
+def scored(adapted: Adapted, shapes: Shapes) -> int:
     """Peak bytes of scoring a whole batch without gradients: trunk, hidden states, and logits by the chunk."""
     with Allocations(adapted) as seen, torch.no_grad():
         trunk = adapted.trunk(shapes.ids(), shapes.mask(_dtype(adapted)), layer=adapted.lowest_layer())
         hidden = adapted.hidden(shapes.ids(), shapes.mask(_dtype(adapted)), trunk=trunk)
         if shapes.steps:
-            _logprobs(adapted, hidden.flatten(0, 1)[:chunk])
+            _logprobs(adapted, hidden.flatten(0, 1))
     return seen.peak
 
 
@@ -219,12 +224,16 @@ def _trained(adapted: Adapted, loss: Callable[[], Tensor], *, bfloat16: bool) ->
 
 def _logprobs(adapted: Adapted, hidden: Tensor) -> Tensor:
     """As `chosen_logprobs`: one float32 copy, restricted in place, and what its sum of exponentials needs."""
-    logits = adapted.logits(hidden).to(torch.float32, copy=True)
-    allowed = torch.ones(logits.shape[1], dtype=torch.bool, device=META)
-    closing = torch.zeros(len(logits), 1, dtype=torch.long, device=META)
-    logits.masked_fill_(~allowed, -torch.inf)
-    logits.div_(2.0)
-    return logits.gather(1, closing).squeeze(1) - logits.logsumexp(-1)
+
+    def score(before: Tensor) -> tuple[Tensor]:
+        logits = adapted.logits(before).to(torch.float32, copy=True)
+        allowed = torch.ones(logits.shape[1], dtype=torch.bool, device=META)
+        closing = torch.zeros(len(logits), 1, dtype=torch.long, device=META)
+        logits.masked_fill_(~allowed, -torch.inf)
+        logits.div_(2.0)
+        return (logits.gather(1, closing).squeeze(1) - logits.logsumexp(-1),)
+
+    return in_chunks(score, hidden)[0]
 
 
 @contextlib.contextmanager
