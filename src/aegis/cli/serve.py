@@ -145,7 +145,9 @@ def _load(kind: str, path: Path, name: str, *, base: str | None, batch: int) -> 
         loaded = GgufEngine.load(folder, file=None if path.is_dir() else path, slots=batch)
         loaded.model = name
         return loaded
+    from aegis.model.device import limit_shape_cache
     from aegis.serve.hf_engine import HfEngine
     from aegis.serve.mind import Mind
 
+    limit_shape_cache()
     return HfEngine(Mind.load(path, base_spec=base), model=name, most_rows=batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import os
 from typing import Any, Literal
 
 import torch
@@ -56,6 +57,14 @@ def trim_heap() -> None:
     """What is free inside the C library's heap goes back to the system; a matter of milliseconds."""
     with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such call
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def limit_shape_cache() -> None:
+    """Bound what torch and oneDNN keep for each shape of a product that they have met: up to half a megabyte in either of
+    two caches of 1024 shapes by default, and a server meets new ones for hours. To be called before the first product; what
+    the user set stays."""
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, "512")
 
 
 def fast_dtype() -> torch.dtype:
