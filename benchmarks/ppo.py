@@ -37,9 +37,10 @@ from aegis.model.prompt import prompt_ids
 from aegis.model.scalar import ScalarHead
 from aegis.model.tags import add_tags
 from aegis.progress import bar
-from aegis.train.ppo import PPO, Rollout, make_rollout
+from aegis.train.ppo import PPO
 from aegis.train.quadruple import QuadrupleThinking
 from aegis.train.reward import RewardModel
+from aegis.train.rollout import Rollout, make_rollout
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart.yaml"
 SETTINGS = {

@@ -52,9 +52,10 @@ from aegis.model.tags import add_tags
 from aegis.progress import bar
 from aegis.thinking import compose, parse
 from aegis.train.examples import encode_all
-from aegis.train.ppo import PPO, make_rollout
+from aegis.train.ppo import PPO
 from aegis.train.quadruple import QuadrupleThinking
 from aegis.train.reward import load_reward
+from aegis.train.rollout import make_rollout
 from aegis.train.sft import validate
 from aegis.train.stage import write_policy
 

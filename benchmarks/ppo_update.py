@@ -51,8 +51,9 @@ from aegis.model.scalar import ScalarHead
 from aegis.model.thinker import Path as Response
 from aegis.model.thinker import steady
 from aegis.progress import bar
-from aegis.train.ppo import PPO, Limiter
+from aegis.train.ppo import PPO
 from aegis.train.reward import RewardModel
+from aegis.train.rollout import Limiter
 
 TRL = "1.12.0"
 PEERS = {

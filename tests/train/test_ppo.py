@@ -17,8 +17,9 @@ from aegis.model.adapt import Adapted, attach
 from aegis.model.scalar import ScalarHead
 from aegis.model.thinker import Path
 from aegis.train.checkpoints import Checkpoints
-from aegis.train.ppo import PPO, Limiter, drift, whiten_by_part
+from aegis.train.ppo import PPO
 from aegis.train.reward import RewardModel
+from aegis.train.rollout import Limiter, drift, whiten_by_part
 from tests.conftest import tiny_model
 
 TARGET, CHOICES = 7, tuple(range(4, 12))

@@ -23,9 +23,9 @@ from aegis.train.checkpoints import Checkpoints
 from aegis.train.examples import mixed_order
 from aegis.train.group import Algorithm, group_plan, train_group
 from aegis.train.packages import require_trl
-from aegis.train.ppo import Limiter
 from aegis.train.preference import Preference, Scorer, encode_preferences, train_dpo
 from aegis.train.quadruple import QuadrupleThinking
+from aegis.train.rollout import Limiter
 from tests.conftest import tiny_model
 from tests.train.test_ppo import Bandit
 

@@ -29,8 +29,8 @@ from aegis.model.thinker import Path
 from aegis.model.trunk import Trunk
 from aegis.train.checkpoints import Checkpoints
 from aegis.train.examples import mixed_order
-from aegis.train.ppo import Rollout, Task, chosen_logprobs, decided_before, drift, make_rollout
 from aegis.train.reward import RewardModel
+from aegis.train.rollout import Rollout, Task, chosen_logprobs, decided_before, drift, make_rollout
 from aegis.train.state import RandomState
 from aegis.train.trainer import Durable, Ledger, Log, OnLog, forget_forward, make_policy_optimizer, train_policy_only
 

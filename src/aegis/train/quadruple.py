@@ -13,7 +13,7 @@ from aegis.errors import DataError
 from aegis.model.adapt import Adapted
 from aegis.model.tags import known_tags
 from aegis.model.thinker import Limits, Path, Thinker, steady
-from aegis.train.ppo import Limiter
+from aegis.train.rollout import Limiter
 from aegis.verification import STANCE_OF, Stance, check, stance
 
 
