@@ -20,8 +20,8 @@ from aegis.model.prompt import prompt_ids
 from aegis.model.tags import known_tags
 from aegis.model.thinker import Path
 from aegis.train.checkpoints import Checkpoints
-from aegis.train.examples import mixed_order
-from aegis.train.group import Algorithm, group_plan, train_group
+from aegis.train.examples import mixed_order, prompt_plan
+from aegis.train.group import Algorithm, train_group
 from aegis.train.packages import require_trl
 from aegis.train.preference import Preference, Scorer, encode_preferences, train_dpo
 from aegis.train.quadruple import QuadrupleThinking
@@ -345,11 +345,11 @@ def test_impossible_settings_are_named(kind: Any, changes: dict[str, Any], messa
 
 
 def test_every_prompt_is_asked_once_an_epoch() -> None:
-    plan = group_plan([0] * 5, GroupSettings(updates=5, prompts=2), seed=1)
+    plan = prompt_plan([0] * 5, updates=5, asked=2, seed=1)
     assert [len(row) for row in plan] == [2] * 5
     flat = [index for row in plan for index in row]
     assert sorted(flat[:5]) == sorted(flat[5:]) == list(range(5))
-    assert plan != group_plan([0] * 5, GroupSettings(updates=5, prompts=2), seed=2)
+    assert plan != prompt_plan([0] * 5, updates=5, asked=2, seed=2)
 
 
 @pytest.mark.parametrize("seed", range(5))

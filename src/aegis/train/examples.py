@@ -186,6 +186,19 @@ def mixed_order(kinds: Sequence[int], *, seed: int, epoch: int) -> list[int]:
     return sorted(order, key=places.__getitem__)
 
 
+def prompt_plan(kinds: Sequence[int], *, updates: int, asked: int, seed: int) -> list[list[int]]:
+    """Which `asked` prompts each update asks: the epochs' orders, each a function of (seed, epoch), one after another.
+
+    Args:
+        kinds: of every prompt; at least one.
+    """
+    wanted = updates * asked
+    places: list[int] = []
+    for epoch in range(-(-wanted // len(kinds))):
+        places += mixed_order(kinds, seed=seed, epoch=epoch)
+    return [places[start : start + asked] for start in range(0, wanted, asked)]
+
+
 def collate(examples: Sequence[Example], *, pad_id: int) -> Batch:
     """Pad examples into one batch."""
     ids, mask = pad([list(example.ids) for example in examples], value=pad_id)

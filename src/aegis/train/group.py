@@ -28,7 +28,7 @@ from aegis.model.adapt import Adapted
 from aegis.model.thinker import Path
 from aegis.model.trunk import Trunk
 from aegis.train.checkpoints import Checkpoints
-from aegis.train.examples import mixed_order
+from aegis.train.examples import prompt_plan
 from aegis.train.reward import RewardModel
 from aegis.train.rollout import Rollout, Task, chosen_logprobs, decided_before, drift, make_rollout
 from aegis.train.state import RandomState
@@ -76,7 +76,7 @@ def train_group(
         checkpoints=checkpoints,
         on_log=on_log,
     )
-    plan = group_plan(task.kinds, settings, seed=seed)
+    plan = prompt_plan(task.kinds, updates=settings.updates, asked=settings.prompts, seed=seed)
 
     def make(arguments: dict[str, Any]) -> Trainer:
         engine = Engine(ledger, task, settings, reward=reward, pad_id=tokenizer.pad_token_id)
@@ -88,15 +88,6 @@ def train_group(
         return _TRAINERS[algorithm](engine, batches, arguments, tokenizer)
 
     return ledger.run(make, accumulation=settings.minibatches)
-
-
-def group_plan(kinds: Sequence[int], settings: GroupSettings, *, seed: int) -> list[list[int]]:
-    """Which prompts each update asks: the epochs' orders, each a function of (seed, epoch), one after another."""
-    wanted = settings.updates * settings.prompts
-    places: list[int] = []
-    for epoch in range(-(-wanted // len(kinds))):
-        places += mixed_order(kinds, seed=seed, epoch=epoch)
-    return [places[start : start + settings.prompts] for start in range(0, wanted, settings.prompts)]
 
 
 class Engine:

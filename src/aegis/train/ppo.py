@@ -32,7 +32,7 @@ from aegis.train.advantages import (
     value_loss,
 )
 from aegis.train.checkpoints import Checkpoints
-from aegis.train.examples import mixed_order
+from aegis.train.examples import prompt_plan
 from aegis.train.reward import RewardModel
 from aegis.train.rollout import Rollout, Task, chosen_logprobs, decided_before, drift, make_rollout, whiten_by_part
 from aegis.train.state import Content, ModuleState, OptimizerState, Part, RandomState, Values
@@ -84,7 +84,8 @@ class PPO:
         self.done = 0  # optimizer steps, skipped ones included
         self.measured: list[dict[str, float]] = []
         self._trunk: Trunk | None = None
-        self._order: tuple[int, list[int]] | None = None
+        asked = settings.batch // settings.responses
+        self._plan = prompt_plan(task.kinds, updates=settings.updates, asked=asked, seed=seed)
 
     @property
     def steps_an_update(self) -> int:
@@ -333,15 +334,8 @@ class PPO:
         return ordered[start : start + size]
 
     def _indices(self, update: int) -> list[int]:
-        """Which prompts an update asks, each `responses` times: the epochs' orders, functions of (seed, epoch), in a row."""
-        found: list[int] = []
-        count, asked = len(self.task.prompts), self.settings.batch // self.settings.responses
-        for place in range(update * asked, (update + 1) * asked):
-            epoch, at = divmod(place, count)
-            if self._order is None or self._order[0] != epoch:
-                self._order = (epoch, mixed_order(self.task.kinds, seed=self.seed, epoch=epoch))
-            found += [self._order[1][at]] * self.settings.responses
-        return found
+        """Which prompts an update asks, each `responses` times."""
+        return [index for index in self._plan[update] for _ in range(self.settings.responses)]
 
 
 def _scalars(log: dict[str, Any]) -> tuple[int, dict[str, float]]:
