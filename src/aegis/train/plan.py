@@ -374,7 +374,7 @@ def _dpo(at: _Planner) -> list[StepPlan]:
     adapted = at.actors(at.fast, roles=True)
     adapted.train_only("default")
     shapes = at.rows(at.config.train.dpo.batch_tokens, at_least=2)
-    peak = at.peak(rehearsal.supervised, adapted, shapes, pet=False, bfloat16=False, tagged=False)
+    peak = at.peak(rehearsal.supervised, adapted, shapes, pet=False, bfloat16=False, tagged=False, chunked=True)
     return [at.step("dpo", adapted, at.fast, peak)]
 
 

@@ -169,10 +169,11 @@ class Scorer:
         """(n,) each: log-probabilities of the targets, entropies, mean logits, and whether the target is the best."""
         logits = self.adapted.logits(before).float()
         logs = torch.log_softmax(logits, -1)
+        chosen = logs.gather(1, targets.unsqueeze(1)).squeeze(1)
         with torch.no_grad():
             entropy = -(logs.exp() * logs).sum(-1)
             best = logits.argmax(-1) == targets
-        return logs.gather(1, targets.unsqueeze(1)).squeeze(1), entropy, logits.detach().mean(-1), best
+        return chosen, entropy, logits.detach().mean(-1), best
 
 
 def _spread(values: Tensor, asked: Tensor) -> Tensor:

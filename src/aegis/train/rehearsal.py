@@ -128,8 +128,14 @@ def actors(
     return adapted
 
 
-def supervised(adapted: Adapted, shapes: Shapes, *, pet: bool, bfloat16: bool, tagged: bool = True) -> int:
-    """Peak bytes of SFT's forward and backward pass, gradients included."""
+def supervised(
+    adapted: Adapted, shapes: Shapes, *, pet: bool, bfloat16: bool, tagged: bool = True, chunked: bool = False
+) -> int:
+    """Peak bytes of SFT's forward and backward pass, gradients included.
+
+    Args:
+        chunked: vocabulary logits by the chunk, as in DPO.
+    """
 
     def loss() -> Tensor:
         hidden = adapted.hidden(shapes.ids(), shapes.mask(_dtype(adapted)))
@@ -139,7 +145,8 @@ def supervised(adapted: Adapted, shapes: Shapes, *, pet: bool, bfloat16: bool, t
         def score(before: Tensor, tokens: Tensor) -> tuple[Tensor]:
             return (functional.cross_entropy(adapted.logits(before).float(), tokens, reduction="none"),)
 
-        (losses,) = in_chunks(score, hidden[:, :-1].flatten(0, 1), shapes.ids()[:, 1:].flatten())
+        rows = hidden[:, :-1].flatten(0, 1), shapes.ids()[:, 1:].flatten()
+        (losses,) = in_chunks(score, *rows) if chunked else score(*rows)
         total = total + losses.sum()
         return total + second_difference(hidden) if pet else total
 

@@ -17,7 +17,6 @@ from transformers import get_cosine_schedule_with_warmup
 from aegis.config import TrainSettings
 from aegis.decisions import NAMES
 from aegis.model.adapt import Adapted, parameters_by_kind
-from aegis.model.chunks import in_chunks
 from aegis.model.device import autocast
 from aegis.progress import bar
 from aegis.so8 import Schedule, So8Loss, So8LossSettings, alpha_at, opening
@@ -259,11 +258,8 @@ def token_loss(adapted: Adapted, hidden: Tensor, batch: Batch) -> Tensor:
     """Σ weight · −log p(token | before), with logits computed only where the weight is not zero."""
     weights = batch.weights[:, 1:]
     wanted = weights > 0
-
-    def score(before: Tensor, tokens: Tensor) -> tuple[Tensor]:
-        return (functional.cross_entropy(adapted.logits(before).float(), tokens, reduction="none"),)
-
-    (losses,) = in_chunks(score, hidden[:, :-1][wanted], batch.ids[:, 1:][wanted])
+    logits = adapted.logits(hidden[:, :-1][wanted])
+    losses = functional.cross_entropy(logits.float(), batch.ids[:, 1:][wanted], reduction="none")
     return (losses * weights[wanted]).sum()
 
 
