@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import signal
 import socket
 import threading
 import time
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ import pytest
 from aegis.decisions import Decision
 from aegis.errors import BadInputError
 from aegis.serve.doors import is_loopback
-from aegis.serve.server import Server, bind, require_guarded
+from aegis.serve.server import Server, bind, require_guarded, settle
 from tests.serve.fakes import FakeEngine, House, house, thinking
 
 
@@ -204,6 +207,24 @@ def test_many_clients_that_come_and_go(tmp_path: Path) -> None:
     assert statuses["left"] > 10
     assert statuses["whole"] <= len(made.audit.entries)
     assert made.metrics.working._value.get() == 0
+
+
+def test_garbage_does_not_wait_for_a_quarter_of_what_was_loaded() -> None:
+    class Ring:
+        def __init__(self) -> None:
+            self.other = self
+
+    loaded = [[] for _ in range(500_000)]
+    try:
+        settle()
+        assert gc.get_freeze_count() > len(loaded)
+        rings, recent = weakref.WeakSet[Ring](), deque[Ring](maxlen=10_000)
+        for _ in range(60_000):
+            recent.append(Ring())  # long enough for it to be counted as old
+            rings.add(recent[-1])
+        assert len(rings) < 40_000
+    finally:
+        gc.unfreeze()
 
 
 def _mixed(prompt: str) -> Decision:
