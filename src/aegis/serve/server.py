@@ -106,8 +106,8 @@ class Server(uvicorn.Server):
 def settle() -> None:
     """What is alive now is taken to live as long as the process, and collections of garbage pass it by.
 
-    Python looks for garbage among all that is old only once what is new comes to a quarter of it. Beside the million objects
-    of torch and transformers that is forty megabytes of garbage, and a collection that holds every answer up.
+    Python looks for garbage among all that is old only once what is new comes to a quarter of it. Beside the six hundred
+    thousand objects of torch and transformers that is late, and such a collection looks at every one of them.
     """
     gc.collect()
     gc.freeze()
