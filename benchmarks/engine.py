@@ -126,7 +126,9 @@ def engine_tokens(engine: GgufEngine, count: int, group: list[str], seed: int) -
     before = engine.written
 
     def think(numbered: tuple[int, str]) -> None:
-        engine.think(numbered[1], limits=LIMITS, temperature=0.7, seed=seed + numbered[0], cancelled=lambda: False)
+        engine.think(
+            numbered[1], Decision.ALLOW, limits=LIMITS, temperature=0.7, seed=seed + numbered[0], cancelled=lambda: False
+        )
 
     with ThreadPoolExecutor(count) as pool:
         list(pool.map(think, enumerate(group)))
@@ -140,7 +142,11 @@ def peer_tokens(mind: Mind, count: int, group: list[str], seed: int) -> int:
     rows = [prompt_ids(mind.tokenizer, prompt, system=system) for prompt in group]
     generator = torch.Generator(device=mind.model.device).manual_seed(seed)
     batches = [rows[start : start + count] for start in range(0, len(rows), count)]
-    return sum(len(path.ids) for batch in batches for path in thinker(batch, temperature=0.7, generator=generator))
+    return sum(
+        len(path.ids)
+        for batch in batches
+        for path in thinker(batch, [Decision.ALLOW] * len(batch), temperature=0.7, generator=generator)
+    )
 
 
 def decisions(judge: Any, prompts: list[str]) -> float:

@@ -32,6 +32,7 @@ from aegis.data.records import Record
 from aegis.data.seed import seed_records
 from aegis.model.adapt import Adapted, attach
 from aegis.model.device import fast_dtype, pick_device, quick_attention
+from aegis.model.judge import Judge
 from aegis.model.load import load_model, load_tokenizer, resolve_base
 from aegis.model.prompt import prompt_ids
 from aegis.model.scalar import ScalarHead
@@ -125,7 +126,8 @@ def rolled_out(config: Config) -> tuple[PPO, Rollout]:
     nn.init.normal_(value.linear.weight, std=0.1)
     nn.init.normal_(head.linear.weight, std=0.1)
     records, prompts = asked(tokenizer, config)
-    task = QuadrupleThinking(adapted, tokenizer, records, prompts, settings)
+    judge = Judge(adapted.base, tokenizer, head=adapted.head)
+    task = QuadrupleThinking(adapted, judge, records, prompts, settings)
     reward = RewardModel(head, adapted.reward_layer())
     ppo = PPO(adapted, value, task, settings, pad_id=tokenizer.pad_token_id, seed=config.seed, reward=reward)
     with torch.no_grad():

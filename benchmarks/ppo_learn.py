@@ -42,8 +42,9 @@ from aegis.errors import DataError
 from aegis.evaluate.metrics import macro_f1
 from aegis.model.adapt import Adapted
 from aegis.model.adapter import load_adapter, read_card, require_base
-from aegis.model.calibration import fit, is_spelled
+from aegis.model.calibration import Calibration, fit, is_spelled
 from aegis.model.device import fast_dtype, pick_device, quick_attention
+from aegis.model.judge import Judge
 from aegis.model.lexical import LexicalHead
 from aegis.model.load import Base, load_model, load_tokenizer, resolve_base
 from aegis.model.prompt import by_length, pad, prompt_ids
@@ -186,7 +187,10 @@ class Bench:
 
     def measure(self, folder: Path, *, label: str) -> Found:
         adapted, tokenizer = self.load(folder)
-        answers = self.answers(adapted, tokenizer, label=label)
+        seen = (LexicalHead.load(folder), Calibration.load(folder))
+        answers = self.answers(
+            adapted, Judge(adapted.base, tokenizer, head=adapted.head, lexical=seen[0], calibration=seen[1]), label=label
+        )
         both, deep = self.decisions(adapted, tokenizer, LexicalHead.load(folder))
         if math.isnan(self.base_perplexity):
             with adapted.acting_as("base"):
@@ -218,14 +222,14 @@ class Bench:
         model: Any = load_model(self.base.folder, dtype=fast_dtype(), attention=quick_attention(device))
         return load_adapter(folder, model, card, tags=add_tags(tokenizer, model)).to(device), tokenizer
 
-    def answers(self, adapted: Adapted, tokenizer: Any, *, label: str) -> Answers:
-        config, settings = self.config, self.config.train.ppo
+    def answers(self, adapted: Adapted, judge: Judge, *, label: str) -> Answers:
+        config, settings, tokenizer = self.config, self.config.train.ppo, judge.tokenizer
         reward = load_reward(
             self.run / "reward", adapted, base_fingerprint=self.base.fingerprint, settings=config.train.reward
         )
         adapted.to(pick_device()).eval()
         prompts = [tuple(prompt_ids(tokenizer, record.prompt, system=config.model.system_prompt)) for record in self.asked]
-        task = QuadrupleThinking(adapted, tokenizer, self.asked, prompts, settings)
+        task = QuadrupleThinking(adapted, judge, self.asked, prompts, settings)
         value, pad_id = ScalarHead(adapted.head.features).to(adapted.device), tokenizer.pad_token_id
         ppo = PPO(adapted, value, task, settings, pad_id=pad_id, seed=0, reward=reward)
         rows: list[dict[str, float]] = []

@@ -127,8 +127,8 @@ def bare(engine: Engine, shares: Sequence[Sequence[Question]]) -> Times:
         waits = []
         for prompt, seed in share:
             begun = time.perf_counter()
-            engine.decide([prompt])
-            engine.think(prompt, limits=LIMITS, temperature=0.7, seed=seed, cancelled=lambda: False)
+            decision = engine.decide([prompt])[0].decision
+            engine.think(prompt, decision, limits=LIMITS, temperature=0.7, seed=seed, cancelled=lambda: False)
             waits.append(time.perf_counter() - begun)
         return waits
 

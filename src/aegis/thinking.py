@@ -12,9 +12,11 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from aegis.decisions import Decision
 from aegis.errors import DataError
 
 SECTIONS: tuple[str, ...] = ("task", "safety", "policy", "final")
+VERDICT_SECTION = SECTIONS.index("policy")
 PUBLIC_TAG = "final"
 
 _BODY = r"(?P<{name}>(?:(?!</?(?:think-|final)).)*)"
@@ -114,6 +116,14 @@ def opening(section: str) -> str:
 
 def closing(section: str) -> str:
     return f"</think-{section}>"
+
+
+def verdict_line(decision: Decision) -> str:
+    """What the engine writes in front of the policy section's body: what was decided, so that the answer does it.
+
+    Like the tags it is part of the form and not of the body: no body holds it.
+    """
+    return f"{decision.name}\n"
 
 
 TAGS: tuple[str, ...] = (

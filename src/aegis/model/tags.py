@@ -14,8 +14,9 @@ from tokenizers import AddedToken
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aegis.decisions import Decision
 from aegis.errors import AdapterError
-from aegis.thinking import TAGS
+from aegis.thinking import TAGS, verdict_line
 
 FILE = "tags.safetensors"
 
@@ -66,6 +67,11 @@ def known_tags(tokenizer: Any) -> Tags:
     if any(number is None or number == tokenizer.unk_token_id for number in ids):
         raise AdapterError("the tokenizer does not know the thinking tags; give a model that `aegis run` made")
     return Tags(tuple(zip(ids[::2], ids[1::2], strict=True)))
+
+
+def verdict_ids(tokenizer: Any, decision: Decision) -> tuple[int, ...]:
+    """Ids of the line that the policy section begins with."""
+    return tuple(tokenizer(verdict_line(decision), add_special_tokens=False)["input_ids"])
 
 
 class TagRows(nn.Module):

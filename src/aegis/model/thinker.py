@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from aegis.decisions import Decision
 from aegis.errors import DataError
 from aegis.model.prompt import pad
 from aegis.model.tags import Tags
@@ -25,11 +26,13 @@ class Wanted:
 
     Args:
         prompt: ids of the prompt.
+        decision: what was decided about it.
         temperature: 0 takes the most probable token.
         seed: the row draws from a generator of its own, so that the company it is sampled in changes no draw.
     """
 
     prompt: tuple[int, ...]
+    decision: Decision
     limits: Limits
     temperature: float
     seed: int
@@ -53,6 +56,7 @@ class Thinker(Writer):
     def __call__(
         self,
         prompts: Sequence[Sequence[int]],
+        decisions: Sequence[Decision],
         *,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
@@ -61,10 +65,14 @@ class Thinker(Writer):
         """One response a prompt, in their order.
 
         Args:
+            decisions: what was decided about each prompt.
             temperature: 0 takes the most probable token.
             on_token: called after each step; it may raise to stop.
         """
-        rows = [Row(tuple(prompt), self.limits, temperature) for prompt in prompts]
+        rows = [
+            Row(tuple(prompt), self.limits, temperature, verdict=self.verdicts[decision])
+            for prompt, decision in zip(prompts, decisions, strict=True)
+        ]
         self._sample(rows, generator=generator, on_token=on_token)
         return [row.path() for row in rows]
 
@@ -84,7 +92,14 @@ class Thinker(Writer):
             dropped: asked between steps; a row for which it is true goes no further and is never handed over.
         """
         rows = [
-            Row(tuple(one.prompt), one.limits, one.temperature, random.Random(one.seed), number)
+            Row(
+                tuple(one.prompt),
+                one.limits,
+                one.temperature,
+                random.Random(one.seed),
+                number,
+                verdict=self.verdicts[one.decision],
+            )
             for number, one in enumerate(wanted)
         ]
         self._sample(

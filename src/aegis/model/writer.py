@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aegis.model.tags import Tags
-from aegis.thinking import SECTIONS, Thinking, looks_like_a_tag
+from aegis.decisions import Decision
+from aegis.model.tags import Tags, verdict_ids
+from aegis.thinking import SECTIONS, VERDICT_SECTION, Thinking, looks_like_a_tag
 
 _NOTHING = "…"  # stands for a body in which the model wrote nothing visible
 _TORN = "\ufffd"  # what a decoder gives for bytes that are no character (yet)
@@ -64,13 +65,20 @@ class Path:
 
 @dataclass(repr=False)
 class Row:
-    """A response while it is written; `path` is what it came to. `rng` and `number` are for who samples it."""
+    """A response while it is written; `path` is what it came to. `rng` and `number` are for who samples it.
+
+    Args:
+        verdict: ids of the line that the policy section begins with; its limit counts them, too.
+        told: how many of them are written.
+    """
 
     prompt: tuple[int, ...]
     limits: Limits = Limits()
     temperature: float = 1.0
     rng: random.Random | None = None
     number: int = 0
+    verdict: tuple[int, ...] = ()
+    told: int = 0
     part: int = 0
     body: list[int] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
@@ -87,6 +95,11 @@ class Row:
         self.may_close.append(may_close)
 
     @property
+    def room(self) -> int:
+        """How many tokens the body may still take."""
+        return self.limits.of(self.part) - len(self.body) - (self.told if self.part == VERDICT_SECTION else 0)
+
+    @property
     def whole(self) -> bool:
         """All bodies are closed."""
         return len(self.bodies) == len(SECTIONS) + 1
@@ -97,7 +110,7 @@ class Row:
 
 
 class Writer:
-    """The rules by which a response grows: the engine writes the tags, the model the bodies.
+    """The rules by which a response grows: the engine writes the tags and what was decided, the model the bodies.
 
     Args:
         tokenizer: the model's, with the tags.
@@ -106,6 +119,7 @@ class Writer:
 
     def __init__(self, tokenizer: Any, tags: Tags) -> None:
         self.tokenizer, self.tags = tokenizer, tags
+        self.verdicts = {decision: verdict_ids(tokenizer, decision) for decision in Decision}
 
     def begin(self, row: Row) -> int:
         """Write the first opening tag; return it, the first input behind the prompt."""
@@ -119,6 +133,10 @@ class Writer:
         if token is None and self._between(row):
             row.add(opening, chosen=False)
             return opening
+        if token is None and self._telling(row):
+            row.add(row.verdict[row.told], chosen=False)
+            row.told += 1
+            return row.ids[-1]
         if token is None:
             row.add(closing, chosen=False)
             return self._close(row, by_model=False)
@@ -145,9 +163,13 @@ class Writer:
         """The last token closed a part: an opening tag comes next."""
         return bool(row.ids) and row.parts[-1] < row.part
 
+    def _telling(self, row: Row) -> bool:
+        """The policy section is open, and not all of what was decided is written."""
+        return row.part == VERDICT_SECTION and row.told < len(row.verdict)
+
     def forced(self, row: Row) -> bool:
-        """The engine writes the next token, whatever the model says: a tag."""
-        return self._between(row) or len(row.body) >= row.limits.of(row.part)
+        """The engine writes the next token, whatever the model says: a tag, or what was decided."""
+        return self._between(row) or self._telling(row) or row.room <= 0
 
     def may_close(self, row: Row) -> bool:
         """A visible character is there, and none is torn between two tokens."""

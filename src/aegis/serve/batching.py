@@ -17,7 +17,7 @@ from aegis.model.writer import Path, Row, Writer
 from aegis.serve.llama import Input, Llama
 
 _PREFIX = 0  # the sequence that holds what all prompts begin with
-_SHORT = 4  # a response goes on with at most so many tokens at once: one of its own, or the tags between two sections
+_SHORT = 8  # a response goes on with few tokens at once: one of its own, or the tags between two sections and the verdict
 
 
 @dataclass(repr=False, eq=False)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from aegis.data.records import detect_language
 from aegis.decisions import Decision
@@ -141,7 +141,7 @@ class Desk:
         def left() -> bool:
             return gone() or self.stopping.is_set()
 
-        thinking, why = self._think(ask, marked, limits, cancelled=lambda: left() or self.clock() > until)
+        thinking, why = self._think(ask, marked, verdict.decision, limits, cancelled=lambda: left() or self.clock() > until)
         if left():
             raise Gone("nobody waits for the answer")
         if why is None and thinking is None and self.clock() > until:
@@ -182,10 +182,11 @@ class Desk:
             raise Unavailable("the engine cannot decide now; try again later") from None
 
     def _think(
-        self, ask: Ask, prompt: str, limits: Limits, *, cancelled: Callable[[], bool]
+        self, ask: Ask, prompt: str, decision: Decision, limits: Limits, *, cancelled: Callable[[], bool]
     ) -> tuple[Thinking | None, str | None]:
         try:
-            found = self.engine.think(prompt, limits=limits, temperature=ask.temperature, seed=ask.seed, cancelled=cancelled)
+            given: dict[str, Any] = {"limits": limits, "temperature": ask.temperature, "seed": ask.seed}
+            found = self.engine.think(prompt, decision, **given, cancelled=cancelled)
         except Exception as error:
             tell(error)
             return None, "engine error"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from aegis.decisions import Decision
 from aegis.model.judge import Verdict
 from aegis.model.thinker import Limits
 from aegis.thinking import Thinking
@@ -28,9 +29,17 @@ class Engine(Protocol):
         ...
 
     def think(
-        self, prompt: str, *, limits: Limits, temperature: float, seed: int, cancelled: Callable[[], bool]
+        self,
+        prompt: str,
+        decision: Decision,
+        *,
+        limits: Limits,
+        temperature: float,
+        seed: int,
+        cancelled: Callable[[], bool],
     ) -> Thinking | None:
-        """One response; blocks until it is whole. None where no usable one came out, or once `cancelled` is true."""
+        """One response that knows the decision; blocks until it is whole. None where no usable one came out, or once
+        `cancelled` is true."""
         ...
 
     def prompt_tokens(self, prompt: str) -> int:

@@ -155,9 +155,17 @@ class GgufEngine:
         return [Verdict(Decision(int(row.argmax())), tuple(map(float, row)), ms) for row in found]
 
     def think(
-        self, prompt: str, *, limits: Limits, temperature: float, seed: int, cancelled: Callable[[], bool]
+        self,
+        prompt: str,
+        decision: Decision,
+        *,
+        limits: Limits,
+        temperature: float,
+        seed: int,
+        cancelled: Callable[[], bool],
     ) -> Thinking | None:
-        """One response; None where no usable one came out, or once `cancelled` is true (asked at every step).
+        """One response that knows the decision; None where no usable one came out, or once `cancelled`, asked at every step,
+        is true.
 
         Raises:
             DataError: if the prompt leaves no room for the response.
@@ -165,8 +173,9 @@ class GgufEngine:
         """
         ids = self._ids(prompt)
         require_fit(ids, limit=self.context - limits.total, where="prompt")
-        row = Row(tuple(ids), limits, temperature)
-        job = Writing(row, seed, cancelled, [*ids, self._batcher.writer.begin(row)])
+        writer = self._batcher.writer
+        row = Row(tuple(ids), limits, temperature, verdict=writer.verdicts[decision])
+        job = Writing(row, seed, cancelled, [*ids, writer.begin(row)])
         self._batcher.ask(job)
         path = job.future.result()
         if path is None:

@@ -12,6 +12,7 @@ from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass, field
 from typing import Any
 
+from aegis.decisions import Decision
 from aegis.errors import AegisError
 from aegis.model.device import trim_heap
 from aegis.model.judge import Verdict
@@ -78,9 +79,16 @@ class HfEngine:
         return question.future.result()
 
     def think(
-        self, prompt: str, *, limits: Limits, temperature: float, seed: int, cancelled: Callable[[], bool]
+        self,
+        prompt: str,
+        decision: Decision,
+        *,
+        limits: Limits,
+        temperature: float,
+        seed: int,
+        cancelled: Callable[[], bool],
     ) -> Thinking | None:
-        """One response; None where none came out or `cancelled` became true.
+        """One response that knows the decision; None where none came out or `cancelled` became true.
 
         Raises:
             DataError: if the prompt leaves no room for the response.
@@ -88,7 +96,7 @@ class HfEngine:
         """
         ids = self._ids(prompt)
         require_fit(ids, limit=self.context - limits.total, where="prompt")
-        thought = _Thought(Wanted(tuple(ids), limits, temperature, seed), cancelled)
+        thought = _Thought(Wanted(tuple(ids), decision, limits, temperature, seed), cancelled)
         self._ask(self._thoughts, thought)
         while True:
             with contextlib.suppress(NotYet):

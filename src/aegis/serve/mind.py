@@ -103,7 +103,7 @@ class Mind:
         thinker = Thinker(self.model, self.tokenizer, self.tags, limits)
         generator = torch.Generator().manual_seed(seed)
         with steady(self.gates):
-            sampled = thinker([ids] * paths, temperature=temperature, generator=generator)
+            sampled = thinker([ids] * paths, [verdict.decision] * paths, temperature=temperature, generator=generator)
         return settle(prompt, verdict, require_paths(sampled), threshold=threshold)
 
     def ids(self, prompt: str) -> list[int]:

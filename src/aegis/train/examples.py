@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from aegis.data.records import Pair, Record
+from aegis.decisions import Decision
 from aegis.model.prompt import by_length, end_ids, pad, prompt_ids
-from aegis.model.tags import known_tags
-from aegis.thinking import Thinking
+from aegis.model.tags import known_tags, verdict_ids
+from aegis.thinking import SECTIONS, VERDICT_SECTION, Thinking
 
 
 @dataclass(frozen=True)
@@ -67,24 +68,33 @@ def encode(
     ids = prompt_ids(tokenizer, prompt, system=system)
     if thinking is None:
         return Example(tuple(ids), len(ids), decision, ())
-    response, weights = response_ids(tokenizer, thinking, section_weight=section_weight, final_weight=final_weight)
+    weighed = {"section_weight": section_weight, "final_weight": final_weight}
+    response, weights = response_ids(tokenizer, thinking, Decision(decision), **weighed)
     return Example((*ids, *response), len(ids), decision, weights)
 
 
 def response_ids(
-    tokenizer: Any, thinking: Thinking, *, section_weight: float, final_weight: float, end: bool = True
+    tokenizer: Any,
+    thinking: Thinking,
+    decision: Decision,
+    *,
+    section_weight: float,
+    final_weight: float,
+    end: bool = True,
 ) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """A whole response as ids with its tags, and the loss weight of each.
 
     Args:
+        decision: what was decided about the prompt, told at the beginning of the policy section.
         end: with the end token behind the last tag. A sampled response ends with the tag.
     """
     bodies = [*(text.reveal() for text in thinking.bodies().values()), thinking.public]
     ids: list[int] = []
     weights: list[float] = []
-    for part_number, ((opening, closing), body) in enumerate(zip(known_tags(tokenizer).pairs, bodies, strict=True), 1):
-        part = [opening, *tokenizer(body, add_special_tokens=False)["input_ids"], closing]
-        public = part_number == len(bodies)
+    for number, ((opening, closing), body) in enumerate(zip(known_tags(tokenizer).pairs, bodies, strict=True)):
+        told = verdict_ids(tokenizer, decision) if number == VERDICT_SECTION else ()
+        part = [opening, *told, *tokenizer(body, add_special_tokens=False)["input_ids"], closing]
+        public = number == len(SECTIONS)
         part += end_ids(tokenizer) if public and end else []
         ids += part
         weights += [final_weight if public else section_weight] * len(part)

@@ -51,7 +51,7 @@ def encode_preferences(tokenizer: Any, pairs: Sequence[Pair], *, system: str | N
     for pair in pairs:
         prompt = prompt_ids(tokenizer, pair.prompt, system=system)
         chosen, rejected = (
-            (*prompt, *response_ids(tokenizer, side.thinking, section_weight=0, final_weight=0)[0])
+            (*prompt, *response_ids(tokenizer, side.thinking, pair.chosen.decision, section_weight=0, final_weight=0)[0])
             for side in (pair.chosen, pair.rejected)
         )
         if max(len(chosen), len(rejected)) <= max_length:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from aegis.config import GroupSettings, PpoSettings, RewardWeights
 from aegis.data.records import Record
 from aegis.decisions import UNSAFE, Decision
 from aegis.errors import DataError
 from aegis.model.adapt import Adapted
+from aegis.model.judge import Judge
 from aegis.model.tags import known_tags
 from aegis.model.thinker import Limits, Path, Thinker, steady
 from aegis.train.rollout import Limiter
@@ -21,6 +21,7 @@ class QuadrupleThinking:
     """The records' prompts, responses sampled with engine-written tags, and the terms that need no model.
 
     Args:
+        judge: the policy's own; what it decides is told to each response, as it is in use.
         records: what is asked; their decisions are what is right.
         prompts: the same as ids.
     """
@@ -28,23 +29,28 @@ class QuadrupleThinking:
     def __init__(
         self,
         adapted: Adapted,
-        tokenizer: Any,
+        judge: Judge,
         records: Sequence[Record],
         prompts: Sequence[tuple[int, ...]],
         settings: PpoSettings | GroupSettings,
     ) -> None:
-        self.adapted, self.records, self.settings = adapted, records, settings
+        self.adapted, self.judge, self.records, self.settings = adapted, judge, records, settings
+        self._asked = {ids: record.prompt for ids, record in zip(prompts, records, strict=True)}
         self.prompts: Sequence[tuple[int, ...]] = prompts
         self.kinds: Sequence[int] = [int(record.decision) for record in records]
         self.decides = True
-        tags = known_tags(tokenizer)
+        tags = known_tags(judge.tokenizer)
         limits = Limits(section=settings.section_tokens, final=settings.final_tokens)
-        self.thinker = Thinker(adapted.base, tokenizer, tags, limits)
+        self.thinker = Thinker(adapted.base, judge.tokenizer, tags, limits)
         self.limiter: Limiter | None = Limiter(self.thinker.allowed, tuple(closing for _, closing in tags.pairs))
 
     def sample(self, prompts: Sequence[tuple[int, ...]], on_token: Callable[[], None] = lambda: None) -> list[Path]:
         with steady(self.adapted.all_gates()):
-            return self.thinker(prompts, temperature=self.settings.temperature, on_token=on_token)
+            different = list(dict.fromkeys(prompts))
+            verdicts = self.judge.decide([self._asked[ids] for ids in different])
+            told = {ids: verdict.decision for ids, verdict in zip(different, verdicts, strict=True)}
+            decisions = [told[ids] for ids in prompts]
+            return self.thinker(prompts, decisions, temperature=self.settings.temperature, on_token=on_token)
 
     def terms(self, indices: Sequence[int], paths: Sequence[Path]) -> list[dict[str, float]]:
         return [

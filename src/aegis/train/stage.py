@@ -19,9 +19,10 @@ from aegis.data.records import Pair, Record, write_jsonl
 from aegis.errors import DataError
 from aegis.model.adapt import Adapted, attach, freeze
 from aegis.model.adapter import AdapterCard, load_adapter, read_card, require_base, save_adapter
-from aegis.model.calibration import fit, is_spelled
+from aegis.model.calibration import Calibration, fit, is_spelled
 from aegis.model.checkpointing import checkpoint_layers
 from aegis.model.device import fast_dtype, pick_device, quick_attention
+from aegis.model.judge import Judge
 from aegis.model.lexical import FILE as LEXICAL
 from aegis.model.lexical import LexicalHead
 from aegis.model.load import Base, context_length, load_model, load_tokenizer
@@ -252,7 +253,7 @@ def write_policy(
     ppo = PPO(
         adapted,
         value,
-        _task(config, adapted, tokenizer, train, settings),
+        _task(config, adapted, tokenizer, train, settings, supervised=supervised),
         settings,
         pad_id=tokenizer.pad_token_id,
         seed=config.seed,
@@ -366,7 +367,7 @@ def write_group(
     logs = train_group(
         algorithm,
         adapted,
-        _task(config, adapted, tokenizer, train, settings),
+        _task(config, adapted, tokenizer, train, settings, supervised=supervised),
         settings,
         tokenizer=tokenizer,
         seed=config.seed,
@@ -393,9 +394,15 @@ def write_group(
 
 
 def _task(
-    config: Config, adapted: Adapted, tokenizer: Any, train: Sequence[Record], settings: PpoSettings | GroupSettings
+    config: Config,
+    adapted: Adapted,
+    tokenizer: Any,
+    train: Sequence[Record],
+    settings: PpoSettings | GroupSettings,
+    *,
+    supervised: Path,
 ) -> QuadrupleThinking:
-    """The records whose prompts fit, to be answered in quadruple thinking."""
+    """The records whose prompts fit, to be answered in quadruple thinking, told what the policy's own judge decides."""
     system, limit = config.model.system_prompt, config.train.max_length
     encoded = [(record, tuple(prompt_ids(tokenizer, record.prompt, system=system))) for record in train]
     field = "train.ppo.prompt_tokens" if isinstance(settings, PpoSettings) else "train.max_length"
@@ -404,7 +411,14 @@ def _task(
     asked = [(record, ids) for record, ids in encoded if len(ids) <= min(longest, room)]
     if not asked:
         raise DataError(f"{field} is {longest}, the context leaves {room} tokens, no prompt is that short; raise {field}")
-    return QuadrupleThinking(adapted, tokenizer, [r for r, _ in asked], [ids for _, ids in asked], settings)
+    judge = Judge(
+        adapted.base,
+        tokenizer,
+        head=adapted.head,
+        lexical=LexicalHead.load(supervised),
+        calibration=Calibration.load(supervised),
+    )
+    return QuadrupleThinking(adapted, judge, [r for r, _ in asked], [ids for _, ids in asked], settings)
 
 
 def _write_adapter(
@@ -477,8 +491,9 @@ def _pairs(config: Config, tokenizer: Any, pairs: Sequence[Pair]) -> list[Encode
     found = []
     for pair in pairs:
         prompt = prompt_ids(tokenizer, pair.prompt, system=config.model.system_prompt)
-        chosen, rejected = (
-            (*prompt, *response_ids(tokenizer, side.thinking, section_weight=0, final_weight=0, end=False)[0])
+        given: dict[str, Any] = {"section_weight": 0, "final_weight": 0, "end": False}
+        chosen, rejected = (  # both are told what is right: what was decided is no merit of a response
+            (*prompt, *response_ids(tokenizer, side.thinking, pair.chosen.decision, **given)[0])
             for side in (pair.chosen, pair.rejected)
         )
         if max(len(chosen), len(rejected)) <= config.train.max_length:
