@@ -3,13 +3,16 @@ from __future__ import annotations
 import pytest
 import torch
 
+from aegis.decisions import Decision
+from aegis.model.tags import verdict_ids
 from aegis.model.thinker import Limits, Thinker, allowed_tokens, steady
-from aegis.thinking import TAGS, compose, looks_like_a_tag, parse
+from aegis.thinking import TAGS, VERDICT_SECTION, compose, looks_like_a_tag, parse
 from tests.conftest import ARCHITECTURES
 from tests.model.test_tags import open_up, tagged
 
 LIMITS = Limits(section=6, final=9)
 PROMPTS = [(2, 40, 41), (2, 50, 51, 52, 53, 54), (2, 60)]
+DECISIONS = [Decision.ALLOW, Decision.ESCALATION, Decision.REFUSE]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -18,7 +21,7 @@ def test_every_response_has_the_protocols_form(architecture: str) -> None:
     open_up(adapted)
     thinker = Thinker(adapted.base, tokenizer, tags, LIMITS)
     torch.manual_seed(0)
-    paths = thinker(PROMPTS * 4, temperature=1.5)
+    paths = thinker(PROMPTS * 4, DECISIONS * 4, temperature=1.5)
     for path, prompt in zip(paths, PROMPTS * 4, strict=True):
         assert path.prompt == prompt
         assert len(path.ids) <= LIMITS.total
@@ -35,12 +38,29 @@ def test_every_response_has_the_protocols_form(architecture: str) -> None:
         assert not any(path.chosen[place] for place in opened)
 
 
+@pytest.mark.parametrize("section", [2, 6, 40])
+def test_the_policy_section_begins_with_what_was_decided(section: int) -> None:
+    """The line is the engine's, not the body's; it counts toward the section's limit, and a token is left in any case."""
+    adapted, tokenizer, tags = tagged()
+    thinker = Thinker(adapted.base, tokenizer, tags, Limits(section=section, final=3))
+    for path, decision in zip(thinker(PROMPTS, DECISIONS), DECISIONS, strict=True):
+        line = verdict_ids(tokenizer, decision)[: section - 1]
+        at = path.ids.index(tags.pairs[VERDICT_SECTION][0]) + 1
+        assert path.ids[at : at + len(line)] == line
+        assert not any(path.chosen[at : at + len(line)])
+        assert path.chosen[at + len(line)]
+        assert path.part[at : at + len(line)] == (VERDICT_SECTION,) * len(line)
+        assert decision.name not in path.bodies[VERDICT_SECTION]
+        assert len(path.ids) <= thinker.limits.total
+    assert len({verdict_ids(tokenizer, decision) for decision in Decision}) == len(Decision)
+
+
 def test_sampling_with_a_cache_agrees_with_a_whole_pass() -> None:
     """The most probable token, found step by step, is the one that a pass over the finished response finds."""
     adapted, tokenizer, tags = tagged()
     open_up(adapted)
     with steady(adapted.all_gates()):
-        paths = Thinker(adapted.base, tokenizer, tags, LIMITS)(PROMPTS, temperature=0)
+        paths = Thinker(adapted.base, tokenizer, tags, LIMITS)(PROMPTS, DECISIONS, temperature=0)
     allowed = allowed_tokens(tokenizer, width=400)
     for path in paths:
         ids = torch.tensor([[*path.prompt, *path.ids]])
@@ -59,7 +79,7 @@ def test_sampling_with_a_cache_agrees_with_a_whole_pass() -> None:
 def test_the_same_seed_gives_the_same_responses() -> None:
     adapted, tokenizer, tags = tagged()
     thinker = Thinker(adapted.base, tokenizer, tags, LIMITS)
-    first, second, other = (thinker(PROMPTS, generator=torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
+    first, second, other = (thinker(PROMPTS, DECISIONS, generator=torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
     assert first == second != other
 
 
@@ -85,7 +105,7 @@ def test_tag_like_text_in_ordinary_tokens_ends_the_body() -> None:
 
     thinker.advance = remembered  # pyright: ignore[reportAttributeAccessIssue]
     rows.append(_row())
-    (path,) = thinker([(2, 40)])
+    (path,) = thinker([(2, 40)], [Decision.DENY])
     assert path.bodies == ("ok <fina",) * 5
     assert not any(path.closed)
 

@@ -47,14 +47,23 @@ class FakeEngine:
     thought: int = 0
     cancelled: int = 0
     prompts: list[str] = field(default_factory=list)
+    told: list[Decision] = field(default_factory=list)
     hold: threading.Event | None = None
 
     def decide(self, prompts: Sequence[str]) -> list[Verdict]:
         return [verdict(self.judges(prompt)) for prompt in prompts]
 
     def think(
-        self, prompt: str, *, limits: Limits, temperature: float, seed: int, cancelled: Callable[[], bool]
+        self,
+        prompt: str,
+        decision: Decision,
+        *,
+        limits: Limits,
+        temperature: float,
+        seed: int,
+        cancelled: Callable[[], bool],
     ) -> Thinking | None:
+        self.told.append(decision)
         self.prompts.append(prompt)
         until = time.monotonic() + self.seconds
         while time.monotonic() < until or (self.hold and not self.hold.is_set()):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from aegis.decisions import Decision
 from aegis.errors import AegisError, DataError, MissingPackageError, ModelError
 from aegis.model.calibration import Calibration, Weights
 from aegis.model.head import DecisionHead, Pooling
@@ -78,7 +79,7 @@ def judged(folder: Path, prompts: list[str]) -> list[Verdict]:
 
 def write(engine: GgufEngine, prompt: str, **changes: Any) -> Thinking | None:
     options: dict[str, Any] = {"limits": LIMITS, "temperature": 0.0, "seed": 0, "cancelled": lambda: False}
-    return engine.think(prompt, **{**options, **changes})
+    return engine.think(prompt, Decision.DENY, **{**options, **changes})
 
 
 def test_decisions_are_those_of_transformers(engine: GgufEngine, folder: Path) -> None:
@@ -111,7 +112,7 @@ def test_f16_decides_nearly_alike(tmp_path: Path) -> None:
 
 def greedy(model: Any, tokenizer: Any, prompt: str) -> Thinking | None:
     ids = prompt_ids(tokenizer, prompt, system=SYSTEM)
-    return require_paths(Thinker(model, tokenizer, known_tags(tokenizer), LIMITS)([ids], temperature=0))[0]
+    return require_paths(Thinker(model, tokenizer, known_tags(tokenizer), LIMITS)([ids], [Decision.DENY], temperature=0))[0]
 
 
 def test_the_most_probable_response_is_that_of_transformers(engine: GgufEngine, folder: Path) -> None:

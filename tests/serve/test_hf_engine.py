@@ -37,7 +37,7 @@ def engine() -> Any:
 def ask(
     engine: HfEngine, prompt: str, *, seed: int = 0, limits: Limits = LIMITS, temperature: float = 1.0
 ) -> Thinking | None:
-    return engine.think(prompt, limits=limits, temperature=temperature, seed=seed, cancelled=lambda: False)
+    return engine.think(prompt, Decision.ALLOW, limits=limits, temperature=temperature, seed=seed, cancelled=lambda: False)
 
 
 def test_the_seed_fixes_the_answer_whatever_company_it_has(engine: HfEngine) -> None:

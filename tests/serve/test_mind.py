@@ -30,7 +30,7 @@ def mind(decision: Decision) -> Mind:
 def saying(monkeypatch: pytest.MonkeyPatch, *finals: str, policy: str = "ALLOW") -> None:
     """The thinker's words are given; everything after it is real."""
 
-    def call(self: Any, prompts: Sequence[Sequence[int]], **_: Any) -> list[Path]:
+    def call(self: Any, prompts: Sequence[Sequence[int]], decisions: Sequence[Decision], **_: Any) -> list[Path]:
         return [
             Path(tuple(prompt), (), (), (), (), (True,) * 5, ("the task", "nobody", policy, "short", final))
             for prompt, final in zip(prompts, finals, strict=True)

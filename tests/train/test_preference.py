@@ -16,6 +16,7 @@ from aegis.decisions import Decision
 from aegis.durable.store import SnapshotStore
 from aegis.errors import AegisError, DataError, MissingPackageError, StoppedError
 from aegis.model.adapt import Adapted, attach
+from aegis.model.judge import Judge
 from aegis.model.prompt import prompt_ids
 from aegis.model.tags import known_tags
 from aegis.model.thinker import Path
@@ -266,7 +267,7 @@ def test_groups_think_in_the_protocol(algorithm: Algorithm, tokenizer: Any) -> N
     records = [Record(f"r{n}", f"question {n}", decision, "en", "test") for n, decision in enumerate(decisions)]
     prompts = [tuple(prompt_ids(tokenizer, record.prompt, system=None)) for record in records]
     settings = GroupSettings(updates=2, prompts=2, group=2, section_tokens=3, final_tokens=4, lr=1e-3)
-    task = Scripted(adapted, tokenizer, records, prompts, settings)
+    task = Scripted(adapted, Judge(adapted.base, tokenizer, head=adapted.head), records, prompts, settings)
     logs = train_group(algorithm, adapted, task, settings, tokenizer=tokenizer, seed=0)
     assert {"reward/decision", "reward/format", "decision_loss", "kl", "tokens", "ended"} <= logs[0].keys()
     assert len(task.seen) == 4

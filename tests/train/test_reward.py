@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from aegis.config import LoraSettings, ModelSettings, RewardSettings
+from aegis.decisions import Decision
 from aegis.errors import AdapterError, DataError
 from aegis.model.adapt import Adapted, attach
 from aegis.model.prompt import pad
@@ -110,11 +111,11 @@ def test_too_few_held_out_pairs_are_told_as_not_known(count: int, tmp_path: Path
 def test_a_side_ends_where_a_sampled_response_ends(tokenizer: Any) -> None:
     thinking = Thinking.from_bodies({"task": "t", "safety": "s", "policy": "A", "final": "A"}, "A", where="here")
     tags = known_tags(tokenizer)
-    ids, weights = response_ids(tokenizer, thinking, section_weight=0.5, final_weight=1.0, end=False)
-    path = Thinker(tiny_model(), tokenizer, tags, Limits(section=3, final=3))([(2, 40)])[0]
+    ids, weights = response_ids(tokenizer, thinking, Decision.DENY, section_weight=0.5, final_weight=1.0, end=False)
+    path = Thinker(tiny_model(), tokenizer, tags, Limits(section=3, final=3))([(2, 40)], [Decision.DENY])[0]
     assert ids[-1] == path.ids[-1] == tags.pairs[-1][1]
     assert weights.count(1.0) == 3
-    assert response_ids(tokenizer, thinking, section_weight=0.5, final_weight=1.0)[0] == (*ids, 1)
+    assert response_ids(tokenizer, thinking, Decision.DENY, section_weight=0.5, final_weight=1.0)[0] == (*ids, 1)
 
 
 def test_without_pairs_there_is_nothing_to_learn() -> None:

@@ -68,7 +68,8 @@ class Row:
     """A response while it is written; `path` is what it came to. `rng` and `number` are for who samples it.
 
     Args:
-        verdict: ids of the line that the policy section begins with; its limit counts them, too.
+        verdict: ids of the line that the policy section begins with. Its limit counts them, too, and a token of its own is
+            left in any case.
         told: how many of them are written.
     """
 
@@ -165,7 +166,7 @@ class Writer:
 
     def _telling(self, row: Row) -> bool:
         """The policy section is open, and not all of what was decided is written."""
-        return row.part == VERDICT_SECTION and row.told < len(row.verdict)
+        return row.part == VERDICT_SECTION and row.told < min(len(row.verdict), row.limits.section - 1)
 
     def forced(self, row: Row) -> bool:
         """The engine writes the next token, whatever the model says: a tag, or what was decided."""
