@@ -77,10 +77,11 @@ def main() -> None:
 def train(options: argparse.Namespace, anneal: AnnealSettings, *, seed: int) -> Trained:
     """One arm of one seed, from the base's own weights."""
     model, tokenizer = load(options)
+    tags = add_tags(tokenizer, model)
     settings = ModelSettings.model_validate({"gates": {"mode": options.mode}})
     examples, held_out = data(tokenizer, options, seed=seed)
     torch.manual_seed(seed)
-    adapted = attach(model, settings, tags=add_tags(tokenizer, model)).to(pick_device())
+    adapted = attach(model, settings, tags=tags).to(pick_device())
     batches = len(epoch_batches(examples, batch_tokens=options.batch_tokens, seed=seed, epoch=0))
     training = TrainSettings(epochs=options.steps / batches, batch_tokens=options.batch_tokens, anneal=anneal)
     return train_sft(adapted, examples, held_out, training, pad_id=tokenizer.pad_token_id, seed=seed)

@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_responses() -> None:
 
 def test_tag_like_text_in_ordinary_tokens_ends_the_body() -> None:
     adapted, tokenizer, tags = tagged()
-    thinker = Thinker(adapted.base, tokenizer, tags, Limits(section=12, final=12))
+    thinker = Thinker(adapted.base, tokenizer, tags, Limits(section=20, final=20))
     spelled = tokenizer("ok <final>", add_special_tokens=False, split_special_tokens=True)["input_ids"]
     spelled = [number for text in "ok <final" for number in tokenizer(text, add_special_tokens=False)["input_ids"]]
     steps = iter(range(10**6))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from aegis.decisions import Decision
 from aegis.model.judge import Verdict
@@ -49,3 +49,15 @@ class Engine(Protocol):
     def close(self) -> None:
         """Let go of the model; what is still asked comes back empty or raises."""
         ...
+
+
+def forget_words(tokenizer: Any) -> None:
+    """From now on the tokenizer keeps nothing of what it reads.
+
+    tokenizers remembers the pieces of up to 10,000 words in every thread that reads, which is 4 MB a thread once as many
+    were met, and each request's canary is a new word. Without that memory a prompt takes as long (docs/experiments.md).
+    """
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    resize = getattr(model, "_resize_cache", None)  # not every kind of model has such a memory
+    if resize:
+        resize(0)

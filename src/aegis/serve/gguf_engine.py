@@ -26,6 +26,7 @@ from aegis.model.tags import Tags, known_tags
 from aegis.model.thinker import allowed_tokens
 from aegis.model.writer import Limits, Row, Writer
 from aegis.serve.batching import Batcher, Reading, Writing, common
+from aegis.serve.engine import forget_words
 from aegis.serve.llama import Llama, require_package
 from aegis.thinking import TAGS, Thinking
 
@@ -81,6 +82,7 @@ class GgufEngine:
         self.model, self.context, self.tokenizer = model, context, batcher.writer.tokenizer
         self.pooling, self.system, self.head = head.pooling, head.system_prompt, NumpyHead.of(head)
         self.lexical, self.calibration = lexical, calibration or Calibration()
+        forget_words(self.tokenizer)
         self._batcher = batcher
         self._tokenizing = threading.Lock()
 

@@ -18,6 +18,7 @@ from aegis.model.device import trim_heap
 from aegis.model.judge import Verdict
 from aegis.model.prompt import require_fit
 from aegis.model.thinker import Limits, Path, Thinker, Wanted, require_paths, steady
+from aegis.serve.engine import forget_words
 from aegis.serve.mind import Mind
 from aegis.thinking import Thinking
 
@@ -56,6 +57,7 @@ class HfEngine:
     def __init__(self, mind: Mind, *, model: str, most_rows: int = 32, gather_s: float = 0.005) -> None:
         self.mind, self.model, self.context = mind, model, mind.judge.context
         self.most_rows, self.gather_s = most_rows, gather_s
+        forget_words(mind.tokenizer)
         self._thinker = Thinker(mind.model, mind.tokenizer, mind.tags, Limits())
         self._questions: deque[_Question] = deque()
         self._thoughts: deque[_Thought] = deque()
