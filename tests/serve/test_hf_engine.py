@@ -105,7 +105,7 @@ def test_a_cancelled_row_goes_no_further_and_the_others_do(engine: HfEngine) -> 
     engine._between = counted
     long = Limits(section=30, final=30)
     with ThreadPoolExecutor(2) as pool:
-        gone = pool.submit(engine.think, "hello", limits=long, temperature=1.0, seed=0, cancelled=left.is_set)
+        gone = pool.submit(engine.think, "hello", Decision.ALLOW, limits=long, temperature=1.0, seed=0, cancelled=left.is_set)
         stays = pool.submit(ask, engine, "hello", seed=1)
         assert gone.result() is None
         assert stays.result() is not None

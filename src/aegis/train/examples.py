@@ -68,8 +68,9 @@ def encode(
     ids = prompt_ids(tokenizer, prompt, system=system)
     if thinking is None:
         return Example(tuple(ids), len(ids), decision, ())
-    weighed = {"section_weight": section_weight, "final_weight": final_weight}
-    response, weights = response_ids(tokenizer, thinking, Decision(decision), **weighed)
+    response, weights = response_ids(
+        tokenizer, thinking, Decision(decision), section_weight=section_weight, final_weight=final_weight
+    )
     return Example((*ids, *response), len(ids), decision, weights)
 
 
