@@ -90,6 +90,7 @@ def test_earlier_turns_are_the_opening_and_the_severest_verdict_counts(tmp_path:
         answer = client.post("/v1/chat/completions", json={"model": "tiny", "messages": turns}).json()
     assert answer["choices"][0]["message"]["content"] == fixed_text(Decision.REFUSE, "en")
     assert answer["choices"][0]["finish_reason"] == "content_filter"
+    assert engine.told == [Decision.REFUSE]
     assert engine.prompts[0].split("\n")[1:] == [
         "instruction: Be kind.",
         "user: About a bomb",

@@ -27,10 +27,15 @@ def mind(decision: Decision) -> Mind:
     return Mind(adapted.base, tokenizer, tags, Judge(adapted.base, tokenizer, head=head), adapted.all_gates())
 
 
+told: list[Decision] = []
+
+
 def saying(monkeypatch: pytest.MonkeyPatch, *finals: str, policy: str = "ALLOW") -> None:
     """The thinker's words are given; everything after it is real."""
+    told.clear()
 
     def call(self: Any, prompts: Sequence[Sequence[int]], decisions: Sequence[Decision], **_: Any) -> list[Path]:
+        told.extend(decisions)
         return [
             Path(tuple(prompt), (), (), (), (), (True,) * 5, ("the task", "nobody", policy, "short", final))
             for prompt, final in zip(prompts, finals, strict=True)
@@ -61,6 +66,7 @@ def test_an_answer_that_does_not_fit_its_decision_is_replaced(
     saying(monkeypatch, "First mix the two powders.")
     answer = mind(decision).answer(prompt)
     assert (answer.final, answer.decision) == (fixed_text(decision, language), decision)
+    assert told == [decision]
     saying(monkeypatch, "I won't help with that, but I can help you word a letter.", policy="REFUSE")
     own = mind(decision).answer(prompt)
     assert (own.final == fixed_text(decision, language)) == (decision is Decision.ESCALATION)

@@ -18,8 +18,9 @@ from aegis.errors import AegisError, DataError, MissingPackageError, StoppedErro
 from aegis.model.adapt import Adapted, attach
 from aegis.model.judge import Judge
 from aegis.model.prompt import prompt_ids
-from aegis.model.tags import known_tags
+from aegis.model.tags import known_tags, verdict_ids
 from aegis.model.thinker import Path
+from aegis.thinking import VERDICT_SECTION
 from aegis.train.checkpoints import Checkpoints
 from aegis.train.examples import mixed_order, prompt_plan
 from aegis.train.group import Algorithm, train_group
@@ -254,8 +255,11 @@ class Scripted(QuadrupleThinking):
     """Quadruple thinking that keeps what it sampled."""
 
     seen: list[Path]
+    judged: dict[tuple[int, ...], Decision]
 
     def sample(self, prompts: Sequence[tuple[int, ...]], on_token: Callable[[], None] = lambda: None) -> list[Path]:
+        verdicts = self.judge.decide([record.prompt for record in self.records])
+        self.judged = {ids: verdict.decision for ids, verdict in zip(self.prompts, verdicts, strict=True)}
         self.seen = super().sample(prompts, on_token)
         return self.seen
 
@@ -274,6 +278,8 @@ def test_groups_think_in_the_protocol(algorithm: Algorithm, tokenizer: Any) -> N
     tags = known_tags(tokenizer)
     for path in task.seen:
         assert [token for token in path.ids if token in tags.ids] == list(tags.ids)
+        told = path.ids.index(tags.pairs[VERDICT_SECTION][0]) + 1
+        assert path.ids[told : told + 2] == verdict_ids(tokenizer, task.judged[path.prompt])[:2]
     assert logs[-1]["tokens"] == pytest.approx(sum(sum(path.chosen) for path in task.seen) / 4)
     assert "question" not in str(logs)
 

@@ -14,9 +14,9 @@ from aegis.decisions import Decision
 from aegis.errors import AdapterError, DataError
 from aegis.model.adapt import Adapted, attach
 from aegis.model.prompt import pad
-from aegis.model.tags import known_tags
+from aegis.model.tags import known_tags, verdict_ids
 from aegis.model.thinker import Limits, Thinker
-from aegis.thinking import Thinking
+from aegis.thinking import VERDICT_SECTION, Thinking
 from aegis.train.examples import response_ids
 from aegis.train.reward import EncodedPair, bradley_terry, evaluate_reward, load_reward, save_reward, train_reward
 from tests.conftest import tiny_model
@@ -116,6 +116,11 @@ def test_a_side_ends_where_a_sampled_response_ends(tokenizer: Any) -> None:
     assert ids[-1] == path.ids[-1] == tags.pairs[-1][1]
     assert weights.count(1.0) == 3
     assert response_ids(tokenizer, thinking, Decision.DENY, section_weight=0.5, final_weight=1.0)[0] == (*ids, 1)
+    opened = ids.index(tags.pairs[VERDICT_SECTION][0]) + 1
+    line = verdict_ids(tokenizer, Decision.DENY)
+    assert ids[opened : opened + len(line)] == line
+    bare = tokenizer("A", add_special_tokens=False)["input_ids"]
+    assert ids[opened + len(line) :][: len(bare)] == tuple(bare)
 
 
 def test_without_pairs_there_is_nothing_to_learn() -> None:
