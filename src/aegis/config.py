@@ -318,7 +318,6 @@ class TrainSettings(_Settings):
     `thinking_records`: how many records of each dataset keep their thinking, the rest teach the decision only; null for all.
     `thinking_tokens`: records whose response is longer teach the decision only; null for no limit but `max_length`.
     A base whose tokenizer spells a language in bytes learns little from long rows of them.
-    `thinking_repeats`: how often an epoch takes a record that keeps its thinking; worth raising where they are few.
     `probe_records`: how many prompts the decision head starts from; 0 for a head that starts at zero.
     `lexical_strength`: inverse regularisation of the lexical head.
     """
@@ -330,7 +329,6 @@ class TrainSettings(_Settings):
     datasets: Annotated[tuple[DatasetSettings, ...], Field(strict=False)] = ()
     thinking_records: Count | None = None
     thinking_tokens: AtLeastOne | None = None
-    thinking_repeats: AtLeastOne = 1
     probe_records: Count = 700
     lexical_strength: Positive = 10.0
     lr: Positive = 3e-4

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -121,10 +120,6 @@ def test_fractions_of_epochs_and_shares_of_steps_are_kept(tokenizer: Any) -> Non
     assert len(half) == pytest.approx(0.75 * len(whole), abs=1)
     assert max(ends) == len(whole)
     assert max(half_ends) == len(half)
-    repeated = make_plan(examples, settings(epochs=1, thinking_repeats=3), seed=0)[0]
-    counts = Counter(index for batch in repeated for index in batch)
-    assert {counts[index] for index, example in enumerate(examples) if example.weights} == {3}
-    assert {counts[index] for index, example in enumerate(examples) if not example.weights} == {1}
     schedule = make_schedule(settings(anneal=AnnealSettings(warmup=0.5, annealing=0.5)), steps=100)
     assert (schedule.warmup_steps, schedule.annealing_steps) == (50, 50)
 

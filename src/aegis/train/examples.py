@@ -158,11 +158,6 @@ def mixed(shares: Sequence[tuple[int, float]], *, seed: int, epoch: int) -> list
     return chosen
 
 
-def repeated(chosen: Sequence[int], examples: Sequence[Example], *, thinking: int) -> list[int]:
-    """The chosen indices, those of examples with a response `thinking` times."""
-    return [index for index in chosen for _ in range(thinking if examples[index].weights else 1)]
-
-
 def epoch_batches(
     examples: Sequence[Example], *, batch_tokens: int, seed: int, epoch: int, chosen: Sequence[int] | None = None
 ) -> list[list[int]]:

@@ -21,7 +21,7 @@ from aegis.model.device import autocast
 from aegis.progress import bar
 from aegis.so8 import Schedule, So8Loss, So8LossSettings, alpha_at, opening
 from aegis.train.checkpoints import Checkpoints
-from aegis.train.examples import Batch, Example, collate, epoch_batches, mixed, prompts_of, repeated, to_device
+from aegis.train.examples import Batch, Example, collate, epoch_batches, mixed, prompts_of, to_device
 from aegis.train.loop import Loss, StepLog, fit
 from aegis.train.probe import probe
 from aegis.train.state import ModuleState, OptimizerState, Part, RandomState, SchedulerState, Values
@@ -174,8 +174,7 @@ def make_plan(
     plan: list[list[int]] = []
     ends: list[int] = []
     for epoch in range(math.ceil(settings.epochs)):
-        chosen = mixed(shares, seed=seed, epoch=epoch) if shares else range(len(examples))
-        chosen = repeated(chosen, examples, thinking=settings.thinking_repeats)
+        chosen = mixed(shares, seed=seed, epoch=epoch) if shares else None
         batches = epoch_batches(examples, batch_tokens=settings.batch_tokens, seed=seed, epoch=epoch, chosen=chosen)
         share = min(1.0, settings.epochs - epoch)
         plan += batches[: max(1, round(share * len(batches)))]

@@ -35,7 +35,7 @@ from aegis.train.checkpoints import Checkpoints
 from aegis.train.evidence import FILE as EVIDENCE
 from aegis.train.evidence import PICTURE as TRANSITION
 from aegis.train.evidence import write_evidence
-from aegis.train.examples import Example, encode_all, mixed, repeated, response_ids
+from aegis.train.examples import Example, encode_all, mixed, response_ids
 from aegis.train.figures import draw_alpha, draw_learning_curve, draw_ppo, draw_reward
 from aegis.train.ppo import PPO, OnUpdate
 from aegis.train.quadruple import QuadrupleThinking, distance
@@ -78,7 +78,6 @@ def write_supervised(
     examples, held_out, dropped, sizes = _examples(config, tokenizer, train, pairs, fitting, others)
     shares = _shares(mixture, sizes) if mixture else []
     epoch = mixed(shares, seed=config.seed, epoch=0) if shares else range(len(examples))
-    epoch = repeated(epoch, examples, thinking=config.train.thinking_repeats)
     tokens = sum(len(examples[index].ids) for index in epoch)
     say(f"{len(epoch)} examples, {tokens:,} tokens an epoch, {dropped} left out as longer than train.max_length")
     torch.manual_seed(config.seed)
