@@ -172,7 +172,7 @@ def test_tag_like_text_in_ordinary_tokens_ends_the_body(engine: GgufEngine, monk
         return advance(row, token if token is None else spelled[min(len(row.body), len(spelled) - 1)])
 
     monkeypatch.setattr(engine._batcher.writer, "advance", remembered)
-    thinking = write(engine, "Hi", limits=Limits(section=12, final=12))
+    thinking = write(engine, "Hi", limits=Limits(section=20, final=20))
     assert thinking is not None
     assert {body.reveal() for body in thinking.bodies().values()} | {thinking.public} == {"ok <fina"}
     assert not any(rows[0].closed)
