@@ -42,7 +42,7 @@ from aegis.errors import DataError
 from aegis.evaluate.metrics import macro_f1
 from aegis.model.adapt import Adapted
 from aegis.model.adapter import load_adapter, read_card, require_base
-from aegis.model.calibration import Calibration, fit, is_spelled
+from aegis.model.calibration import fit, is_spelled
 from aegis.model.device import fast_dtype, pick_device, quick_attention
 from aegis.model.judge import Judge
 from aegis.model.lexical import LexicalHead
@@ -187,11 +187,9 @@ class Bench:
 
     def measure(self, folder: Path, *, label: str) -> Found:
         adapted, tokenizer = self.load(folder)
-        seen = (LexicalHead.load(folder), Calibration.load(folder))
-        answers = self.answers(
-            adapted, Judge(adapted.base, tokenizer, head=adapted.head, lexical=seen[0], calibration=seen[1]), label=label
-        )
-        both, deep = self.decisions(adapted, tokenizer, LexicalHead.load(folder))
+        judge = Judge.beside(folder, adapted.base, tokenizer, adapted.head)
+        answers = self.answers(adapted, judge, label=label)
+        both, deep = self.decisions(adapted, tokenizer, judge.lexical)
         if math.isnan(self.base_perplexity):
             with adapted.acting_as("base"):
                 self.base_perplexity = self.perplexity(adapted)

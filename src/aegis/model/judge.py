@@ -94,6 +94,12 @@ class Judge:
         model, head = model.to(device), head.to(device) if head else None
         return cls(model, tokenizer, head=head, lexical=lexical, calibration=calibration, batch_tokens=batch_tokens)
 
+    @classmethod
+    def beside(cls, folder: Path, model: Any, tokenizer: Any, head: DecisionHead | None) -> Judge:
+        """A loaded model and its head, with the n-grams and the calibration of the folder that they are from."""
+        lexical, calibration = LexicalHead.load(folder), Calibration.load(folder)
+        return cls(model, tokenizer, head=head, lexical=lexical, calibration=calibration)
+
     @torch.inference_mode()
     def logits(
         self,

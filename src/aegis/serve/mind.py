@@ -10,12 +10,10 @@ import torch
 
 from aegis.errors import ModelError
 from aegis.model.adapter import CARD, load_adapter, read_card, require_base
-from aegis.model.calibration import Calibration
 from aegis.model.device import fast_dtype, pick_device, quick_attention
 from aegis.model.head import FILE as HEAD
 from aegis.model.head import DecisionHead
 from aegis.model.judge import Judge
-from aegis.model.lexical import LexicalHead
 from aegis.model.load import load_model, load_tokenizer, read_config, resolve_base
 from aegis.model.prompt import prompt_ids, require_fit
 from aegis.model.tags import Tags, add_tags, known_tags
@@ -74,8 +72,7 @@ class Mind:
             loaded = load_model(folder, dtype=fast_dtype(), attention=attention)
             model, head = loaded.to(device), DecisionHead.load(folder).to(device)
             gates = []
-        judge = Judge(model, tokenizer, head=head, lexical=LexicalHead.load(folder), calibration=Calibration.load(folder))
-        return cls(model, tokenizer, tags, judge, gates)
+        return cls(model, tokenizer, tags, Judge.beside(folder, model, tokenizer, head), gates)
 
     def answer(
         self,

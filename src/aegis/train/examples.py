@@ -102,6 +102,25 @@ def response_ids(
     return tuple(ids), tuple(weights)
 
 
+def encode_pair(
+    tokenizer: Any, pair: Pair, *, system: str | None, end: bool = True
+) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """How many ids the prompt has, and the chosen and the rejected side as ids, the prompt before each.
+
+    Both are told what is right: what was decided is no merit of a response.
+
+    Args:
+        end: as in `response_ids`.
+    """
+    prompt = prompt_ids(tokenizer, pair.prompt, system=system)
+    given: dict[str, Any] = {"section_weight": 0, "final_weight": 0, "end": end}
+    chosen, rejected = (
+        (*prompt, *response_ids(tokenizer, side.thinking, pair.chosen.decision, **given)[0])
+        for side in (pair.chosen, pair.rejected)
+    )
+    return len(prompt), chosen, rejected
+
+
 def encode_all(
     tokenizer: Any,
     records: Sequence[Record],

@@ -24,9 +24,8 @@ from aegis.data.records import Pair
 from aegis.errors import DataError
 from aegis.model.adapt import Adapted
 from aegis.model.chunks import in_chunks
-from aegis.model.prompt import prompt_ids
 from aegis.train.checkpoints import Checkpoints
-from aegis.train.examples import response_ids
+from aegis.train.examples import encode_pair
 from aegis.train.quadruple import distance
 from aegis.train.reward import EncodedPair, pair_plan
 from aegis.train.trainer import Durable, Ledger, Log, OnLog, forget_forward, make_policy_optimizer, train_policy_only
@@ -49,14 +48,10 @@ def encode_preferences(tokenizer: Any, pairs: Sequence[Pair], *, system: str | N
     """The pairs as ids, tags and end token included; those longer than `max_length` are left out."""
     found = []
     for pair in pairs:
-        prompt = prompt_ids(tokenizer, pair.prompt, system=system)
-        chosen, rejected = (
-            (*prompt, *response_ids(tokenizer, side.thinking, pair.chosen.decision, section_weight=0, final_weight=0)[0])
-            for side in (pair.chosen, pair.rejected)
-        )
+        prompt_length, chosen, rejected = encode_pair(tokenizer, pair, system=system)
         if max(len(chosen), len(rejected)) <= max_length:
             apart = distance(pair.chosen.decision, pair.rejected.decision)
-            found.append(Preference(chosen, rejected, apart, len(prompt), int(pair.chosen.decision)))
+            found.append(Preference(chosen, rejected, apart, prompt_length, int(pair.chosen.decision)))
     return found
 
 

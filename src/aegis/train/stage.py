@@ -19,7 +19,7 @@ from aegis.data.records import Pair, Record, write_jsonl
 from aegis.errors import DataError
 from aegis.model.adapt import Adapted, attach, freeze
 from aegis.model.adapter import AdapterCard, load_adapter, read_card, require_base, save_adapter
-from aegis.model.calibration import Calibration, fit, is_spelled
+from aegis.model.calibration import fit, is_spelled
 from aegis.model.checkpointing import checkpoint_layers
 from aegis.model.device import fast_dtype, pick_device, quick_attention
 from aegis.model.judge import Judge
@@ -35,7 +35,7 @@ from aegis.train.checkpoints import Checkpoints
 from aegis.train.evidence import FILE as EVIDENCE
 from aegis.train.evidence import PICTURE as TRANSITION
 from aegis.train.evidence import write_evidence
-from aegis.train.examples import Example, encode_all, mixed, response_ids
+from aegis.train.examples import Example, encode_all, encode_pair, mixed
 from aegis.train.figures import draw_alpha, draw_learning_curve, draw_ppo, draw_reward
 from aegis.train.ppo import PPO, OnUpdate
 from aegis.train.quadruple import QuadrupleThinking, distance
@@ -411,13 +411,7 @@ def _task(
     asked = [(record, ids) for record, ids in encoded if len(ids) <= min(longest, room)]
     if not asked:
         raise DataError(f"{field} is {longest}, the context leaves {room} tokens, no prompt is that short; raise {field}")
-    judge = Judge(
-        adapted.base,
-        tokenizer,
-        head=adapted.head,
-        lexical=LexicalHead.load(supervised),
-        calibration=Calibration.load(supervised),
-    )
+    judge = Judge.beside(supervised, adapted.base, tokenizer, adapted.head)
     return QuadrupleThinking(adapted, judge, [r for r, _ in asked], [ids for _, ids in asked], settings)
 
 
@@ -490,12 +484,7 @@ def _pairs(config: Config, tokenizer: Any, pairs: Sequence[Pair]) -> list[Encode
     """The pairs as ids, ending where a sampled response ends; those longer than `train.max_length` are left out."""
     found = []
     for pair in pairs:
-        prompt = prompt_ids(tokenizer, pair.prompt, system=config.model.system_prompt)
-        given: dict[str, Any] = {"section_weight": 0, "final_weight": 0, "end": False}
-        chosen, rejected = (  # both are told what is right: what was decided is no merit of a response
-            (*prompt, *response_ids(tokenizer, side.thinking, pair.chosen.decision, **given)[0])
-            for side in (pair.chosen, pair.rejected)
-        )
+        _, chosen, rejected = encode_pair(tokenizer, pair, system=config.model.system_prompt, end=False)
         if max(len(chosen), len(rejected)) <= config.train.max_length:
             found.append(EncodedPair(chosen, rejected, distance(pair.chosen.decision, pair.rejected.decision)))
     return found
