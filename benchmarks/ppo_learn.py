@@ -5,10 +5,10 @@ does it (`train/stage.py`), with the run's config but for the seed; the run's ow
 the reward model are the run's, the same for all seeds. Policies are kept in `--keep`, and taken from there the next time.
 
 Both models answer the same held-out validation prompts, one response each, from the same sampling seeds, under the
-settings of the training (temperature, lengths; no longer prompts than the training asks). The verified reward is the sum of
-the terms that need no model; the total adds the reward model's. Rise: mean difference over prompts, in standard deviations
-of SFT's reward; bootstrap over prompts, which are the same for both. KL(PPO‖SFT): mean over PPO's own responses of the
-summed log-ratio of the tokens that it chose.
+settings of the training (lengths; no longer prompts than it asks; its temperature unless `--temperature` says another one).
+The verified reward is the sum of the terms that need no model; the total adds the reward model's. Rise: mean difference over
+prompts, in standard deviations of SFT's reward; bootstrap over prompts, which are the same for both. KL(PPO‖SFT): mean over
+PPO's own responses of the summed log-ratio of the tokens that it chose.
 Decisions: the run's test split, hidden state and n-grams weighed as fitted on validation by the same procedure for both;
 the limit is that the paired bootstrap interval of PPO − SFT is not wholly below 0, and its ends are printed.
 Form: share of PPO's responses that `thinking.parse(compose(…))` accepts. Perplexity: every token but the first of plain
@@ -69,6 +69,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/latest"), help="learn: a finished run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="learn")
     parser.add_argument("--prompts", type=int, default=96, help="learn: held-out prompts to answer")
+    parser.add_argument("--temperature", type=float, help="learn: of the answers; the training's by default, 0.7 is served")
     parser.add_argument("--keep", type=Path, default=Path("runs/benchmark_ppo"), help="learn: where trained policies stay")
     parser.add_argument("--text", type=Path, help="learn: plain text or JSON Lines; the validation prompts by default")
     parser.add_argument("--text-items", type=int, default=200, help="learn: at most so many texts")
@@ -104,13 +105,15 @@ def measure_learning(
         if not (run / name).is_dir():
             raise SystemExit(f"{run} has no {name}/; give --run with a finished run of train.algorithm: ppo")
     folders = {seed: policy(config, base, run, seed=seed, keep=options.keep) for seed in options.seeds}
-    bench = Bench(config, base, run, prompts=options.prompts, texts=read_texts(options.text, options.text_items))
+    texts = read_texts(options.text, options.text_items)
+    bench = Bench(config, base, run, prompts=options.prompts, texts=texts, temperature=options.temperature)
     sft = bench.measure(run / "sft", label="SFT")
     found = {seed: bench.measure(folder, label=f"PPO seed {seed}") for seed, folder in folders.items()}
     truth = np.array([int(record.decision) for record in bench.test])
     claims += claims_of(sft, found, truth, texts=len(bench.texts))
     lines += [
-        f"learn. {len(bench.asked)} held-out prompts, a response each; {len(truth)} test records; {len(bench.texts)} texts "
+        f"learn. {len(bench.asked)} held-out prompts, a response each at temperature {bench.asking.temperature}; "
+        f"{len(truth)} test records; {len(bench.texts)} texts "
         f"({options.text or 'validation prompts'}); perplexity of the bare base {bench.base_perplexity:.2f}",
         row("SFT", sft, truth),
         *(row(f"PPO seed {seed}", one, truth) for seed, one in found.items()),
@@ -174,8 +177,19 @@ def policy(config: Config, base: Base, run: Path, *, seed: int, keep: Path) -> P
 class Bench:
     """What every model is put through."""
 
-    def __init__(self, config: Config, base: Base, run: Path, *, prompts: int, texts: list[str] | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        base: Base,
+        run: Path,
+        *,
+        prompts: int,
+        texts: list[str] | None,
+        temperature: float | None = None,
+    ) -> None:
         self.config, self.base, self.run = config, base, run
+        given = {} if temperature is None else {"temperature": temperature}
+        self.asking = config.train.ppo.model_copy(update=given)
         self.tokenizer = load_tokenizer(base.folder)
         self.validation, self.test = (
             self.fitting(read_split(run / "records", name), limit=config.train.max_length) for name in ("validation", "test")
@@ -221,7 +235,7 @@ class Bench:
         return load_adapter(folder, model, card, tags=add_tags(tokenizer, model)).to(device), tokenizer
 
     def answers(self, adapted: Adapted, judge: Judge, *, label: str) -> Answers:
-        config, settings, tokenizer = self.config, self.config.train.ppo, judge.tokenizer
+        config, settings, tokenizer = self.config, self.asking, judge.tokenizer
         reward = load_reward(
             self.run / "reward", adapted, base_fingerprint=self.base.fingerprint, settings=config.train.reward
         )

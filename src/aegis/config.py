@@ -223,7 +223,7 @@ class PpoSettings(_Settings):
     value_clip: Positive = 0.5
     value: Weight = 0.5
     entropy: Weight = 0.0
-    decision: Weight = 2.0
+    decision: Weight = 5.0
     kl: Weight = 0.05
     kl_estimator: Literal["k1", "k3"] = "k1"
     kl_target: Positive | None = None
@@ -249,7 +249,7 @@ class DpoSettings(_Settings):
     """DPO on the pairs, by TRL's trainer.
 
     `label_smoothing`: share of pairs taken to be the wrong way round (TRL's "robust" loss). `decision`: weight of the
-    decision loss that keeps the decision head where it was. `pairs`: at most so many, chosen by seed; null for all.
+    decision loss that keeps the decisions right. `pairs`: at most so many, chosen by seed; null for all.
     """
 
     beta: Positive = 0.1

@@ -225,11 +225,14 @@ def test_decisions_stay_where_they_were() -> None:
     def moved(weight: float) -> float:
         ppo = bandit(updates=20, decision=weight)
         ppo.task.decides = True
-        for head in (ppo.adapted.head, ppo.adapted.reference_head):
+        heads = ppo.adapted.head, ppo.adapted.reference_head
+        for head in heads:
             assert head
             torch.manual_seed(3)
             torch.nn.init.normal_(head.linear.weight, std=0.3)
         logs = ppo.train()
+        assert heads[1]
+        assert torch.equal(heads[0].linear.weight, heads[1].linear.weight)
         assert shares(logs)[-1] > shares(logs)[0] + 0.2  # it learned something else all the same
         ids = torch.tensor(ppo.task.prompts)
         mask = torch.ones_like(ids)

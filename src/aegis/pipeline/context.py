@@ -21,7 +21,7 @@ from aegis.train.checkpoints import Checkpoints
 from aegis.train.tracking import Tracker, open_tracker
 
 Say = Callable[[str], None]
-_VERSIONS = {"raw": 2, "records": 2, "sft": 4, "reward": 3, "adapter": 8, "model": 5, "results": 3}
+_VERSIONS = {"raw": 2, "records": 2, "sft": 4, "reward": 3, "adapter": 9, "model": 5, "results": 3}
 
 
 class Reached(Exception):  # noqa: N818 - no error

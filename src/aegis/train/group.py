@@ -50,7 +50,7 @@ def train_group(
     checkpoints: Checkpoints | None = None,
     on_log: OnLog = lambda *_: None,
 ) -> list[Log]:
-    """Train LoRA, gates and decision head in place; `adapted` has its reference already. Returns the log of every update.
+    """Train LoRA and gates in place; `adapted` has its reference already. Returns the log of every update.
 
     Args:
         reward: the reward model, if it counts.
@@ -182,7 +182,7 @@ class Engine:
         return logs, -logs.detach()
 
     def decision_loss(self, rows: Tensor) -> Tensor | None:
-        """Keeps the decision head where it was; None where there is nothing to decide."""
+        """Keeps the decisions where they were; None where there is nothing to decide."""
         if not self._holds:
             return None
         assert self.rollout is not None

@@ -72,6 +72,7 @@ class PPO:
         self.pad_id, self.seed, self.clip_norm = pad_id, seed, clip_norm
         self.reward, self.checkpoints, self.on_update = reward, checkpoints, on_update
         self.reference_role: Role = "reference" if settings.reference == "sft" else "base"
+        adapted.head.requires_grad_(False)  # it stays as SFT left it; LoRA and gates are held to what it says
         if adapted.rows:  # below the lowest adapted layer everybody must see the same
             adapted.rows.requires_grad_(False)
         self.layer = adapted.lowest_layer()
@@ -141,7 +142,7 @@ class PPO:
 
     def _optimizer(self) -> torch.optim.AdamW:
         kinds, settings = parameters_by_kind(self.adapted), self.settings
-        rates = {"lora": settings.lr, "gates": settings.gate_lr, "decision_head": settings.lr}
+        rates = {"lora": settings.lr, "gates": settings.gate_lr}
         groups: list[dict[str, Any]] = [
             {"params": kinds[kind], "lr": rate, "weight_decay": 0.0} for kind, rate in rates.items() if kinds[kind]
         ]

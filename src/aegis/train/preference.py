@@ -66,7 +66,7 @@ def train_dpo(
     checkpoints: Checkpoints | None = None,
     on_log: OnLog = lambda *_: None,
 ) -> list[Log]:
-    """Train LoRA, gates and decision head in place; `adapted` has its reference already. Returns the log of every step.
+    """Train LoRA and gates in place; `adapted` has its reference already. Returns the log of every step.
 
     Raises:
         DataError: if there is no pair.

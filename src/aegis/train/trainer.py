@@ -32,8 +32,9 @@ OnLog = Callable[[Log, int], None]  # a step's log, and how many steps there are
 
 
 def train_policy_only(adapted: Adapted) -> None:
-    """LoRA, gates and decision head train; neither what reference and policy share nor α, which stays as SFT left it."""
+    """LoRA and gates train; neither what the reference shares nor α nor the decision head, which stay as SFT left them."""
     adapted.train_only("default")
+    adapted.head.requires_grad_(False)
     if adapted.rows:
         adapted.rows.requires_grad_(False)
     for gate in adapted.all_gates():
@@ -43,7 +44,7 @@ def train_policy_only(adapted: Adapted) -> None:
 def make_policy_optimizer(adapted: Adapted, *, lr: float, gate_lr: float) -> torch.optim.AdamW:
     """AdamW over what `train_policy_only` left to train."""
     kinds = parameters_by_kind(adapted)
-    rates = {"lora": lr, "gates": gate_lr, "decision_head": lr}
+    rates = {"lora": lr, "gates": gate_lr}
     return torch.optim.AdamW(
         [{"params": kinds[kind], "lr": rate, "weight_decay": 0.0} for kind, rate in rates.items() if kinds[kind]]
     )
