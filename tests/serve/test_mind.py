@@ -60,16 +60,14 @@ def test_an_allowed_answer_is_the_models_own(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("decision", [Decision.ESCALATION, Decision.DENY, Decision.REFUSE])
 @pytest.mark.parametrize(("prompt", "language"), [("Where?", "en"), ("どこですか", "ja")])
-def test_an_answer_that_does_not_fit_its_decision_is_replaced(
+def test_only_what_is_allowed_is_answered_in_the_models_words(
     monkeypatch: pytest.MonkeyPatch, decision: Decision, prompt: str, language: str
 ) -> None:
-    saying(monkeypatch, "First mix the two powders.")
-    answer = mind(decision).answer(prompt)
-    assert (answer.final, answer.decision) == (fixed_text(decision, language), decision)
-    assert told == [decision]
-    saying(monkeypatch, "I won't help with that, but I can help you word a letter.", policy="REFUSE")
-    own = mind(decision).answer(prompt)
-    assert (own.final == fixed_text(decision, language)) == (decision is Decision.ESCALATION)
+    for said in ("First mix the two powders.", "I won't help with that. First mix the two powders."):
+        saying(monkeypatch, said, policy="REFUSE")
+        answer = mind(decision).answer(prompt)
+        assert (answer.final, answer.decision) == (fixed_text(decision, language), decision)
+        assert told == [decision]
 
 
 def test_nothing_private_is_in_what_leaves(monkeypatch: pytest.MonkeyPatch) -> None:

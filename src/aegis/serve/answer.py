@@ -11,7 +11,7 @@ from aegis.decisions import NAMES, Decision
 from aegis.model.judge import Verdict
 from aegis.serve.texts import fixed_text
 from aegis.thinking import Thinking
-from aegis.verification import STANCE_OF, SelfVerification, check, stance
+from aegis.verification import SelfVerification, check, stance
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Answer:
 def settle(prompt: str, verdict: Verdict, paths: Sequence[Thinking | None], *, threshold: float = 0.5) -> Answer:
     """The answer that a verdict and one or more ways of thinking come to.
 
-    The verdict decides. An answer that does not do what the decision asks for is replaced by a fixed text, and one that
-    repeats its private thinking, declines what is allowed, or on which several paths do not agree, becomes an ESCALATION;
-    what was stricter stays as it was.
+    The verdict decides. Only what is allowed is answered in the model's words; every other decision has its fixed text, for a
+    refusal's first sentence says little about its second. An answer that repeats its private thinking, declines what is
+    allowed, or on which several paths do not agree, becomes an ESCALATION; what was stricter stays as it was.
 
     Args:
         paths: None where no usable response came out.
@@ -66,6 +66,6 @@ def settle(prompt: str, verdict: Verdict, paths: Sequence[Thinking | None], *, t
         chosen, decision = None, max(decision, Decision.ESCALATION)
     if decision is Decision.ALLOW and (chosen is None or stance(chosen.public) == "decline"):
         decision, chosen = Decision.ESCALATION, None
-    own = chosen is not None and (decision is Decision.ALLOW or stance(chosen.public) == STANCE_OF[decision])
+    own = chosen is not None and decision is Decision.ALLOW
     final = chosen.public if chosen and own else fixed_text(decision, detect_language(prompt))
     return Answer(final, decision, verdict.probabilities, decision is Decision.ESCALATION, score, own, found)
