@@ -22,7 +22,6 @@ class Answer:
         probabilities: of the four decisions, in their order, before any escalation by self-verification.
         escalated: a person has to decide.
         score: of the self-verification, in [0, 1]; None for a single path.
-        own: the answer is in the model's own words, not a fixed text.
         paths: the private thinking behind it, for the owner of the machine; in no repr and no JSON.
     """
 
@@ -31,8 +30,12 @@ class Answer:
     probabilities: tuple[float, ...]
     escalated: bool
     score: float | None = None
-    own: bool = True
     paths: tuple[Thinking, ...] = field(default=(), repr=False)
+
+    @property
+    def own(self) -> bool:
+        """The answer is in the model's own words, not a fixed text."""
+        return self.decision is Decision.ALLOW
 
     def to_json(self) -> dict[str, Any]:
         found = {
@@ -66,6 +69,6 @@ def settle(prompt: str, verdict: Verdict, paths: Sequence[Thinking | None], *, t
         chosen, decision = None, max(decision, Decision.ESCALATION)
     if decision is Decision.ALLOW and (chosen is None or stance(chosen.public) == "decline"):
         decision, chosen = Decision.ESCALATION, None
-    own = chosen is not None and decision is Decision.ALLOW
-    final = chosen.public if chosen and own else fixed_text(decision, detect_language(prompt))
-    return Answer(final, decision, verdict.probabilities, decision is Decision.ESCALATION, score, own, found)
+    allowed = chosen if decision is Decision.ALLOW else None
+    final = allowed.public if allowed else fixed_text(decision, detect_language(prompt))
+    return Answer(final, decision, verdict.probabilities, decision is Decision.ESCALATION, score, found)

@@ -248,7 +248,7 @@ def release(
             tell(error)
             why = "check failed"
     refusal = fixed_text(Decision.REFUSE, detect_language(query))
-    return Answer(refusal, Decision.REFUSE, verdict.probabilities, escalated=False, own=False), why
+    return Answer(refusal, Decision.REFUSE, verdict.probabilities, escalated=False), why
 
 
 def severest(verdicts: Sequence[Verdict]) -> Verdict:
