@@ -1,8 +1,10 @@
-"""Claim: annealing the gates changes what is learned. The same training with α annealed and with α at its end from the start.
+"""Claim: annealing the gates changes what is learned. The same training with α annealed and with α
+at its end from the start.
 
-Both arms of a seed start from the same weights and take the same batches in the same order; only α differs. Printed: the
-paired difference, annealed minus constant, with Student's interval over seeds (a bootstrap of a handful of seeds would be too
-narrow). It may show nothing; the last line says which it is. Gates start as the identity, so that both arms start equal.
+Both arms of a seed start from the same weights and take the same batches in the same order; only α
+differs. Printed: the paired difference, annealed minus constant, with Student's interval over seeds
+(a bootstrap of a handful of seeds would be too narrow). It may show nothing; the last line says
+which it is. Gates start as the identity, so that both arms start equal.
 """
 
 from __future__ import annotations
@@ -27,21 +29,25 @@ from aegis.config import AnnealSettings, LossSettings, ModelSettings, TrainSetti
 from aegis.data.records import Record
 from aegis.data.seed import seed_records
 from aegis.data.split import split_records
-from aegis.durable.files import to_json
-from aegis.model.adapt import attach
+from aegis.model.adapted import attach
+from aegis.model.base import load_model, load_tokenizer, resolve_base
 from aegis.model.device import pick_device, quick_attention
-from aegis.model.load import load_model, load_tokenizer, resolve_base
 from aegis.model.tags import add_tags
+from aegis.storage.files import to_json
 from aegis.train.evidence import compare, draw_comparison
 from aegis.train.examples import Example, encode_all, epoch_batches
 from aegis.train.sft import Trained, train_sft
 
-ARMS = {"annealed": AnnealSettings(), "constant": AnnealSettings(start=AnnealSettings().end, warmup=0.0, annealing=0.0)}
+ARMS = {
+    "annealed": AnnealSettings(),
+    "constant": AnnealSettings(start=AnnealSettings().end, warmup=0.0, annealing=0.0),
+}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one training came to: training loss over its last fifth, and loss and accuracy of decisions on validation."""
+    """What one training came to: training loss over its last fifth, and loss and accuracy of
+    decisions on validation."""
 
     training_loss: float
     gradient_norm: float
@@ -51,13 +57,19 @@ class Outcome:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base", default="tiny", help="tiny (random, seconds), embedded, or what `base:` of a config takes")
+    parser.add_argument(
+        "--base",
+        default="tiny",
+        help="tiny (random, seconds), embedded, or what `base:` of a config takes",
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--records", type=int, default=240, help="at most this many to train on")
     parser.add_argument("--batch-tokens", type=int, default=768)
     parser.add_argument("--mode", choices=("geodesic", "additive"), default="geodesic")
-    parser.add_argument("--out", type=Path, help="folder for the pictures and summaries of each seed")
+    parser.add_argument(
+        "--out", type=Path, help="folder for the pictures and summaries of each seed"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     outcomes: dict[str, list[Outcome]] = {name: [] for name in ARMS}
@@ -70,7 +82,9 @@ def main() -> None:
         if options.out:
             options.out.mkdir(parents=True, exist_ok=True)
             draw_comparison(options.out / f"seed_{seed}.png", annealed, constant)
-            (options.out / f"seed_{seed}.json").write_text(to_json(compare(annealed, constant).to_json()), encoding="utf-8")
+            (options.out / f"seed_{seed}.json").write_text(
+                to_json(compare(annealed, constant).to_json()), encoding="utf-8"
+            )
     report(options, outcomes)
 
 
@@ -83,8 +97,12 @@ def train(options: argparse.Namespace, anneal: AnnealSettings, *, seed: int) -> 
     torch.manual_seed(seed)
     adapted = attach(model, settings, tags=tags).to(pick_device())
     batches = len(epoch_batches(examples, batch_tokens=options.batch_tokens, seed=seed, epoch=0))
-    training = TrainSettings(epochs=options.steps / batches, batch_tokens=options.batch_tokens, anneal=anneal)
-    return train_sft(adapted, examples, held_out, training, pad_id=tokenizer.pad_token_id, seed=seed)
+    training = TrainSettings(
+        epochs=options.steps / batches, batch_tokens=options.batch_tokens, anneal=anneal
+    )
+    return train_sft(
+        adapted, examples, held_out, training, pad_id=tokenizer.pad_token_id, seed=seed
+    )
 
 
 def load(options: argparse.Namespace) -> tuple[Any, Any]:
@@ -98,7 +116,9 @@ def load(options: argparse.Namespace) -> tuple[Any, Any]:
     return model, load_tokenizer(folder)
 
 
-def data(tokenizer: Any, options: argparse.Namespace, *, seed: int) -> tuple[list[Example], list[Example]]:
+def data(
+    tokenizer: Any, options: argparse.Namespace, *, seed: int
+) -> tuple[list[Example], list[Example]]:
     """The seed records, split by the run's own rule."""
     splits = split_records(seed_records(), validation=0.15, test=0.0, seed=seed)
     chosen = random.Random(seed).sample(splits["train"], min(options.records, len(splits["train"])))
@@ -135,26 +155,44 @@ def report(options: argparse.Namespace, outcomes: dict[str, list[Outcome]]) -> N
     """Print the paired differences, and in words whether there are any."""
     rows = {}
     for name in asdict(outcomes["annealed"][0]):
-        annealed, constant = (np.array([getattr(one, name) for one in outcomes[arm]]) for arm in ("annealed", "constant"))
+        annealed, constant = (
+            np.array([getattr(one, name) for one in outcomes[arm]])
+            for arm in ("annealed", "constant")
+        )
         rows[name] = {
             "annealed": float(annealed.mean()),
             "constant": float(constant.mean()),
             **difference(annealed - constant),
         }
-    clear = [name for name, row in rows.items() if row["low"] is not None and not row["low"] <= 0 <= row["high"]]
-    verdict = f"a difference can be seen in: {', '.join(clear)}" if clear else "no difference can be seen"
+    clear = [
+        name
+        for name, row in rows.items()
+        if row["low"] is not None and not row["low"] <= 0 <= row["high"]
+    ]
+    verdict = (
+        f"a difference can be seen in: {', '.join(clear)}" if clear else "no difference can be seen"
+    )
     if options.seeds < 2:
         verdict = "one seed shows nothing either way; give --seeds 2 or more"
     elif clear:
         verdict += " (four measures are looked at, each at 95 %: up to one in five such tables shows one by chance)"
     if options.json:
-        facts = {"base": options.base, "mode": options.mode, "seeds": options.seeds, "steps": options.steps}
+        facts = {
+            "base": options.base,
+            "mode": options.mode,
+            "seeds": options.seeds,
+            "steps": options.steps,
+        }
         print(json.dumps({**facts, "measures": rows, "verdict": verdict}, indent=2))
         return
-    print(f"base {options.base}, {options.mode} gates, {options.seeds} seeds of {options.steps} steps; 95 % intervals")
+    print(
+        f"base {options.base}, {options.mode} gates, {options.seeds} seeds of {options.steps} steps; 95 % intervals"
+    )
     for name, row in rows.items():
         interval = "" if row["low"] is None else f"  [{row['low']:+.4f}, {row['high']:+.4f}]"
-        print(f"{name:20} {row['annealed']:.4f} − {row['constant']:.4f} = {row['difference']:+.4f}{interval}")
+        print(
+            f"{name:20} {row['annealed']:.4f} − {row['constant']:.4f} = {row['difference']:+.4f}{interval}"
+        )
     print(verdict)
 
 

@@ -1,12 +1,14 @@
 """Claim: answering nothing unlogged costs an fsync and next to nothing else.
 
-One thread. In turn: a record is appended to an audit log, from the entry to its acknowledgement, seven texts committed to,
-chained, signed and synced; and as many bytes as that put on the disk are written to a plain file and synced. Which of the
-two goes first changes from round to round. Judged: the ratio of medians.
+One thread. In turn: a record is appended to an audit log, from the entry to its acknowledgement,
+seven texts committed to, chained, signed and synced; and as many bytes as that put on the disk are
+written to a plain file and synced. Which of the two goes first changes from round to round. Judged:
+the ratio of medians.
 
-Eight threads, as a server has them. Each appends records one after the other, sharing fsyncs. Judged: a round's time by the
-number of its records, against the median write + fsync of one thread. For information: eight threads that each write and
-sync as many bytes as often on one plain file, where the kernel shares its journal's commits among them.
+Eight threads, as a server has them. Each appends records one after the other, sharing fsyncs.
+Judged: a round's time by the number of its records, against the median write + fsync of one thread.
+For information: eight threads that each write and sync as many bytes as often on one plain file,
+where the kernel shares its journal's commits among them.
 """
 
 from __future__ import annotations
@@ -24,22 +26,32 @@ import numpy as np
 from claims import Claim, Interval, report
 from gate import ratio
 
-from aegis.serve.audit import AuditEntry, AuditKeys, AuditLog
-from aegis.serve.audit.reading import segments
-from aegis.serve.audit.verify import verify
-from aegis.thinking import SECTIONS, PrivateText
+from aegis.audit import AuditEntry, AuditKeys, AuditLog
+from aegis.audit.reader import segments
+from aegis.audit.verify import verify
+from aegis.protocol.thinking import SECTIONS, PrivateText
 
-ONE, MANY = "append, one thread / write + fsync", "append, 8 threads, by the record / write + fsync, one thread"
+ONE, MANY = (
+    "append, one thread / write + fsync",
+    "append, 8 threads, by the record / write + fsync, one thread",
+)
 LIMIT = 1.5
 THREADS = 8
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--records", type=int, default=400, help="measured records in one thread")
     parser.add_argument("--rounds", type=int, default=12, help="measured rounds of eight threads")
     parser.add_argument("--each", type=int, default=20, help="records a thread and round")
-    parser.add_argument("--folder", type=Path, default=Path("runs"), help="where to write: the file system that is measured")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("runs"),
+        help="where to write: the file system that is measured",
+    )
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -59,17 +71,24 @@ def main() -> None:
             raise SystemExit(f"the log that was measured is not sound: {sound.problem}")
     per_round = THREADS * options.each
     ours, plain_ones = ([seconds / per_round for seconds in arm] for arm in many)
-    claims = [Claim(ONE, ratio(*one), LIMIT, options.records), Claim(MANY, against(ours, one[1]), LIMIT, options.rounds)]
+    claims = [
+        Claim(ONE, ratio(*one), LIMIT, options.records),
+        Claim(MANY, against(ours, one[1]), LIMIT, options.rounds),
+    ]
     rows = {
         "an append": one[0],
         "a write + fsync": one[1],
         "8 threads' appends, a record": ours,
         "8 threads' writes + fsyncs, a record": plain_ones,
     }
-    lines = [f"{size} bytes a record with its seal; {done / batches:.1f} records of 8 threads shared an fsync; microseconds:"]
+    lines = [
+        f"{size} bytes a record with its seal; {done / batches:.1f} records of 8 threads shared an fsync; microseconds:"
+    ]
     for name, seconds in rows.items():
         low, middle, high = (1e6 * float(value) for value in np.percentile(seconds, (10, 50, 90)))
-        lines.append(f"  {name:38} median {middle:7.0f}   10 % below {low:7.0f}   10 % above {high:7.0f}")
+        lines.append(
+            f"  {name:38} median {middle:7.0f}   10 % below {low:7.0f}   10 % above {high:7.0f}"
+        )
     details = {"bytes": size, "one": one, "many": many, "records_per_fsync": done / batches}
     sys.exit(not report(claims, lines=lines, json_path=options.json, details=details))
 
@@ -77,16 +96,29 @@ def main() -> None:
 def against(values: list[float], others: list[float]) -> Interval:
     """Ratio of medians of two samples of different length, with its 95 % bootstrap interval."""
     rng = np.random.default_rng(0)
-    draws = [np.median(rng.choice(sample, (2000, len(sample))), axis=1) for sample in (values, others)]
+    draws = [
+        np.median(rng.choice(sample, (2000, len(sample))), axis=1) for sample in (values, others)
+    ]
     low, high = np.percentile(draws[0] / draws[1], [2.5, 97.5])
     return float(np.median(values) / np.median(others)), float(low), float(high)
 
 
 def entry(name: str) -> AuditEntry:
     """A request as the server has them: a question, four sections, an answer."""
-    sections = {section: PrivateText(f"{section} {name}: " + "thinking " * 30) for section in SECTIONS}
-    texts = {"query": "What may I do? " * 10 + name, "final": "This is what you may do. " * 25 + name}
-    facts = {"user": "user-17", "decision": "ALLOW", "escalated": False, "model": "model-135m", "outcome": "answered"}
+    sections = {
+        section: PrivateText(f"{section} {name}: " + "thinking " * 30) for section in SECTIONS
+    }
+    texts = {
+        "query": "What may I do? " * 10 + name,
+        "final": "This is what you may do. " * 25 + name,
+    }
+    facts = {
+        "user": "user-17",
+        "decision": "ALLOW",
+        "escalated": False,
+        "model": "model-135m",
+        "outcome": "answered",
+    }
     return AuditEntry(request_id=name, sections=sections, **texts, **facts)  # type: ignore[arg-type]
 
 
@@ -107,7 +139,10 @@ def one_thread(
     data = os.urandom(size)
     for number in range(rounds + warmup):
         made = entry(f"one-{number}")
-        arms: list[Callable[[], object]] = [lambda made=made: log.append(made), lambda: plain(descriptor, data)]
+        arms: list[Callable[[], object]] = [
+            lambda made=made: log.append(made),
+            lambda: plain(descriptor, data),
+        ]
         for arm in (0, 1) if number % 2 else (1, 0):
             seconds = timed(arms[arm])
             if number >= warmup:
@@ -115,12 +150,18 @@ def one_thread(
     return found
 
 
-def many_threads(log: AuditLog, descriptor: int, size: int, *, rounds: int, each: int) -> tuple[list[float], list[float]]:
-    """Seconds of every round of appends and of every round of plain writes, the first of both left out."""
+def many_threads(
+    log: AuditLog, descriptor: int, size: int, *, rounds: int, each: int
+) -> tuple[list[float], list[float]]:
+    """Seconds of every round of appends and of every round of plain writes, the first of both left
+    out."""
     found: tuple[list[float], list[float]] = ([], [])
     data = os.urandom(size)
     for number in range(rounds + 1):
-        made = [[entry(f"many-{number}-{thread}-{step}") for step in range(each)] for thread in range(THREADS)]
+        made = [
+            [entry(f"many-{number}-{thread}-{step}") for step in range(each)]
+            for thread in range(THREADS)
+        ]
 
         def ours(thread: int, made: list[list[AuditEntry]] = made) -> None:
             for one in made[thread]:

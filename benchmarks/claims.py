@@ -1,4 +1,5 @@
-"""What a benchmark prints: every claim with its interval, its n and its limit, and the machine it was measured on."""
+"""What a benchmark prints: every claim with its interval, its n and its limit, and the machine it
+was measured on."""
 
 from __future__ import annotations
 
@@ -36,11 +37,16 @@ class Claim:
 
     @property
     def kept(self) -> bool:
-        return self.found[self.by] >= self.limit if self.floor else self.found[self.by] <= self.limit
+        return (
+            self.found[self.by] >= self.limit if self.floor else self.found[self.by] <= self.limit
+        )
 
     def __str__(self) -> str:
         value, low, high = self.found
-        sign, verdict = "≥" if self.floor else "≤", "ok" if self.kept else "OVER" if not self.floor else "UNDER"
+        sign, verdict = (
+            "≥" if self.floor else "≤",
+            "ok" if self.kept else "OVER" if not self.floor else "UNDER",
+        )
         return f"{self.name:58} {value:.3f}  [{low:.3f}, {high:.3f}]  n {self.n}  limit {sign} {self.limit:.2f}  {verdict}"
 
     def to_json(self) -> dict[str, Any]:
@@ -52,10 +58,20 @@ def machine() -> dict[str, Any]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     found = {"cores": usable, "threads": torch.get_num_threads(), "device": device}
-    return found | {"python": platform.python_version(), "torch": torch.__version__, "system": platform.system()}
+    return found | {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": platform.system(),
+    }
 
 
-def report(claims: Sequence[Claim], *, lines: Sequence[str] = (), json_path: Path | None, details: dict[str, Any]) -> bool:
+def report(
+    claims: Sequence[Claim],
+    *,
+    lines: Sequence[str] = (),
+    json_path: Path | None,
+    details: dict[str, Any],
+) -> bool:
     """Print the table, write it where asked; True if every limit is kept."""
     for claim in claims:
         print(claim)
@@ -65,7 +81,9 @@ def report(claims: Sequence[Claim], *, lines: Sequence[str] = (), json_path: Pat
     print("\nmachine: " + ", ".join(f"{name} {value}" for name, value in facts.items()))
     if json_path:
         found = {"claims": [claim.to_json() for claim in claims], "machine": facts, **details}
-        json_path.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        json_path.write_text(
+            json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     return all(claim.kept for claim in claims)
 
 

@@ -1,20 +1,25 @@
-"""Claim: losing nothing costs next to nothing. Seconds spent in saving, and the way back after SIGKILL.
+"""Claim: losing nothing costs next to nothing. Seconds spent in saving, and the way back after
+SIGKILL.
 
-Saving. The quickstart's adapter trains on the embedded model, driven by `transformers.Trainer`, whose own checkpoints are
-the peer. At every instant at which Trainer saves, both save the same model, the same optimizer and an equally long log to
-the same file system and keep equally many; who goes first changes from round to round. Before each save the disk is given
-time to finish what came before, as it has in the 180 s between two saves. Ours is the whole of what a run pays at a step's
-end: capture, write, fsync, sha256, rename, reading back, rotation, the row in the session's database. Trainer's has no
-fsync and no checksum, and leaves gates, tags and head out (2 % of the weights); nothing of what it does besides is counted.
-To be done in minutes, both save after every step here, and the share is that of one save in the interval of a run, 180 s.
-`--sync` adds, for information, what bringing Trainer's files to the disk would take. The first saves warm up until both
-sides have something to rotate. Judged: the median save as a share of the interval, and the ratio of medians.
+Saving. The quickstart's adapter trains on the embedded model, driven by `transformers.Trainer`,
+whose own checkpoints are the peer. At every instant at which Trainer saves, both save the same
+model, the same optimizer and an equally long log to the same file system and keep equally many; who
+goes first changes from round to round. Before each save the disk is given time to finish what came
+before, as it has in the 180 s between two saves. Ours is the whole of what a run pays at a step's
+end: capture, write, fsync, sha256, rename, reading back, rotation, the row in the session's
+database. Trainer's has no fsync and no checksum, and leaves gates, tags and head out (2 % of the
+weights); nothing of what it does besides is counted. To be done in minutes, both save after every
+step here, and the share is that of one save in the interval of a run, 180 s. `--sync` adds, for
+information, what bringing Trainer's files to the disk would take. The first saves warm up until
+both sides have something to rotate. Judged: the median save as a share of the interval, and the
+ratio of medians.
 
-Restart. A process trains as stage 3 does and saves every step. It is killed as soon as a snapshot after its third step is
-acknowledged, and a new one is started on the same folder at once. Measured: from the kill to the new one's first step,
-which must be the one after that snapshot, against the way of the first one from its start in an empty folder to its first
-step. That way has the linear probe in it, on `--records` prompts here and on up to 700 in a real run, which makes a real
-ratio smaller. The same with no probe at all is judged by the same limit.
+Restart. A process trains as stage 3 does and saves every step. It is killed as soon as a snapshot
+after its third step is acknowledged, and a new one is started on the same folder at once. Measured:
+from the kill to the new one's first step, which must be the one after that snapshot, against the
+way of the first one from its start in an empty folder to its first step. That way has the linear
+probe in it, on `--records` prompts here and on up to 700 in a real run, which makes a real ratio
+smaller. The same with no probe at all is judged by the same limit.
 """
 
 from __future__ import annotations
@@ -39,36 +44,64 @@ from transformers import get_cosine_schedule_with_warmup
 from aegis.config import Config, load_config
 from aegis.data.records import Record
 from aegis.data.seed import seed_records
-from aegis.durable.files import sync_file, sync_folder
-from aegis.durable.session import open_session
-from aegis.durable.store import SnapshotStore
-from aegis.model.adapt import Adapted, attach
+from aegis.model.adapted import Adapted, attach
+from aegis.model.base import load_model, load_tokenizer, resolve_base
 from aegis.model.device import pick_device, quick_attention
-from aegis.model.load import load_model, load_tokenizer, resolve_base
 from aegis.model.tags import add_tags
-from aegis.progress import bar
-from aegis.train.checkpoints import Checkpoints
+from aegis.runs.record import open_session
+from aegis.runs.reporter import bar
+from aegis.storage.files import sync_file, sync_folder
+from aegis.storage.snapshots import SnapshotStore
 from aegis.train.examples import encode_all
 from aegis.train.loop import StepLog
 from aegis.train.sft import Objective, make_optimizer, make_plan
+from aegis.train.snapshot_policy import Checkpoints
 from aegis.train.stage import write_supervised
 from aegis.train.state import ModuleState, OptimizerState, Part, RandomState, SchedulerState, Values
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart.yaml"
 SHARE, SAVING = "% of the time spent in saving", "a save, AEGIS / transformers.Trainer"
 RESTART, NO_PROBE = "SIGKILL to next step / cold start", "the same, a cold start without the probe"
-OURS, THEIRS, FSYNC, STEP = "a save, AEGIS", "a save, Trainer", "fsync of Trainer's files", "a training step"
+OURS, THEIRS, FSYNC, STEP = (
+    "a save, AEGIS",
+    "a save, Trainer",
+    "fsync of Trainer's files",
+    "a training step",
+)
 LIMITS = {SHARE: 0.5, SAVING: 1.0, RESTART: 1.2, NO_PROBE: 1.2}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--saves", type=int, default=16, help="measured saves an arm; 0 leaves this part out")
-    parser.add_argument("--restarts", type=int, default=5, help="kills, with and without a probe; 0 leaves this part out")
-    parser.add_argument("--records", type=int, default=128, help="records that the killed processes train on")
-    parser.add_argument("--logged", type=int, default=300, help="steps in the logs at the first save: late in the quickstart")
-    parser.add_argument("--folder", type=Path, default=Path("runs"), help="where to write: the file system that is measured")
-    parser.add_argument("--sync", action="store_true", help="also the time of fsync on Trainer's files")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--saves", type=int, default=16, help="measured saves an arm; 0 leaves this part out"
+    )
+    parser.add_argument(
+        "--restarts",
+        type=int,
+        default=5,
+        help="kills, with and without a probe; 0 leaves this part out",
+    )
+    parser.add_argument(
+        "--records", type=int, default=128, help="records that the killed processes train on"
+    )
+    parser.add_argument(
+        "--logged",
+        type=int,
+        default=300,
+        help="steps in the logs at the first save: late in the quickstart",
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("runs"),
+        help="where to write: the file system that is measured",
+    )
+    parser.add_argument(
+        "--sync", action="store_true", help="also the time of fsync on Trainer's files"
+    )
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--no-probe", action="store_true", help=argparse.SUPPRESS)
@@ -93,7 +126,9 @@ def seconds_of(details: dict[str, Any]) -> list[str]:
     for name, (value, low, high) in details["seconds"].items():
         line = f"  {name:38} {value:.3f}  [{low:.3f}, {high:.3f}]"
         if name in details["megabytes"]:
-            line += f"  {100 * value / details['interval_s']:.3f} % of {details['interval_s']:.0f} s"
+            line += (
+                f"  {100 * value / details['interval_s']:.3f} % of {details['interval_s']:.0f} s"
+            )
             line += f"  {details['megabytes'][name]:.1f} MB"
         lines.append(line)
     if "interval_s" in details:
@@ -103,15 +138,21 @@ def seconds_of(details: dict[str, Any]) -> list[str]:
     return lines
 
 
-def measure_saves(folder: Path, options: argparse.Namespace, claims: list[Claim], details: dict[str, Any]) -> None:
+def measure_saves(
+    folder: Path, options: argparse.Namespace, claims: list[Claim], details: dict[str, Any]
+) -> None:
     config = load_config(QUICKSTART)
     warmup, interval_s = config.durable.keep_training + 1, config.durable.interval_s
-    found, sizes = train_and_save(folder, config, steps=warmup + options.saves, logged=options.logged, sync=options.sync)
+    found, sizes = train_and_save(
+        folder, config, steps=warmup + options.saves, logged=options.logged, sync=options.sync
+    )
     seconds = {name: values[warmup:] for name, values in found.items()}
     value, low, high = median(seconds[OURS])
     share = (100 * value / interval_s, 100 * low / interval_s, 100 * high / interval_s)
     claims.append(Claim(SHARE, share, LIMITS[SHARE], options.saves))
-    claims.append(Claim(SAVING, ratio(seconds[OURS], seconds[THEIRS]), LIMITS[SAVING], options.saves))
+    claims.append(
+        Claim(SAVING, ratio(seconds[OURS], seconds[THEIRS]), LIMITS[SAVING], options.saves)
+    )
     details |= {"saves": options.saves, "interval_s": interval_s}
     details["megabytes"] = {name: size / 1e6 for name, size in sizes.items()}
     details["seconds"] |= {name: median(values) for name, values in seconds.items()}
@@ -120,7 +161,8 @@ def measure_saves(folder: Path, options: argparse.Namespace, claims: list[Claim]
 def train_and_save(
     folder: Path, config: Config, *, steps: int, logged: int, sync: bool
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Train `steps` steps and let both save after each; seconds of every step and save, bytes of the last saves."""
+    """Train `steps` steps and let both save after each; seconds of every step and save, bytes of
+    the last saves."""
     adapted, objective, plan = prepare(config, steps=steps)
     optimizer = make_optimizer(adapted, config.train)
     scheduler = get_cosine_schedule_with_warmup(optimizer, 0, steps)
@@ -128,7 +170,9 @@ def train_and_save(
     save, size = our_save(folder, config, adapted, optimizer, scheduler, logs)
     trainer = make_trainer(folder / "trainer", config, adapted, optimizer, scheduler, steps=steps)
     its_save, begun = trainer._save_checkpoint, 0.0
-    seconds: dict[str, list[float]] = {STEP: [], OURS: [], THEIRS: []} | ({FSYNC: []} if sync else {})
+    seconds: dict[str, list[float]] = {STEP: [], OURS: [], THEIRS: []} | (
+        {FSYNC: []} if sync else {}
+    )
 
     def loss(_model: Any, inputs: dict[str, torch.Tensor], **_: Any) -> torch.Tensor:
         nonlocal begun
@@ -146,7 +190,9 @@ def train_and_save(
             settle()
             seconds[name].append(timed(arms[name]))
             if sync and name == THEIRS:
-                seconds[FSYNC].append(timed(lambda: sync_whole(folder / "trainer" / f"checkpoint-{done}")))
+                seconds[FSYNC].append(
+                    timed(lambda: sync_whole(folder / "trainer" / f"checkpoint-{done}"))
+                )
         advance()
 
     trainer.compute_loss, trainer._save_checkpoint = loss, both_save
@@ -157,10 +203,19 @@ def train_and_save(
 
 
 def make_trainer(
-    folder: Path, config: Config, adapted: Adapted, optimizer: torch.optim.Optimizer, scheduler: Any, *, steps: int
+    folder: Path,
+    config: Config,
+    adapted: Adapted,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,
+    *,
+    steps: int,
 ) -> Any:
     """transformers.Trainer on the PEFT model and our optimizer, saving after every step."""
-    from transformers import Trainer, TrainingArguments  # not at the top: the processes that are timed do not need it
+    from transformers import (
+        Trainer,
+        TrainingArguments,
+    )  # not at the top: the processes that are timed do not need it
     from transformers.trainer_callback import PrinterCallback
 
     transformers.utils.logging.set_verbosity_error()
@@ -213,19 +268,37 @@ def prepare(config: Config, *, steps: int) -> tuple[Adapted, Objective, list[lis
     )
     plan = make_plan(examples, settings, seed=config.seed)[0]
     plan = [plan[number % len(plan)] for number in range(steps)]
-    return adapted.train(), Objective(adapted, examples, plan, settings, pad_id=tokenizer.pad_token_id), plan
+    return (
+        adapted.train(),
+        Objective(adapted, examples, plan, settings, pad_id=tokenizer.pad_token_id),
+        plan,
+    )
 
 
 def our_save(
-    folder: Path, config: Config, adapted: Adapted, optimizer: torch.optim.Optimizer, scheduler: Any, logs: list[StepLog]
+    folder: Path,
+    config: Config,
+    adapted: Adapted,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,
+    logs: list[StepLog],
 ) -> tuple[Callable[[int], None], Callable[[], int]]:
-    """What a run does at a step's end when it is time, with the parts of `train_sft`; and the bytes of the last save."""
+    """What a run does at a step's end when it is time, with the parts of `train_sft`; and the bytes
+    of the last save."""
     session = open_session(folder / "aegis", config_fingerprint="benchmark", resume=False)
-    store = SnapshotStore(session.folder / "snapshots", fingerprint="benchmark", keep=config.durable.keep_training)
+    store = SnapshotStore(
+        session.folder / "snapshots", fingerprint="benchmark", keep=config.durable.keep_training
+    )
     sizes: list[int] = []
 
     def saved(snapshot: Any) -> None:
-        session.add_snapshot("training", snapshot.folder, step=snapshot.step, seconds=snapshot.seconds, size=snapshot.size)
+        session.add_snapshot(
+            "training",
+            snapshot.folder,
+            step=snapshot.step,
+            seconds=snapshot.seconds,
+            size=snapshot.size,
+        )
         sizes.append(snapshot.size)
 
     checkpoints = Checkpoints(store, interval_s=0.0, on_saved=saved)
@@ -243,7 +316,9 @@ def our_save(
 def step_log(step: int, *, seconds: float) -> StepLog:
     """A step's log with as many digits as a real one."""
     value = 1 / (step + 0.7)
-    return StepLog(step, value, {"decision": value}, 1000, seconds, value, value, {"alpha": value, "g": value})
+    return StepLog(
+        step, value, {"decision": value}, 1000, seconds, value, value, {"alpha": value, "g": value}
+    )
 
 
 def its_log(log: StepLog) -> dict[str, float]:
@@ -272,27 +347,37 @@ def sync_whole(folder: Path) -> None:
     sync_folder(folder.parent)
 
 
-def measure_restarts(folder: Path, options: argparse.Namespace, claims: list[Claim], details: dict[str, Any]) -> None:
+def measure_restarts(
+    folder: Path, options: argparse.Namespace, claims: list[Claim], details: dict[str, Any]
+) -> None:
     arms: dict[str, list[tuple[float, float]]] = {RESTART: [], NO_PROBE: []}
     with bar("killing and resuming", 1 + 2 * options.restarts) as advance:
-        killed_and_resumed(folder / "warmup", records=options.records, with_probe=False)  # the libraries are in memory now
+        killed_and_resumed(
+            folder / "warmup", records=options.records, with_probe=False
+        )  # the libraries are in memory now
         advance()
         for number in range(options.restarts):
             for name in sorted(arms, reverse=number % 2 == 0):
                 place = folder / f"restart_{number}_{name == RESTART}"
-                arms[name].append(killed_and_resumed(place, records=options.records, with_probe=name == RESTART))
+                arms[name].append(
+                    killed_and_resumed(place, records=options.records, with_probe=name == RESTART)
+                )
                 advance()
     for name, pairs in arms.items():
         cold, resumed = zip(*pairs, strict=True)
         claims.append(Claim(name, ratio(list(resumed), list(cold)), LIMITS[name], len(pairs)))
         suffix = "" if name == RESTART else ", no probe"
-        found = {f"cold start to first step{suffix}": median(cold), f"SIGKILL to next step{suffix}": median(resumed)}
+        found = {
+            f"cold start to first step{suffix}": median(cold),
+            f"SIGKILL to next step{suffix}": median(resumed),
+        }
         details["seconds"] |= found
     details["restarts"], details["probed_records"] = options.restarts, options.records
 
 
 def killed_and_resumed(folder: Path, *, records: int, with_probe: bool) -> tuple[float, float]:
-    """Seconds of a cold start to its first step, and from its SIGKILL to the first step of the process after it."""
+    """Seconds of a cold start to its first step, and from its SIGKILL to the first step of the
+    process after it."""
     folder.mkdir()
     with open(folder / "log", "w+", encoding="utf-8") as log:
         processes = []
@@ -313,13 +398,23 @@ def killed_and_resumed(folder: Path, *, records: int, with_probe: bool) -> tuple
                 process.kill()
                 process.communicate()
     if step <= saved:
-        raise SystemExit(f"the snapshot of step {saved} was acknowledged, and after the kill step {step} was done again")
+        raise SystemExit(
+            f"the snapshot of step {saved} was acknowledged, and after the kill step {step} was done again"
+        )
     return cold, resumed
 
 
 def start(folder: Path, log: IO[str], *, records: int, with_probe: bool) -> subprocess.Popen[str]:
-    arguments = ["--work", str(folder), "--records", str(records), *([] if with_probe else ["--no-probe"])]
-    return subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, stderr=log, text=True)
+    arguments = [
+        "--work",
+        str(folder),
+        "--records",
+        str(records),
+        *([] if with_probe else ["--no-probe"]),
+    ]
+    return subprocess.Popen(
+        [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, stderr=log, text=True
+    )
 
 
 def events(process: subprocess.Popen[str], log: IO[str]) -> Iterator[tuple[str, int]]:
@@ -337,15 +432,22 @@ def until(told: Iterator[tuple[str, int]], wanted: str, *, at_least: int) -> int
 
 
 def work(folder: Path, *, records: int, with_probe: bool) -> None:
-    """The process that is killed: stage 3 from the newest snapshot in the folder, saving at every step, telling on stdout."""
+    """The process that is killed: stage 3 from the newest snapshot in the folder, saving at every
+    step, telling on stdout."""
 
     def tell(name: str, step: int) -> None:
         print(name, step, flush=True)
 
     probed = records if with_probe else 0
-    overrides = ["train.batch_tokens=256", "train.thinking_records=0", f"train.probe_records={probed}"]
+    overrides = [
+        "train.batch_tokens=256",
+        "train.thinking_records=0",
+        f"train.probe_records={probed}",
+    ]
     config = load_config(QUICKSTART, overrides)
-    store = SnapshotStore(folder / "snapshots", fingerprint="benchmark", keep=config.durable.keep_training)
+    store = SnapshotStore(
+        folder / "snapshots", fingerprint="benchmark", keep=config.durable.keep_training
+    )
     write_supervised(
         folder / "adapter",
         config,
@@ -355,7 +457,9 @@ def work(folder: Path, *, records: int, with_probe: bool) -> None:
         validation=[],
         origin={"session_id": "benchmark", "records_sha256": ""},
         say=lambda _: None,
-        checkpoints=Checkpoints(store, interval_s=0.0, on_saved=lambda snapshot: tell("saved", snapshot.step)),
+        checkpoints=Checkpoints(
+            store, interval_s=0.0, on_saved=lambda snapshot: tell("saved", snapshot.step)
+        ),
         on_step=lambda progress: tell("step", progress.log.step),
     )
 

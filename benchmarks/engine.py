@@ -1,11 +1,13 @@
-"""Claim: a GGUF file decides as its model folder does, and the engine that serves it writes faster than transformers.
+"""Claim: a GGUF file decides as its model folder does, and the engine that serves it writes faster
+than transformers.
 
-Agreement: the same records through the judge (transformers, as it runs on this machine, or in float32 with --exact) and
-through the engine; the share of equal decisions, item by item. Speed: the same prompts, limits and temperature through the
-engine and through the thinker (transformers, in the type that it serves in), alternating round by round in one process;
-tokens of whole responses a second, tags included, prompts read anew each time. One request: one after the other. Eight:
-eight threads here, one batch of eight there, which is the thinker's best case, for it needs all eight at once. Each side
-has the same number of threads.
+Agreement: the same records through the judge (transformers, as it runs on this machine, or in
+float32 with --exact) and through the engine; the share of equal decisions, item by item. Speed: the
+same prompts, limits and temperature through the engine and through the thinker (transformers, in
+the type that it serves in), alternating round by round in one process; tokens of whole responses a
+second, tags included, prompts read anew each time. One request: one after the other. Eight: eight
+threads here, one batch of eight there, which is the thinker's best case, for it needs all eight at
+once. Each side has the same number of threads.
 """
 
 from __future__ import annotations
@@ -26,14 +28,14 @@ from claims import Claim, mean, report
 from gate import ratio
 
 from aegis.data.records import parse_record, read_jsonl
-from aegis.decisions import Decision
-from aegis.model.judge import Judge, Verdict
+from aegis.engine.judge import Judge, Verdict
+from aegis.engine.llamacpp_engine import GgufEngine, find_gguf
+from aegis.engine.mind import Mind
+from aegis.engine.thinker import Thinker
+from aegis.engine.writer import Limits
 from aegis.model.prompt import prompt_ids
-from aegis.model.thinker import Thinker
-from aegis.model.writer import Limits
-from aegis.progress import bar
-from aegis.serve.gguf_engine import GgufEngine, find_gguf
-from aegis.serve.mind import Mind
+from aegis.protocol.decisions import Decision
+from aegis.runs.reporter import bar
 
 LIMITS = Limits(section=24, final=48)
 AGREEMENT = 0.99
@@ -41,19 +43,35 @@ AGREEMENT = 0.99
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=Path("runs/latest/model"), help="a folded model folder")
+    parser.add_argument(
+        "--model", type=Path, default=Path("runs/latest/model"), help="a folded model folder"
+    )
     parser.add_argument("--records", type=Path, default=Path("runs/latest/records/test.jsonl"))
-    parser.add_argument("--files", type=Path, nargs="*", help="GGUF files; by default the largest of the folder")
-    parser.add_argument("--items", type=int, default=10**6, help="at most this many records are decided about")
-    parser.add_argument("--exact", action="store_true", help="compare with float32, also where bfloat16 is fast")
+    parser.add_argument(
+        "--files", type=Path, nargs="*", help="GGUF files; by default the largest of the folder"
+    )
+    parser.add_argument(
+        "--items", type=int, default=10**6, help="at most this many records are decided about"
+    )
+    parser.add_argument(
+        "--exact", action="store_true", help="compare with float32, also where bfloat16 is fast"
+    )
     parser.add_argument("--at", type=int, nargs="*", default=[1, 8], help="requests at once")
-    parser.add_argument("--rounds", type=int, default=5, help="measured rounds a side; 0: agreement alone")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="measured rounds a side; 0: agreement alone"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    prompts = [record.prompt for record in read_jsonl(options.records, parse_record)[0]][: options.items]
-    expected = exactly(options.model, prompts) if options.exact else decided(Judge.load(options.model), prompts)
+    prompts = [record.prompt for record in read_jsonl(options.records, parse_record)[0]][
+        : options.items
+    ]
+    expected = (
+        exactly(options.model, prompts)
+        if options.exact
+        else decided(Judge.load(options.model), prompts)
+    )
     mind = Mind.load(options.model) if options.rounds else None
     found: list[tuple[Claim, str]] = []
     lines: list[str] = []
@@ -61,7 +79,10 @@ def main() -> None:
         engine = GgufEngine.load(options.model, file=file, threads=options.threads)
         found.append(agree(engine, file.stem, prompts, expected))
         if mind:
-            found += [race(engine, mind, file.stem, prompts, count=count, rounds=options.rounds) for count in options.at]
+            found += [
+                race(engine, mind, file.stem, prompts, count=count, rounds=options.rounds)
+                for count in options.at
+            ]
             rates = [
                 f"{name} {decisions(one, prompts[:32]):.1f}"
                 for name, one in (("engine", engine), ("transformers", mind.judge))
@@ -69,7 +90,12 @@ def main() -> None:
             lines.append(f"{file.stem}: decisions/s, {', '.join(rates)}")
         engine.close()
     claims, lines = [claim for claim, _ in found], [line for _, line in found] + lines
-    kept = report(claims, lines=lines, json_path=options.json, details={"limits": [LIMITS.section, LIMITS.final]})
+    kept = report(
+        claims,
+        lines=lines,
+        json_path=options.json,
+        details={"limits": [LIMITS.section, LIMITS.final]},
+    )
     sys.exit(not kept)
 
 
@@ -89,23 +115,38 @@ def exactly(model: Path, prompts: list[str]) -> list[Verdict]:
         return decided(Judge.load(model), prompts)
 
 
-def agree(engine: GgufEngine, name: str, prompts: list[str], expected: list[Verdict]) -> tuple[Claim, str]:
-    """Item by item: how often both decide alike, how far their probabilities are apart, and what that opens."""
+def agree(
+    engine: GgufEngine, name: str, prompts: list[str], expected: list[Verdict]
+) -> tuple[Claim, str]:
+    """Item by item: how often both decide alike, how far their probabilities are apart, and what
+    that opens."""
     pairs = list(zip(decided(engine, prompts), expected, strict=True))
     same = [found.decision == wanted.decision for found, wanted in pairs]
-    gaps = [float(np.abs(np.subtract(found.probabilities, wanted.probabilities)).max()) for found, wanted in pairs]
+    gaps = [
+        float(np.abs(np.subtract(found.probabilities, wanted.probabilities)).max())
+        for found, wanted in pairs
+    ]
     unsafe = (Decision.DENY, Decision.REFUSE)
-    opened = sum(wanted.decision in unsafe and found.decision is Decision.ALLOW for found, wanted in pairs)
+    opened = sum(
+        wanted.decision in unsafe and found.decision is Decision.ALLOW for found, wanted in pairs
+    )
     line = (
         f"{name}: {len(same) - sum(same)} of {len(same)} differ, {opened} from DENY or REFUSE to ALLOW; largest gap of a "
         f"probability {max(gaps):.1e}, median {statistics.median(gaps):.1e}"
     )
-    return Claim(f"{name}: decisions equal to transformers", mean(same), AGREEMENT, len(same), floor=True), line
+    return Claim(
+        f"{name}: decisions equal to transformers", mean(same), AGREEMENT, len(same), floor=True
+    ), line
 
 
-def race(engine: GgufEngine, mind: Mind, name: str, prompts: list[str], *, count: int, rounds: int) -> tuple[Claim, str]:
+def race(
+    engine: GgufEngine, mind: Mind, name: str, prompts: list[str], *, count: int, rounds: int
+) -> tuple[Claim, str]:
     """Tokens a second of both sides, `count` requests at a time."""
-    sides = {"engine": partial(engine_tokens, engine, count), "transformers": partial(peer_tokens, mind, count)}
+    sides = {
+        "engine": partial(engine_tokens, engine, count),
+        "transformers": partial(peer_tokens, mind, count),
+    }
     per_token: dict[str, list[float]] = {side: [] for side in sides}
     with bar(f"{name}: {count} at once", rounds + 1) as advance:
         for number in range(rounds + 1):  # the first warms up
@@ -116,8 +157,13 @@ def race(engine: GgufEngine, mind: Mind, name: str, prompts: list[str], *, count
                 per_token[side].append((time.perf_counter() - begun) / tokens)
             advance()
     times = ratio(per_token["transformers"][1:], per_token["engine"][1:])
-    shown = [f"{side} {1 / statistics.median(values[1:]):.1f} tokens/s" for side, values in per_token.items()]
-    claim = Claim(f"{name}: tokens/s, {count} at once, engine / transformers", times, 1.0, rounds, floor=True)
+    shown = [
+        f"{side} {1 / statistics.median(values[1:]):.1f} tokens/s"
+        for side, values in per_token.items()
+    ]
+    claim = Claim(
+        f"{name}: tokens/s, {count} at once, engine / transformers", times, 1.0, rounds, floor=True
+    )
     return claim, f"{name}: {count} at once, {', '.join(shown)}"
 
 
@@ -127,7 +173,12 @@ def engine_tokens(engine: GgufEngine, count: int, group: list[str], seed: int) -
 
     def think(numbered: tuple[int, str]) -> None:
         engine.think(
-            numbered[1], Decision.ALLOW, limits=LIMITS, temperature=0.7, seed=seed + numbered[0], cancelled=lambda: False
+            numbered[1],
+            Decision.ALLOW,
+            limits=LIMITS,
+            temperature=0.7,
+            seed=seed + numbered[0],
+            cancelled=lambda: False,
         )
 
     with ThreadPoolExecutor(count) as pool:
@@ -145,7 +196,9 @@ def peer_tokens(mind: Mind, count: int, group: list[str], seed: int) -> int:
     return sum(
         len(path.ids)
         for batch in batches
-        for path in thinker(batch, [Decision.ALLOW] * len(batch), temperature=0.7, generator=generator)
+        for path in thinker(
+            batch, [Decision.ALLOW] * len(batch), temperature=0.7, generator=generator
+        )
     )
 
 

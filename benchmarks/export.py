@@ -1,9 +1,11 @@
-"""Claims: exporting a folded model to f16, Q8_0 and Q4_K_M takes at most 90 s, certificate included, and at most 2.2 times
-the f16 file in memory; f16 says the same most probable token in at least 99 % of the probes' positions.
+"""Claims: exporting a folded model to f16, Q8_0 and Q4_K_M takes at most 90 s, certificate
+included, and at most 2.2 times the f16 file in memory; f16 says the same most probable token in at
+least 99 % of the probes' positions.
 
-Each round exports anew into an empty folder with the command line, in a process of its own. Memory is the peak of the
-resident set of the whole tree of processes, pages of mapped files included, less what the same process holds once the
-program is loaded and nothing else. The peer is the plain way: transformers loads the folder in float32.
+Each round exports anew into an empty folder with the command line, in a process of its own. Memory
+is the peak of the resident set of the whole tree of processes, pages of mapped files included, less
+what the same process holds once the program is loaded and nothing else. The peer is the plain way:
+transformers loads the folder in float32.
 
     python benchmarks/export.py --model runs/latest/model
 """
@@ -26,7 +28,7 @@ LOADED = "import aegis.export.gguf, aegis.cli, cyllama.llama.llama_cpp"
 PEER = """
 import sys, torch
 from pathlib import Path
-from aegis.model.load import load_model
+from aegis.model.base import load_model
 model = load_model(Path(sys.argv[1]), dtype=torch.float32)
 model(input_ids=torch.arange(8).reshape(1, 8))
 """
@@ -34,7 +36,9 @@ MIB = 1 << 20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, default=Path("runs/latest/model"))
     parser.add_argument("--types", default="f16,Q8_0,Q4_K_M")
     parser.add_argument("--rounds", type=int, default=3)
@@ -68,7 +72,13 @@ def main() -> None:
             1,
             3,
         ),
-        Claim("f16: same most probable token", (agreement,) * 3, 0.99, entries["f16"]["positions"], floor=True),
+        Claim(
+            "f16: same most probable token",
+            (agreement,) * 3,
+            0.99,
+            entries["f16"]["positions"],
+            floor=True,
+        ),
     ]
     lines = [
         f"peak {median(peaks)[0] / MIB:.0f} MiB, the loaded program {program / MIB:.0f} of them; f16 file {f16 / MIB:.0f} MiB"
@@ -83,7 +93,8 @@ def main() -> None:
 
 
 def peak(command: list[str]) -> tuple[int, float]:
-    """Largest resident set of the command and its children, in bytes, looked at every 20 ms; and the seconds it took."""
+    """Largest resident set of the command and its children, in bytes, looked at every 20 ms; and
+    the seconds it took."""
     begun, most = time.perf_counter(), 0
     process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while process.poll() is None:
@@ -96,7 +107,9 @@ def peak(command: list[str]) -> tuple[int, float]:
         most = max(most, held)
         time.sleep(0.02)
     if process.returncode:
-        raise SystemExit(f"{' '.join(command[:6])} failed: {process.stderr.read()[-500:] if process.stderr else ''}")
+        raise SystemExit(
+            f"{' '.join(command[:6])} failed: {process.stderr.read()[-500:] if process.stderr else ''}"
+        )
     return most, time.perf_counter() - begun
 
 

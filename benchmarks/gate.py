@@ -1,7 +1,9 @@
-"""Claim: SO(8) gates cost little. Time of a training step, gates + LoRA against LoRA alone and against PEFT's OFT.
+"""Claim: SO(8) gates cost little. Time of a training step, gates + LoRA against LoRA alone and
+against PEFT's OFT.
 
-All arms train the embedded model on the same random batch, in one process, one step of each in turn, so that drift of
-the machine meets all alike. Printed: the ratio of medians, with the interval of a bootstrap over rounds.
+All arms train the embedded model on the same random batch, in one process, one step of each in
+turn, so that drift of the machine meets all alike. Printed: the ratio of medians, with the interval
+of a bootstrap over rounds.
 """
 
 from __future__ import annotations
@@ -19,11 +21,15 @@ from peft import OFTConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 
 from aegis.config import GateSettings, ModelSettings
-from aegis.model.adapt import Adapted, attach, gate_sites, lora_config
+from aegis.model.adapted import Adapted, attach, gate_sites, lora_config
+from aegis.model.base import load_model, resolve_base
 from aegis.model.device import autocast, pick_device
-from aegis.model.load import load_model, resolve_base
 
-LIMITS = {"gates + LoRA / LoRA": 1.10, "gates + LoRA / OFT on LoRA's targets": 1.00, "gates / OFT on the gates' sites": 1.00}
+LIMITS = {
+    "gates + LoRA / LoRA": 1.10,
+    "gates + LoRA / OFT on LoRA's targets": 1.00,
+    "gates / OFT on the gates' sites": 1.00,
+}
 
 
 def main() -> None:
@@ -36,7 +42,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     folder = resolve_base(options.base).folder
-    arms = {name: step_of(folder, name, options) for name in ("lora", "gates_lora", "oft_all", "gates", "oft_sites")}
+    arms = {
+        name: step_of(folder, name, options)
+        for name in ("lora", "gates_lora", "oft_all", "gates", "oft_sites")
+    }
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for round_number in range(options.rounds + 2):
         for name, step in arms.items():
@@ -54,19 +63,25 @@ def main() -> None:
         return
     for name, (value, low, high) in ratios.items():
         verdict = "ok" if value <= LIMITS[name] else "OVER"
-        print(f"{name:40} {value:.3f}  [{low:.3f}, {high:.3f}]  limit {LIMITS[name]:.2f}  {verdict}")
+        print(
+            f"{name:40} {value:.3f}  [{low:.3f}, {high:.3f}]  limit {LIMITS[name]:.2f}  {verdict}"
+        )
     sys.exit(any(value > LIMITS[name] for name, (value, _, _) in ratios.items()))
 
 
 def step_of(folder: Any, arm: str, options: argparse.Namespace) -> Callable[[], None]:
     """One training step of an arm: forward, loss on every token, backward, AdamW."""
     device = pick_device()
-    model: Any = load_model(folder, dtype=torch.float32, attention="eager" if device.type == "cpu" else None)
+    model: Any = load_model(
+        folder, dtype=torch.float32, attention="eager" if device.type == "cpu" else None
+    )
     settings = ModelSettings()
     sites = list(gate_sites(model, GateSettings(lm_head=False)))
     if arm.startswith("oft"):
         targets = lora_config(model, settings.lora).target_modules if arm == "oft_all" else sites
-        wrapped: Any = get_peft_model(model, OFTConfig(oft_block_size=8, target_modules=targets, task_type="CAUSAL_LM"))
+        wrapped: Any = get_peft_model(
+            model, OFTConfig(oft_block_size=8, target_modules=targets, task_type="CAUSAL_LM")
+        )
     else:
         chosen = GateSettings(layers=(0, 0), lm_head=False) if arm == "lora" else settings.gates
         if arm == "gates":
@@ -93,7 +108,8 @@ def step_of(folder: Any, arm: str, options: argparse.Namespace) -> Callable[[], 
 
 
 def unwrap_lora(adapted: Adapted) -> None:
-    """The gates alone, for OFT alone has no LoRA either: plain layers take the place of the wrapped ones."""
+    """The gates alone, for OFT alone has no LoRA either: plain layers take the place of the wrapped
+    ones."""
     for name, layer in list(adapted.base.named_modules()):
         if not isinstance(layer, LoraLayer):
             continue
@@ -103,7 +119,9 @@ def unwrap_lora(adapted: Adapted) -> None:
         setattr(parent, name.rpartition(".")[2], plain)
 
 
-def ratio(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+def ratio(
+    one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray
+) -> tuple[float, float, float]:
     """Ratio of medians and its 95 % bootstrap interval over rounds."""
     pairs = np.array([one, other])
     rng = np.random.default_rng(0)

@@ -1,12 +1,16 @@
-"""Claim: PPO on one frozen base costs little. Scoring against whole passes, an update against TRL, and what it learns.
+"""Claim: PPO on one frozen base costs little. Scoring against whole passes, an update against TRL,
+and what it learns.
 
-a. Scoring. Policy, reference, value and reward of one rollout, with the trunk below the lowest adapted layer computed once,
-   against four whole passes of the same model over the same batch, one for each. Both arms read the same log-probabilities
-   from the same hidden states; their results are compared and the largest difference is printed. Two settings: the
-   quickstart's LoRA layers, and the defaults. For information, also against three whole passes: the value head reads the
-   policy's own hidden states, for which nobody needs a pass of its own.
+a. Scoring. Policy, reference, value and reward of one rollout, with the trunk below the lowest
+adapted layer computed once,
+   against four whole passes of the same model over the same batch, one for each. Both arms read the
+   same log-probabilities from the same hidden states; their results are compared and the largest
+   difference is printed. Two settings: the quickstart's LoRA layers, and the defaults. For
+   information, also against three whole passes: the value head reads the policy's own hidden
+   states, for which nobody needs a pass of its own.
 b. Updates. See `ppo_update.py`: whole PPO updates against TRL's PPOTrainer, time and peak memory.
-learn. See `ppo_learn.py`: what PPO does to the policy of a finished run. Not part of `all`, for it takes longer.
+learn. See `ppo_learn.py`: what PPO does to the policy of a finished run. Not part of `all`, for it
+takes longer.
 """
 
 from __future__ import annotations
@@ -30,18 +34,18 @@ from torch import Tensor, nn
 from aegis.config import Config, load_config
 from aegis.data.records import Record
 from aegis.data.seed import seed_records
-from aegis.model.adapt import Adapted, attach
+from aegis.engine.judge import Judge
+from aegis.model.adapted import Adapted, attach
+from aegis.model.base import load_model, load_tokenizer, resolve_base
 from aegis.model.device import fast_dtype, pick_device, quick_attention
-from aegis.model.judge import Judge
-from aegis.model.load import load_model, load_tokenizer, resolve_base
 from aegis.model.prompt import prompt_ids
 from aegis.model.scalar import ScalarHead
 from aegis.model.tags import add_tags
-from aegis.progress import bar
+from aegis.runs.reporter import bar
 from aegis.train.ppo import PPO
-from aegis.train.quadruple import QuadrupleThinking
 from aegis.train.reward import RewardModel
 from aegis.train.rollout import Rollout, make_rollout
+from aegis.train.task import QuadrupleThinking
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart.yaml"
 SETTINGS = {
@@ -53,7 +57,9 @@ LIMIT = 0.65
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--part", choices=("a", "b", "all", "learn"), default="all")
     parser.add_argument("--config", type=Path, default=QUICKSTART)
     parser.add_argument("--rounds", type=int, default=3, help="a: measured rounds a setting")
@@ -66,7 +72,9 @@ def main() -> None:
     details: dict[str, Any] = {}
     if options.part in ("a", "all"):
         for name, overrides in SETTINGS.items():
-            measure_scoring(name, load_config(options.config, overrides), options.rounds, claims, lines, details)
+            measure_scoring(
+                name, load_config(options.config, overrides), options.rounds, claims, lines, details
+            )
     if options.part in ("b", "all"):
         measure_updates(load_config(options.config), options, claims, lines, details)
     if options.part == "learn":
@@ -75,7 +83,12 @@ def main() -> None:
 
 
 def measure_scoring(
-    name: str, config: Config, rounds: int, claims: list[Claim], lines: list[str], details: dict[str, Any]
+    name: str,
+    config: Config,
+    rounds: int,
+    claims: list[Claim],
+    lines: list[str],
+    details: dict[str, Any],
 ) -> None:
     ppo, rollout = rolled_out(config)
     arms: dict[str, Callable[[], list[Tensor]]] = {
@@ -100,16 +113,24 @@ def measure_scoring(
     depth, upper = ppo.adapted.depth, ppo.reward.layer if ppo.reward else ppo.adapted.depth
     shape = " × ".join(map(str, rollout.ids.shape))
     times = ", ".join(f"{arm} {median(seconds[arm])[0]:.2f} s" for arm in arms)
-    lines.append(f"a. {name}: {times}; n {rounds}; shared / three passes {against_three[0]:.3f}, not judged")
+    lines.append(
+        f"a. {name}: {times}; n {rounds}; shared / three passes {against_three[0]:.3f}, not judged"
+    )
     lines.append(
         f"   {shape} ids, {int(rollout.real.sum())} scored tokens, {ppo.adapted.base.dtype}; policy and reference differ "
         f"from layer {ppo.layer} of {depth}, the reward model from {upper}; largest difference of any result {apart:.1e}"
     )
-    details[f"scoring, {name}"] = {"seconds": seconds, "layer": ppo.layer, "reward_layer": upper, "difference": apart}
+    details[f"scoring, {name}"] = {
+        "seconds": seconds,
+        "layer": ppo.layer,
+        "reward_layer": upper,
+        "difference": apart,
+    }
 
 
 def rolled_out(config: Config) -> tuple[PPO, Rollout]:
-    """PPO as stage 3 sets it up, on an adapter whose roles differ, and one rollout of its own task."""
+    """PPO as stage 3 sets it up, on an adapter whose roles differ, and one rollout of its own
+    task."""
     base, device, settings = resolve_base(config.base), pick_device(), config.train.ppo
     model: Any = load_model(base.folder, dtype=fast_dtype(), attention=quick_attention(device))
     tokenizer = load_tokenizer(base.folder)
@@ -129,7 +150,15 @@ def rolled_out(config: Config) -> tuple[PPO, Rollout]:
     judge = Judge(adapted.base, tokenizer, head=adapted.head)
     task = QuadrupleThinking(adapted, judge, records, prompts, settings)
     reward = RewardModel(head, adapted.reward_layer())
-    ppo = PPO(adapted, value, task, settings, pad_id=tokenizer.pad_token_id, seed=config.seed, reward=reward)
+    ppo = PPO(
+        adapted,
+        value,
+        task,
+        settings,
+        pad_id=tokenizer.pad_token_id,
+        seed=config.seed,
+        reward=reward,
+    )
     with torch.no_grad():
         paths = task.sample(prompts)
         rollout = make_rollout(paths, task, pad_id=tokenizer.pad_token_id, device=device)
@@ -137,7 +166,8 @@ def rolled_out(config: Config) -> tuple[PPO, Rollout]:
 
 
 def set_apart(adapted: Adapted) -> None:
-    """Untrained LoRA adds nothing; give every role something of its own, so that mixing them up would show."""
+    """Untrained LoRA adds nothing; give every role something of its own, so that mixing them up
+    would show."""
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if ".lora_B." in name:
@@ -156,7 +186,12 @@ def shared(ppo: PPO, rollout: Rollout) -> list[Tensor]:
 @torch.no_grad()
 def whole_passes(ppo: PPO, rollout: Rollout, *, own_value_pass: bool) -> list[Tensor]:
     """The same results with every layer run for each role."""
-    adapted, ids, mask, weight = ppo.adapted, rollout.ids, rollout.mask, ppo.settings.weights.reward_model
+    adapted, ids, mask, weight = (
+        ppo.adapted,
+        rollout.ids,
+        rollout.mask,
+        ppo.settings.weights.reward_model,
+    )
     assert ppo.reward is not None
     hidden = adapted.hidden(ids, mask)
     logprobs = ppo._logprobs(hidden, rollout)[0]
@@ -167,9 +202,17 @@ def whole_passes(ppo: PPO, rollout: Rollout, *, own_value_pass: bool) -> list[Te
 
 
 def asked(tokenizer: Any, config: Config) -> tuple[list[Record], list[tuple[int, ...]]]:
-    """As many shipped records as PPO asks at once, from all over those that it may ask; and their ids."""
-    system, count, limit = config.model.system_prompt, config.train.ppo.batch, config.train.ppo.prompt_tokens
-    rows = [(record, tuple(prompt_ids(tokenizer, record.prompt, system=system))) for record in seed_records()[::8]]
+    """As many shipped records as PPO asks at once, from all over those that it may ask; and their
+    ids."""
+    system, count, limit = (
+        config.model.system_prompt,
+        config.train.ppo.batch,
+        config.train.ppo.prompt_tokens,
+    )
+    rows = [
+        (record, tuple(prompt_ids(tokenizer, record.prompt, system=system)))
+        for record in seed_records()[::8]
+    ]
     rows = [row for row in rows if len(row[1]) <= limit]
     chosen = rows[:: max(1, len(rows) // count)][:count]
     return [record for record, _ in chosen], [ids for _, ids in chosen]

@@ -1,18 +1,22 @@
-"""What PPO does to a policy: reward, distance, decisions, form and ordinary language, against the supervised model.
+"""What PPO does to a policy: reward, distance, decisions, form and ordinary language, against the
+supervised model.
 
-Starts from a finished run (`--run`): its `sft/`, `reward/` and `records/`. For each seed the policy is trained as stage 3
-does it (`train/stage.py`), with the run's config but for the seed; the run's own `adapter/` serves for its own seed. SFT and
-the reward model are the run's, the same for all seeds. Policies are kept in `--keep`, and taken from there the next time.
+Starts from a finished run (`--run`): its `sft/`, `reward/` and `records/`. For each seed the policy
+is trained as stage 3 does it (`train/stage.py`), with the run's config but for the seed; the run's
+own `adapter/` serves for its own seed. SFT and the reward model are the run's, the same for all
+seeds. Policies are kept in `--keep`, and taken from there the next time.
 
-Both models answer the same held-out validation prompts, one response each, from the same sampling seeds, under the
-settings of the training (lengths; no longer prompts than it asks; its temperature unless `--temperature` says another one).
-The verified reward is the sum of the terms that need no model; the total adds the reward model's. Rise: mean difference over
-prompts, in standard deviations of SFT's reward; bootstrap over prompts, which are the same for both. KL(PPO‖SFT): mean over
-PPO's own responses of the summed log-ratio of the tokens that it chose.
-Decisions: the run's test split, hidden state and n-grams weighed as fitted on validation by the same procedure for both;
-the limit is that the paired bootstrap interval of PPO − SFT is not wholly below 0, and its ends are printed.
-Form: share of PPO's responses that `thinking.parse(compose(…))` accepts. Perplexity: every token but the first of plain
-texts, without any template.
+Both models answer the same held-out validation prompts, one response each, from the same sampling
+seeds, under the settings of the training (lengths; no longer prompts than it asks; its temperature
+unless `--temperature` says another one). The verified reward is the sum of the terms that need no
+model; the total adds the reward model's. Rise: mean difference over prompts, in standard deviations
+of SFT's reward; bootstrap over prompts, which are the same for both. KL(PPO‖SFT): mean over PPO's
+own responses of the summed log-ratio of the tokens that it chose.
+Decisions: the run's test split, hidden state and n-grams weighed as fitted on validation by the
+same procedure for both; the limit is that the paired bootstrap interval of PPO − SFT is not wholly
+below 0, and its ends are printed.
+Form: share of PPO's responses that `thinking.parse(compose(…))` accepts. Perplexity: every token
+but the first of plain texts, without any template.
 """
 
 from __future__ import annotations
@@ -35,30 +39,30 @@ from torch.nn import functional
 from aegis.config import Config
 from aegis.data.records import Record
 from aegis.data.stage import read_split
-from aegis.durable.artifact import is_current, read_manifest, writing
-from aegis.durable.files import fingerprint
-from aegis.durable.session import locate
+from aegis.engine.judge import Judge
 from aegis.errors import DataError
 from aegis.evaluate.metrics import macro_f1
-from aegis.model.adapt import Adapted
-from aegis.model.adapter import load_adapter, read_card, require_base
+from aegis.model.adapted import Adapted
+from aegis.model.adapter_folder import load_adapter, read_card, require_base
+from aegis.model.base import Base, load_model, load_tokenizer, resolve_base
 from aegis.model.calibration import fit, is_spelled
 from aegis.model.device import fast_dtype, pick_device, quick_attention
-from aegis.model.judge import Judge
 from aegis.model.lexical import LexicalHead
-from aegis.model.load import Base, load_model, load_tokenizer, resolve_base
 from aegis.model.prompt import by_length, pad, prompt_ids
 from aegis.model.scalar import ScalarHead
 from aegis.model.tags import add_tags
-from aegis.progress import bar
-from aegis.thinking import compose, parse
+from aegis.protocol.thinking import compose, parse
+from aegis.runs.record import locate
+from aegis.runs.reporter import bar
+from aegis.storage.artifact import is_current, read_manifest, writing
+from aegis.storage.files import fingerprint
 from aegis.train.examples import encode_all
 from aegis.train.ppo import PPO
-from aegis.train.quadruple import QuadrupleThinking
 from aegis.train.reward import load_reward
 from aegis.train.rollout import make_rollout
 from aegis.train.sft import validate
 from aegis.train.stage import write_policy
+from aegis.train.task import QuadrupleThinking
 
 LIMITS = {"rise": 0.5, "kl": 10.0, "format": 1.0, "perplexity": 0.05}
 TEXT_FIELDS = ("text", "context", "question", "prompt")
@@ -66,18 +70,34 @@ TEXT_TOKENS = 256
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--run", type=Path, default=Path("runs/latest"), help="learn: a finished run")
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/latest"), help="learn: a finished run"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="learn")
     parser.add_argument("--prompts", type=int, default=96, help="learn: held-out prompts to answer")
-    parser.add_argument("--temperature", type=float, help="learn: of the answers; the training's by default, 0.7 is served")
-    parser.add_argument("--keep", type=Path, default=Path("runs/benchmark_ppo"), help="learn: where trained policies stay")
-    parser.add_argument("--text", type=Path, help="learn: plain text or JSON Lines; the validation prompts by default")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        help="learn: of the answers; the training's by default, 0.7 is served",
+    )
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        default=Path("runs/benchmark_ppo"),
+        help="learn: where trained policies stay",
+    )
+    parser.add_argument(
+        "--text",
+        type=Path,
+        help="learn: plain text or JSON Lines; the validation prompts by default",
+    )
     parser.add_argument("--text-items", type=int, default=200, help="learn: at most so many texts")
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model answered to n prompts: rewards, log-ratio to SFT in nats, form, and the mean of each term."""
+    """What a model answered to n prompts: rewards, log-ratio to SFT in nats, form, and the mean of
+    each term."""
 
     verified: np.ndarray
     total: np.ndarray
@@ -89,7 +109,8 @@ class Answers:
 
 @dataclass(frozen=True)
 class Found:
-    """Everything about one model; `predicted` for every test record, by both eyes and by the hidden state alone."""
+    """Everything about one model; `predicted` for every test record, by both eyes and by the hidden
+    state alone."""
 
     answers: Answers
     predicted: np.ndarray
@@ -98,17 +119,29 @@ class Found:
 
 
 def measure_learning(
-    config: Config, options: argparse.Namespace, claims: list[Claim], lines: list[str], details: dict[str, Any]
+    config: Config,
+    options: argparse.Namespace,
+    claims: list[Claim],
+    lines: list[str],
+    details: dict[str, Any],
 ) -> None:
     run, base = locate(options.run), resolve_base(config.base)
     for name in ("sft", "reward", "records"):
         if not (run / name).is_dir():
-            raise SystemExit(f"{run} has no {name}/; give --run with a finished run of train.algorithm: ppo")
-    folders = {seed: policy(config, base, run, seed=seed, keep=options.keep) for seed in options.seeds}
+            raise SystemExit(
+                f"{run} has no {name}/; give --run with a finished run of train.algorithm: ppo"
+            )
+    folders = {
+        seed: policy(config, base, run, seed=seed, keep=options.keep) for seed in options.seeds
+    }
     texts = read_texts(options.text, options.text_items)
-    bench = Bench(config, base, run, prompts=options.prompts, texts=texts, temperature=options.temperature)
+    bench = Bench(
+        config, base, run, prompts=options.prompts, texts=texts, temperature=options.temperature
+    )
     sft = bench.measure(run / "sft", label="SFT")
-    found = {seed: bench.measure(folder, label=f"PPO seed {seed}") for seed, folder in folders.items()}
+    found = {
+        seed: bench.measure(folder, label=f"PPO seed {seed}") for seed, folder in folders.items()
+    }
     truth = np.array([int(record.decision) for record in bench.test])
     claims += claims_of(sft, found, truth, texts=len(bench.texts))
     lines += [
@@ -118,7 +151,10 @@ def measure_learning(
         row("SFT", sft, truth),
         *(row(f"PPO seed {seed}", one, truth) for seed, one in found.items()),
     ]
-    details |= {"SFT": summary(sft, truth), **{f"PPO {seed}": summary(one, truth) for seed, one in found.items()}}
+    details |= {
+        "SFT": summary(sft, truth),
+        **{f"PPO {seed}": summary(one, truth) for seed, one in found.items()},
+    }
     details["base_perplexity"] = bench.base_perplexity
 
 
@@ -129,13 +165,40 @@ def claims_of(sft: Found, found: dict[int, Found], truth: np.ndarray, *, texts: 
         name = f"seed {seed}: "
         for kind in ("verified", "total"):
             found_rise = rise(getattr(sft.answers, kind), getattr(one.answers, kind))
-            claims.append(Claim(f"{name}rise of the {kind} reward, SD of SFT", found_rise, LIMITS["rise"], n, floor=True))
-        claims.append(Claim(f"{name}KL(PPO‖SFT), nats a response", mean(one.answers.kl), LIMITS["kl"], n))
+            claims.append(
+                Claim(
+                    f"{name}rise of the {kind} reward, SD of SFT",
+                    found_rise,
+                    LIMITS["rise"],
+                    n,
+                    floor=True,
+                )
+            )
+        claims.append(
+            Claim(f"{name}KL(PPO‖SFT), nats a response", mean(one.answers.kl), LIMITS["kl"], n)
+        )
         apart = paired_difference(truth, sft.predicted, one.predicted)
-        claims.append(Claim(f"{name}macro F1, PPO − SFT, upper end", apart, 0.0, len(truth), floor=True, by=2))
-        claims.append(Claim(f"{name}share of valid responses", mean(one.answers.valid), LIMITS["format"], n, floor=True))
+        claims.append(
+            Claim(f"{name}macro F1, PPO − SFT, upper end", apart, 0.0, len(truth), floor=True, by=2)
+        )
+        claims.append(
+            Claim(
+                f"{name}share of valid responses",
+                mean(one.answers.valid),
+                LIMITS["format"],
+                n,
+                floor=True,
+            )
+        )
         moved = abs(one.perplexity / sft.perplexity - 1)
-        claims.append(Claim(f"{name}|perplexity PPO / SFT − 1|", (moved, moved, moved), LIMITS["perplexity"], texts))
+        claims.append(
+            Claim(
+                f"{name}|perplexity PPO / SFT − 1|",
+                (moved, moved, moved),
+                LIMITS["perplexity"],
+                texts,
+            )
+        )
     return claims
 
 
@@ -192,7 +255,8 @@ class Bench:
         self.asking = config.train.ppo.model_copy(update=given)
         self.tokenizer = load_tokenizer(base.folder)
         self.validation, self.test = (
-            self.fitting(read_split(run / "records", name), limit=config.train.max_length) for name in ("validation", "test")
+            self.fitting(read_split(run / "records", name), limit=config.train.max_length)
+            for name in ("validation", "test")
         )
         short = self.fitting(self.validation, limit=config.train.ppo.prompt_tokens)
         self.asked = short[:: max(1, len(short) // prompts)][:prompts]
@@ -211,7 +275,11 @@ class Bench:
 
     def fitting(self, records: Sequence[Record], *, limit: int) -> list[Record]:
         system = self.config.model.system_prompt
-        return [record for record in records if len(prompt_ids(self.tokenizer, record.prompt, system=system)) <= limit]
+        return [
+            record
+            for record in records
+            if len(prompt_ids(self.tokenizer, record.prompt, system=system)) <= limit
+        ]
 
     def load(self, folder: Path) -> tuple[Adapted, Any]:
         """The adapter as the policy, with the run's SFT as its reference."""
@@ -221,26 +289,42 @@ class Bench:
         with torch.no_grad():
             for name, parameter in adapted.named_parameters():
                 if ".lora_" in name and ".reference." in name:
-                    parameter.copy_(supervised.get_parameter(name.replace(".reference.", ".default.")))
+                    parameter.copy_(
+                        supervised.get_parameter(name.replace(".reference.", ".default."))
+                    )
         adapted.reference_gates = copy.deepcopy(supervised.gates).requires_grad_(False)
         for name, parameter in (adapted.rows or torch.nn.Module()).named_parameters():
-            if not supervised.rows or not torch.equal(parameter, supervised.rows.get_parameter(name)):
-                raise SystemExit(f"{folder}: its tag rows are not those of sft/, so that sft/ cannot be its reference")
+            if not supervised.rows or not torch.equal(
+                parameter, supervised.rows.get_parameter(name)
+            ):
+                raise SystemExit(
+                    f"{folder}: its tag rows are not those of sft/, so that sft/ cannot be its reference"
+                )
         return adapted, tokenizer
 
     def attach(self, folder: Path) -> tuple[Adapted, Any]:
         device, tokenizer, card = pick_device(), load_tokenizer(self.base.folder), read_card(folder)
         require_base(card, self.base, folder=folder)
-        model: Any = load_model(self.base.folder, dtype=fast_dtype(), attention=quick_attention(device))
-        return load_adapter(folder, model, card, tags=add_tags(tokenizer, model)).to(device), tokenizer
+        model: Any = load_model(
+            self.base.folder, dtype=fast_dtype(), attention=quick_attention(device)
+        )
+        return load_adapter(folder, model, card, tags=add_tags(tokenizer, model)).to(
+            device
+        ), tokenizer
 
     def answers(self, adapted: Adapted, judge: Judge, *, label: str) -> Answers:
         config, settings, tokenizer = self.config, self.asking, judge.tokenizer
         reward = load_reward(
-            self.run / "reward", adapted, base_fingerprint=self.base.fingerprint, settings=config.train.reward
+            self.run / "reward",
+            adapted,
+            base_fingerprint=self.base.fingerprint,
+            settings=config.train.reward,
         )
         adapted.to(pick_device()).eval()
-        prompts = [tuple(prompt_ids(tokenizer, record.prompt, system=config.model.system_prompt)) for record in self.asked]
+        prompts = [
+            tuple(prompt_ids(tokenizer, record.prompt, system=config.model.system_prompt))
+            for record in self.asked
+        ]
         task = QuadrupleThinking(adapted, judge, self.asked, prompts, settings)
         value, pad_id = ScalarHead(adapted.head.features).to(adapted.device), tokenizer.pad_token_id
         ppo = PPO(adapted, value, task, settings, pad_id=pad_id, seed=0, reward=reward)
@@ -261,20 +345,37 @@ class Bench:
                 terms += batch
                 for at, path in enumerate(paths):
                     verified = sum(batch[at].values())
-                    facts = {"verified": verified, "total": verified + float(scores[at]), "kl": float(kl[at])}
-                    rows.append({**facts, "valid": float(is_valid(path)), "tokens": float(sum(path.chosen))})
+                    facts = {
+                        "verified": verified,
+                        "total": verified + float(scores[at]),
+                        "kl": float(kl[at]),
+                    }
+                    rows.append(
+                        {**facts, "valid": float(is_valid(path)), "tokens": float(sum(path.chosen))}
+                    )
                 advance(len(indices))
         columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
         means = {name: float(np.mean([term[name] for term in terms])) for name in terms[0]}
         tokens = float(columns.pop("tokens").mean())
         return Answers(**columns, tokens=tokens, terms=means)
 
-    def decisions(self, adapted: Adapted, tokenizer: Any, lexical: LexicalHead | None) -> tuple[np.ndarray, np.ndarray]:
-        """The decisions on the test split: by both eyes, weighed on validation, and by the hidden state alone."""
+    def decisions(
+        self, adapted: Adapted, tokenizer: Any, lexical: LexicalHead | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The decisions on the test split: by both eyes, weighed on validation, and by the hidden
+        state alone."""
         deep, second, spelled, truth = {}, {}, {}, {}
         for name, records in (("validation", self.validation), ("test", self.test)):
-            given: dict[str, Any] = {"system": self.config.model.system_prompt, "max_length": self.config.train.max_length}
-            given |= {"section_weight": 0.0, "final_weight": 0.0, "thinking_records": 0, "seed": self.config.seed}
+            given: dict[str, Any] = {
+                "system": self.config.model.system_prompt,
+                "max_length": self.config.train.max_length,
+            }
+            given |= {
+                "section_weight": 0.0,
+                "final_weight": 0.0,
+                "thinking_records": 0,
+                "seed": self.config.seed,
+            }
             examples, _ = encode_all(tokenizer, records, [], **given)
             found = validate(adapted, examples, self.config.train, pad_id=tokenizer.pad_token_id)[1]
             prompts = [record.prompt for record in records]
@@ -291,12 +392,18 @@ class Bench:
     @torch.no_grad()
     def perplexity(self, adapted: Adapted) -> float:
         """exp of the mean negative log-likelihood of the texts' tokens after the first."""
-        rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"][:TEXT_TOKENS] for text in self.texts]
+        rows = [
+            self.tokenizer(text, add_special_tokens=False)["input_ids"][:TEXT_TOKENS]
+            for text in self.texts
+        ]
         rows = [row for row in rows if len(row) > 1]
         lost, count = 0.0, 0
         with bar("reading texts", len(rows)) as advance:
             for batch in by_length([len(row) for row in rows], batch_tokens=2048):
-                ids, mask = (x.to(adapted.device) for x in pad([rows[n] for n in batch], value=self.tokenizer.pad_token_id))
+                ids, mask = (
+                    x.to(adapted.device)
+                    for x in pad([rows[n] for n in batch], value=self.tokenizer.pad_token_id)
+                )
                 wanted = mask[:, 1:].bool()
                 logits = adapted.logits(adapted.hidden(ids, mask)[:, :-1][wanted]).float()
                 lost += float(functional.cross_entropy(logits, ids[:, 1:][wanted], reduction="sum"))
@@ -314,7 +421,8 @@ def is_valid(path: Any) -> bool:
 
 
 def read_texts(path: Path | None, limit: int) -> list[str] | None:
-    """Texts of a file, evenly from all of it: lines of JSON with one of the usual fields, or paragraphs."""
+    """Texts of a file, evenly from all of it: lines of JSON with one of the usual fields, or
+    paragraphs."""
     if path is None:
         return None
     content = path.read_text(encoding="utf-8")
@@ -322,7 +430,9 @@ def read_texts(path: Path | None, limit: int) -> list[str] | None:
         rows = [json.loads(line) for line in content.splitlines() if line.strip()]
         field = next((name for name in TEXT_FIELDS if name in rows[0]), None)
         if field is None:
-            raise SystemExit(f"{path}: no field of {', '.join(TEXT_FIELDS)}; give such a file or plain text")
+            raise SystemExit(
+                f"{path}: no field of {', '.join(TEXT_FIELDS)}; give such a file or plain text"
+            )
         texts = [row[field] for row in rows]
     else:
         texts = [part.strip() for part in content.split("\n\n") if part.strip()]
@@ -333,7 +443,10 @@ def row(name: str, found: Found, truth: np.ndarray) -> str:
     facts = summary(found, truth)
     terms = " ".join(f"{term} {value:+.2f}" for term, value in facts["terms"].items())
     parts = [
-        *(f"{kind} {facts[kind]:+.3f} ± {facts[f'{kind}_std']:.3f}" for kind in ("verified", "total")),
+        *(
+            f"{kind} {facts[kind]:+.3f} ± {facts[f'{kind}_std']:.3f}"
+            for kind in ("verified", "total")
+        ),
         f"({terms})",
         f"KL {facts['kl']:.2f}",
         f"F1 {facts['macro_f1']:.3f} (hidden state alone {facts['macro_f1_deep']:.3f})",
@@ -347,7 +460,10 @@ def row(name: str, found: Found, truth: np.ndarray) -> str:
 def summary(found: Found, truth: np.ndarray) -> dict[str, Any]:
     answers = found.answers
     return {
-        **{name: float(getattr(answers, name).mean()) for name in ("verified", "total", "kl", "valid")},
+        **{
+            name: float(getattr(answers, name).mean())
+            for name in ("verified", "total", "kl", "valid")
+        },
         "verified_std": float(answers.verified.std()),
         "total_std": float(answers.total.std()),
         "terms": answers.terms,

@@ -1,4 +1,5 @@
-"""The peer's process of `ppo_update.py`: TRL's PPOTrainer, in an environment of its own that has no AEGIS.
+"""The peer's process of `ppo_update.py`: TRL's PPOTrainer, in an environment of its own that has no
+AEGIS.
 
 python ppo_peer.py SPEC.json FOUND.json
 """
@@ -17,7 +18,12 @@ from typing import Any
 import torch
 import transformers
 from peft import LoraConfig, inject_adapter_in_model
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    TrainerCallback,
+)
 
 
 def main() -> None:
@@ -36,7 +42,8 @@ def main() -> None:
     found = {
         "update_seconds": clock.seconds(),
         "sample_seconds": sampling.seconds,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        * (1 if sys.platform == "darwin" else 1024),
         "trainable": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "prompt_lengths": sorted(lengths),
         "response_lengths": sampling.widths,
@@ -50,13 +57,22 @@ def make_trainer(ppo: Any, spec: dict[str, Any], clock: Clock) -> Any:
     datasets: Any = importlib.import_module("datasets")
     tokenizer: Any = AutoTokenizer.from_pretrained(spec["base"], padding_side="left")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    loading: dict[str, Any] = {"dtype": getattr(torch, spec["dtype"]), "attn_implementation": spec["attention"]}
+    loading: dict[str, Any] = {
+        "dtype": getattr(torch, spec["dtype"]),
+        "attn_implementation": spec["attention"],
+    }
     scoring = loading | {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id}
     policy = AutoModelForCausalLM.from_pretrained(spec["base"], **loading)
-    reference = AutoModelForCausalLM.from_pretrained(spec["base"], **loading) if spec["reference"] == "copy" else None
+    reference = (
+        AutoModelForCausalLM.from_pretrained(spec["base"], **loading)
+        if spec["reference"] == "copy"
+        else None
+    )
     reward = AutoModelForSequenceClassification.from_pretrained(spec["base"], **scoring)
     value = AutoModelForSequenceClassification.from_pretrained(spec["base"], **scoring)
-    lora = LoraConfig(r=spec["rank"], lora_alpha=spec["alpha"], lora_dropout=0.0, target_modules=spec["targets"])
+    lora = LoraConfig(
+        r=spec["rank"], lora_alpha=spec["alpha"], lora_dropout=0.0, target_modules=spec["targets"]
+    )
     if spec["value"] == "lora":
         few(value, lora)
     arguments = ppo.PPOConfig(
@@ -90,14 +106,19 @@ def make_trainer(ppo: Any, spec: dict[str, Any], clock: Clock) -> Any:
         train_dataset=datasets.Dataset.from_dict({"input_ids": spec["prompts"]}),
         eval_dataset=datasets.Dataset.from_dict({"input_ids": spec["prompts"][:1]}),
         peft_config=LoraConfig(
-            r=spec["rank"], lora_alpha=spec["alpha"], lora_dropout=0.0, target_modules=spec["targets"], task_type="CAUSAL_LM"
+            r=spec["rank"],
+            lora_alpha=spec["alpha"],
+            lora_dropout=0.0,
+            target_modules=spec["targets"],
+            task_type="CAUSAL_LM",
         ),
         callbacks=[clock],
     )
 
 
 def few(value: Any, lora: LoraConfig) -> None:
-    """LoRA and the score train, in float32 as the policy's LoRA does; the rest of the value model does not."""
+    """LoRA and the score train, in float32 as the policy's LoRA does; the rest of the value model
+    does not."""
     inject_adapter_in_model(lora, value)
     for name, parameter in value.named_parameters():
         parameter.requires_grad_("lora_" in name or "score" in name)

@@ -1,23 +1,29 @@
-"""Whole PPO updates, AEGIS against TRL 1.12.0, the last release that has a PPO trainer (`trl.experimental.ppo`).
+"""Whole PPO updates, AEGIS against TRL 1.12.0, the last release that has a PPO trainer
+(`trl.experimental.ppo`).
 
-An update is: responses of a fixed length to a batch of prompts, scoring, and optimizer steps on minibatches. Each side is a
-process of its own; its first update is not counted. Equal on both sides: base weights and their dtype, the prompts and their
-length, the responses' length and that they are sampled by `generate` with a cache, batch, minibatches, epochs and optimizer
-steps, rank and targets of the policy's LoRA, attention, threads, versions of torch, transformers and PEFT; AdamW; no
-gradient checkpointing, no autocast. Not equal, for that is the claim:
+An update is: responses of a fixed length to a batch of prompts, scoring, and optimizer steps on
+minibatches. Each side is a process of its own; its first update is not counted. Equal on both
+sides: base weights and their dtype, the prompts and their length, the responses' length and that
+they are sampled by `generate` with a cache, batch, minibatches, epochs and optimizer steps, rank
+and targets of the policy's LoRA, attention, threads, versions of torch, transformers and PEFT;
+AdamW; no gradient checkpointing, no autocast. Not equal, for that is the claim:
 
-- AEGIS holds one base. Its policy is LoRA and SO(8) gates, its reference a frozen copy of those two, its reward model a
-  LoRA on the upper layers, its value a head that reads the policy's states. It holds no decision loss here, as the task has
-  no decisions.
-- TRL, `its own way`: the policy's LoRA is switched off for the reference, as TRL's example script does with LoRA; the
-  reward model and the value model are sequence classifiers of their own from the same base, and the value model trains
-  as a whole. `four models`: also the reference is a model of its own. `lean`: its own way, but the value model is frozen
-  and trains by LoRA of the policy's rank and targets, which TRL has no setting for and which we do to it from outside.
+- AEGIS holds one base. Its policy is LoRA and SO(8) gates, its reference a frozen copy of those
+two, its reward model a
+  LoRA on the upper layers, its value a head that reads the policy's states. It holds no decision
+  loss here, as the task has no decisions.
+- TRL, `its own way`: the policy's LoRA is switched off for the reference, as TRL's example script
+does with LoRA; the
+  reward model and the value model are sequence classifiers of their own from the same base, and the
+  value model trains as a whole. `four models`: also the reference is a model of its own. `lean`:
+  its own way, but the value model is frozen and trains by LoRA of the policy's rank and targets,
+  which TRL has no setting for and which we do to it from outside.
 
-Time: seconds from the end of an update to the end of the next. Memory: the peak resident set of the whole process
-(getrusage's ru_maxrss), interpreter, libraries, loading and all, nothing taken off.
+Time: seconds from the end of an update to the end of the next. Memory: the peak resident set of the
+whole process (getrusage's ru_maxrss), interpreter, libraries, loading and all, nothing taken off.
 
-The peer's environment is made at the first call, in AEGIS's cache folder; that takes minutes and is not counted.
+The peer's environment is made at the first call, in AEGIS's cache folder; that takes minutes and is
+not counted.
 
     python ppo_update.py SPEC.json FOUND.json        is AEGIS's process
 """
@@ -43,14 +49,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from aegis.config import Config
 from aegis.data.seed import seed_records
-from aegis.model.adapt import Adapted, attach, lora_config
+from aegis.engine.thinker import Path as Response
+from aegis.engine.thinker import steady
+from aegis.model.adapted import Adapted, attach, lora_config
+from aegis.model.base import cache_folder, load_model, load_tokenizer, resolve_base
 from aegis.model.device import fast_dtype, pick_device, quick_attention
-from aegis.model.load import cache_folder, load_model, load_tokenizer, resolve_base
 from aegis.model.prompt import prompt_ids
 from aegis.model.scalar import ScalarHead
-from aegis.model.thinker import Path as Response
-from aegis.model.thinker import steady
-from aegis.progress import bar
+from aegis.runs.reporter import bar
 from aegis.train.ppo import PPO
 from aegis.train.reward import RewardModel
 from aegis.train.rollout import Limiter
@@ -68,12 +74,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--updates", type=int, default=3, help="b: measured updates a side")
     parser.add_argument("--prompt-length", type=int, default=48, help="b: tokens")
     parser.add_argument("--response-length", type=int, default=96, help="b: tokens")
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=["its own way", "lean"], help="b: TRL's arrangements")
-    parser.add_argument("--torch-index", help="b: index from which the peer's torch is installed, if not the default one")
+    parser.add_argument(
+        "--peers",
+        nargs="+",
+        choices=PEERS,
+        default=["its own way", "lean"],
+        help="b: TRL's arrangements",
+    )
+    parser.add_argument(
+        "--torch-index",
+        help="b: index from which the peer's torch is installed, if not the default one",
+    )
 
 
 def measure_updates(
-    config: Config, options: argparse.Namespace, claims: list[Claim], lines: list[str], details: dict[str, Any]
+    config: Config,
+    options: argparse.Namespace,
+    claims: list[Claim],
+    lines: list[str],
+    details: dict[str, Any],
 ) -> None:
     python = peer_python(options.torch_index)
     here = Path(__file__)
@@ -84,21 +103,35 @@ def measure_updates(
             advance()
             peers = {}
             for name in options.peers:
-                peers[name] = run([str(python), str(here.with_name("ppo_peer.py"))], spec | PEERS[name], Path(folder))
+                peers[name] = run(
+                    [str(python), str(here.with_name("ppo_peer.py"))],
+                    spec | PEERS[name],
+                    Path(folder),
+                )
                 advance()
     for name, peer in peers.items():
-        if (ours["optimizer_steps"], ours["response_lengths"][0]) != (peer["optimizer_steps"], peer["response_lengths"][0]):
+        if (ours["optimizer_steps"], ours["response_lengths"][0]) != (
+            peer["optimizer_steps"],
+            peer["response_lengths"][0],
+        ):
             raise SystemExit(f"AEGIS and TRL ({name}) did not do the same: {ours} against {peer}")
         times = ratio(ours["update_seconds"][1:], peer["update_seconds"][1:])
-        claims.append(Claim(f"b. time of an update, AEGIS / TRL {name}", times, TIME_LIMIT, options.updates))
+        claims.append(
+            Claim(f"b. time of an update, AEGIS / TRL {name}", times, TIME_LIMIT, options.updates)
+        )
         memory = ours["peak_bytes"] / peer["peak_bytes"]
-        claims.append(Claim(f"b. peak memory, AEGIS / TRL {name}", (memory, memory, memory), MEMORY_LIMIT, 1))
+        claims.append(
+            Claim(f"b. peak memory, AEGIS / TRL {name}", (memory, memory, memory), MEMORY_LIMIT, 1)
+        )
     lines.append(
         f"b. {spec['batch']} prompts of {spec['prompt_length']} tokens, responses of {spec['length']}, {spec['minibatches']} "
         f"minibatches, {spec['epochs']} epoch(s), {spec['dtype']}, {spec['threads']} threads; n {options.updates} updates a "
         "side after one to warm up; memory is one process each, peak resident set, nothing taken off"
     )
-    lines += [side("AEGIS", ours), *(side(f"TRL {TRL}, {name}", peer) for name, peer in peers.items())]
+    lines += [
+        side("AEGIS", ours),
+        *(side(f"TRL {TRL}, {name}", peer) for name, peer in peers.items()),
+    ]
     details["updates"] = {"AEGIS": ours, **{f"TRL, {name}": peer for name, peer in peers.items()}}
 
 
@@ -125,7 +158,9 @@ def make_spec(config: Config, options: argparse.Namespace, folder: str) -> dict[
         "base": str(base.folder),
         "config": config.model_dump(mode="json"),
         "folder": folder,
-        "prompts": make_prompts(base.folder, config, count=settings.batch * updates, length=options.prompt_length),
+        "prompts": make_prompts(
+            base.folder, config, count=settings.batch * updates, length=options.prompt_length
+        ),
         "prompt_length": options.prompt_length,
         "length": options.response_length,
         "updates": updates,
@@ -146,9 +181,13 @@ def make_spec(config: Config, options: argparse.Namespace, folder: str) -> dict[
 
 
 def make_prompts(folder: Path, config: Config, *, count: int, length: int) -> list[list[int]]:
-    """The last `length` tokens of the shipped records' prompts that have so many; again from the first if they are few."""
+    """The last `length` tokens of the shipped records' prompts that have so many; again from the
+    first if they are few."""
     tokenizer = load_tokenizer(folder)
-    rows = (prompt_ids(tokenizer, record.prompt, system=config.model.system_prompt) for record in seed_records())
+    rows = (
+        prompt_ids(tokenizer, record.prompt, system=config.model.system_prompt)
+        for record in seed_records()
+    )
     cut: list[list[int]] = []
     for row in rows:
         if len(row) >= length:
@@ -166,15 +205,23 @@ def run(command: list[str], spec: dict[str, Any], folder: Path) -> dict[str, Any
     target.unlink(missing_ok=True)
     given.write_text(json.dumps(spec), encoding="utf-8")
     with open(log, "w", encoding="utf-8") as out:
-        done = subprocess.run([*command, str(given), str(target)], stdout=out, stderr=subprocess.STDOUT, check=False)
+        done = subprocess.run(
+            [*command, str(given), str(target)], stdout=out, stderr=subprocess.STDOUT, check=False
+        )
     if done.returncode or not target.exists():
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{log.read_text(encoding='utf-8')[-3000:]}")
+        raise SystemExit(
+            f"{' '.join(command)} ended with {done.returncode}:\n{log.read_text(encoding='utf-8')[-3000:]}"
+        )
     return json.loads(target.read_text(encoding="utf-8"))
 
 
 def peer_python(torch_index: str | None) -> Path:
-    """The interpreter of an environment with TRL, and torch, transformers and PEFT as they are here."""
-    versions = {name: importlib.metadata.version(name).partition("+")[0] for name in ("torch", "transformers", "peft")}
+    """The interpreter of an environment with TRL, and torch, transformers and PEFT as they are
+    here."""
+    versions = {
+        name: importlib.metadata.version(name).partition("+")[0]
+        for name in ("torch", "transformers", "peft")
+    }
     name = f"trl-{TRL}-torch-{versions['torch']}-transformers-{versions['transformers']}"
     folder = cache_folder() / "peers" / name
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
@@ -186,7 +233,14 @@ def peer_python(torch_index: str | None) -> Path:
     steps = [
         [sys.executable, "-m", "venv", "--clear", str(folder)],
         [*install, *index, f"torch=={versions['torch']}"],
-        [*install, f"trl=={TRL}", f"transformers=={versions['transformers']}", f"peft=={versions['peft']}", "pandas", "rich"],
+        [
+            *install,
+            f"trl=={TRL}",
+            f"transformers=={versions['transformers']}",
+            f"peft=={versions['peft']}",
+            "pandas",
+            "rich",
+        ],
     ]
     for step in steps:
         if subprocess.run(step, stdout=sys.stderr, check=False).returncode:
@@ -196,9 +250,12 @@ def peer_python(torch_index: str | None) -> Path:
 
 
 class Plain:
-    """Sampled responses of a fixed length, with nothing to verify: the reward is the reward model's."""
+    """Sampled responses of a fixed length, with nothing to verify: the reward is the reward
+    model's."""
 
-    def __init__(self, adapted: Adapted, prompts: Sequence[tuple[int, ...]], *, length: int, pad_id: int) -> None:
+    def __init__(
+        self, adapted: Adapted, prompts: Sequence[tuple[int, ...]], *, length: int, pad_id: int
+    ) -> None:
         self.adapted, self.prompts, self.length = adapted, prompts, length
         self.kinds: Sequence[int] = [0] * len(prompts)
         self.decides = False
@@ -207,21 +264,33 @@ class Plain:
             None  # every response has the whole length, as in TRL without a stop token
         )
         self.generation = GenerationConfig(
-            max_new_tokens=length, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=pad_id
+            max_new_tokens=length,
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            pad_token_id=pad_id,
         )
         self.widths: list[int] = []
 
-    def sample(self, prompts: Sequence[tuple[int, ...]], on_token: Callable[[], None] = lambda: None) -> list[Response]:
+    def sample(
+        self, prompts: Sequence[tuple[int, ...]], on_token: Callable[[], None] = lambda: None
+    ) -> list[Response]:
         ids = torch.tensor(prompts, device=self.adapted.device)
         with steady(self.adapted.all_gates()):
             found = self.adapted.base.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=self.generation
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                generation_config=self.generation,
             )
         on_token()
         self.widths.append(found.shape[1] - ids.shape[1])
         yes, part, no = (True,) * self.length, (0,) * self.length, (False,) * self.length
         rows = found[:, ids.shape[1] :].tolist()
-        return [Response(prompt, tuple(row), yes, part, no, (True,), ()) for prompt, row in zip(prompts, rows, strict=True)]
+        return [
+            Response(prompt, tuple(row), yes, part, no, (True,), ())
+            for prompt, row in zip(prompts, rows, strict=True)
+        ]
 
     def terms(self, indices: Sequence[int], paths: Sequence[Response]) -> list[dict[str, float]]:
         return [{"plain": 0.0} for _ in paths]
@@ -238,7 +307,9 @@ def our_updates(spec: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(spec["threads"])
     torch.manual_seed(spec["seed"])
     device = pick_device()
-    model: Any = load_model(Path(spec["base"]), dtype=getattr(torch, spec["dtype"]), attention=spec["attention"])
+    model: Any = load_model(
+        Path(spec["base"]), dtype=getattr(torch, spec["dtype"]), attention=spec["attention"]
+    )
     tokenizer = load_tokenizer(Path(spec["base"]))
     adapted = attach(model, config.model).to(device)
     adapted.set_alpha(config.train.anneal.end)
@@ -258,14 +329,19 @@ def our_updates(spec: dict[str, Any]) -> dict[str, Any]:
         logs.append(log)
 
     pad_id, seed = tokenizer.pad_token_id, spec["seed"]
-    ppo = PPO(adapted, value, task, settings, pad_id=pad_id, seed=seed, reward=reward, on_update=updated)
+    ppo = PPO(
+        adapted, value, task, settings, pad_id=pad_id, seed=seed, reward=reward, on_update=updated
+    )
     ppo.train()
     return {
         "update_seconds": [end - begin for begin, end in itertools.pairwise(ticks)],
         "sample_seconds": [log["sample_seconds"] for log in logs],
         "score_seconds": [log["score_seconds"] for log in logs],
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-        "trainable": sum(p.numel() for group in ppo.optimizer.param_groups for p in group["params"]),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        * (1 if sys.platform == "darwin" else 1024),
+        "trainable": sum(
+            p.numel() for group in ppo.optimizer.param_groups for p in group["params"]
+        ),
         "prompt_lengths": sorted({len(row) for row in prompts}),
         "response_lengths": task.widths,
         "optimizer_steps": max(int(state["step"]) for state in ppo.optimizer.state.values()),
@@ -274,4 +350,6 @@ def our_updates(spec: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     given, target = map(Path, sys.argv[1:])
-    target.write_text(json.dumps(our_updates(json.loads(given.read_text(encoding="utf-8")))), encoding="utf-8")
+    target.write_text(
+        json.dumps(our_updates(json.loads(given.read_text(encoding="utf-8")))), encoding="utf-8"
+    )

@@ -1,15 +1,19 @@
-"""Claim: the server costs next to nothing beside its engine, and a decision costs a fraction of a verdict in words.
+"""Claim: the server costs next to nothing beside its engine, and a decision costs a fraction of a
+verdict in words.
 
-Overhead. The same questions with the same seeds, so that both sides write the same tokens, asked by 1, 8 and 32 clients that
-each ask again as soon as they are answered. Bare: threads in this process call the engine's `decide` and `think`. Served:
-a process of clients asks a server in this process over HTTP, through doors, guard, audit log (each record fsynced) and queue.
-Rounds alternate. Judged: answer tokens a second, and the median and 99th percentile of the time to an answer, as ratios
-served / bare. The canary, which lengthens a prompt by some twenty tokens, is off, so that the lengths are the same.
+Overhead. The same questions with the same seeds, so that both sides write the same tokens, asked by
+1, 8 and 32 clients that each ask again as soon as they are answered. Bare: threads in this process
+call the engine's `decide` and `think`. Served: a process of clients asks a server in this process
+over HTTP, through doors, guard, audit log (each record fsynced) and queue. Rounds alternate.
+Judged: answer tokens a second, and the median and 99th percentile of the time to an answer, as
+ratios served / bare. The canary, which lengthens a prompt by some twenty tokens, is off, so that
+the lengths are the same.
 
-Decisions. The head's decisions about n prompts, against the same model asked as guard models are asked, with the rules in
-the prompt (in some hundred tokens; Llama Guard's take several hundred), and writing `{"decision": "ESCALATION"}` token by
-token for the same n prompts as one batch, n as above; rounds alternate. Told too: the same verdict and one bare word of
-a model that needs no rules.
+Decisions. The head's decisions about n prompts, against the same model asked as guard models are
+asked, with the rules in the prompt (in some hundred tokens; Llama Guard's take several hundred),
+and writing `{"decision": "ESCALATION"}` token by token for the same n prompts as one batch, n as
+above; rounds alternate. Told too: the same verdict and one bare word of a model that needs no
+rules.
 """
 
 from __future__ import annotations
@@ -31,18 +35,18 @@ import torch
 from claims import Claim, median, report
 from gate import ratio
 
+from aegis.audit import AuditKeys, AuditLog
 from aegis.data.records import parse_record, read_jsonl
-from aegis.model.generate import complete
-from aegis.model.writer import Limits
+from aegis.engine.generate import complete
+from aegis.engine.mind import Mind
+from aegis.engine.protocol import Engine
+from aegis.engine.transformers_engine import HfEngine
+from aegis.engine.writer import Limits
 from aegis.serve.app import Settings, build_app
-from aegis.serve.audit import AuditKeys, AuditLog
-from aegis.serve.desk import Desk
-from aegis.serve.engine import Engine
 from aegis.serve.escalations import Cases
-from aegis.serve.hf_engine import HfEngine
 from aegis.serve.metrics import Metrics
-from aegis.serve.mind import Mind
 from aegis.serve.server import Server, bind
+from aegis.serve.service import Desk
 
 LIMITS = Limits(section=24, final=48)
 CLIENTS = (1, 8, 32)
@@ -58,7 +62,9 @@ RULES = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, default=Path("runs/latest/model"))
     parser.add_argument("--engine", choices=("hf", "gguf"), default="hf")
     parser.add_argument("--records", type=Path, default=Path("runs/latest/records/test.jsonl"))
@@ -83,7 +89,11 @@ def main() -> None:
                 claims += decisions(mind, prompts, clients, options.rounds)
     finally:
         engine.close()
-    details = {"model": str(options.model), "engine": options.engine, "limits": [LIMITS.section, LIMITS.final]}
+    details = {
+        "model": str(options.model),
+        "engine": options.engine,
+        "limits": [LIMITS.section, LIMITS.final],
+    }
     sys.exit(not report(claims, json_path=options.json, details=details))
 
 
@@ -91,7 +101,7 @@ def load(kind: str, folder: Path) -> tuple[Engine, Mind | None]:
     if kind == "hf":
         mind = Mind.load(folder)
         return HfEngine(mind, model="bench"), mind
-    from aegis.serve.gguf_engine import GgufEngine
+    from aegis.engine.llamacpp_engine import GgufEngine
 
     return GgufEngine.load(folder, slots=32), None
 
@@ -100,12 +110,20 @@ Question = tuple[str, int]
 Times = tuple[float, list[float]]
 
 
-def overhead(engine: Engine, prompts: Sequence[str], clients: int, questions: int, rounds: int) -> list[Claim]:
+def overhead(
+    engine: Engine, prompts: Sequence[str], clients: int, questions: int, rounds: int
+) -> list[Claim]:
     """Ratios served / bare, a figure a round."""
     wanted = [(prompts[number % len(prompts)], number) for number in range(clients * questions)]
     shares = [wanted[number::clients] for number in range(clients)]
-    with tempfile.TemporaryDirectory() as folder, served(engine, Path(folder), places=2 * clients) as url:
-        sides: list[Callable[[], Times]] = [lambda: bare(engine, shares), lambda: asked(url, shares)]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        served(engine, Path(folder), places=2 * clients) as url,
+    ):
+        sides: list[Callable[[], Times]] = [
+            lambda: bare(engine, shares),
+            lambda: asked(url, shares),
+        ]
         for side in sides:
             side()
         found: list[list[Times]] = [[], []]
@@ -116,9 +134,18 @@ def overhead(engine: Engine, prompts: Sequence[str], clients: int, questions: in
     waits = [np.array([np.percentile(times[1], [50, 99]) for times in side]) for side in found]
     n, label = rounds, f"{clients} client{'s' if clients > 1 else ''}"
     return [
-        Claim(f"{label}: bare / served answer tokens a second", ratio(seconds[1], seconds[0]), 1.05, n),
-        Claim(f"{label}: served / bare median wait", ratio(waits[1][:, 0], waits[0][:, 0]), 1.05, n),
-        Claim(f"{label}: served / bare 99th percentile of waits", ratio(waits[1][:, 1], waits[0][:, 1]), 1.05, n),
+        Claim(
+            f"{label}: bare / served answer tokens a second", ratio(seconds[1], seconds[0]), 1.05, n
+        ),
+        Claim(
+            f"{label}: served / bare median wait", ratio(waits[1][:, 0], waits[0][:, 0]), 1.05, n
+        ),
+        Claim(
+            f"{label}: served / bare 99th percentile of waits",
+            ratio(waits[1][:, 1], waits[0][:, 1]),
+            1.05,
+            n,
+        ),
     ]
 
 
@@ -128,7 +155,9 @@ def bare(engine: Engine, shares: Sequence[Sequence[Question]]) -> Times:
         for prompt, seed in share:
             begun = time.perf_counter()
             decision = engine.decide([prompt])[0].decision
-            engine.think(prompt, decision, limits=LIMITS, temperature=0.7, seed=seed, cancelled=lambda: False)
+            engine.think(
+                prompt, decision, limits=LIMITS, temperature=0.7, seed=seed, cancelled=lambda: False
+            )
             waits.append(time.perf_counter() - begun)
         return waits
 
@@ -140,7 +169,9 @@ def bare(engine: Engine, shares: Sequence[Sequence[Question]]) -> Times:
 
 def asked(url: str, shares: Sequence[Sequence[Question]]) -> Times:
     command = [sys.executable, __file__, "--ask", url]
-    found = subprocess.run(command, input=json.dumps(shares), capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        command, input=json.dumps(shares), capture_output=True, text=True, check=True
+    )
     seconds, waits = json.loads(found.stdout)
     return seconds, waits
 
@@ -157,9 +188,18 @@ def ask_all(shares: list[list[Question]], url: str) -> None:
         connection.connect()
         ready.wait()
         for prompt, seed in share:
-            body: dict[str, Any] = {"model": "bench", "messages": [{"role": "user", "content": prompt}], "seed": seed}
+            body: dict[str, Any] = {
+                "model": "bench",
+                "messages": [{"role": "user", "content": prompt}],
+                "seed": seed,
+            }
             begun = time.perf_counter()
-            connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+            connection.request(
+                "POST",
+                "/v1/chat/completions",
+                json.dumps(body),
+                {"Content-Type": "application/json"},
+            )
             answer = connection.getresponse()
             answer.read()
             waits.append(time.perf_counter() - begun)
@@ -181,7 +221,9 @@ class served:  # noqa: N801 - a context manager
         engine.model = "bench"
         self.log = AuditLog.open(folder / "audit", AuditKeys.create(folder / "keys"))
         self.cases = Cases(folder / "escalations.db")
-        desk = Desk(engine, audit=self.log, cases=self.cases, section_tokens=LIMITS.section, answer_s=600)
+        desk = Desk(
+            engine, audit=self.log, cases=self.cases, section_tokens=LIMITS.section, answer_s=600
+        )
         settings = Settings(final_tokens=LIMITS.final, places=places)
         app = build_app(desk, self.cases, settings=settings, metrics=Metrics())
         self.socket = bind("127.0.0.1", 0)
@@ -205,7 +247,9 @@ class served:  # noqa: N801 - a context manager
 def decisions(mind: Mind, prompts: Sequence[str], n: int, rounds: int) -> list[Claim]:
     """Requests a second, head against words."""
     chosen = [prompts[number % len(prompts)] for number in range(n)]
-    lengths = [len(mind.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (VERDICT, WORD)]
+    lengths = [
+        len(mind.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (VERDICT, WORD)
+    ]
 
     def written(rules: str, tokens: int) -> None:
         options = {"max_new_tokens": tokens, "temperature": 1.0, "top_p": 1.0, "seed": 0}
@@ -226,10 +270,17 @@ def decisions(mind: Mind, prompts: Sequence[str], n: int, rounds: int) -> list[C
             if number >= 0:
                 found[side].append(time.perf_counter() - begun)
     head, guard, bare_verdict, word = (np.array(times) for times in found)
-    for label, times in ((f"verdict of {lengths[0]} tokens", bare_verdict), (f"bare word of {lengths[1]} tokens", word)):
+    for label, times in (
+        (f"verdict of {lengths[0]} tokens", bare_verdict),
+        (f"bare word of {lengths[1]} tokens", word),
+    ):
         value, low, high = median(times / head)
-        print(f"{n} at once: decisions a second, head / {label}, no rules read: {value:.2f} [{low:.2f}, {high:.2f}]")
-    name = f"{n} at once: decisions a second, head / rules read and a verdict of {lengths[0]} tokens"
+        print(
+            f"{n} at once: decisions a second, head / {label}, no rules read: {value:.2f} [{low:.2f}, {high:.2f}]"
+        )
+    name = (
+        f"{n} at once: decisions a second, head / rules read and a verdict of {lengths[0]} tokens"
+    )
     return [Claim(name, ratio(guard, head), 3.0, rounds, floor=True)]
 
 

@@ -1,4 +1,5 @@
-"""Shared fixtures: tiny random models of real architectures with a tokenizer made here, so that no network is needed."""
+"""Shared fixtures: tiny random models of real architectures with a tokenizer made here, so that no
+network is needed."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ import pytest
 import torch
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-torch.set_num_threads(max(1, 2 // WORKERS))  # processes that want the same core slow each other down several times
+torch.set_num_threads(
+    max(1, 2 // WORKERS)
+)  # processes that want the same core slow each other down several times
 if WORKERS > 1:
     os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -1,4 +1,5 @@
-"""What the benchmarks compute besides times: claims, rises, texts, prompts. The benchmarks themselves are run by hand."""
+"""What the benchmarks compute besides times: claims, rises, texts, prompts. The benchmarks
+themselves are run by hand."""
 
 from __future__ import annotations
 
@@ -30,11 +31,18 @@ def test_a_claim_is_kept_on_the_right_side_of_its_limit(load: Any) -> None:
     assert not claim("upper end", (-0.1, -0.2, -0.01), 0.0, 3, floor=True, by=2).kept
 
 
-def test_a_report_tells_whether_every_limit_is_kept(load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_tells_whether_every_limit_is_kept(
+    load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     claims = load("claims")
-    good, bad = claims.Claim("good", (1.0, 1.0, 1.0), 2.0, 4), claims.Claim("bad", (3.0, 3.0, 3.0), 2.0, 4)
+    good, bad = (
+        claims.Claim("good", (1.0, 1.0, 1.0), 2.0, 4),
+        claims.Claim("bad", (3.0, 3.0, 3.0), 2.0, 4),
+    )
     assert claims.report([good], json_path=None, details={})
-    assert not claims.report([good, bad], lines=["a line"], json_path=tmp_path / "found.json", details={"more": 1})
+    assert not claims.report(
+        [good, bad], lines=["a line"], json_path=tmp_path / "found.json", details={"more": 1}
+    )
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     assert [claim["kept"] for claim in found["claims"]] == [True, False]
     assert found["machine"]["python"]
@@ -59,7 +67,9 @@ def test_a_rise_is_in_standard_deviations_of_what_was_before(load: Any) -> None:
 
 def test_texts_come_from_json_lines_or_paragraphs(load: Any, tmp_path: Path) -> None:
     read = load("ppo_learn").read_texts
-    (tmp_path / "some.jsonl").write_text('{"question": "one"}\n{"question": "two"}\n', encoding="utf-8")
+    (tmp_path / "some.jsonl").write_text(
+        '{"question": "one"}\n{"question": "two"}\n', encoding="utf-8"
+    )
     (tmp_path / "some.txt").write_text("one\nline\n\ntwo\n\n\nthree", encoding="utf-8")
     assert read(tmp_path / "some.jsonl", 10) == ["one", "two"]
     assert read(tmp_path / "some.txt", 10) == ["one\nline", "two", "three"]

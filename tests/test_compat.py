@@ -9,10 +9,10 @@ import torch
 
 from aegis import compat
 from aegis.config import ModelSettings
-from aegis.decisions import Decision
-from aegis.model.adapt import attach
+from aegis.model.adapted import attach
+from aegis.protocol.decisions import Decision
+from aegis.protocol.thinking import Thinking
 from aegis.so8 import Gate, So8Loss, So8LossSettings
-from aegis.thinking import Thinking
 from tests.conftest import tiny_model
 
 
@@ -34,7 +34,10 @@ def test_self_verification_escalates_what_the_paths_do_not_agree_on() -> None:
         bodies = {"task": "a question", "safety": "nobody", "policy": policy, "final": "short"}
         return Thinking.from_bodies(bodies, final, where="t")
 
-    answers = [path("ALLOW", "Water boils at 100 degrees."), path("ALLOW", "At sea level it boils at 100 degrees.")]
+    answers = [
+        path("ALLOW", "Water boils at 100 degrees."),
+        path("ALLOW", "At sea level it boils at 100 degrees."),
+    ]
     verify = compat.SelfVerification(threshold=0.9)
     assert verify("When does water boil?", answers).decision is Decision.ALLOW
     torn = [answers[0], path("REFUSE", "I cannot help with that.")]
@@ -53,7 +56,9 @@ def test_burning_in_leaves_a_plain_model_that_says_the_same() -> None:
     live = adapted.base(input_ids=ids).logits.clone()
     plain: Any = compat.BurnInProcessor().burn_in(adapted)
     assert type(plain).__module__.startswith("transformers.")
-    assert not any(isinstance(module, Gate) or module._forward_pre_hooks for module in plain.modules())
+    assert not any(
+        isinstance(module, Gate) or module._forward_pre_hooks for module in plain.modules()
+    )
     burnt = plain(input_ids=ids).logits
     torch.testing.assert_close(burnt, live, atol=1e-4, rtol=1e-4)
     assert (burnt - tiny_model(tie_word_embeddings=True)(input_ids=ids).logits).abs().max() > 0.01
@@ -61,7 +66,9 @@ def test_burning_in_leaves_a_plain_model_that_says_the_same() -> None:
 
 def test_the_config_is_the_weights_of_the_loss() -> None:
     config = compat.SafetyAwareSO8TConfig(nu_orth=0.1, mu_norm=0.2, rho_iso=0.3, pet_lambda=0.4)
-    assert config.to_settings() == So8LossSettings(pet=(0.4, 0.4, 0.4), nu_orth=0.1, mu_norm=0.2, rho_iso=0.3)
+    assert config.to_settings() == So8LossSettings(
+        pet=(0.4, 0.4, 0.4), nu_orth=0.1, mu_norm=0.2, rho_iso=0.3
+    )
     phases = compat.SafetyAwareSO8TConfig(pet=(0.0, 0.1, 0.2)).to_settings()
     assert (phases.pet, phases.nu_orth) == ((0.0, 0.1, 0.2), 0.01)
     with pytest.raises(ValueError, match="must be >= 0"):
@@ -72,7 +79,11 @@ def test_the_config_is_the_weights_of_the_loss() -> None:
 
 def test_the_loss_is_the_loss_of_today() -> None:
     torch.manual_seed(0)
-    gate, hidden, task = Gate(16, mode="additive", alpha=0.5, std=0.3), torch.randn(2, 7, 16), torch.tensor(1.5)
+    gate, hidden, task = (
+        Gate(16, mode="additive", alpha=0.5, std=0.3),
+        torch.randn(2, 7, 16),
+        torch.tensor(1.5),
+    )
     config = compat.SafetyAwareSO8TConfig(nu_orth=0.1, mu_norm=0.2, rho_iso=0.3, pet_lambda=0.4)
     given: dict[str, Any] = {"progress": 0.5, "gates": [gate], "hidden": hidden}
     earlier = compat.SO8TLoss(config)(task, **given)

@@ -27,7 +27,9 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
 
 def test_overrides_win_and_are_typed(tmp_path: Path) -> None:
     path = written(tmp_path, "train: {lr: 1.0e-3}\n")
-    config = load_config(path, ["train.lr=2e-4", "model.gates.lm_head=false", "data.records=[a.jsonl]", "base=x/y"])
+    config = load_config(
+        path, ["train.lr=2e-4", "model.gates.lm_head=false", "data.records=[a.jsonl]", "base=x/y"]
+    )
     assert config.train.lr == 2e-4
     assert config.model.gates.lm_head is False
     assert config.data.records == ("a.jsonl",)
@@ -50,13 +52,22 @@ def test_scientific_notation_is_a_number(tmp_path: Path) -> None:
         ("train: {lr: .nan}", "train.lr: .*finite|train.lr: .*greater"),
         ("train: {batch_tokens: 0}", "train.batch_tokens: .*greater than or equal to 1, got 0"),
         ("train: {batch_tokens: 1.5}", "train.batch_tokens: .*integer, got 1.5"),
-        ("model: {gates: {mode: mixed}}", "model.gates.mode: .*'geodesic' or 'additive', got 'mixed'"),
+        (
+            "model: {gates: {mode: mixed}}",
+            "model.gates.mode: .*'geodesic' or 'additive', got 'mixed'",
+        ),
         ("model: {lora: {layers: [0.2]}}", "model.lora.layers"),
-        ("data: {split: {test: 0.6, validation: 0.5}}", "data.split: .*leave something to train on"),
+        (
+            "data: {split: {test: 0.6, validation: 0.5}}",
+            "data.split: .*leave something to train on",
+        ),
         ("data: {seed_records: false}", "data: .*needs a source of records"),
         ("data: {split: {test: 0}}", "data.split.test: .*greater than 0, got 0"),
         ("model: {gates: {layers: [0.7, 0.2]}}", "model.gates.layers: .*must not be larger"),
-        ("train: {anneal: {warmup: 0.6, annealing: 0.6}}", "train.anneal: warmup . annealing must be at most 1"),
+        (
+            "train: {anneal: {warmup: 0.6, annealing: 0.6}}",
+            "train.anneal: warmup . annealing must be at most 1",
+        ),
         ("train: {anneal: {end: .inf}}", "train.anneal.end: .*finite"),
         ("data: {quality: {min_characters: 9000}}", "data.quality: min_characters must be at most"),
         ("seed: yes", "seed: .*integer, got True"),

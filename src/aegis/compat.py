@@ -2,14 +2,14 @@
 
 | earlier name | now |
 |---|---|
-| `SelfVerification` | `aegis.verification.SelfVerification`, the same class |
+| `SelfVerification` | `aegis.protocol.verification.SelfVerification`, the same class |
 | `BurnInProcessor` | `aegis.export.fold.fold_in_place` |
 | `SO8TLoss` | `aegis.so8.So8Loss` |
-| `SO8TThinkingModel` | `aegis.model.adapt.Adapted`, the same class; `attach` makes one |
+| `SO8TThinkingModel` | `aegis.model.adapted.Adapted`, the same class; `attach` makes one |
 | `SafetyAwareSO8TConfig` | `aegis.so8.So8LossSettings` |
 
-What the earlier classes could do and nothing here does, such as splitting the hidden state into four roles, is an unknown
-argument and raises TypeError.
+What the earlier classes could do and nothing here does, such as splitting the hidden state into
+four roles, is an unknown argument and raises TypeError.
 """
 
 from __future__ import annotations
@@ -18,28 +18,37 @@ from dataclasses import dataclass
 from typing import Any
 
 from aegis.export.fold import fold_in_place
-from aegis.model.adapt import Adapted
+from aegis.model.adapted import Adapted
+from aegis.protocol.verification import SelfVerification
 from aegis.so8 import So8Loss, So8LossSettings
-from aegis.verification import SelfVerification
 
-__all__ = ["BurnInProcessor", "SO8TLoss", "SO8TThinkingModel", "SafetyAwareSO8TConfig", "SelfVerification"]
+__all__ = [
+    "BurnInProcessor",
+    "SO8TLoss",
+    "SO8TThinkingModel",
+    "SafetyAwareSO8TConfig",
+    "SelfVerification",
+]
 
 SO8TThinkingModel = Adapted
-"""Now `aegis.model.adapt.Adapted`: a frozen base with LoRA, SO(8) gates, tag rows and a decision head.
+"""Now `aegis.model.adapted.Adapted`: a frozen base with LoRA, SO(8) gates, tag rows and a decision head.
 
 It is not constructed from a model's name any more: `attach(load_model(folder, …), ModelSettings(), tags=…)` makes one, and
-`load_adapter` one that was trained. The four private sections and the public answer are sampled by `aegis.model.thinker`.
+`load_adapter` one that was trained. The four private sections and the public answer are sampled by `aegis.engine.thinker`.
 """
 
 
 class BurnInProcessor:
-    """Now `aegis.export.fold.fold_in_place`: burns the gates' rotations into the weights, where they cost nothing.
+    """Now `aegis.export.fold.fold_in_place`: burns the gates' rotations into the weights, where
+    they cost nothing.
 
-    To write a folder with a certificate that nothing has changed, use `aegis fold`, or `aegis.export.fold.write_model`.
+    To write a folder with a certificate that nothing has changed, use `aegis fold`, or
+    `aegis.export.fold.write_model`.
     """
 
     def burn_in(self, model: Adapted) -> Any:
-        """Merge LoRA and fold every gate in float64; return the plain transformers model. `model` is used up."""
+        """Merge LoRA and fold every gate in float64; return the plain transformers model. `model`
+        is used up."""
         return fold_in_place(model)
 
 
@@ -47,15 +56,18 @@ class BurnInProcessor:
 class SafetyAwareSO8TConfig:
     """Now `aegis.so8.So8LossSettings`: the weights of the loss terms beside the task's own.
 
-    The defaults are the earlier ones; `So8LossSettings` and `train.loss` have 0 for all. The terms go by the same names and
-    measure gates now, not the four roles of the hidden state: see `So8Loss`, which says which of them vanish by construction.
+    The defaults are the earlier ones; `So8LossSettings` and `train.loss` have 0 for all. The terms
+    go by the same names and measure gates now, not the four roles of the hidden state: see
+    `So8Loss`, which says which of them vanish by construction.
 
     Args:
         nu_orth: of ‖RᵀR − I‖², the rotations' orthogonality defect.
         mu_norm: of the drift of hidden states' norms through a gate.
         rho_iso: of the gates' isometry defect.
-        pet_lambda: of PET, the mean squared second difference of hidden states, in all three phases.
-        pet: PET's weight in each phase (exploration, transition, stabilisation) instead of `pet_lambda` in all.
+        pet_lambda: of PET, the mean squared second difference of hidden states, in all three
+            phases.
+        pet: PET's weight in each phase (exploration, transition, stabilisation) instead of
+            `pet_lambda` in all.
 
     Raises:
         ValueError: if a weight is negative.
@@ -73,15 +85,20 @@ class SafetyAwareSO8TConfig:
     def to_settings(self) -> So8LossSettings:
         """The same weights as `So8Loss` takes them."""
         pet = self.pet or (self.pet_lambda, self.pet_lambda, self.pet_lambda)
-        return So8LossSettings(pet=pet, nu_orth=self.nu_orth, mu_norm=self.mu_norm, rho_iso=self.rho_iso)
+        return So8LossSettings(
+            pet=pet, nu_orth=self.nu_orth, mu_norm=self.mu_norm, rho_iso=self.rho_iso
+        )
 
 
 class SO8TLoss(So8Loss):
-    """Now `aegis.so8.So8Loss`: task + λ_pet·PET + ν_orth·‖RᵀR−I‖² + μ_norm·norm drift + ρ_iso·isometry defect.
+    """Now `aegis.so8.So8Loss`: task + λ_pet·PET + ν_orth·‖RᵀR−I‖² + μ_norm·norm drift +
+    ρ_iso·isometry defect.
 
     Args:
         config: earlier settings or today's; None for the task's loss alone.
     """
 
     def __init__(self, config: SafetyAwareSO8TConfig | So8LossSettings | None = None) -> None:
-        super().__init__(config.to_settings() if isinstance(config, SafetyAwareSO8TConfig) else config)
+        super().__init__(
+            config.to_settings() if isinstance(config, SafetyAwareSO8TConfig) else config
+        )

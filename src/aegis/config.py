@@ -1,4 +1,5 @@
-"""Every setting, typed and frozen: YAML plus `--set a.b=c`. An unknown key names the nearest known one."""
+"""Every setting, typed and frozen: YAML plus `--set a.b=c`. An unknown key names the nearest known
+one."""
 
 from __future__ import annotations
 
@@ -56,7 +57,9 @@ class QualitySettings(_Settings):
     @model_validator(mode="after")
     def _some_length(self) -> QualitySettings:
         if self.min_characters > self.max_characters:
-            raise ValueError(f"min_characters must be at most max_characters, got {self.min_characters}")
+            raise ValueError(
+                f"min_characters must be at most max_characters, got {self.min_characters}"
+            )
         return self
 
 
@@ -69,7 +72,9 @@ class SplitSettings(_Settings):
     @model_validator(mode="after")
     def _leave_something(self) -> SplitSettings:
         if self.validation + self.test >= 1:
-            raise ValueError(f"validation + test must leave something to train on, got {self.validation + self.test}")
+            raise ValueError(
+                f"validation + test must leave something to train on, got {self.validation + self.test}"
+            )
         return self
 
 
@@ -87,12 +92,15 @@ class DataSettings(_Settings):
     @model_validator(mode="after")
     def _some_source(self) -> DataSettings:
         if not self.seed_records and not self.records:
-            raise ValueError("needs a source of records: set seed_records: true or name files under records")
+            raise ValueError(
+                "needs a source of records: set seed_records: true or name files under records"
+            )
         return self
 
 
 class LoraSettings(_Settings):
-    """Low-rank adapters (PEFT) on the layers whose depth lies in `layers`, as shares of the whole."""
+    """Low-rank adapters (PEFT) on the layers whose depth lies in `layers`, as shares of the
+    whole."""
 
     rank: AtLeastOne = 16
     alpha: Positive = 32.0
@@ -102,7 +110,8 @@ class LoraSettings(_Settings):
 
 
 class GateSettings(_Settings):
-    """SO(8) gates on the input of `lm_head` and of `o_proj` in the layers whose depth lies in `layers`."""
+    """SO(8) gates on the input of `lm_head` and of `o_proj` in the layers whose depth lies in
+    `layers`."""
 
     mode: Literal["geodesic", "additive"] = "geodesic"
     lm_head: Literal["auto"] | bool = "auto"
@@ -114,9 +123,9 @@ class GateSettings(_Settings):
 class ModelSettings(_Settings):
     """How the base is loaded and what is attached to it.
 
-    `quantization`: hold the base's linear layers in 4 bits (nf4) or 8 (int8), by bitsandbytes. `gradient_checkpointing`: keep
-    only what enters each layer and compute the rest again in the backward pass. `offload`: layers that find no room on the
-    GPU stay in main memory.
+    `quantization`: hold the base's linear layers in 4 bits (nf4) or 8 (int8), by bitsandbytes.
+    `gradient_checkpointing`: keep only what enters each layer and compute the rest again in the
+    backward pass. `offload`: layers that find no room on the GPU stay in main memory.
     """
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -133,7 +142,9 @@ class ModelSettings(_Settings):
     @model_validator(mode="after")
     def _offloadable(self) -> ModelSettings:
         if self.offload and not self.gradient_checkpointing:
-            raise ValueError("offload needs gradient_checkpointing: true, or all layers would stay until the backward pass")
+            raise ValueError(
+                "offload needs gradient_checkpointing: true, or all layers would stay until the backward pass"
+            )
         if self.offload and self.quantization == "int8":
             raise ValueError("offload works with quantization none or nf4, got int8")
         return self
@@ -152,7 +163,9 @@ class AnnealSettings(_Settings):
     @model_validator(mode="after")
     def _end_inside(self) -> AnnealSettings:
         if self.warmup + self.annealing > 1:
-            raise ValueError(f"warmup + annealing must be at most 1, got {self.warmup + self.annealing:g}")
+            raise ValueError(
+                f"warmup + annealing must be at most 1, got {self.warmup + self.annealing:g}"
+            )
         return self
 
 
@@ -186,7 +199,8 @@ class RewardSettings(_Settings):
 
 
 class RewardWeights(_Settings):
-    """What each term of a policy's reward counts. `answered`: the penalty for answering what must be declined."""
+    """What each term of a policy's reward counts. `answered`: the penalty for answering what must
+    be declined."""
 
     reward_model: Weight = 0.5
     decision: Weight = 1.0
@@ -198,13 +212,15 @@ class RewardWeights(_Settings):
 class PpoSettings(_Settings):
     """PPO on quadruple thinking.
 
-    `batch`: responses an update; `minibatches` times `epochs` optimizer steps are taken on them. `responses`: how many of
-    them answer the same prompt; from two on, each one's reward counts less the mean of the others' (leave-one-out).
-    `kl`: coefficient of the per-token KL to `reference`; with `kl_target` it adapts. `stop_kl`: an update ends early beyond
-    this. `decision`: weight of the KL that keeps the decisions where the supervised model left them. `warmup`: share of the
-    optimizer steps over which the learning rates rise to theirs; Adam's first steps are as long as its later ones, with
-    nothing averaged yet. `decay`: share at the end over which they fall towards 0, so that the last batch does not have the
-    last word. `prompt_tokens`: longer prompts are not asked.
+    `batch`: responses an update; `minibatches` times `epochs` optimizer steps are taken on them.
+    `responses`: how many of them answer the same prompt; from two on, each one's reward counts less
+    the mean of the others' (leave-one-out). `kl`: coefficient of the per-token KL to `reference`;
+    with `kl_target` it adapts. `stop_kl`: an update ends early beyond this. `decision`: weight of
+    the KL that keeps the decisions where the supervised model left them. `warmup`: share of the
+    optimizer steps over which the learning rates rise to theirs; Adam's first steps are as long as
+    its later ones, with nothing averaged yet. `decay`: share at the end over which they fall
+    towards 0, so that the last batch does not have the last word. `prompt_tokens`: longer prompts
+    are not asked.
     """
 
     updates: AtLeastOne = 12
@@ -248,8 +264,9 @@ class PpoSettings(_Settings):
 class DpoSettings(_Settings):
     """DPO on the pairs, by TRL's trainer.
 
-    `label_smoothing`: share of pairs taken to be the wrong way round (TRL's "robust" loss). `decision`: weight of the
-    decision loss that keeps the decisions right. `pairs`: at most so many, chosen by seed; null for all.
+    `label_smoothing`: share of pairs taken to be the wrong way round (TRL's "robust" loss).
+    `decision`: weight of the decision loss that keeps the decisions right. `pairs`: at most so
+    many, chosen by seed; null for all.
     """
 
     beta: Positive = 0.1
@@ -266,9 +283,10 @@ class DpoSettings(_Settings):
 class GroupSettings(_Settings):
     """GRPO and RLOO, by TRL's trainers, on quadruple thinking.
 
-    `prompts`: asked in an update, each `group` times; what counts is how a response compares with its own group.
-    `minibatches`: the update's gradient is summed over so many parts, for memory. `beta`: coefficient of the KL to the
-    supervised model. `decision`: weight of the KL that keeps the decisions where the supervised model left them.
+    `prompts`: asked in an update, each `group` times; what counts is how a response compares with
+    its own group. `minibatches`: the update's gradient is summed over so many parts, for memory.
+    `beta`: coefficient of the KL to the supervised model. `decision`: weight of the KL that keeps
+    the decisions where the supervised model left them.
     """
 
     updates: AtLeastOne = 12
@@ -287,7 +305,9 @@ class GroupSettings(_Settings):
     @model_validator(mode="after")
     def _even(self) -> GroupSettings:
         if self.batch % self.minibatches:
-            raise ValueError(f"prompts x group must be a multiple of minibatches, got {self.batch} and {self.minibatches}")
+            raise ValueError(
+                f"prompts x group must be a multiple of minibatches, got {self.batch} and {self.minibatches}"
+            )
         return self
 
     @property
@@ -314,11 +334,12 @@ class TrainSettings(_Settings):
 
     `algorithm`: what follows the supervised part; `sft` for nothing.
 
-    `datasets`: what SFT mixes with the run's own records, which have weight 1 unless `path: records` gives another.
-    `thinking_records`: how many records of each dataset keep their thinking, the rest teach the decision only; null for all.
-    `thinking_tokens`: records whose response is longer teach the decision only; null for no limit but `max_length`.
-    A base whose tokenizer spells a language in bytes learns little from long rows of them.
-    `probe_records`: how many prompts the decision head starts from; 0 for a head that starts at zero.
+    `datasets`: what SFT mixes with the run's own records, which have weight 1 unless `path:
+    records` gives another. `thinking_records`: how many records of each dataset keep their
+    thinking, the rest teach the decision only; null for all. `thinking_tokens`: records whose
+    response is longer teach the decision only; null for no limit but `max_length`. A base whose
+    tokenizer spells a language in bytes learns little from long rows of them. `probe_records`: how
+    many prompts the decision head starts from; 0 for a head that starts at zero.
     `lexical_strength`: inverse regularisation of the lexical head.
     """
 
@@ -373,9 +394,11 @@ class EvaluateSettings(_Settings):
 
 
 class DurableSettings(_Settings):
-    """How often a run saves itself, how many snapshots stay, and when it warns. Changing these never starts a run anew.
+    """How often a run saves itself, how many snapshots stay, and when it warns. Changing these
+    never starts a run anew.
 
-    `interval_s`: seconds of work that a power cut can cost at most. `silence_s`: no sign of life for longer counts as hung.
+    `interval_s`: seconds of work that a power cut can cost at most. `silence_s`: no sign of life
+    for longer counts as hung.
     """
 
     interval_s: Positive = 180.0
@@ -389,14 +412,17 @@ class DurableSettings(_Settings):
 class Config(_Settings):
     """The whole of a run. `base`: a Hugging Face folder, a hub id, a GGUF file, or `embedded`.
 
-    `tracking`: where curves go besides TensorBoard's files, which are always written. Changing it never starts a run anew.
+    `tracking`: where curves go besides TensorBoard's files, which are always written. Changing it
+    never starts a run anew.
     """
 
     base: Annotated[str, Field(min_length=1)] = "embedded"
     runs: Annotated[str, Field(min_length=1)] = "runs"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     threads: Count = 0
-    tracking: Annotated[tuple[Literal["tensorboard", "mlflow", "trackio"], ...], Field(strict=False)] = ("tensorboard",)
+    tracking: Annotated[
+        tuple[Literal["tensorboard", "mlflow", "trackio"], ...], Field(strict=False)
+    ] = ("tensorboard",)
     durable: DurableSettings = DurableSettings()
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
@@ -409,14 +435,19 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML file and apply `a.b=c` overrides.
 
     Raises:
-        ConfigError: if the file cannot be read, or a key is unknown, of the wrong type or impossible.
+        ConfigError: if the file cannot be read, or a key is unknown, of the wrong type or
+            impossible.
     """
     try:
         raw = _read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give an existing YAML file") from error
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); give an existing YAML file"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct the file") from error
+        raise ConfigError(
+            f"{path}: not valid YAML ({' '.join(str(error).split())}); correct the file"
+        ) from error
     if raw is None:
         raw = {}
     if not isinstance(raw, dict):
@@ -440,7 +471,9 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+"),
+    list("-+.0123456789"),
 )
 
 

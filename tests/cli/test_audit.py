@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from aegis.audit import AuditEntry, AuditKeys, AuditLog
+from aegis.audit.reader import segments
 from aegis.cli import main
-from aegis.serve.audit import AuditEntry, AuditKeys, AuditLog
-from aegis.serve.audit.reading import segments
-from aegis.thinking import PrivateText
+from aegis.protocol.thinking import PrivateText
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -37,7 +37,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 def entry(number: int) -> AuditEntry:
     sections = {"task": PrivateText("private")}
     user = "hanako" if number == 2 else "taro"
-    return AuditEntry(f"r{number}", user, "DENY", False, "tiny", "query", sections, f"final {number}", "answered")
+    return AuditEntry(
+        f"r{number}", user, "DENY", False, "tiny", "query", sections, f"final {number}", "answered"
+    )
 
 
 @pytest.fixture
@@ -56,7 +58,12 @@ def as_json(told: tuple[int, str, str], code: int = 0) -> Any:
 
 def test_verify_tells_what_it_was_held_to(log: Path, run: Run) -> None:
     report = as_json(run("verify", log, "--json"))
-    assert (report["sound"], report["records"], report["head"], report["attested"]) == (True, 3, True, True)
+    assert (report["sound"], report["records"], report["head"], report["attested"]) == (
+        True,
+        3,
+        True,
+        True,
+    )
     code, out, _ = run("verify", log)
     assert code == 0
     assert "3 records up to number 3" in out
@@ -80,7 +87,10 @@ def test_damage_exits_1_and_accept_lets_it_go_on(log: Path, run: Run) -> None:
     kept = log.parent / "anchor.json"
     assert run("anchor", log, "-o", kept)[0] == 0
     assert as_json(run("anchor", log))["checkpoint"]["after"] == 3
-    assert "held to    the head in the keys folder and 1 anchor(s)" in run("verify", log, "--anchor", kept)[1]
+    assert (
+        "held to    the head in the keys folder and 1 anchor(s)"
+        in run("verify", log, "--anchor", kept)[1]
+    )
     (path,) = segments(log)
     path.write_bytes(path.read_bytes().replace(b'"DENY"', b'"ALLOW"', 1))
     code, out, _ = run("verify", log)
@@ -116,22 +126,36 @@ def test_check_says_whether_a_text_is_the_one(log: Path, run: Run, tmp_path: Pat
     (tmp_path / "text").write_text("final 2")
     code, out, _ = run("check", log, 2, "final", "--file", tmp_path / "text")
     assert (code, out) == (0, "record 2 commits to this text as its final\n")
-    assert as_json(run("check", log, 1, "final", "--file", tmp_path / "text", "--json"), code=1)["same"] is False
+    assert (
+        as_json(run("check", log, 1, "final", "--file", tmp_path / "text", "--json"), code=1)[
+            "same"
+        ]
+        is False
+    )
     assert "cannot be read as UTF-8 text" in run("check", log, 1, "final", "--file", tmp_path)[2]
 
 
 def test_export_rotate_and_erase(log: Path, run: Run, tmp_path: Path) -> None:
     first = as_json(run("key", "show", f"{log}.keys", "--json"))["keys"][0]["public_key"]
     assert [key["active"] for key in as_json(run("rotate", log, "--json"))["keys"]] == [False, True]
-    assert as_json(run("erase", log, 1, 3, "--reason", "asked for", "--json")) == {"erased": [1, 3], "noted": True}
+    assert as_json(run("erase", log, 1, 3, "--reason", "asked for", "--json")) == {
+        "erased": [1, 3],
+        "noted": True,
+    }
     code, _, err = run("check", log, 3, "final", "--file", log.parent / "log.keys" / "keys.json")
     assert code == 2
     assert "the key of record 3 was erased" in err
     code, out, _ = run("export", log, "-o", tmp_path / "out.jsonl")
     assert code == 0
     assert "3 records" in out
-    assert as_json(run("verify", tmp_path / "out.jsonl", "--public-key", first, "--json"))["attested"] is True
-    assert "erased     2 record key(s)" in run("verify", tmp_path / "out.jsonl", "--public-key", first)[1]
+    assert (
+        as_json(run("verify", tmp_path / "out.jsonl", "--public-key", first, "--json"))["attested"]
+        is True
+    )
+    assert (
+        "erased     2 record key(s)"
+        in run("verify", tmp_path / "out.jsonl", "--public-key", first)[1]
+    )
 
 
 def test_while_the_server_runs_rotation_and_notes_wait(log: Path, run: Run) -> None:

@@ -1,22 +1,26 @@
 """Replay every state in which a power cut could leave a folder.
 
-A killed process keeps the page cache, so kill -9 cannot find a missing fsync. This records one run of a writer with strace
-and rebuilds, after each of its operations, the folder as a disk may hold it:
+A killed process keeps the page cache, so kill -9 cannot find a missing fsync. This records one run
+of a writer with strace and rebuilds, after each of its operations, the folder as a disk may hold
+it:
 
     data not yet synced     lost | zeroed | kept
     names not yet synced    kept (journal order) | lost (only what a folder fsync made durable)
 
-The states are pessimistic and are states, not probabilities. Method: ALICE (OSDI '14) and SQLite's crash tests.
+The states are pessimistic and are states, not probabilities. Method: ALICE (OSDI '14) and SQLite's
+crash tests.
 
     crash_states.py ROOT --check 'CHECK_COMMAND {}' -- WRITER [ARG ...]
 
-ROOT is a fresh folder that WRITER writes into. CHECK_COMMAND gets each rebuilt folder in place of {}; its exit status names
-the verdict: 0 sound, 1 corrupt, 2 lost what had been acknowledged, other values are counted under their number.
-Needs strace. Prints a JSON summary last; exits 1 if any state was not sound.
+ROOT is a fresh folder that WRITER writes into. CHECK_COMMAND gets each rebuilt folder in place of
+{}; its exit status names the verdict: 0 sound, 1 corrupt, 2 lost what had been acknowledged, other
+values are counted under their number. Needs strace. Prints a JSON summary last; exits 1 if any
+state was not sound.
 
-Our copy of shared/tools/crash_states.py. It differs in its type annotations, and in two things that the disk would do:
-a file opened to append is written at its end (there, at its beginning: a journal's second line would replace its first),
-and the synced folders below a renamed folder move with it, as its synced files do.
+Our copy of shared/tools/crash_states.py. It differs in its type annotations, and in two things that
+the disk would do: a file opened to append is written at its end (there, at its beginning: a
+journal's second line would replace its first), and the synced folders below a renamed folder move
+with it, as its synced files do.
 """
 
 from __future__ import annotations
@@ -56,7 +60,19 @@ def record(root: str, writer: list[str]) -> Path:
     """Run the writer under strace; return the log."""
     log = Path(f"{root}.strace")
     subprocess.run(
-        ["strace", "-f", "-y", "-xx", "-s", "100000000", "-e", f"trace={TRACED}", "-o", str(log), *writer],
+        [
+            "strace",
+            "-f",
+            "-y",
+            "-xx",
+            "-s",
+            "100000000",
+            "-e",
+            f"trace={TRACED}",
+            "-o",
+            str(log),
+            *writer,
+        ],
         stdout=subprocess.DEVNULL,
     )
     return log
@@ -113,7 +129,12 @@ def _operation(
     """One traced call as (operation, path, …), or None where it changes nothing."""
     if call == "openat":
         if "O_CREAT" in text or "O_TRUNC" in text:
-            return ("open", resolve(args[1], of_descriptor(args[0])), "O_TRUNC" in text, "O_APPEND" in text)
+            return (
+                "open",
+                resolve(args[1], of_descriptor(args[0])),
+                "O_TRUNC" in text,
+                "O_APPEND" in text,
+            )
     elif call == "creat":
         return ("open", resolve(args[0]), True, False)
     elif call in ("write", "pwrite64"):
@@ -129,7 +150,11 @@ def _operation(
     elif call == "rename":
         return ("rename", resolve(args[1]), resolve(args[0]))
     elif call in ("renameat", "renameat2"):
-        return ("rename", resolve(args[3], of_descriptor(args[2])), resolve(args[1], of_descriptor(args[0])))
+        return (
+            "rename",
+            resolve(args[3], of_descriptor(args[2])),
+            resolve(args[1], of_descriptor(args[0])),
+        )
     elif call == "mkdir":
         return ("mkdir", resolve(args[0]))
     elif call == "mkdirat":
@@ -209,7 +234,9 @@ class Disk:
         # A durable subtree moves with its inode; it shows under the new name once the parent is synced.
         for name in [n for n in self.durable_files if n.startswith(below)]:
             self.durable_files[target + name[len(source) :]] = self.durable_files[name]
-        self.durable_folders |= {target + n[len(source) :] for n in self.durable_folders if n.startswith(below)}
+        self.durable_folders |= {
+            target + n[len(source) :] for n in self.durable_folders if n.startswith(below)
+        }
 
     def after_power_cut(self, data: str, names: str) -> tuple[dict[str, bytes], set[str]]:
         """The files and folders that a disk may hold if the power fails now."""
@@ -237,7 +264,9 @@ class Disk:
         return inode.durable
 
 
-def states(operations: list[Operation], root: str) -> Iterator[tuple[str, dict[str, bytes], set[str]]]:
+def states(
+    operations: list[Operation], root: str
+) -> Iterator[tuple[str, dict[str, bytes], set[str]]]:
     """Every distinct post-power-cut state, with the point and the mode that led to it."""
     seen: set[int] = set()
     for data, names in MODES:
@@ -248,7 +277,11 @@ def states(operations: list[Operation], root: str) -> Iterator[tuple[str, dict[s
             key = hash((tuple(sorted(files.items())), tuple(sorted(folders))))
             if key not in seen:
                 seen.add(key)
-                yield f"after {index} {operation[0]} {operation[1]} (data {data}, names {names})", files, folders
+                yield (
+                    f"after {index} {operation[0]} {operation[1]} (data {data}, names {names})",
+                    files,
+                    folders,
+                )
 
 
 def materialise(files: dict[str, bytes], folders: set[str], root: str, target: Path) -> None:
@@ -265,7 +298,9 @@ def materialise(files: dict[str, bytes], folders: set[str], root: str, target: P
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("root", type=Path)
-    parser.add_argument("--check", required=True, help="command run on each rebuilt folder, {} is the folder")
+    parser.add_argument(
+        "--check", required=True, help="command run on each rebuilt folder, {} is the folder"
+    )
     parser.add_argument("writer", nargs="+")
     options = parser.parse_args()
     if shutil.which("strace") is None:
@@ -284,11 +319,22 @@ def main() -> int:
     for where, files, folders in states(operations, root):
         materialise(files, folders, root, replayed)
         command = [part.replace("{}", str(replayed)) for part in shlex.split(options.check)]
-        code = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+        code = subprocess.run(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ).returncode
         verdict = {0: "sound", 1: "corrupt", 2: "lost"}.get(code, f"exit {code}")
         verdicts[verdict] += 1
         examples.setdefault(verdict, where)
-    print(json.dumps({"operations": len(operations), "states": sum(verdicts.values()), **verdicts, "first": examples}))
+    print(
+        json.dumps(
+            {
+                "operations": len(operations),
+                "states": sum(verdicts.values()),
+                **verdicts,
+                "first": examples,
+            }
+        )
+    )
     return 0 if set(verdicts) == {"sound"} else 1
 
 

@@ -1,8 +1,10 @@
-"""Kill a training again and again at random instants, resume it each time, and compare its end with an uninterrupted one.
+"""Kill a training again and again at random instants, resume it each time, and compare its end with
+an uninterrupted one.
 
     python -m tests.crash.killer FOLDER --training ppo --kills 20 --every 0 --seed 0
 
-Imports torch once and forks a process a training, so that the kills fall into the work and not into imports. Prints JSON.
+Imports torch once and forks a process a training, so that the kills fall into the work and not into
+imports. Prints JSON.
 """
 
 from __future__ import annotations
@@ -27,11 +29,11 @@ from typing import Any
 import torch
 
 from aegis.config import LoraSettings, RewardSettings
-from aegis.durable.store import Kind, Snapshot, SnapshotStore
-from aegis.model.adapt import attach
-from aegis.train.checkpoints import Checkpoints
+from aegis.model.adapted import attach
+from aegis.storage.snapshots import Kind, Snapshot, SnapshotStore
 from aegis.train.reward import EncodedPair, pair_plan, train_reward
 from aegis.train.sft import make_plan, train_sft
+from aegis.train.snapshot_policy import Checkpoints
 from tests.conftest import tagged_tokenizer, tiny_model
 from tests.train.test_ppo import bandit
 from tests.train.test_sft import encoded, settings
@@ -54,7 +56,9 @@ class NotingStore(SnapshotStore):
 
     cells: memoryview
 
-    def save(self, kind: Kind, *, step: int, write: Callable[[Path], None], epoch: int = 0) -> Snapshot:
+    def save(
+        self, kind: Kind, *, step: int, write: Callable[[Path], None], epoch: int = 0
+    ) -> Snapshot:
         def noting(folder: Path) -> None:
             write(folder)
             self.cells[PHASE] = PHASES.index("sealing")
@@ -67,7 +71,8 @@ class NotingStore(SnapshotStore):
 
 
 class NotingCheckpoints(Checkpoints):
-    """Notes the step from which a training goes on, and every step's end; its clock counts steps."""
+    """Notes the step from which a training goes on, and every step's end; its clock counts
+    steps."""
 
     store: NotingStore
 
@@ -103,7 +108,9 @@ def supervised() -> Training:
     def run(checkpoints: Checkpoints) -> dict[str, Any]:
         torch.manual_seed(0)
         adapted = attach(tiny_model(), MODEL)
-        trained = train_sft(adapted, examples, examples[:8], SETTINGS, pad_id=1, seed=3, checkpoints=checkpoints)
+        trained = train_sft(
+            adapted, examples, examples[:8], SETTINGS, pad_id=1, seed=3, checkpoints=checkpoints
+        )
         logits, truth = trained.held_out or (None, None)
         return {
             "weights": digests(adapted),
@@ -126,9 +133,16 @@ def rewarded() -> Training:
         adapted = attach(tiny_model(), MODEL)
         adapted.add_reference()
         adapted.add_reward(given.lora)
-        model, report, logs = train_reward(adapted, pairs, pairs[:6], given, pad_id=1, seed=3, checkpoints=checkpoints)
+        model, report, logs = train_reward(
+            adapted, pairs, pairs[:6], given, pad_id=1, seed=3, checkpoints=checkpoints
+        )
         history = [{**dataclasses.asdict(log), "seconds": None} for log in logs]
-        return {"weights": digests(adapted), "head": digests(model.head), "history": history, "report": repr(report)}
+        return {
+            "weights": digests(adapted),
+            "head": digests(model.head),
+            "history": history,
+            "report": repr(report),
+        }
 
     return Training(len(pair_plan(pairs, given, seed=3)), run)
 
@@ -138,8 +152,14 @@ def optimized() -> Training:
 
     def run(checkpoints: Checkpoints) -> dict[str, Any]:
         ppo = bandit(checkpoints=checkpoints, **given)
-        logs = [{key: value for key, value in log.items() if "second" not in key} for log in ppo.train()]
-        return {"weights": digests(ppo.adapted), "value": digests(ppo.value), "history": json.loads(json.dumps(logs))}
+        logs = [
+            {key: value for key, value in log.items() if "second" not in key} for log in ppo.train()
+        ]
+        return {
+            "weights": digests(ppo.adapted),
+            "value": digests(ppo.value),
+            "history": json.loads(json.dumps(logs)),
+        }
 
     return Training(bandit(**given).steps, run)
 
@@ -148,8 +168,11 @@ TRAININGS = {"sft": supervised, "reward": rewarded, "ppo": optimized}
 
 
 def train(training: Training, folder: Path, result: Path, cells: memoryview, *, every: int) -> None:
-    """Train to the end, saving after every so many steps (0 and 1: each), and write the end as JSON."""
-    store = NotingStore(folder, fingerprint="crash", keep=3, say=lambda line: print(line, file=sys.stderr))
+    """Train to the end, saving after every so many steps (0 and 1: each), and write the end as
+    JSON."""
+    store = NotingStore(
+        folder, fingerprint="crash", keep=3, say=lambda line: print(line, file=sys.stderr)
+    )
     store.cells = cells
     end = training.run(NotingCheckpoints(store, every=every))
     cells[PHASE] = PHASES.index("ending")
@@ -163,7 +186,9 @@ def digests(module: torch.nn.Module) -> dict[str, str]:
 
 
 def digest(tensor: torch.Tensor) -> str:
-    return hashlib.sha256(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+    return hashlib.sha256(
+        tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    ).hexdigest()
 
 
 def fork(work: Callable[[], None], log: Path) -> int:
@@ -187,7 +212,8 @@ def fork(work: Callable[[], None], log: Path) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Aim:
-    """When to kill: after `delay_s`, or, where `into_save_s` is given, so long into the first save after that."""
+    """When to kill: after `delay_s`, or, where `into_save_s` is given, so long into the first save
+    after that."""
 
     delay_s: float
     into_save_s: float | None
@@ -217,7 +243,8 @@ class Campaign:
     Args:
         training: what is trained.
         every: steps between saves.
-        kills: of each the phase, the share of the steps done, and whether it left a half-done save behind.
+        kills: of each the phase, the share of the steps done, and whether it left a half-done save
+            behind.
         faults: what was not as it must be.
     """
 
@@ -242,31 +269,55 @@ class Campaign:
             end = self._training(f"run{self.runs}", longest_s=longest_s, wanted=wanted)
             if end != whole:
                 differing = [key for key in whole if end.get(key) != whole[key]]
-                self.faults.append(f"run {self.runs}: {differing} differ from the uninterrupted training's")
+                self.faults.append(
+                    f"run {self.runs}: {differing} differ from the uninterrupted training's"
+                )
 
     def _timed(self, name: str) -> tuple[dict[str, Any], float]:
         begun = time.monotonic()
         return self._training(name, longest_s=0, wanted=0), time.monotonic() - begun
 
     def _training(self, name: str, *, longest_s: float, wanted: int) -> dict[str, Any]:
-        """One training, killed until it is done or there have been `wanted` kills in all; returns what it ended with."""
-        folder, result, log = self.folder / name, self.folder / f"{name}.json", self.folder / f"{name}.log"
+        """One training, killed until it is done or there have been `wanted` kills in all; returns
+        what it ended with."""
+        folder, result, log = (
+            self.folder / name,
+            self.folder / f"{name}.json",
+            self.folder / f"{name}.log",
+        )
         cells, acknowledged, left = shared_cells(), ANEW, set[str]()
         steps = self.training.steps
         for _ in range(1000):
-            cells[PHASE], cells[STEP], cells[ACKNOWLEDGED], cells[RESUMED] = 0, 0, acknowledged, NOT_YET
+            cells[PHASE], cells[STEP], cells[ACKNOWLEDGED], cells[RESUMED] = (
+                0,
+                0,
+                acknowledged,
+                NOT_YET,
+            )
             aim = self._aim(longest_s) if len(self.kills) < wanted else None
-            status = wait(fork(lambda: train(self.training, folder, result, cells, every=self.every), log), aim, cells)
+            status = wait(
+                fork(lambda: train(self.training, folder, result, cells, every=self.every), log),
+                aim,
+                cells,
+            )
             self._check_resumed(name, cells[RESUMED], acknowledged)
-            acknowledged, before, left = cells[ACKNOWLEDGED], left, {path.name for path in folder.glob(".*")}
+            acknowledged, before, left = (
+                cells[ACKNOWLEDGED],
+                left,
+                {path.name for path in folder.glob(".*")},
+            )
             if not os.WIFSIGNALED(status):
                 break
             self.kills.append((PHASES[cells[PHASE]], cells[STEP] / steps, bool(left - before)))
         text = log.read_text(encoding="utf-8", errors="replace")
         if "is damaged" in text:
             self.faults.append(f"{name}: a kill left a damaged snapshot: {text[-800:]}")
-        if left and cells[RESUMED] < steps:  # else the kill fell into the final save, and nothing was saved after it
-            self.faults.append(f"{name}: half-done saves are still there at the end: {sorted(left)}")
+        if (
+            left and cells[RESUMED] < steps
+        ):  # else the kill fell into the final save, and nothing was saved after it
+            self.faults.append(
+                f"{name}: half-done saves are still there at the end: {sorted(left)}"
+            )
         if not result.exists():
             self.faults.append(f"{name}: did not end: {text[-2000:]}")
             return {}
@@ -284,7 +335,9 @@ class Campaign:
         self.resumed += 1
         if resumed < acknowledged:
             how = "began anew" if resumed == ANEW else f"resumed at step {resumed}"
-            self.faults.append(f"{name}: step {acknowledged} was acknowledged, and the next process {how}")
+            self.faults.append(
+                f"{name}: step {acknowledged} was acknowledged, and the next process {how}"
+            )
 
 
 def main() -> int:
@@ -297,7 +350,9 @@ def main() -> int:
     options = parser.parse_args()
     options.folder.mkdir(parents=True)
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
-    warnings.filterwarnings("ignore", message=".*multi-threaded.*fork.*", category=DeprecationWarning)
+    warnings.filterwarnings(
+        "ignore", message=".*multi-threaded.*fork.*", category=DeprecationWarning
+    )
     attach(tiny_model(), MODEL)  # whatever is imported late is imported here, once
     training = TRAININGS[options.training]()
     campaign = Campaign(options.folder, training, options.every, random.Random(options.seed))

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-UNITS = {"power cut": "states", "kill": "kills", "injection": "injections", "lying disk": "states", "damage": "damages"}
+UNITS = {
+    "power cut": "states",
+    "kill": "kills",
+    "injection": "injections",
+    "lying disk": "states",
+    "damage": "damages",
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,9 @@ class Report:
 
     rows: list[Row] = field(default_factory=list)
 
-    def add(self, what: str, case: str, *, count: int, sound: int, seconds: float, remarks: str = "") -> None:
+    def add(
+        self, what: str, case: str, *, count: int, sound: int, seconds: float, remarks: str = ""
+    ) -> None:
         self.rows.append(Row(what, case, count, sound, seconds, remarks))
 
     def lines(self) -> list[str]:

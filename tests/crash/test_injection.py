@@ -1,4 +1,5 @@
-"""Whatever one call of a save answers, it ends in success, a pause or a clear error, and what was acknowledged is sound."""
+"""Whatever one call of a save answers, it ends in success, a pause or a clear error, and what was
+acknowledged is sound."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ pytestmark = pytest.mark.usefixtures("strace")
 
 @dataclass(frozen=True)
 class Injection:
-    """The answer, in strace's words, that the `number`th `call` of the process gets instead of its own."""
+    """The answer, in strace's words, that the `number`th `call` of the process gets instead of its
+    own."""
 
     call: str
     number: int
@@ -36,12 +38,16 @@ class Injection:
 
 
 def run(folder: Path, *inject: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
-    """Three saves into `folder`/disk, the third of which removes the first; returns the process and strace's log."""
+    """Three saves into `folder`/disk, the third of which removes the first; returns the process and
+    strace's log."""
     root, log = folder / "disk", folder / "log"
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     strace = ["strace", "-f", "-y", "-s", "64", "-e", f"trace={CALLS}", *inject, "-o", str(log)]
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}  # the same calls in the same order, every time
+    environment = {
+        **os.environ,
+        "PYTHONHASHSEED": "0",
+    }  # the same calls in the same order, every time
     command = [*strace, sys.executable, "-B", str(WRITER), "replacing", str(root)]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     return ended, log.read_text(errors="replace").splitlines()
@@ -61,14 +67,23 @@ def injections(folder: Path) -> list[Injection]:
             notes += 1
         if notes != 2 or f"{root}/work" not in line or re.search(r"= -1 E", line):
             continue
-        can = {"EIO": True, "ENOSPC": call in NO_ROOM or "O_CREAT" in line, "lying fsync": call == "fsync"}
-        found += [Injection(call, counts[call], answer) for answer, name in ANSWERS.items() if can[name]]
+        can = {
+            "EIO": True,
+            "ENOSPC": call in NO_ROOM or "O_CREAT" in line,
+            "lying fsync": call == "fsync",
+        }
+        found += [
+            Injection(call, counts[call], answer) for answer, name in ANSWERS.items() if can[name]
+        ]
     return found
 
 
 def outcome(injection: Injection, folder: Path) -> tuple[str, str]:
-    """How the save ended (succeeded, told, paused or refused) and what was wrong with that, if anything."""
-    ended, log = run(folder, "-e", f"inject={injection.call}:{injection.answer}:when={injection.number}")
+    """How the save ended (succeeded, told, paused or refused) and what was wrong with that, if
+    anything."""
+    ended, log = run(
+        folder, "-e", f"inject={injection.call}:{injection.answer}:when={injection.number}"
+    )
     root = folder / "disk"
     hit = [line for line in log if "(INJECTED)" in line]
     if len(hit) != 1 or f"{root}/work" not in hit[0]:
@@ -93,17 +108,25 @@ def outcome(injection: Injection, folder: Path) -> tuple[str, str]:
     return how, ""
 
 
-@pytest.mark.parametrize("every", [3, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
-def test_a_call_that_fails_leaves_the_newest_snapshot_sound(every: int, tmp_path: Path, report: Report) -> None:
+@pytest.mark.parametrize(
+    "every", [3, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
+def test_a_call_that_fails_leaves_the_newest_snapshot_sound(
+    every: int, tmp_path: Path, report: Report
+) -> None:
     begun = time.monotonic()
     found = injections(tmp_path.resolve() / "first")
-    tried = [one for answer in ANSWERS for one in [one for one in found if one.answer == answer][::every]]
+    tried = [
+        one for answer in ANSWERS for one in [one for one in found if one.answer == answer][::every]
+    ]
     folders = [tmp_path.resolve() / str(number) for number in range(len(tried))]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         ended = list(pool.map(outcome, tried, folders))
     took = time.monotonic() - begun
     for answer, name in ANSWERS.items():
-        of_it = [end for injection, end in zip(tried, ended, strict=True) if injection.answer == answer]
+        of_it = [
+            end for injection, end in zip(tried, ended, strict=True) if injection.answer == answer
+        ]
         how = Counter(how for how, _ in of_it)
         sound = sum(not wrong for _, wrong in of_it)
         case = f"{name}, {'each call' if every == 1 else f'one in {every}'}"

@@ -1,15 +1,16 @@
-"""What is wrong with a folder that a scenario left behind: "" if all that was acknowledged is there and sound."""
+"""What is wrong with a folder that a scenario left behind: "" if all that was acknowledged is there
+and sound."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from aegis.durable.artifact import is_current
-from aegis.durable.journal import Journal
-from aegis.durable.session import newest, open_session
-from aegis.durable.store import SnapshotStore
 from aegis.errors import AegisError
+from aegis.runs.record import newest, open_session
+from aegis.storage.artifact import is_current
+from aegis.storage.journal import Journal
+from aegis.storage.snapshots import SnapshotStore
 from tests.crash.writer import CONFIG, FINGERPRINT, STAGE, contents, training_parts, value
 
 
@@ -32,7 +33,9 @@ def judge(scenario: str, root: Path, *, least: int | None = None) -> str:
         return f"{type(error).__name__}: {error}"
 
 
-def _snapshots(root: Path, *, least: int | None = None, holds: Callable[[Path, int], str] | None = None) -> str:
+def _snapshots(
+    root: Path, *, least: int | None = None, holds: Callable[[Path, int], str] | None = None
+) -> str:
     wanted = least if least is not None else int((acknowledged(root) or ["-1"])[-1])
     found = SnapshotStore(root / "work", fingerprint=FINGERPRINT, keep=5).newest()
     if (found.step if found else -1) < wanted:
@@ -41,7 +44,11 @@ def _snapshots(root: Path, *, least: int | None = None, holds: Callable[[Path, i
 
 
 def _holds(folder: Path, step: int) -> str:
-    wrong = [name for name, text in contents(step).items() if (folder / name).read_text(encoding="utf-8") != text]
+    wrong = [
+        name
+        for name, text in contents(step).items()
+        if (folder / name).read_text(encoding="utf-8") != text
+    ]
     return f"step {step}: {wrong[0]} is not what was written" if wrong else ""
 
 
@@ -96,8 +103,8 @@ def _session(root: Path) -> str:
 
 def _audit(root: Path) -> str:
     """The server starts, every acknowledged record can be opened, and the log is sound."""
-    from aegis.serve.audit import AuditKeys, AuditLog, salts
-    from aegis.serve.audit.verify import check, verify
+    from aegis.audit import AuditKeys, AuditLog, salts
+    from aegis.audit.verify import check, verify
 
     salts.BLOCK, log, notes = 2, root / "work" / "log", acknowledged(root)
     if not (root / "work" / "keys" / "keys.json").exists():
@@ -107,8 +114,12 @@ def _audit(root: Path) -> str:
     with AuditLog.open(log, keys, segment_bytes=2500) as opened:
         if opened.count < len(notes):
             return f"record {len(notes)} was acknowledged, {opened.count} are there"
-    wrong = [number for number in notes if not check(log, keys, int(number), "final", f"final {number}")]
-    return verify(log, keys=keys).problem or (f"record {wrong[0]} is not what was written" if wrong else "")
+    wrong = [
+        number for number in notes if not check(log, keys, int(number), "final", f"final {number}")
+    ]
+    return verify(log, keys=keys).problem or (
+        f"record {wrong[0]} is not what was written" if wrong else ""
+    )
 
 
 _JUDGES: dict[str, Callable[[Path], str]] = {

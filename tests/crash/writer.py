@@ -1,8 +1,10 @@
-"""Play one scenario under ROOT and note in ROOT/acknowledged what has been acknowledged; the tests run this under strace.
+"""Play one scenario under ROOT and note in ROOT/acknowledged what has been acknowledged; the tests
+run this under strace.
 
     writer.py SCENARIO ROOT
 
-Ends as `aegis` does: one line on stderr and the error's exit code. "paused" on stdout says that a full disk was waited for.
+Ends as `aegis` does: one line on stderr and the error's exit code. "paused" on stdout says that a
+full disk was waited for.
 """
 
 from __future__ import annotations
@@ -13,17 +15,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from aegis.durable.artifact import writing
-from aegis.durable.journal import Journal
-from aegis.durable.session import open_session
-from aegis.durable.store import Kind, SnapshotStore
 from aegis.errors import AegisError, StoppedError
+from aegis.runs.record import open_session
+from aegis.storage.artifact import writing
+from aegis.storage.journal import Journal
+from aegis.storage.snapshots import Kind, SnapshotStore
 
 CONFIG, STAGE, FINGERPRINT = "the config", "so8t_ppo_training", "the work"
 
 
 def note(root: Path, what: object) -> None:
-    """`what` is acknowledged, durably; the last line counts. Not by aegis.durable, which is what is tested."""
+    """`what` is acknowledged, durably; the last line counts. Not by aegis.storage, which is what is
+    tested."""
     with (root / "acknowledged").open("a", encoding="ascii") as file:
         file.write(f"{what}\n")
         file.flush()
@@ -73,7 +76,9 @@ def save(root: Path) -> None:
 
 
 def rotation(root: Path) -> None:
-    save_all(root, [("rolling", 1), ("epoch", 2), ("rolling", 3), ("epoch", 4), ("final", 5)], keep=2)
+    save_all(
+        root, [("rolling", 1), ("epoch", 2), ("rolling", 3), ("epoch", 4), ("final", 5)], keep=2
+    )
 
 
 def replacing(root: Path) -> None:
@@ -82,8 +87,9 @@ def replacing(root: Path) -> None:
 
 
 def emergency(root: Path) -> None:
-    """A training saves itself at steps 0 and 1, and in emergency at step 2, for a stop was asked for."""
-    from aegis.train.checkpoints import Checkpoints
+    """A training saves itself at steps 0 and 1, and in emergency at step 2, for a stop was asked
+    for."""
+    from aegis.train.snapshot_policy import Checkpoints
 
     steps: list[int] = []
 
@@ -92,7 +98,10 @@ def emergency(root: Path) -> None:
             raise StoppedError("stopped by SIGTERM")
 
     checkpoints = Checkpoints(
-        make_store(root, keep=5), interval_s=0, check=check, on_saved=lambda snapshot: note(root, snapshot.step)
+        make_store(root, keep=5),
+        interval_s=0,
+        check=check,
+        on_saved=lambda snapshot: note(root, snapshot.step),
     )
     parts = training_parts(steps)
     checkpoints.begin(parts)
@@ -106,7 +115,8 @@ def emergency(root: Path) -> None:
 
 
 def training_parts(steps: list[int]) -> dict[str, Any]:
-    """A training's state after these steps: tensors that tell the step, generators, the steps themselves."""
+    """A training's state after these steps: tensors that tell the step, generators, the steps
+    themselves."""
     import torch
 
     from aegis.train.state import ModuleState, RandomState, Values
@@ -118,7 +128,11 @@ def training_parts(steps: list[int]) -> dict[str, Any]:
     def refill(found: list[int]) -> None:
         steps[:] = found
 
-    return {"module": ModuleState(module), "random": RandomState(), "steps": Values(lambda: steps, refill)}
+    return {
+        "module": ModuleState(module),
+        "random": RandomState(),
+        "steps": Values(lambda: steps, refill),
+    }
 
 
 def artifact(root: Path) -> None:
@@ -143,12 +157,15 @@ def session(root: Path) -> None:
     record.stage = STAGE
     record.save()
     note(root, "saved")
-    record.add_snapshot(STAGE, record.folder / "work" / "checkpoint_final", step=7, seconds=0.1, size=10)
+    record.add_snapshot(
+        STAGE, record.folder / "work" / "checkpoint_final", step=7, seconds=0.1, size=10
+    )
     note(root, "snapshot")
 
 
 def fallback(root: Path) -> None:
-    """The newest snapshot is damaged, so the one before is taken up, and the next save has a lower step."""
+    """The newest snapshot is damaged, so the one before is taken up, and the next save has a lower
+    step."""
     save_all(root, [("rolling", 10), ("rolling", 20), ("rolling", 30)], keep=5)
     note(root, 20)
     store = make_store(root, keep=2)
@@ -165,16 +182,19 @@ def fallback(root: Path) -> None:
 
 def audited(number: int) -> Any:
     """The request that the audit log's scenario has under the number."""
-    from aegis.serve.audit import AuditEntry
-    from aegis.thinking import PrivateText
+    from aegis.audit import AuditEntry
+    from aegis.protocol.thinking import PrivateText
 
     sections = {"task": PrivateText("値" * 10)} if number % 2 else {}
-    return AuditEntry(f"r{number}", "user", "ALLOW", False, "m", "query", sections, f"final {number}", "answered")
+    return AuditEntry(
+        f"r{number}", "user", "ALLOW", False, "m", "query", sections, f"final {number}", "answered"
+    )
 
 
 def audit(root: Path) -> None:
-    """Records over several files, blocks of salts, two masters and two processes; the second ends without closing."""
-    from aegis.serve.audit import AuditKeys, AuditLog, salts
+    """Records over several files, blocks of salts, two masters and two processes; the second ends
+    without closing."""
+    from aegis.audit import AuditKeys, AuditLog, salts
 
     salts.BLOCK = 2
     keys = AuditKeys.create(root / "work" / "keys")

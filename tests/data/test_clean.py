@@ -11,19 +11,30 @@ from aegis.data.personal import mask_everywhere, mask_personal_data
 from aegis.data.records import Record, parse_record
 from aegis.data.split import SPLITS, contrast_groups, split_records
 from aegis.data.topics import Topic
-from aegis.decisions import Decision
+from aegis.protocol.decisions import Decision
 
 
 def record(prompt: str, decision: str = "ALLOW", **more: str) -> Record:
-    return parse_record({"id": more.pop("id", prompt), "prompt": prompt, "decision": decision, **more}, where="t:1")
+    return parse_record(
+        {"id": more.pop("id", prompt), "prompt": prompt, "decision": decision, **more}, where="t:1"
+    )
 
 
-PROMPTS = ["How do trains brake?", "Name three rivers.", "明日の天気は？", "Write a poem about rust.", "何時に閉まりますか"]
+PROMPTS = [
+    "How do trains brake?",
+    "Name three rivers.",
+    "明日の天気は？",
+    "Write a poem about rust.",
+    "何時に閉まりますか",
+]
 
 
 def test_what_goes_has_a_reason_and_what_stays_is_unchanged() -> None:
     good = [record(prompt) for prompt in PROMPTS]
-    copies = [record("how do trains  BRAKE", id="copy"), record("Name three rivers", "REFUSE", id="clash")]
+    copies = [
+        record("how do trains  BRAKE", id="copy"),
+        record("Name three rivers", "REFUSE", id="clash"),
+    ]
     stuck = record("again and again " * 30, id="stuck")
     result = clean([*good, *copies, stuck], [], QualitySettings())
     assert result.records == good
@@ -44,7 +55,10 @@ def test_near_duplicates_go_but_contrast_twins_stay() -> None:
 
 
 def test_balance_takes_from_the_large_and_keeps_twins() -> None:
-    rows = [record(f"{word} question about the sea", id=word) for word in ("first", "second", "third", "fourth", "fifth")]
+    rows = [
+        record(f"{word} question about the sea", id=word)
+        for word in ("first", "second", "third", "fourth", "fifth")
+    ]
     rows[4] = replace(rows[4], contrast_of="r")
     rows += [record(f"unlike {d}", d, id=d[0].lower()) for d in ("ESCALATION", "DENY", "REFUSE")]
     rows = [replace(r, prompt=f"{r.id * 9} {i * 7919}") for i, r in enumerate(rows)]
@@ -53,16 +67,31 @@ def test_balance_takes_from_the_large_and_keeps_twins() -> None:
 
 
 def test_personal_data_is_masked() -> None:
-    for text in ("Write to John.Doe@Example.com", "連絡先は taro＠example.jp です", "090-1234-5678", "call (03) 1234-5678"):
+    for text in (
+        "Write to John.Doe@Example.com",
+        "連絡先は taro＠example.jp です",
+        "090-1234-5678",
+        "call (03) 1234-5678",
+    ):
         masked, found = mask_personal_data(text)
         assert found == 1, text
         assert "[" in masked
     for text in ("2024-05-01", "12,345円", "x @ y", "1234567", "東京都", "5-4-3-2-1", "3.14159"):
         assert mask_personal_data(text) == (text, 0)
-    nested = {"id": "a@b.org", "prompt": "Mine is a.b@c.org", "thinking": {"task": ["call 090-1234-5678"]}, "n": 3}
+    nested = {
+        "id": "a@b.org",
+        "prompt": "Mine is a.b@c.org",
+        "thinking": {"task": ["call 090-1234-5678"]},
+        "n": 3,
+    }
     masked, found = mask_everywhere(nested)
     assert found == 2
-    assert masked == {"id": "a@b.org", "prompt": "Mine is [EMAIL]", "thinking": {"task": ["call [PHONE]"]}, "n": 3}
+    assert masked == {
+        "id": "a@b.org",
+        "prompt": "Mine is [EMAIL]",
+        "thinking": {"task": ["call [PHONE]"]},
+        "n": 3,
+    }
 
 
 def test_quality_asks_for_the_prompts_language() -> None:
@@ -90,7 +119,9 @@ def test_generated_samples_take_the_topics_decision_and_hand_over() -> None:
         Topic("b", "Shut the pump now", "en", "infrastructure", Decision.ESCALATION),
         Topic("c", "Broken", "en", "everyday", Decision.ALLOW),
     ]
-    made, broken = generate(topics, lambda prompts: ["A wall. And then", "It is one.", "<final>"][: len(prompts)])
+    made, broken = generate(
+        topics, lambda prompts: ["A wall. And then", "It is one.", "<final>"][: len(prompts)]
+    )
     assert [r.decision.name for r in made] == ["ALLOW", "ESCALATION"]
     assert made[0].thinking is not None
     assert made[0].thinking.public == "A wall."
@@ -121,5 +152,9 @@ def test_twins_never_sit_on_both_sides(seed: int) -> None:
 
 
 def test_chains_of_twins_are_one_group() -> None:
-    rows = [record("a", id="a"), record("b", id="b", contrast_of="a"), record("c", id="c", contrast_of="b")]
+    rows = [
+        record("a", id="a"),
+        record("b", id="b", contrast_of="a"),
+        record("c", id="c", contrast_of="b"),
+    ]
     assert [len(group) for group in contrast_groups(rows)] == [3]

@@ -11,13 +11,23 @@ from aegis.data.topics import parse_topic
 from aegis.errors import DataError
 
 GOOD: dict[str, Any] = {"prompt": "How do I kill a Python process?", "decision": "ALLOW"}
-THINKING = {"task": "ending a process", "safety": "nobody", "policy": "ALLOW", "final": "name the command"}
+THINKING = {
+    "task": "ending a process",
+    "safety": "nobody",
+    "policy": "ALLOW",
+    "final": "name the command",
+}
 SIDE = {"decision": "ALLOW", "thinking": THINKING, "final": "Use kill."}
 
 
 def test_a_short_record_gets_its_defaults() -> None:
     record = parse_record(GOOD, where="f:1")
-    assert (record.id, record.language, record.domain, record.thinking) == ("f:1", "en", "general", None)
+    assert (record.id, record.language, record.domain, record.thinking) == (
+        "f:1",
+        "en",
+        "general",
+        None,
+    )
     assert parse_record({**GOOD, "prompt": "時間は？"}, where="f:1").language == "ja"
 
 
@@ -26,7 +36,9 @@ def test_fields_of_the_users_own_are_passed_over() -> None:
 
 
 def test_records_and_pairs_survive_a_round_trip(tmp_path: Path) -> None:
-    record = parse_record({**GOOD, "thinking": THINKING, "final": "Use kill.", "contrast_of": "x"}, where="f:1")
+    record = parse_record(
+        {**GOOD, "thinking": THINKING, "final": "Use kill.", "contrast_of": "x"}, where="f:1"
+    )
     refused = {**SIDE, "decision": "REFUSE", "thinking": {**THINKING, "policy": "by the rule"}}
     pair = parse_pair({"prompt": "p", "chosen": SIDE, "rejected": refused}, where="f:2")
     write_jsonl(tmp_path / "r.jsonl", [record])
@@ -43,14 +55,26 @@ def test_records_and_pairs_survive_a_round_trip(tmp_path: Path) -> None:
         ("[" * 100_000, "not valid JSON"),
         ('{"decision": "ALLOW"}', "prompt must be non-empty text, got None"),
         ('{"prompt": " ", "decision": "ALLOW"}', "prompt must be non-empty"),
-        ('{"prompt": "x", "decision": "allow"}', "'allow' is not one of ALLOW, ESCALATION, DENY, REFUSE"),
+        (
+            '{"prompt": "x", "decision": "allow"}',
+            "'allow' is not one of ALLOW, ESCALATION, DENY, REFUSE",
+        ),
         ('{"prompt": "x"}', "None is not one of"),
         ('{"prompt": "x", "decision": ["ALLOW"]}', "is not one of"),
-        ('{"prompt": "x", "decision": "ALLOW", "langauge": "en"}', "'langauge' is not a field; did you mean 'language'"),
-        ('{"prompt": "x", "decision": "ALLOW", "language": "fr"}', "language must be one of ja, en"),
+        (
+            '{"prompt": "x", "decision": "ALLOW", "langauge": "en"}',
+            "'langauge' is not a field; did you mean 'language'",
+        ),
+        (
+            '{"prompt": "x", "decision": "ALLOW", "language": "fr"}',
+            "language must be one of ja, en",
+        ),
         ('{"prompt": "x", "decision": "ALLOW", "final": "y"}', "belong together"),
         ('{"prompt": "\\ud800", "decision": "ALLOW"}', "lone surrogate"),
-        (json.dumps({**GOOD, "thinking": {"task": "x"}, "final": "y"}), "thinking.safety must be non-empty"),
+        (
+            json.dumps({**GOOD, "thinking": {"task": "x"}, "final": "y"}),
+            "thinking.safety must be non-empty",
+        ),
     ],
 )
 def test_bad_lines_are_told_with_file_and_line(tmp_path: Path, line: str, message: str) -> None:
@@ -89,12 +113,19 @@ def test_topics_that_would_write_harm_are_refused() -> None:
 
 
 def test_languages_are_told_apart() -> None:
-    assert [detect_language(text) for text in ("hello", "こんにちは", "漢字", "Pythonで")] == ["en", "ja", "ja", "ja"]
+    assert [detect_language(text) for text in ("hello", "こんにちは", "漢字", "Pythonで")] == [
+        "en",
+        "ja",
+        "ja",
+        "ja",
+    ]
 
 
 def test_a_decision_that_contradicts_its_response_is_an_error() -> None:
     with pytest.raises(DataError, match=r"f:1: decision is REFUSE, and thinking.policy says ALLOW"):
-        parse_record({**GOOD, "decision": "REFUSE", "thinking": THINKING, "final": "Use kill."}, where="f:1")
+        parse_record(
+            {**GOOD, "decision": "REFUSE", "thinking": THINKING, "final": "Use kill."}, where="f:1"
+        )
     vague = {**THINKING, "policy": "by the rule"}
     with pytest.raises(DataError, match=r"f:1: decision is ALLOW, and final declines"):
         parse_record({**GOOD, "thinking": vague, "final": "I can't help with that."}, where="f:1")

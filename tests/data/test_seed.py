@@ -11,8 +11,8 @@ from aegis.data.records import read_jsonl
 from aegis.data.seed import FOLDER, seed_pairs, seed_records
 from aegis.data.split import contrast_groups
 from aegis.data.topics import parse_topic
-from aegis.decisions import Decision
-from aegis.thinking import compose, parse
+from aegis.protocol.decisions import Decision
+from aegis.protocol.thinking import compose, parse
 
 RECORDS = seed_records()
 DECISIONS = [record for record in RECORDS if record.thinking is None]
@@ -27,7 +27,9 @@ def test_there_is_enough_of_everything() -> None:
     assert 0.45 <= japanese <= 0.55
     assert len({record.domain for record in DECISIONS}) >= 12
     assert len(DIALOGUES) >= 240
-    assert {(d.decision, d.language) for d in DIALOGUES} == {(d, lang) for d in Decision for lang in ("ja", "en")}
+    assert {(d.decision, d.language) for d in DIALOGUES} == {
+        (d, lang) for d in Decision for lang in ("ja", "en")
+    }
     assert len(PAIRS) >= 200
 
 
@@ -54,16 +56,22 @@ def test_ids_and_prompts_are_unique() -> None:
 def test_near_duplicates_outside_contrast_groups_are_rare(items: list) -> None:
     group = {}
     if items is RECORDS:
-        group = {record.id: number for number, g in enumerate(contrast_groups(RECORDS)) for record in g}
+        group = {
+            record.id: number for number, g in enumerate(contrast_groups(RECORDS)) for record in g
+        }
     found = near_duplicates([item.prompt for item in items], threshold=0.5)
     strangers = {
-        later for later, earlier in found if group.get(items[later].id, later) != group.get(items[earlier].id, earlier)
+        later
+        for later, earlier in found
+        if group.get(items[later].id, later) != group.get(items[earlier].id, earlier)
     }
     assert len(strangers) < 0.02 * len(items)
 
 
 def test_thinking_is_in_the_protocol_and_the_language_of_the_prompt() -> None:
-    thoughts = [d.thinking for d in DIALOGUES] + [side.thinking for pair in PAIRS for side in (pair.chosen, pair.rejected)]
+    thoughts = [d.thinking for d in DIALOGUES] + [
+        side.thinking for pair in PAIRS for side in (pair.chosen, pair.rejected)
+    ]
     for thinking in thoughts:
         assert thinking is not None
         assert parse(compose(thinking)) == thinking

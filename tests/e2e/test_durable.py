@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from aegis.durable.artifact import read_manifest
+from aegis.storage.artifact import read_manifest
 from tests.e2e.test_run import aegis, own_pairs, own_records
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are sent the POSIX way")
@@ -52,9 +52,21 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, config: str) -> Path
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "AEGIS_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "AEGIS_HOME": str(folder / "home"),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-m", "aegis", "run", "config.yaml"]
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def wait_for(what: Callable[[], Any], process: subprocess.Popen[str]) -> None:
@@ -67,7 +79,9 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen[str]) -> None:
 
 def in_training(folder: Path, step: str = "sft") -> bool:
     """At least one snapshot after the first step is acknowledged."""
-    snapshots = folder.glob(f"runs/latest/checkpoints/so8t_ppo_training/{step}/checkpoint_rolling_*")
+    snapshots = folder.glob(
+        f"runs/latest/checkpoints/so8t_ppo_training/{step}/checkpoint_rolling_*"
+    )
     return any(int(path.name.split("_")[2]) > 0 for path in snapshots)
 
 
@@ -77,13 +91,17 @@ def status(folder: Path) -> dict[str, Any]:
 
 def same(one: Path, two: Path) -> None:
     files = sorted(path.relative_to(one) for path in one.glob("runs/latest/*/*.safetensors"))
-    assert {"adapter_model", "so8", "tags", "decision_head", "value_head", "reward_head"} <= {path.stem for path in files}
+    assert {"adapter_model", "so8", "tags", "decision_head", "value_head", "reward_head"} <= {
+        path.stem for path in files
+    }
     for name in files:
         left, right = (load_file(folder / name) for folder in (one, two))
         assert left.keys() == right.keys()
         assert all((left[key] == right[key]).all() for key in left), name
     for name in ("adapter/history.jsonl", "reward/history.jsonl", "adapter/ppo_history.jsonl"):
-        first, second = ((folder / "runs" / "latest" / name).read_text().splitlines() for folder in (one, two))
+        first, second = (
+            (folder / "runs" / "latest" / name).read_text().splitlines() for folder in (one, two)
+        )
         assert [_timeless(line) for line in first] == [_timeless(line) for line in second], name
 
 
@@ -91,7 +109,9 @@ def _timeless(line: str) -> dict[str, Any]:
     return {key: value for key, value in json.loads(line).items() if "second" not in key}
 
 
-def test_killed_and_resumed_is_uninterrupted(uninterrupted: Path, tmp_path: Path, config: str) -> None:
+def test_killed_and_resumed_is_uninterrupted(
+    uninterrupted: Path, tmp_path: Path, config: str
+) -> None:
     folder = place(tmp_path / "killed", config)
     process = start(folder)
     wait_for(lambda: in_training(folder), process)
@@ -100,7 +120,9 @@ def test_killed_and_resumed_is_uninterrupted(uninterrupted: Path, tmp_path: Path
     assert (alive["alive"], alive["interrupted"]) == (True, False)
     assert alive["last_snapshot"]["age_s"] < 60
     refused = aegis("run", "config.yaml", cwd=folder)
-    assert (refused.returncode, "another process is at work here" in refused.stderr) == (1, True), refused.stderr
+    assert (refused.returncode, "another process is at work here" in refused.stderr) == (1, True), (
+        refused.stderr
+    )
     process.kill()
     process.communicate()
     dead = status(folder)
@@ -119,7 +141,9 @@ def test_killed_and_resumed_is_uninterrupted(uninterrupted: Path, tmp_path: Path
     assert (folder / "runs" / "latest" / "progress_logs" / "progress_summary.json").is_file()
 
 
-def test_a_stop_signal_saves_and_says_how_to_go_on(uninterrupted: Path, tmp_path: Path, config: str) -> None:
+def test_a_stop_signal_saves_and_says_how_to_go_on(
+    uninterrupted: Path, tmp_path: Path, config: str
+) -> None:
     folder = place(tmp_path / "stopped", config)
     process = start(folder)
     wait_for(lambda: in_training(folder), process)
@@ -129,7 +153,12 @@ def test_a_stop_signal_saves_and_says_how_to_go_on(uninterrupted: Path, tmp_path
     assert "SIGTERM: stopping at the end of this step" in told
     assert "Run the same command again to go on, from step" in told
     assert list(folder.glob("runs/latest/checkpoints/so8t_ppo_training/*/checkpoint_emergency_*"))
-    assert [stage["state"] for stage in status(folder)["stages"]] == ["completed", "completed", "stopped", "pending"]
+    assert [stage["state"] for stage in status(folder)["stages"]] == [
+        "completed",
+        "completed",
+        "stopped",
+        "pending",
+    ]
     assert aegis("watch", "runs/latest", "--check-only", cwd=folder).returncode == 75
     newest = max(
         (path for path in folder.glob("runs/latest/checkpoints/so8t_ppo_training/*/checkpoint_*")),
@@ -138,7 +167,9 @@ def test_a_stop_signal_saves_and_says_how_to_go_on(uninterrupted: Path, tmp_path
     content = bytearray((newest / "state.safetensors").read_bytes())
     content[len(content) // 2] ^= 1
     (newest / "state.safetensors").write_bytes(content)
-    result = aegis("run", "config.yaml", "--set", "durable.interval_s=60", cwd=folder)  # the same run, saved more rarely
+    result = aegis(
+        "run", "config.yaml", "--set", "durable.interval_s=60", cwd=folder
+    )  # the same run, saved more rarely
     assert result.returncode == 0, result.stderr
     assert f"snapshot {newest.name} is damaged" in result.stderr
     same(uninterrupted, folder)
@@ -170,7 +201,14 @@ def test_the_watcher_resumes_a_dead_run(tmp_path: Path, config: str) -> None:
     process.kill()
     process.communicate()
     result = aegis(
-        "watch", "runs/latest", "--auto-resume", "--interval", "1", "--notify", "echo $AEGIS_STATE > told", cwd=folder
+        "watch",
+        "runs/latest",
+        "--auto-resume",
+        "--interval",
+        "1",
+        "--notify",
+        "echo $AEGIS_STATE > told",
+        cwd=folder,
     )
     assert result.returncode == 0, result.stderr
     assert status(folder)["stage"] == "completed"

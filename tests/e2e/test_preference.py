@@ -48,7 +48,9 @@ def test_dpo_makes_the_adapter(place: Path, first: subprocess.CompletedProcess[s
     steps = training(place)["steps"]
     assert list(steps) == ["sft", "dpo"]
     assert steps["dpo"]["state"] == "completed"
-    assert {"steps", "rewards/margins_last", "validation_accuracy"} <= steps["dpo"]["metrics"].keys()
+    assert {"steps", "rewards/margins_last", "validation_accuracy"} <= steps["dpo"][
+        "metrics"
+    ].keys()
     card = json.loads((latest / "adapter" / "so8.json").read_text())
     assert card["training"]["dpo"]["metrics"] == steps["dpo"]["metrics"]
     assert card["training"]["dpo"]["settings"]["beta"] == 0.1
@@ -60,16 +62,28 @@ def test_dpo_makes_the_adapter(place: Path, first: subprocess.CompletedProcess[s
     assert "So it is" not in "".join(history)
 
 
-def test_other_settings_leave_the_supervised_part_alone(place: Path, first: subprocess.CompletedProcess[str]) -> None:
+def test_other_settings_leave_the_supervised_part_alone(
+    place: Path, first: subprocess.CompletedProcess[str]
+) -> None:
     grpo = aegis("run", "config.yaml", "--set", "train.algorithm=grpo", cwd=place)
     assert grpo.returncode == 0, grpo.stderr
     assert "sft/ taken over from an earlier session" in grpo.stderr
     assert list(training(place)["steps"]) == ["sft", "reward", "grpo"]
-    rloo = aegis("run", "config.yaml", "--set", "train.algorithm=rloo", "--set", "train.group.updates=2", cwd=place)
+    rloo = aegis(
+        "run",
+        "config.yaml",
+        "--set",
+        "train.algorithm=rloo",
+        "--set",
+        "train.group.updates=2",
+        cwd=place,
+    )
     assert rloo.returncode == 0, rloo.stderr
     assert "sft/ taken over from an earlier session" in rloo.stderr
     assert "reward/ taken over from an earlier session" in rloo.stderr
-    history = (place / "runs" / "latest" / "adapter" / "rloo_history.jsonl").read_text().splitlines()
+    history = (
+        (place / "runs" / "latest" / "adapter" / "rloo_history.jsonl").read_text().splitlines()
+    )
     assert len(history) == 2
     assert "reward/reward_model" in json.loads(history[0])
 

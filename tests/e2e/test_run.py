@@ -27,9 +27,16 @@ print(bool(torch.isfinite(model(input_ids=ids).logits).all()))
 
 def aegis(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run the command as a user would."""
-    environment = {"OMP_NUM_THREADS": "2", **os.environ, "AEGIS_HOME": str(cwd / "home"), "HF_HUB_OFFLINE": "1"}
+    environment = {
+        "OMP_NUM_THREADS": "2",
+        **os.environ,
+        "AEGIS_HOME": str(cwd / "home"),
+        "HF_HUB_OFFLINE": "1",
+    }
     command = [sys.executable, "-m", "aegis", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, encoding="utf-8")
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, encoding="utf-8"
+    )
 
 
 def own_records(path: Path, count: int = 160) -> None:
@@ -49,7 +56,10 @@ def own_pairs(path: Path, count: int = 24) -> None:
         for i in range(count):
             good = {"decision": "ALLOW", "thinking": THINKING, "final": f"Yes, {i}."}
             bad = {"decision": "REFUSE", "thinking": THINKING, "final": "No."}
-            file.write(json.dumps({"id": f"p{i}", "prompt": f"pair {i}", "chosen": good, "rejected": bad}) + "\n")
+            file.write(
+                json.dumps({"id": f"p{i}", "prompt": f"pair {i}", "chosen": good, "rejected": bad})
+                + "\n"
+            )
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +80,19 @@ def first(place: Path) -> subprocess.CompletedProcess[str]:
     return aegis("run", "config.yaml", cwd=place)
 
 
-def test_the_main_job_runs_and_is_not_repeated(place: Path, first: subprocess.CompletedProcess[str]) -> None:
+def test_the_main_job_runs_and_is_not_repeated(
+    place: Path, first: subprocess.CompletedProcess[str]
+) -> None:
     assert first.returncode == 0, first.stderr
     assert "macro F1" in first.stdout
     latest = place / "runs" / "latest"
-    for name in ("adapter/so8.safetensors", "model/config.json", "report.html", "report.md", "model/calibration.json"):
+    for name in (
+        "adapter/so8.safetensors",
+        "model/config.json",
+        "report.html",
+        "report.md",
+        "model/calibration.json",
+    ):
         assert (latest / name).is_file(), name
     for name in ("learning_curve.png", "alpha.png", "history.jsonl"):
         assert (latest / "adapter" / name).stat().st_size > 0
@@ -94,11 +112,16 @@ def test_status_tells_the_stages(place: Path, first: subprocess.CompletedProcess
     assert status["session_id"] in aegis("status", cwd=place).stdout
 
 
-def test_a_damaged_artifact_is_computed_again_alone(place: Path, first: subprocess.CompletedProcess[str]) -> None:
-    from aegis.durable.session import load
+def test_a_damaged_artifact_is_computed_again_alone(
+    place: Path, first: subprocess.CompletedProcess[str]
+) -> None:
+    from aegis.runs.record import load
 
     folder = place / "runs" / "latest"
-    before = {name: (folder / name / "manifest.json").stat().st_mtime_ns for name in ("raw", "records", "adapter", "model")}
+    before = {
+        name: (folder / name / "manifest.json").stat().st_mtime_ns
+        for name in ("raw", "records", "adapter", "model")
+    }
     (folder / "results" / "base" / "items.jsonl").write_text("damaged")
     result = aegis("run", "config.yaml", cwd=place)
     assert result.returncode == 0, result.stderr
@@ -107,22 +130,28 @@ def test_a_damaged_artifact_is_computed_again_alone(place: Path, first: subproce
     assert before == {name: (folder / name / "manifest.json").stat().st_mtime_ns for name in before}
 
 
-def test_a_changed_setting_recomputes_only_what_it_touches(place: Path, first: subprocess.CompletedProcess[str]) -> None:
+def test_a_changed_setting_recomputes_only_what_it_touches(
+    place: Path, first: subprocess.CompletedProcess[str]
+) -> None:
     session = aegis("status", "--json", cwd=place).stdout
     changed = aegis("run", "config.yaml", "--set", "evaluate.confidence=0.9", cwd=place)
     assert changed.returncode == 0, changed.stderr
     assert aegis("status", "--json", cwd=place).stdout != session
     assert changed.stderr.count("taken over") == 5  # without pairs there is no reward model
     assert changed.stderr.count("skipped") == 3
-    anew = aegis("run", "config.yaml", "--no-auto-resume", "--set", "data.generate.samples=0", cwd=place)
+    anew = aegis(
+        "run", "config.yaml", "--no-auto-resume", "--set", "data.generate.samples=0", cwd=place
+    )
     assert anew.returncode == 0, anew.stderr
     assert "skipped" not in anew.stderr
     assert "taken over" not in anew.stderr
 
 
-def test_a_second_run_of_the_same_session_is_refused(place: Path, first: subprocess.CompletedProcess[str]) -> None:
-    from aegis.durable.lock import only_process
-    from aegis.durable.session import load
+def test_a_second_run_of_the_same_session_is_refused(
+    place: Path, first: subprocess.CompletedProcess[str]
+) -> None:
+    from aegis.runs.record import load
+    from aegis.storage.lock import only_process
 
     assert aegis("run", "config.yaml", cwd=place).returncode == 0
     with only_process(load(place / "runs" / "latest").folder):
@@ -131,22 +160,47 @@ def test_a_second_run_of_the_same_session_is_refused(place: Path, first: subproc
     assert "another process is at work here" in second.stderr
 
 
-def test_judging_one_prompt_and_a_file(place: Path, first: subprocess.CompletedProcess[str]) -> None:
-    one = aegis("judge", "--model", "runs/latest/model", "How do I kill a Python process?", "--json", cwd=place)
+def test_judging_one_prompt_and_a_file(
+    place: Path, first: subprocess.CompletedProcess[str]
+) -> None:
+    one = aegis(
+        "judge",
+        "--model",
+        "runs/latest/model",
+        "How do I kill a Python process?",
+        "--json",
+        cwd=place,
+    )
     verdict = json.loads(one.stdout)
     assert set(verdict) == {"prompt", "decision", "probabilities", "ms"}
     assert sum(verdict["probabilities"].values()) == pytest.approx(1)
-    (place / "prompts.jsonl").write_text('{"prompt": "a", "id": 7}\n{"prompt": "助けて"}\n', encoding="utf-8")
+    (place / "prompts.jsonl").write_text(
+        '{"prompt": "a", "id": 7}\n{"prompt": "助けて"}\n', encoding="utf-8"
+    )
     files = ("--input", "prompts.jsonl", "--output", "out/verdicts.jsonl")
     assert aegis("judge", "--model", "runs/latest/model", *files, cwd=place).returncode == 0
-    rows = [json.loads(line) for line in (place / "out" / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (place / "out" / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [row["prompt"] for row in rows] == ["a", "助けて"]
     assert rows[0]["id"] == 7
     assert len(rows[0]["probabilities"]) == 4
 
 
-def test_evaluating_decisions_writes_metrics(place: Path, first: subprocess.CompletedProcess[str]) -> None:
-    arguments = ("evaluate", "decisions", "--model", "runs/latest/model", "--data", "own.jsonl", "-o", "measured")
+def test_evaluating_decisions_writes_metrics(
+    place: Path, first: subprocess.CompletedProcess[str]
+) -> None:
+    arguments = (
+        "evaluate",
+        "decisions",
+        "--model",
+        "runs/latest/model",
+        "--data",
+        "own.jsonl",
+        "-o",
+        "measured",
+    )
     result = aegis(*arguments, cwd=place)
     assert result.returncode == 0, result.stderr
     metrics = json.loads((place / "measured" / "metrics.json").read_text())
@@ -157,7 +211,9 @@ def test_evaluating_decisions_writes_metrics(place: Path, first: subprocess.Comp
     assert aegis(*arguments, cwd=place).returncode == 0  # and again, into the same folder
 
 
-def test_folding_gives_an_ordinary_model(place: Path, first: subprocess.CompletedProcess[str]) -> None:
+def test_folding_gives_an_ordinary_model(
+    place: Path, first: subprocess.CompletedProcess[str]
+) -> None:
     result = aegis("fold", "runs/latest/adapter", "-o", "folded", "--json", cwd=place)
     assert result.returncode == 0, result.stderr
     certificate = json.loads((place / "folded" / "certificate.json").read_text())
@@ -166,8 +222,12 @@ def test_folding_gives_an_ordinary_model(place: Path, first: subprocess.Complete
     assert certificate["probes"] >= 64
     assert set(certificate["languages"]) == {"en", "ja"}
     metadata = json.loads((place / "folded" / "metadata.json").read_text())
-    assert {"aegis_version", "session_id", "features", "training", "adapter_sha256"} <= set(metadata)
-    plain = subprocess.run([sys.executable, "-c", PLAIN_LOADER, "folded"], cwd=place, capture_output=True, text=True)
+    assert {"aegis_version", "session_id", "features", "training", "adapter_sha256"} <= set(
+        metadata
+    )
+    plain = subprocess.run(
+        [sys.executable, "-c", PLAIN_LOADER, "folded"], cwd=place, capture_output=True, text=True
+    )
     assert plain.stdout.strip().endswith("True"), plain.stderr
     config = json.loads((place / "folded" / "config.json").read_text())
     assert config["tie_word_embeddings"] is False
@@ -180,8 +240,14 @@ def test_folding_gives_an_ordinary_model(place: Path, first: subprocess.Complete
         (("run", "none.yaml"), "none.yaml: cannot be read"),
         (("run", "config.yaml", "--set", "trian.lr=1"), "did you mean 'train'"),
         (("run", "config.yaml", "--set", "base=no/such/model/here"), "no such folder"),
-        (("run", "config.yaml", "--set", "data.records=[bad.jsonl]"), "bad.jsonl:2: decision 'MAYBE' is not one of"),
-        (("run", "config.yaml", "--set", "data.records=[missing.jsonl]"), "missing.jsonl: cannot be read"),
+        (
+            ("run", "config.yaml", "--set", "data.records=[bad.jsonl]"),
+            "bad.jsonl:2: decision 'MAYBE' is not one of",
+        ),
+        (
+            ("run", "config.yaml", "--set", "data.records=[missing.jsonl]"),
+            "missing.jsonl: cannot be read",
+        ),
         (("judge", "--model", "none", "x"), "no such model folder"),
         (("judge", "--model", "runs/latest/model"), "give either prompts"),
         (("judge", "--model", "runs/latest/model", " "), "non-empty"),
@@ -189,14 +255,23 @@ def test_folding_gives_an_ordinary_model(place: Path, first: subprocess.Complete
         (("fold", "runs/latest/adapter", "-o", "."), "holds the input"),
         (("fold", "runs/latest/adapter", "-o", "f", "--dtype", "int3"), "--dtype must be"),
         (("fold", "runs/latest/adapter", "-o", "f", "--base", "other"), "made for another base"),
-        (("evaluate", "decisions", "--model", "none", "--data", "bad.jsonl", "-o", "x"), "bad.jsonl:2"),
+        (
+            ("evaluate", "decisions", "--model", "none", "--data", "bad.jsonl", "-o", "x"),
+            "bad.jsonl:2",
+        ),
         (("status", "nowhere"), "no such session"),
     ],
 )
 def test_bad_input_is_one_line_with_exit_code_2(
-    place: Path, first: subprocess.CompletedProcess[str], save_base: Any, arguments: tuple[str, ...], message: str
+    place: Path,
+    first: subprocess.CompletedProcess[str],
+    save_base: Any,
+    arguments: tuple[str, ...],
+    message: str,
 ) -> None:
-    (place / "bad.jsonl").write_text('{"prompt": "x", "decision": "ALLOW"}\n{"prompt": "y", "decision": "MAYBE"}\n')
+    (place / "bad.jsonl").write_text(
+        '{"prompt": "x", "decision": "ALLOW"}\n{"prompt": "y", "decision": "MAYBE"}\n'
+    )
     if not (place / "other").exists():
         shutil.copytree(save_base("llama", seed=3), place / "other")
     before = sorted((place / "runs").iterdir())
@@ -218,8 +293,8 @@ def test_a_full_disk_keeps_what_was_finished(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from aegis import cli
-    from aegis.durable import artifact
-    from aegis.durable.session import load
+    from aegis.runs.record import load
+    from aegis.storage import artifact
 
     own_records(tmp_path / "own.jsonl")
     shutil.copy(place / "config.yaml", tmp_path)
@@ -255,7 +330,9 @@ def test_doctor_reports_as_json(place: Path) -> None:
 def test_a_hidden_size_that_is_no_multiple_of_8_is_told(place: Path) -> None:
     folder = place / "odd"
     folder.mkdir()
-    (folder / "config.json").write_text('{"model_type": "llama", "hidden_size": 36, "num_attention_heads": 3}')
+    (folder / "config.json").write_text(
+        '{"model_type": "llama", "hidden_size": 36, "num_attention_heads": 3}'
+    )
     (folder / "model.safetensors").write_bytes(b"")
     result = aegis("run", "config.yaml", "--set", "base=odd", cwd=place)
     assert result.returncode == 2
@@ -277,7 +354,14 @@ def test_skip_bad_sets_lines_aside(place: Path, tmp_path: Path) -> None:
 def test_a_failed_stage_is_remembered_and_resumed(place: Path, tmp_path: Path) -> None:
     own_records(tmp_path / "own.jsonl")
     shutil.copy(place / "config.yaml", tmp_path)
-    settings = ("--set", "data.generate.samples=0", "--set", "train.epochs=0.1", "--set", "export.max_logit_difference=1e-30")
+    settings = (
+        "--set",
+        "data.generate.samples=0",
+        "--set",
+        "train.epochs=0.1",
+        "--set",
+        "export.max_logit_difference=1e-30",
+    )
     result = aegis("run", "config.yaml", *settings, cwd=tmp_path)
     assert result.returncode == 1
     assert "export.max_logit_difference is 1e-30" in result.stderr

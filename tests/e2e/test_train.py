@@ -53,21 +53,44 @@ def test_training_goes_as_far_as_asked_and_the_run_goes_on(place: Path) -> None:
     assert (latest / "adapter" / "value_head.safetensors").is_file()
     assert (latest / "adapter" / "ppo.png").is_file()
 
-    answer = aegis("think", "How do I bake bread?", "--section-tokens", "4", "--final-tokens", "6", cwd=place)
+    answer = aegis(
+        "think", "How do I bake bread?", "--section-tokens", "4", "--final-tokens", "6", cwd=place
+    )
     assert answer.returncode == 0, answer.stderr
     private = aegis(
-        "think", "How do I bake bread?", "--section-tokens", "4", "--final-tokens", "6", "--debug-private", cwd=place
+        "think",
+        "How do I bake bread?",
+        "--section-tokens",
+        "4",
+        "--final-tokens",
+        "6",
+        "--debug-private",
+        cwd=place,
     )
     assert private.stdout == answer.stdout
     assert "[private 1] task:" in private.stderr
     assert "[private" not in answer.stderr
     folded = aegis(
-        *("think", "How do I bake bread?", "--model", "runs/latest/model", "--paths", "2", "--json"),
+        *(
+            "think",
+            "How do I bake bread?",
+            "--model",
+            "runs/latest/model",
+            "--paths",
+            "2",
+            "--json",
+        ),
         *("--section-tokens", "4", "--final-tokens", "6"),
         cwd=place,
     )
     assert folded.returncode == 0, folded.stderr
-    assert set(json.loads(folded.stdout)) == {"final", "decision", "probabilities", "escalated", "score"}
+    assert set(json.loads(folded.stdout)) == {
+        "final",
+        "decision",
+        "probabilities",
+        "escalated",
+        "score",
+    }
 
 
 def test_a_dry_run_trains_one_step_and_leaves_nothing(place: Path) -> None:
@@ -85,9 +108,14 @@ def test_a_dry_run_trains_one_step_and_leaves_nothing(place: Path) -> None:
         (["sft", "config.yaml", "--plan", "--dry-run"], "either --plan or --dry-run"),
         (["ppo", "config.yaml", "--set", "train.ppo.lam=1.5"], "train.ppo.lam"),
         (["ppo", "config.yaml", "--set", "train.ppo.batch=5"], "multiple of minibatches"),
-        (["ppo", "config.yaml", "--set", "train.reward.lora.layers=[0.99, 1.0]"], "train.reward.lora"),
+        (
+            ["ppo", "config.yaml", "--set", "train.reward.lora.layers=[0.99, 1.0]"],
+            "train.reward.lora",
+        ),
     ],
 )
-def test_bad_input_is_told_before_anything_is_trained(place: Path, arguments: list[str], message: str) -> None:
+def test_bad_input_is_told_before_anything_is_trained(
+    place: Path, arguments: list[str], message: str
+) -> None:
     found = aegis("train", *arguments, cwd=place)
     assert (found.returncode, message in found.stderr) == (2, True), found.stderr

@@ -59,14 +59,21 @@ def test_the_temperature_undoes_overconfidence() -> None:
     assert found.words.deep == pytest.approx(1 / 3, rel=0.1)
     assert found.spelled == found.words  # no prompt of that kind: the weights of all
     cooled = probabilities(found.combine(3 * logits, None, words))
-    assert expected_calibration_error(truth, cooled) < 0.05 < expected_calibration_error(truth, probabilities(3 * logits))
+    assert (
+        expected_calibration_error(truth, cooled)
+        < 0.05
+        < expected_calibration_error(truth, probabilities(3 * logits))
+    )
 
 
 def test_each_kind_of_prompt_trusts_the_eye_that_sees() -> None:
     truth = RNG.integers(0, 4, 2000)
     sharp, noise = 3 * np.eye(4)[truth] + RNG.normal(size=(2000, 4)), RNG.normal(size=(2000, 4))
     spelled = np.arange(2000) % 2 == 0
-    deep, lexical = np.where(spelled[:, None], noise, sharp), np.where(spelled[:, None], sharp, noise)
+    deep, lexical = (
+        np.where(spelled[:, None], noise, sharp),
+        np.where(spelled[:, None], sharp, noise),
+    )
     found = fit(deep, lexical, spelled, truth)
     assert found.words.deep > 5 * found.words.lexical
     assert found.spelled.lexical > 5 * found.spelled.deep
@@ -75,8 +82,14 @@ def test_each_kind_of_prompt_trusts_the_eye_that_sees() -> None:
 
 
 def test_paired_counts_only_what_one_alone_got_right() -> None:
-    base = [{"id": str(i), "truth": "DENY", "predicted": p} for i, p in enumerate(["DENY", "ALLOW", "ALLOW", "DENY"])]
-    new = [{"id": str(i), "truth": "DENY", "predicted": p} for i, p in enumerate(["DENY", "DENY", "DENY", "ALLOW"])]
+    base = [
+        {"id": str(i), "truth": "DENY", "predicted": p}
+        for i, p in enumerate(["DENY", "ALLOW", "ALLOW", "DENY"])
+    ]
+    new = [
+        {"id": str(i), "truth": "DENY", "predicted": p}
+        for i, p in enumerate(["DENY", "DENY", "DENY", "ALLOW"])
+    ]
     assert paired(base, new) == {"gained": 2, "lost": 1, "p": pytest.approx(1.0)}
     with pytest.raises(ValueError, match="different items"):
         paired(base, new[::-1])

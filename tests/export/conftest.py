@@ -1,4 +1,5 @@
-"""A tiny folded model with a tokenizer that llama.cpp can read: a byte-level BPE with real merges."""
+"""A tiny folded model with a tokenizer that llama.cpp can read: a byte-level BPE with real
+merges."""
 
 from __future__ import annotations
 
@@ -11,13 +12,13 @@ import pytest
 import torch
 
 from aegis.config import ExportSettings, ModelSettings
-from aegis.durable.artifact import writing
 from aegis.export.certificate import probe_texts
 from aegis.export.fold import prepare, write_model
-from aegis.model.adapt import attach
-from aegis.model.adapter import AdapterCard, save_adapter
-from aegis.model.load import EMBEDDED, load_model, load_tokenizer, resolve_base
+from aegis.model.adapted import attach
+from aegis.model.adapter_folder import AdapterCard, save_adapter
+from aegis.model.base import EMBEDDED, load_model, load_tokenizer, resolve_base
 from aegis.model.tags import add_tags
+from aegis.storage.artifact import writing
 from tests.conftest import TEMPLATE, tiny_model
 
 SPECIALS = ("<s>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -33,7 +34,10 @@ def merging_tokenizer() -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=380, special_tokens=list(SPECIALS), initial_alphabet=alphabet, show_progress=False
+        vocab_size=380,
+        special_tokens=list(SPECIALS),
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     tokenizer.train_from_iterator([probe.text for probe in probe_texts()], trainer)
     fast = GPT2Tokenizer(
@@ -69,7 +73,8 @@ def sentencepiece_tokenizer(folder: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def fold_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Write a base, adapt it at random with tags, and fold it: the folder that `aegis fold` writes."""
+    """Write a base, adapt it at random with tags, and fold it: the folder that `aegis fold`
+    writes."""
 
     def make(architecture: str = "llama", *, tokenizer: Any = None, **changes: Any) -> Path:
         folder = tmp_path_factory.mktemp(architecture)

@@ -11,10 +11,10 @@ from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
 from aegis.cli import app
-from aegis.durable.artifact import verify, writing
 from aegis.errors import ArtifactError, BadInputError, ModelError
 from aegis.export.card import MARKER, write_card
 from aegis.export.licences import EMBEDDED_NAME, licence_of
+from aegis.storage.artifact import verify, writing
 
 
 def rate(value: float, n: int = 200) -> dict[str, Any]:
@@ -53,7 +53,11 @@ def test_the_card_says_what_was_measured(session: Path) -> None:
     text = write_card(session / "model", name="guard", licence="apache-2.0")
     data = front_matter(text)
     assert data["language"] == ["en", "ja"]
-    assert (data["license"], data["library_name"], data["pipeline_tag"]) == ("apache-2.0", "transformers", "text-generation")
+    assert (data["license"], data["library_name"], data["pipeline_tag"]) == (
+        "apache-2.0",
+        "transformers",
+        "text-generation",
+    )
     results = data["model-index"][0]["results"][0]["metrics"]
     assert {metric["type"]: metric["value"] for metric in results} == {
         "accuracy": 0.75,
@@ -63,7 +67,10 @@ def test_the_card_says_what_was_measured(session: Path) -> None:
     }
     assert ModelCard(text).data.to_dict() == data  # the hub's own reader
     assert "| accuracy | 0.400 [0.350, 0.450] | 0.750 [0.700, 0.800] | 600 |" in text
-    assert "| false positive rate (miss rate) | 0.500 [0.450, 0.550] | 0.150 [0.100, 0.200] | 300 |" in text
+    assert (
+        "| false positive rate (miss rate) | 0.500 [0.450, 0.550] | 0.150 [0.100, 0.200] | 300 |"
+        in text
+    )
     certificate = json.loads((session / "model" / "certificate.json").read_text())
     assert f"{certificate['kl']:.1e}" in text
     assert "shows all that the model writes" in text
@@ -73,11 +80,20 @@ def test_the_card_says_what_was_measured(session: Path) -> None:
 
 def test_gguf_files_are_in_the_card_with_their_distance(session: Path) -> None:
     path = session / "model" / "certificate.json"
-    entry = {"file": "model-Q4_K_M.gguf", "bytes": 100 << 20, "kl_mean": 0.5, "kl_max": 3.0, "top1_agreement": 0.8}
+    entry = {
+        "file": "model-Q4_K_M.gguf",
+        "bytes": 100 << 20,
+        "kl_mean": 0.5,
+        "kl_max": 3.0,
+        "top1_agreement": 0.8,
+    }
     entry |= {"limit": 0.4, "within": False, "positions": 4231}
     path.write_text(json.dumps({**json.loads(path.read_text()), "gguf": {"Q4_K_M": entry}}))
     text = write_card(session / "model")
-    assert "| `model-Q4_K_M.gguf` | 100 | 5.0e-01 | 3.0e+00 | 80.00 % | **over the limit 0.4** |" in text
+    assert (
+        "| `model-Q4_K_M.gguf` | 100 | 5.0e-01 | 3.0e+00 | 80.00 % | **over the limit 0.4** |"
+        in text
+    )
 
 
 def test_what_is_not_known_is_not_said(folded: Path, tmp_path: Path) -> None:
@@ -125,7 +141,9 @@ def test_the_card_goes_to_a_file_that_may_be_written(session: Path, tmp_path: Pa
     assert run.exit_code == 0, run.output
     assert MARKER in run.stdout
     for _ in range(2):  # an earlier card may be replaced
-        again = CliRunner().invoke(app, ["export", "card", str(session / "model"), "-o", str(tmp_path / "new" / "card.md")])
+        again = CliRunner().invoke(
+            app, ["export", "card", str(session / "model"), "-o", str(tmp_path / "new" / "card.md")]
+        )
         assert again.exit_code == 0, again.output
     assert (tmp_path / "new" / "card.md").read_text(encoding="utf-8") == run.stdout
     (tmp_path / "README.md").write_text("# My own")
@@ -134,7 +152,9 @@ def test_the_card_goes_to_a_file_that_may_be_written(session: Path, tmp_path: Pa
         session / "model" / "README.md": "count as damaged",
         tmp_path: "is a folder",
     }.items():
-        refused = CliRunner().invoke(app, ["export", "card", str(session / "model"), "-o", str(path)])
+        refused = CliRunner().invoke(
+            app, ["export", "card", str(session / "model"), "-o", str(path)]
+        )
         assert isinstance(refused.exception, BadInputError)
         assert message in str(refused.exception)
     assert verify(session / "model")

@@ -16,15 +16,29 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from aegis.cli import app
-from aegis.durable.artifact import MANIFEST, is_current, read_manifest, verify, writing
-from aegis.errors import ArtifactError, BadInputError, DiskFullError, LimitError, MissingPackageError, ModelError
+from aegis.engine.llamacpp_files import Gguf, quantise
+from aegis.errors import (
+    ArtifactError,
+    BadInputError,
+    DiskFullError,
+    LimitError,
+    MissingPackageError,
+    ModelError,
+)
 from aegis.export import gguf
 from aegis.export.certificate import measure, probe_logits, probe_texts
-from aegis.export.gguf import GgufSettings, export_gguf, plain_pre_tokenizer, read_limits, read_types, require_packages
-from aegis.export.llamacpp import Gguf, quantise
+from aegis.export.gguf import (
+    GgufSettings,
+    export_gguf,
+    plain_pre_tokenizer,
+    read_limits,
+    read_types,
+    require_packages,
+)
 from aegis.export.reference import Reference
 from aegis.export.roundtrip import check_tensors, check_tokenizer
-from aegis.model.load import load_model, load_tokenizer
+from aegis.model.base import load_model, load_tokenizer
+from aegis.storage.artifact import MANIFEST, is_current, read_manifest, verify, writing
 from tests.conftest import byte_tokenizer
 from tests.export.conftest import merging_tokenizer, sentencepiece_tokenizer
 
@@ -49,7 +63,8 @@ def converted(folded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(folded: Path, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the folded model; the converter is asked once for all tests, f16 is made from its f32."""
+    """A copy of the folded model; the converter is asked once for all tests, f16 is made from its
+    f32."""
 
     def convert(_: Any, kind: str, scratch: Path) -> Path:
         target = scratch / f"{kind}.gguf"
@@ -64,7 +79,7 @@ def model(folded: Path, converted: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def quantise_f16(source: Path, target: Path) -> None:
-    from aegis.export import llamacpp
+    from aegis.engine import llamacpp_files as llamacpp
 
     llamacpp.FTYPES["f16"] = 1
     try:
@@ -75,16 +90,22 @@ def quantise_f16(source: Path, target: Path) -> None:
 
 def export(model: Path, *types: str, **settings: Any) -> dict[str, Any]:
     output = settings.pop("output", None)
-    return export_gguf(model, GgufSettings(types=types, threads=1, **settings), output=output, say=quiet)
+    return export_gguf(
+        model, GgufSettings(types=types, threads=1, **settings), output=output, say=quiet
+    )
 
 
-def test_what_llama_cpp_computes_is_what_the_live_model_computes(folded: Path, converted: Path) -> None:
+def test_what_llama_cpp_computes_is_what_the_live_model_computes(
+    folded: Path, converted: Path
+) -> None:
     tokenizer = load_tokenizer(folded)
     rows = [tokenizer(probe.text)["input_ids"][:128] for probe in probe_texts()[:FEW]]
     file = Gguf(converted, context=128)
     plain = load_model(folded, dtype=torch.float32)
     logits = probe_logits(plain, tokenizer, probe_texts()[:FEW])
-    found = measure(((one, file.logits(row)) for one, row in zip(logits, rows, strict=True)), remedy="")
+    found = measure(
+        ((one, file.logits(row)) for one, row in zip(logits, rows, strict=True)), remedy=""
+    )
     assert found.kl < 1e-5
     assert found.top1_agreement > 0.99
     assert found.positions == sum(map(len, rows))
@@ -117,14 +138,20 @@ def test_the_files_lie_in_the_model_which_stays_what_it_was(model: Path) -> None
         assert entry["within"]
     assert entries["f16"]["kl_mean"] < entries["Q8_0"]["kl_mean"] < 0.02
     assert entries["f16"]["top1_agreement"] >= 0.99
-    assert {"decision_head.safetensors", "metadata.json", "config.json", "tokenizer.json", "chat_template.jinja"} < {
-        path.name for path in (model / "gguf").iterdir()
-    }
+    assert {
+        "decision_head.safetensors",
+        "metadata.json",
+        "config.json",
+        "tokenizer.json",
+        "chat_template.jinja",
+    } < {path.name for path in (model / "gguf").iterdir()}
     assert not list((model / "gguf").glob("model*.safetensors"))
     assert not [path for path in model.iterdir() if path.name.endswith(".writing")]
 
 
-def test_finished_types_are_kept_and_new_ones_come_beside_them(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_types_are_kept_and_new_ones_come_beside_them(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = export(model, "f16")
     made = (model / "gguf" / "model-f16.gguf").stat().st_mtime_ns
     monkeypatch.setattr(gguf, "_convert", lambda *_: pytest.fail("converted again"))
@@ -152,9 +179,16 @@ def test_another_model_in_the_same_place_gets_files_of_its_own(model: Path) -> N
                 shutil.copy(path, staging / path.name)
         save_file(tensors, staging / "model.safetensors", metadata={"format": "pt"})
     shutil.copytree(model / "gguf", model.parent / "other" / "gguf")
-    job = gguf._job(model.parent / "other", model.parent / "other" / "gguf", GgufSettings(types=("Q8_0",)), quiet)
+    job = gguf._job(
+        model.parent / "other",
+        model.parent / "other" / "gguf",
+        GgufSettings(types=("Q8_0",)),
+        quiet,
+    )
     assert job.kept() == {}
-    same = gguf._job(model.parent / "copy", model.parent / "copy" / "gguf", GgufSettings(types=("Q8_0",)), quiet)
+    same = gguf._job(
+        model.parent / "copy", model.parent / "copy" / "gguf", GgufSettings(types=("Q8_0",)), quiet
+    )
     assert list(same.kept()) == ["Q8_0"]
 
 
@@ -169,7 +203,9 @@ def test_a_folder_of_ones_own_leaves_the_model_alone(model: Path, tmp_path: Path
 
 
 def test_a_type_over_its_limit_is_written_marked_and_told_by_the_exit_code(model: Path) -> None:
-    run = CliRunner().invoke(app, ["export", "gguf", str(model), "--types", "q8_0", "--kl-limit", "Q8_0=1e-9", "--json"])
+    run = CliRunner().invoke(
+        app, ["export", "gguf", str(model), "--types", "q8_0", "--kl-limit", "Q8_0=1e-9", "--json"]
+    )
     assert isinstance(run.exception, LimitError)
     assert run.exception.exit_code == 3
     assert "Q8_0: mean KL" in str(run.exception)
@@ -177,14 +213,18 @@ def test_a_type_over_its_limit_is_written_marked_and_told_by_the_exit_code(model
     assert entry["limit"] == 1e-9
     assert not entry["within"]
     assert (model / "gguf" / entry["file"]).is_file()
-    again = CliRunner().invoke(app, ["export", "gguf", str(model), "--types", "Q8_0"])  # the limit is no part of the file
+    again = CliRunner().invoke(
+        app, ["export", "gguf", str(model), "--types", "Q8_0"]
+    )  # the limit is no part of the file
     assert again.exit_code == 0, again.output
     assert json.loads((model / "certificate.json").read_text())["gguf"]["Q8_0"]["within"]
     assert verify(model)
     assert verify(model / "gguf")
 
 
-def test_killed_in_the_middle_what_is_finished_stays_and_nothing_else(model: Path, converted: Path) -> None:
+def test_killed_in_the_middle_what_is_finished_stays_and_nothing_else(
+    model: Path, converted: Path
+) -> None:
     code = f"""
 import os, shutil
 from pathlib import Path
@@ -213,8 +253,10 @@ gguf.export_gguf(Path({str(model)!r}), gguf.GgufSettings(types=("f16", "Q8_0"), 
     assert verify(model)
 
 
-def test_a_full_disk_is_told_and_leaves_what_was_there(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aegis.durable import artifact
+def test_a_full_disk_is_told_and_leaves_what_was_there(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aegis.storage import artifact
 
     export(model, "f16")
     whole = (model / "certificate.json").read_text()
@@ -228,14 +270,20 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(model: Path, monkeypatch:
             export(model, "Q8_0")
     with monkeypatch.context() as patch:
         patch.setattr(gguf, "free_space", lambda _: 0)
-        patch.setattr(gguf, "quantise", lambda *_, **__: (_ for _ in ()).throw(gguf.AegisError("iostream error")))
+        patch.setattr(
+            gguf,
+            "quantise",
+            lambda *_, **__: (_ for _ in ()).throw(gguf.AegisError("iostream error")),
+        )
         with pytest.raises(DiskFullError, match="free some room"):
             export(model, "Q8_0")
     with monkeypatch.context() as patch:
         patch.setattr(gguf, "_BITS", {"f16": 1e18})
         with pytest.raises(DiskFullError, match="MiB are needed"):
             export(model, "Q8_0")
-    assert isinstance(gguf._refused(model, "OSError: [Errno 28] No space left on device"), DiskFullError)
+    assert isinstance(
+        gguf._refused(model, "OSError: [Errno 28] No space left on device"), DiskFullError
+    )
     assert (model / "certificate.json").read_text() == whole
     assert verify(model)
     assert list(verify(model / "gguf").files) == sorted(
@@ -243,7 +291,9 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(model: Path, monkeypatch:
     )
 
 
-def test_a_tensor_that_the_converter_leaves_out_is_refused(folded: Path, converted: Path, tmp_path: Path) -> None:
+def test_a_tensor_that_the_converter_leaves_out_is_refused(
+    folded: Path, converted: Path, tmp_path: Path
+) -> None:
     check_tensors(converted, folded)
     tensors = load_file(folded / "model.safetensors")
     for name, tensor in {
@@ -251,16 +301,25 @@ def test_a_tensor_that_the_converter_leaves_out_is_refused(folded: Path, convert
         "model.rotary.weight": torch.zeros(4),
         "model.norm.weight": torch.zeros(33),
     }.items():
-        save_file({**tensors, name: tensor}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        save_file(
+            {**tensors, name: tensor}, tmp_path / "model.safetensors", metadata={"format": "pt"}
+        )
         with pytest.raises(ModelError, match=rf"{name} .* would be lost"):
             check_tensors(converted, tmp_path)
 
 
-def test_an_lm_head_that_the_converter_drops_is_refused_before_anything_is_written(folded: Path, tmp_path: Path) -> None:
+def test_an_lm_head_that_the_converter_drops_is_refused_before_anything_is_written(
+    folded: Path, tmp_path: Path
+) -> None:
     from transformers import AutoConfig
 
     with writing(tmp_path / "model", kind="model", fingerprint="f") as staging:
-        for name in ("model.safetensors", "tokenizer.json", "tokenizer_config.json", "certificate.json"):
+        for name in (
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "certificate.json",
+        ):
             shutil.copy(folded / name, staging / name)
         AutoConfig.for_model("gemma").save_pretrained(staging)
     with pytest.raises(ModelError, match=r"drops lm_head.weight; train again"):
@@ -290,7 +349,9 @@ def test_gpt2s_pre_tokenizer_is_recognised_and_no_other(tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     assert plain_pre_tokenizer(tmp_path) == "gpt-2"
     plain = tokenizer.backend_tokenizer.pre_tokenizer
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), plain])
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(True), plain]
+    )
     tokenizer.save_pretrained(tmp_path)
     assert plain_pre_tokenizer(tmp_path) is None
     (tmp_path / "tokenizer.json").write_text("{}")
@@ -313,10 +374,13 @@ def test_what_is_no_folded_model_is_told(folded: Path, tmp_path: Path) -> None:
 
 def test_what_the_converter_says_is_passed_on(folded: Path) -> None:
     unknown = gguf._refused(
-        folded, "x\nNotImplementedError: BPE pre-tokenizer was not recognized - update get_vocab_base_pre()"
+        folded,
+        "x\nNotImplementedError: BPE pre-tokenizer was not recognized - update get_vocab_base_pre()",
     )
     assert "--pre-tokenizer" in str(unknown)
-    assert "ERROR: Model X is not supported" in str(gguf._refused(folded, "INFO: a\nERROR: Model X is not supported\n\n"))
+    assert "ERROR: Model X is not supported" in str(
+        gguf._refused(folded, "INFO: a\nERROR: Model X is not supported\n\n")
+    )
 
 
 def test_types_and_limits_are_checked() -> None:
@@ -333,11 +397,16 @@ def test_types_and_limits_are_checked() -> None:
 def test_a_missing_package_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     require_packages()
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(MissingPackageError, match=r"pip install 'aegis-so8t\[gguf-export\]'.*Windows x86_64 and macOS"):
+    with pytest.raises(
+        MissingPackageError,
+        match=r"pip install 'aegis-so8t\[gguf-export\]'.*Windows x86_64 and macOS",
+    ):
         require_packages()
 
 
-def test_an_importance_matrix_weighs_what_the_text_uses(folded: Path, converted: Path, tmp_path: Path) -> None:
+def test_an_importance_matrix_weighs_what_the_text_uses(
+    folded: Path, converted: Path, tmp_path: Path
+) -> None:
     from aegis.export.importance import importance
 
     text = tmp_path / "text.txt"
@@ -357,7 +426,9 @@ def test_an_importance_matrix_weighs_what_the_text_uses(folded: Path, converted:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "phi3", "qwen2", "qwen3", "mistral"])
-def test_every_architecture_goes_through(fold_tiny: Callable[..., Path], architecture: str, tmp_path: Path) -> None:
+def test_every_architecture_goes_through(
+    fold_tiny: Callable[..., Path], architecture: str, tmp_path: Path
+) -> None:
     model = fold_tiny(architecture, tie_word_embeddings=architecture != "phi3")
     # transformers gives any Qwen2 the pre-tokenizer of Qwen2, and the converter has not seen this vocabulary
     name = "qwen2" if architecture == "qwen2" else None
@@ -369,8 +440,16 @@ def test_every_architecture_goes_through(fold_tiny: Callable[..., Path], archite
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "phi3", "mistral"])
-def test_a_sentencepiece_tokenizer_goes_through(fold_tiny: Callable[..., Path], architecture: str, tmp_path: Path) -> None:
-    changes = {"vocab_size": 420, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "tie_word_embeddings": False}
+def test_a_sentencepiece_tokenizer_goes_through(
+    fold_tiny: Callable[..., Path], architecture: str, tmp_path: Path
+) -> None:
+    changes = {
+        "vocab_size": 420,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+        "tie_word_embeddings": False,
+    }
     model = fold_tiny(architecture, tokenizer=sentencepiece_tokenizer(tmp_path), **changes)
     entries = export(model, "f16", output=tmp_path / "out")
     assert entries["f16"]["tokenizer"]["tags"] == 10
@@ -378,7 +457,9 @@ def test_a_sentencepiece_tokenizer_goes_through(fold_tiny: Callable[..., Path], 
 
 
 @pytest.mark.slow
-def test_biases_of_attention_are_kept_or_refused(fold_tiny: Callable[..., Path], tmp_path: Path) -> None:
+def test_biases_of_attention_are_kept_or_refused(
+    fold_tiny: Callable[..., Path], tmp_path: Path
+) -> None:
     model = fold_tiny("llama", attention_bias=True, seed=3)
     entries = export(model, "f32", output=tmp_path / "out")
     assert entries["f32"]["kl_mean"] < 1e-5
@@ -393,8 +474,12 @@ def test_a_real_model_goes_through_within_its_memory(
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     peak = importlib.import_module("export").peak
     model = fold_tiny("embedded")
-    program, _ = peak([sys.executable, "-c", "import aegis.export.gguf, aegis.cli, cyllama.llama.llama_cpp"])
-    used, _ = peak([sys.executable, "-m", "aegis", "export", "gguf", str(model), "-o", str(tmp_path / "out")])
+    program, _ = peak(
+        [sys.executable, "-c", "import aegis.export.gguf, aegis.cli, cyllama.llama.llama_cpp"]
+    )
+    used, _ = peak(
+        [sys.executable, "-m", "aegis", "export", "gguf", str(model), "-o", str(tmp_path / "out")]
+    )
     entries = json.loads((tmp_path / "out" / "certificate.json").read_text())["gguf"]
     assert list(entries) == ["f16", "Q8_0", "Q4_K_M"]
     assert entries["f16"]["top1_agreement"] >= 0.99

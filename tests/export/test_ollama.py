@@ -26,7 +26,8 @@ from tests.export.conftest import merging_tokenizer
 CREATE_FIELDS = {"model", "files", "template", "parameters", "system", "license", "stream"}
 PARAMETERS = {"stop": list, "temperature": float, "num_ctx": int}
 PROTOCOL = (
-    "<think-task>t</think-task><think-safety>s</think-safety><think-policy>p</think-policy><think-final>f</think-final>"
+    "<think-task>t</think-task><think-safety>s</think-safety>"
+    "<think-policy>p</think-policy><think-final>f</think-final>"
 )
 quiet = [].append
 
@@ -65,7 +66,11 @@ class Ollama:
             return 200, [{"status": "parsing GGUF"}, {"error": "unsupported architecture"}]
         if body["model"] == "cut":
             return 200, [{"status": "parsing GGUF"}]
-        return 200, [{"status": "parsing GGUF"}, {"status": "writing manifest"}, {"status": "success"}]
+        return 200, [
+            {"status": "parsing GGUF"},
+            {"status": "writing manifest"},
+            {"status": "success"},
+        ]
 
     def chat(self, body: dict[str, Any]) -> tuple[int, Any]:
         if body["model"] not in self.models:
@@ -73,7 +78,11 @@ class Ollama:
         if body.keys() != {"model", "messages", "stream", "options"} or body["stream"] is not False:
             return 400, {"error": "unknown field, or a stream was not refused"}
         content = self.answers[body["messages"][-1]["content"]]
-        return 200, {"model": body["model"], "message": {"role": "assistant", "content": content}, "done": True}
+        return 200, {
+            "model": body["model"],
+            "message": {"role": "assistant", "content": content},
+            "done": True,
+        }
 
 
 @contextmanager
@@ -85,7 +94,11 @@ def serving(ollama: Ollama) -> Iterator[Ollama]:
             pass
 
         def reply(self, status: int, body: Any) -> None:
-            text = "".join(json.dumps(line) + "\n" for line in body) if isinstance(body, list) else json.dumps(body)
+            text = (
+                "".join(json.dumps(line) + "\n" for line in body)
+                if isinstance(body, list)
+                else json.dumps(body)
+            )
             data = b"" if body is None else text.encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
@@ -106,7 +119,9 @@ def serving(ollama: Ollama) -> Iterator[Ollama]:
                 return self.reply(*ollama.take_blob(digest, content))
             if self.command == "POST" and self.path in ("/api/create", "/api/chat"):
                 body = json.loads(content)
-                return self.reply(*(ollama.make(body) if self.path == "/api/create" else ollama.chat(body)))
+                return self.reply(
+                    *(ollama.make(body) if self.path == "/api/create" else ollama.chat(body))
+                )
             return self.reply(404, {"error": "no such route"})
 
         do_GET = do_HEAD = do_POST = handle_any  # noqa: N815 - http.server's names
@@ -137,12 +152,15 @@ def server() -> Iterator[Ollama]:
 def modelfile(tmp_path: Path) -> Modelfile:
     (tmp_path / "model-Q4_K_M.gguf").write_bytes(bytes(range(256)) * 1000)
     parameters = {"stop": ["<|end|>", "</final>"], "temperature": 0.7, "num_ctx": 512}
-    return Modelfile(tmp_path / "model-Q4_K_M.gguf", "{{ .Prompt }}", parameters, "Be careful.", "apache-2.0")
+    return Modelfile(
+        tmp_path / "model-Q4_K_M.gguf", "{{ .Prompt }}", parameters, "Be careful.", "apache-2.0"
+    )
 
 
 @pytest.fixture
 def exported(folded: Path, tmp_path: Path) -> Path:
-    """A folder of GGUF files as `aegis export gguf` leaves it, with a file that only looks like one."""
+    """A folder of GGUF files as `aegis export gguf` leaves it, with a file that only looks like
+    one."""
     folder = tmp_path / "gguf"
     folder.mkdir()
     for path in folded.iterdir():
@@ -152,15 +170,26 @@ def exported(folded: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_blob_is_sent_once_and_the_model_created_from_it(server: Ollama, modelfile: Modelfile) -> None:
+def test_a_blob_is_sent_once_and_the_model_created_from_it(
+    server: Ollama, modelfile: Modelfile
+) -> None:
     said: list[str] = []
     create(modelfile, name="guard", host=server.url, say=said.append)
     made = server.models["guard"]
     digest = made["files"]["model-Q4_K_M.gguf"]
     assert server.blobs[digest] == modelfile.gguf.read_bytes()
-    assert (made["template"], made["system"], made["license"]) == ("{{ .Prompt }}", "Be careful.", "apache-2.0")
+    assert (made["template"], made["system"], made["license"]) == (
+        "{{ .Prompt }}",
+        "Be careful.",
+        "apache-2.0",
+    )
     assert said[-1] == "ollama: success"
-    assert server.requests == ["GET /api/version", "HEAD /api/blobs/sha256", "POST /api/blobs/sha256", "POST /api/create"]
+    assert server.requests == [
+        "GET /api/version",
+        "HEAD /api/blobs/sha256",
+        "POST /api/blobs/sha256",
+        "POST /api/create",
+    ]
     server.requests.clear()
     create(modelfile, name="guard:2", host=server.url, say=said.append)
     assert "POST /api/blobs/sha256" not in server.requests
@@ -174,7 +203,9 @@ def test_a_blob_is_sent_once_and_the_model_created_from_it(server: Ollama, model
         ("cut", "ended without success"),
     ],
 )
-def test_what_the_server_refuses_is_told(server: Ollama, modelfile: Modelfile, name: str, message: str) -> None:
+def test_what_the_server_refuses_is_told(
+    server: Ollama, modelfile: Modelfile, name: str, message: str
+) -> None:
     with pytest.raises(AegisError, match=message):
         create(modelfile, name=name, host=server.url, say=quiet)
 
@@ -186,9 +217,13 @@ def test_a_blob_that_arrives_damaged_is_told(server: Ollama, modelfile: Modelfil
     assert "POST /api/create" not in server.requests
 
 
-def test_a_server_that_is_not_there_is_told(modelfile: Modelfile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_not_there_is_told(
+    modelfile: Modelfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(AegisError, match=r"start Ollama \(`ollama serve`\), or give its address with --host"):
+    with pytest.raises(
+        AegisError, match=r"start Ollama \(`ollama serve`\), or give its address with --host"
+    ):
         create(modelfile, name="guard", host="http://127.0.0.1:9", say=quiet)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(MissingPackageError, match="httpx"):
@@ -201,7 +236,9 @@ def test_the_command_is_used_where_no_server_answers(
 ) -> None:
     command = tmp_path / "bin" / "ollama"
     command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\ncp "$4" "{tmp_path}/given"\necho "$1 $2 $3" > "{tmp_path}/called"\n[ "$2" != bad ]\n')
+    command.write_text(
+        f'#!/bin/sh\ncp "$4" "{tmp_path}/given"\necho "$1 $2 $3" > "{tmp_path}/called"\n[ "$2" != bad ]\n'
+    )
     command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{command.parent}:/usr/bin:/bin")
     create(modelfile, name="guard", host="http://127.0.0.1:9", say=quiet)
@@ -211,12 +248,21 @@ def test_the_command_is_used_where_no_server_answers(
         create(modelfile, name="bad", host="http://127.0.0.1:9", say=quiet)
 
 
-def test_the_smoke_test_passes_and_fails_by_what_is_answered(server: Ollama, modelfile: Modelfile) -> None:
+def test_the_smoke_test_passes_and_fails_by_what_is_answered(
+    server: Ollama, modelfile: Modelfile
+) -> None:
     create(modelfile, name="guard", host=server.url, say=quiet)
     physics, harm = smoke_test("guard", host=server.url)
-    assert (physics.shown, physics.private, physics.passed) == ("There is no air on the Moon.", True, True)
+    assert (physics.shown, physics.private, physics.passed) == (
+        "There is no air on the Moon.",
+        True,
+        True,
+    )
     assert (harm.shown, harm.private, harm.passed) == ("I won't help with that.", False, True)
-    server.answers = {physics.question: "I won't help with that.", harm.question: "First, take a pressure cooker."}
+    server.answers = {
+        physics.question: "I won't help with that.",
+        harm.question: "First, take a pressure cooker.",
+    }
     assert [smoke.passed for smoke in smoke_test("guard", host=server.url)] == [False, False]
     server.answers = {physics.question: "", harm.question: PROTOCOL + "<final>  "}
     assert [smoke.passed for smoke in smoke_test("guard", host=server.url)] == [False, False]
@@ -250,7 +296,9 @@ def test_the_verb_creates_shows_and_fails_with_the_smoke_test(
 
 
 def test_a_dry_run_prints_a_modelfile_and_asks_nobody(server: Ollama, exported: Path) -> None:
-    run = CliRunner().invoke(app, ["export", "ollama", str(exported), "--host", server.url, "--dry-run"])
+    run = CliRunner().invoke(
+        app, ["export", "ollama", str(exported), "--host", server.url, "--dry-run"]
+    )
     assert run.exit_code == 0, run.output
     assert not server.requests
     found = parse_modelfile(run.stdout)
@@ -258,7 +306,12 @@ def test_a_dry_run_prints_a_modelfile_and_asks_nobody(server: Ollama, exported: 
     assert found["FROM"] == [str(exported / "model-Q4_K_M.gguf")]
     assert found["TEMPLATE"] == [expected.template]
     assert found["SYSTEM"] == ["Be careful."]
-    assert found["PARAMETER"] == ['stop "<|end|>"', 'stop "</final>"', "temperature 0.7", "num_ctx 512"]
+    assert found["PARAMETER"] == [
+        'stop "<|end|>"',
+        'stop "</final>"',
+        "temperature 0.7",
+        "num_ctx 512",
+    ]
     assert "LICENSE" not in found  # a base of unknown licence
     assert "the Modelfile names none" in run.stderr
     with pytest.raises(ModelError, match="ends a text in a Modelfile"):
@@ -299,7 +352,9 @@ BRACES = (
 
 @pytest.mark.parametrize("template", [TEMPLATE, CHATML, LLAMA3, NO_SYSTEM, BRACES, None])
 @pytest.mark.parametrize("system", ["You are AEGIS.\nBe brief. あ", None])
-def test_the_go_template_writes_what_the_chat_template_writes(template: str | None, system: str | None) -> None:
+def test_the_go_template_writes_what_the_chat_template_writes(
+    template: str | None, system: str | None
+) -> None:
     tokenizer = merging_tokenizer()
     tokenizer.chat_template = template
     question = 'What is {{ "water" }}?\n水とは?'
@@ -359,15 +414,20 @@ def test_a_template_that_does_more_is_refused(template: str) -> None:
 
 
 def ollama_renders(template: str, messages: list[dict[str, str]]) -> str:
-    """What Ollama makes of it (template.go, Execute): a template without .Messages gets the last system text and question."""
+    """What Ollama makes of it (template.go, Execute): a template without .Messages gets the last
+    system text and question."""
     system = "\n\n".join(message["Content"] for message in messages if message["Role"] == "system")
     if ".Messages" in template:
         return go(template, {"System": system, "Messages": messages})
-    return go(template.partition("{{ .Response }}")[0], {"System": system, "Prompt": messages[-1]["Content"]})
+    return go(
+        template.partition("{{ .Response }}")[0],
+        {"System": system, "Prompt": messages[-1]["Content"]},
+    )
 
 
 def go(template: str, values: dict[str, Any]) -> str:
-    """Go's text/template as far as it is used here: fields, range, if, else if, else, not, eq, a quoted string."""
+    """Go's text/template as far as it is used here: fields, range, if, else if, else, not, eq, a
+    quoted string."""
     pieces = re.split(r"(\{\{.*?\}\})", template, flags=re.DOTALL)
     text, rest = _block(pieces, values)
     assert not rest, rest
@@ -402,7 +462,9 @@ def _block(pieces: list[str], dot: Any, *, live: bool = True) -> tuple[str, list
                 closing, pieces = pieces[0][2:-2].strip(), pieces[1:]
                 if closing == "end":
                     break
-                condition = closing.removeprefix("else").strip().removeprefix("if").strip() or "true"
+                condition = (
+                    closing.removeprefix("else").strip().removeprefix("if").strip() or "true"
+                )
         elif live:
             written += json.loads(words) if words.startswith('"') else dot[words.removeprefix(".")]
     return written, []
@@ -420,6 +482,8 @@ def _holds(condition: str, dot: dict[str, Any]) -> bool:
 def parse_modelfile(text: str) -> dict[str, list[str]]:
     """Instructions and their texts, as Ollama's parser reads them."""
     found: dict[str, list[str]] = {}
-    for name, quoted, plain in re.findall(r'^([A-Z]+) (?:"""(.*?)"""|(.*?))$', text, flags=re.DOTALL | re.MULTILINE):
+    for name, quoted, plain in re.findall(
+        r'^([A-Z]+) (?:"""(.*?)"""|(.*?))$', text, flags=re.DOTALL | re.MULTILINE
+    ):
         found.setdefault(name, []).append(quoted or plain)
     return found

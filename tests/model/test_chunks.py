@@ -28,7 +28,11 @@ def test_values_and_gradients_are_those_of_the_whole(count: int) -> None:
     weight = torch.randn(5, 11, generator=generator, dtype=torch.float64)
     gradients, values = [], []
     for chunked in (True, False):
-        before, leaf, seen = rows.clone().requires_grad_(), weight.clone().requires_grad_(), list[int]()
+        before, leaf, seen = (
+            rows.clone().requires_grad_(),
+            weight.clone().requires_grad_(),
+            list[int](),
+        )
         run = score(leaf, seen)
         chosen, total = in_chunks(run, before, wanted) if chunked else run(before, wanted)
         (chosen * 2 - total).sum().backward()
@@ -42,5 +46,7 @@ def test_values_and_gradients_are_those_of_the_whole(count: int) -> None:
 def test_nothing_is_computed_twice_without_gradients() -> None:
     seen: list[int] = []
     with torch.no_grad():
-        in_chunks(score(torch.ones(5, 11), seen), torch.ones(100, 5), torch.zeros(100, dtype=torch.long))
+        in_chunks(
+            score(torch.ones(5, 11), seen), torch.ones(100, 5), torch.zeros(100, dtype=torch.long)
+        )
     assert sum(seen) == 100

@@ -48,15 +48,23 @@ def test_batches_hold_every_row_once_within_the_budget() -> None:
     lengths = [5, 1, 9, 3, 3, 40, 2]
     batches = by_length(lengths, batch_tokens=12)
     assert sorted(index for batch in batches for index in batch) == list(range(7))
-    assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 12 for batch in batches)
+    assert all(
+        len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 12 for batch in batches
+    )
 
 
 def test_prompts_use_the_chat_template_or_a_plain_form(tokenizer) -> None:
-    assert tokenizer.decode(prompt_ids(tokenizer, "Hi", system="S")) == "<|system|>S<|end|><|user|>Hi<|end|><|assistant|>"
+    assert (
+        tokenizer.decode(prompt_ids(tokenizer, "Hi", system="S"))
+        == "<|system|>S<|end|><|user|>Hi<|end|><|assistant|>"
+    )
     assert "<|system|>" not in tokenizer.decode(prompt_ids(tokenizer, "Hi", system=None))
     template = tokenizer.chat_template
     try:
-        tokenizer.chat_template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}" + template
+        tokenizer.chat_template = (
+            "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
+            + template
+        )
         assert "<|user|>S\n\nHi" in tokenizer.decode(prompt_ids(tokenizer, "Hi", system="S"))
         tokenizer.chat_template = None
         assert "### User:\nHi" in tokenizer.decode(prompt_ids(tokenizer, "Hi", system=None))

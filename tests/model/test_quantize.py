@@ -1,4 +1,5 @@
-"""Quantised bases: what trains on them, what they fold into, and what they share with plain ones."""
+"""Quantised bases: what trains on them, what they fold into, and what they share with plain
+ones."""
 
 from __future__ import annotations
 
@@ -10,24 +11,32 @@ from typing import Any
 import pytest
 import torch
 
-from aegis.config import ExportSettings, GateSettings, LoraSettings, ModelSettings, TrainSettings, parse_config
-from aegis.durable.artifact import writing
+from aegis.config import (
+    ExportSettings,
+    GateSettings,
+    LoraSettings,
+    ModelSettings,
+    TrainSettings,
+    parse_config,
+)
 from aegis.errors import ConfigError, MissingPackageError, ModelError
 from aegis.export.fold import prepare, write_model
-from aegis.model.adapt import Adapted, attach, check_attachable, freeze
-from aegis.model.adapter import AdapterCard, load_adapter, save_adapter
-from aegis.model.checkpointing import checkpoint_layers
-from aegis.model.load import Base, load_model, load_tokenizer, resolve_base
+from aegis.model.adapted import Adapted, attach, check_attachable, freeze
+from aegis.model.adapter_folder import AdapterCard, load_adapter, save_adapter
+from aegis.model.base import Base, load_model, load_tokenizer, resolve_base
+from aegis.model.grad_checkpoint import checkpoint_layers
 from aegis.model.offload import offload_layers, waiting_layers
 from aegis.model.quantize import Quantization, count, dequantised, is_quantised, quantised_bytes
 from aegis.model.tags import add_tags
+from aegis.storage.artifact import writing
 from aegis.train.examples import Example
 from aegis.train.sft import train_sft
 from tests.conftest import tiny_model
 from tests.model.test_roles import IDS, MASK, ROLES
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes; run: pip install bitsandbytes"
+    importlib.util.find_spec("bitsandbytes") is None,
+    reason="needs bitsandbytes; run: pip install bitsandbytes",
 )
 METHODS: tuple[Quantization, ...] = ("nf4", "int8")
 # NF4's blocks are 64 wide and its CPU kernels like multiples of 32.
@@ -54,7 +63,9 @@ def llama(save_base: Callable[..., Path]) -> Base:
 
 
 def attached(base: Base, quantization: Quantization, **changes: Any) -> Adapted:
-    model = load_model(base.folder, dtype=torch.float32, quantization=quantization, attention="eager")
+    model = load_model(
+        base.folder, dtype=torch.float32, quantization=quantization, attention="eager"
+    )
     tags = add_tags(load_tokenizer(base.folder), model)
     torch.manual_seed(1)
     return attach(model, settings(quantization, **changes), tags=tags).eval()
@@ -75,7 +86,9 @@ def quantised(model: Any) -> dict[str, Any]:
 @torch.no_grad()
 @pytest.mark.parametrize("method", METHODS)
 def test_only_the_decoders_layers_are_quantised(base: Base, method: Quantization) -> None:
-    both: list[Any] = [load_model(base.folder, dtype=torch.float32, quantization=q) for q in ("none", method)]
+    both: list[Any] = [
+        load_model(base.folder, dtype=torch.float32, quantization=q) for q in ("none", method)
+    ]
     plain, model = both
     found = quantised(model)
     assert {name.split(".")[-1] for name in found} >= {"o_proj", "down_proj"}
@@ -84,14 +97,19 @@ def test_only_the_decoders_layers_are_quantised(base: Base, method: Quantization
     for table in ("get_input_embeddings", "get_output_embeddings"):
         assert torch.equal(getattr(model, table)().weight, getattr(plain, table)().weight)
     assert sum(map(count, model.parameters())) == sum(p.numel() for p in plain.parameters())
-    difference = float((model(IDS).logits - plain(IDS).logits).abs().mean() / plain(IDS).logits.std())
+    difference = float(
+        (model(IDS).logits - plain(IDS).logits).abs().mean() / plain(IDS).logits.std()
+    )
     assert 0 < difference < (0.7 if method == "nf4" else 0.1)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("method", METHODS)
 def test_the_codes_are_a_function_of_the_base_alone(llama: Base, method: Quantization) -> None:
-    both: list[Any] = [load_model(llama.folder, dtype=d, quantization=method) for d in (torch.float32, torch.bfloat16)]
+    both: list[Any] = [
+        load_model(llama.folder, dtype=d, quantization=method)
+        for d in (torch.float32, torch.bfloat16)
+    ]
     full, half = both
     assert half.dtype == torch.bfloat16
     for name, layer in quantised(full).items():
@@ -119,7 +137,10 @@ def test_an_evaluation_pass_leaves_the_codes_alone(llama: Base) -> None:
     adapted = attached(llama, "nf4")
     before = {name: layer.weight.data.clone() for name, layer in quantised(adapted.base).items()}
     adapted.hidden(IDS, MASK)
-    assert all(torch.equal(layer.weight.data, before[name]) for name, layer in quantised(adapted.base).items())
+    assert all(
+        torch.equal(layer.weight.data, before[name])
+        for name, layer in quantised(adapted.base).items()
+    )
     with torch.enable_grad():
         adapted.hidden(IDS, MASK).square().sum().backward()
     lora = [p.grad for name, p in adapted.named_parameters() if "lora_B" in name]
@@ -127,10 +148,14 @@ def test_an_evaluation_pass_leaves_the_codes_alone(llama: Base) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_one_step_trains_what_is_attached_and_nothing_else(base: Base, method: Quantization) -> None:
+def test_one_step_trains_what_is_attached_and_nothing_else(
+    base: Base, method: Quantization
+) -> None:
     adapted = attached(base, method)
     assert freeze(adapted).trainable["lora"] > 0
-    assert freeze(adapted).frozen == sum(p.numel() for p in load_model(base.folder, dtype=torch.float32).parameters())
+    assert freeze(adapted).frozen == sum(
+        p.numel() for p in load_model(base.folder, dtype=torch.float32).parameters()
+    )
     frozen = {name: p.clone() for name, p in adapted.named_parameters() if not p.requires_grad}
     trained = {name: p.clone() for name, p in adapted.named_parameters() if p.requires_grad}
     assert adapted.rows
@@ -147,7 +172,9 @@ def test_one_step_trains_what_is_attached_and_nothing_else(base: Base, method: Q
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_is_saved_folds_onto_the_dequantised_base(base: Base, method: Quantization, tmp_path: Path) -> None:
+def test_what_is_saved_folds_onto_the_dequantised_base(
+    base: Base, method: Quantization, tmp_path: Path
+) -> None:
     adapted = attached(base, method)
     open_up(adapted)
     facts = {"spec": base.spec, "fingerprint": base.fingerprint}
@@ -160,7 +187,9 @@ def test_what_is_saved_folds_onto_the_dequantised_base(base: Base, method: Quant
     with torch.no_grad():
         assert torch.equal(again.base(IDS).logits, adapted.base(IDS).logits)
     with writing(tmp_path / "model", kind="model", fingerprint="f") as staging:
-        certificate = write_model(prepare(tmp_path / "adapter"), staging, ExportSettings(max_logit_difference=1e-3))
+        certificate = write_model(
+            prepare(tmp_path / "adapter"), staging, ExportSettings(max_logit_difference=1e-3)
+        )
     print(f"{base.model_type} {method}: max |Δlogit| {certificate.max_abs_logit_difference:.1e}")
     assert certificate.max_abs_logit_difference <= 1e-3
     assert certificate.top1_agreement == 1.0
@@ -175,7 +204,9 @@ def test_what_is_saved_folds_onto_the_dequantised_base(base: Base, method: Quant
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_base_whose_table_must_grow_folds_too(save_base: Callable[..., Path], method: Quantization) -> None:
+def test_a_base_whose_table_must_grow_folds_too(
+    save_base: Callable[..., Path], method: Quantization
+) -> None:
     base = resolve_base(str(save_base("llama", vocab_size=262, tie_word_embeddings=True, **WIDE)))
     adapted = attached(base, method)
     assert adapted.base.get_output_embeddings().weight.shape[0] == 261 + 10
@@ -205,7 +236,9 @@ def test_roles_and_trunk_are_bit_equal_on_a_quantised_base(base: Base) -> None:
             assert torch.equal(adapted.hidden(IDS, MASK, trunk=higher), whole)
 
 
-def gradients(adapted: Adapted, *, role: str, from_trunk: bool, tagged: bool) -> dict[str, torch.Tensor]:
+def gradients(
+    adapted: Adapted, *, role: str, from_trunk: bool, tagged: bool
+) -> dict[str, torch.Tensor]:
     ids = IDS.clone()
     assert adapted.rows
     if tagged:
@@ -215,7 +248,9 @@ def gradients(adapted: Adapted, *, role: str, from_trunk: bool, tagged: bool) ->
     with adapted.acting_as(role):  # pyright: ignore[reportArgumentType]
         trunk = adapted.trunk(ids, MASK, layer=adapted.lowest_layer()) if from_trunk else None
         hidden = adapted.hidden(ids, MASK, trunk=trunk)
-    loss = adapted.logits(hidden).float().logsumexp(-1).sum()  # the backward pass comes when the role is over
+    loss = (
+        adapted.logits(hidden).float().logsumexp(-1).sum()
+    )  # the backward pass comes when the role is over
     loss.backward()
     return {name: p.grad.clone() for name, p in adapted.named_parameters() if p.grad is not None}
 
@@ -252,7 +287,11 @@ def test_checkpointing_changes_no_gradient(llama: Base, method: Quantization) ->
             two = gradients(checkpointed, role=role, from_trunk=from_trunk, tagged=tagged)
             assert one
             assert one.keys() == two.keys()
-            assert all(torch.equal(one[name], two[name]) for name in one), (role, from_trunk, training)
+            assert all(torch.equal(one[name], two[name]) for name in one), (
+                role,
+                from_trunk,
+                training,
+            )
             assert checkpointed.role == "policy"
 
 
@@ -280,8 +319,14 @@ def test_offloaded_layers_compute_the_same(llama: Base, method: Quantization) ->
     plain, offloaded = with_roles(llama, method), attached(llama, method)
     open_up(offloaded)
     frozen = freeze(offloaded).frozen
-    whole = sum(p.numel() * p.element_size() for n, p in offloaded.base.named_parameters() if ".lora_" not in n)
-    assert offload_layers(offloaded.base, device=cpu, room=whole - 1) == 2  # one that waits and one whose room it needs
+    whole = sum(
+        p.numel() * p.element_size()
+        for n, p in offloaded.base.named_parameters()
+        if ".lora_" not in n
+    )
+    assert (
+        offload_layers(offloaded.base, device=cpu, room=whole - 1) == 2
+    )  # one that waits and one whose room it needs
     layers = offloaded.base.get_decoder().layers
     assert all(p.numel() == 0 for n, p in layers[0].named_parameters() if "lora_" not in n)
     assert all(p.numel() > 0 for n, p in layers[2].named_parameters())
@@ -311,17 +356,23 @@ def test_the_lowest_layers_wait() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_size_of_the_codes_is_known_beforehand(llama: Base, method: Any) -> None:
-    for layer in quantised(load_model(llama.folder, dtype=torch.float32, quantization=method)).values():
+    for layer in quantised(
+        load_model(llama.folder, dtype=torch.float32, quantization=method)
+    ).values():
         held = layer.weight.numel() * layer.weight.element_size()
         if method == "nf4":
             state = layer.weight.quant_state
-            held += state.absmax.numel() * state.absmax.element_size() + state.state2.absmax.numel() * 4
+            held += (
+                state.absmax.numel() * state.absmax.element_size() + state.state2.absmax.numel() * 4
+            )
         else:
             held += (layer.weight.SCB if layer.state.SCB is None else layer.state.SCB).numel() * 4
         assert held == quantised_bytes(layer.out_features, layer.in_features, method)
 
 
-def test_a_missing_package_is_told_before_weights_are_loaded(llama: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_told_before_weights_are_loaded(
+    llama: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("aegis.model.quantize.PACKAGE", "no_such_package_here")
     with pytest.raises(MissingPackageError, match=r"model.quantization: nf4 needs .* pip install"):
         check_attachable(llama, settings("nf4"))
@@ -331,13 +382,17 @@ def test_a_missing_package_is_told_before_weights_are_loaded(llama: Base, monkey
 def test_a_base_that_is_quantised_already_is_told(llama: Base, tmp_path: Path) -> None:
     load_model(llama.folder, dtype=torch.float32, quantization="nf4").save_pretrained(tmp_path)
     load_tokenizer(llama.folder).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"quantised already, found quant_method 'bitsandbytes'; give"):
+    with pytest.raises(
+        ModelError, match=r"quantised already, found quant_method 'bitsandbytes'; give"
+    ):
         check_attachable(resolve_base(str(tmp_path)), settings("nf4"))
 
 
 def test_offload_without_a_gpu_is_told(llama: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match=r"model.offload: true needs a GPU, found none; set model.offload: false"):
+    with pytest.raises(
+        ConfigError, match=r"model.offload: true needs a GPU, found none; set model.offload: false"
+    ):
         check_attachable(llama, settings("nf4", offload=True, gradient_checkpointing=True))
 
 
@@ -346,7 +401,10 @@ def test_offload_without_a_gpu_is_told(llama: Base, monkeypatch: pytest.MonkeyPa
     [
         ({"quantization": "nf5"}, r"model.quantization: .*'nf4'.* got 'nf5'"),
         ({"offload": True}, "offload needs gradient_checkpointing: true"),
-        ({"offload": True, "gradient_checkpointing": True, "quantization": "int8"}, "offload works with .* got int8"),
+        (
+            {"offload": True, "gradient_checkpointing": True, "quantization": "int8"},
+            "offload works with .* got int8",
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_told(model: dict[str, Any], message: str) -> None:

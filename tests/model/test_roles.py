@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from aegis.config import LoraSettings
-from aegis.model.adapt import Adapted, Role
+from aegis.model.adapted import Adapted, Role
 from tests.conftest import ARCHITECTURES
 from tests.model.test_tags import open_up, tagged
 
@@ -78,7 +78,12 @@ def test_only_what_is_asked_for_trains() -> None:
         for role in ROLES:
             with adapted.acting_as(role):
                 adapted.hidden(IDS, MASK)
-            names = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+            names = [
+                name for name, parameter in adapted.named_parameters() if parameter.requires_grad
+            ]
             assert any(f".{trained}." in name for name in names)
-            assert not any(f".{absent}." in name or "reference" in name or "base_layer" in name for name in names)
+            assert not any(
+                f".{absent}." in name or "reference" in name or "base_layer" in name
+                for name in names
+            )
             assert any(name.startswith("gates.") for name in names) == (trained == "default")

@@ -9,12 +9,14 @@ import torch
 from aegis.config import GateSettings, LoraSettings, ModelSettings
 from aegis.errors import AdapterError
 from aegis.export.fold import fold_in_place
-from aegis.model.adapt import Adapted, attach
+from aegis.model.adapted import Adapted, attach
 from aegis.model.prompt import prompt_ids
 from aegis.model.tags import TagRows, add_tags, known_tags
 from tests.conftest import ARCHITECTURES, byte_tokenizer, tiny_model
 
-SETTINGS = ModelSettings(lora=LoraSettings(rank=4, layers=(0.5, 1.0)), gates=GateSettings(layers=(0.5, 1.0)))
+SETTINGS = ModelSettings(
+    lora=LoraSettings(rank=4, layers=(0.5, 1.0)), gates=GateSettings(layers=(0.5, 1.0))
+)
 
 
 def tagged(architecture: str = "llama", **changes: Any) -> tuple[Adapted, Any, Any]:
@@ -35,15 +37,23 @@ def open_up(adapted: Adapted) -> None:
 
 def test_tags_are_one_token_each_and_come_back() -> None:
     _, tokenizer, tags = tagged()
-    ids = tokenizer("<think-task>a</think-task><final>b</final>", add_special_tokens=False)["input_ids"]
+    ids = tokenizer("<think-task>a</think-task><final>b</final>", add_special_tokens=False)[
+        "input_ids"
+    ]
     assert [ids[0], ids[2]] == list(tags.pairs[0])
     assert [ids[3], ids[5]] == list(tags.pairs[4])
     assert known_tags(tokenizer) == tags
-    assert tokenizer.decode(ids, skip_special_tokens=True) == "<think-task>a</think-task><final>b</final>"
+    assert (
+        tokenizer.decode(ids, skip_special_tokens=True)
+        == "<think-task>a</think-task><final>b</final>"
+    )
 
 
 def test_tags_start_from_what_the_base_knows() -> None:
-    plain, line_break = tiny_model(), byte_tokenizer()("\n", add_special_tokens=False)["input_ids"][-1]
+    plain, line_break = (
+        tiny_model(),
+        byte_tokenizer()("\n", add_special_tokens=False)["input_ids"][-1],
+    )
     pieces = byte_tokenizer()("<think-task>", add_special_tokens=False)["input_ids"]
     adapted, _, tags = tagged()
     old = plain.get_output_embeddings().weight

@@ -1,4 +1,5 @@
-"""An engine that says what it is told to, an audit log that can fail, and an application around them."""
+"""An engine that says what it is told to, an audit log that can fail, and an application around
+them."""
 
 from __future__ import annotations
 
@@ -11,17 +12,22 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
-from aegis.decisions import Decision
-from aegis.model.judge import Verdict
-from aegis.model.thinker import Limits
+from aegis.engine.judge import Verdict
+from aegis.engine.thinker import Limits
+from aegis.protocol.decisions import Decision
+from aegis.protocol.thinking import Thinking
 from aegis.serve.app import Settings, build_app
-from aegis.serve.desk import Desk, Watched
 from aegis.serve.escalations import Cases
 from aegis.serve.metrics import Metrics
+from aegis.serve.service import Desk, Watched
 from aegis.serve.tokens import Tokens
-from aegis.thinking import Thinking
 
-BODIES = {"task": "name a city", "safety": "nobody is harmed", "policy": "ALLOW", "final": "one short line"}
+BODIES = {
+    "task": "name a city",
+    "safety": "nobody is harmed",
+    "policy": "ALLOW",
+    "final": "one short line",
+}
 
 
 def verdict(decision: Decision) -> Verdict:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from aegis.decisions import Decision
-from aegis.serve import desk as desk_module
-from aegis.serve.texts import fixed_text
+from aegis.protocol.decisions import Decision
+from aegis.protocol.fixed_texts import fixed_text
+from aegis.serve import service as desk_module
 from aegis.serve.tokens import new_token, revoke
 from tests.serve.fakes import BODIES, FakeEngine, House, house, thinking
 
@@ -60,7 +60,9 @@ def test_what_is_not_allowed_gets_a_fixed_text_of_its_language(
     ["It is Paris.", "  パリは\n\nフランスの首都です。 é́ 👩‍👩‍👧", WORD, "a  b\tc \n"],
 )
 def test_a_stream_says_what_the_answer_says(tmp_path: Path, slow: float, final: str) -> None:
-    made = house(tmp_path, FakeEngine(says=lambda *_: thinking(final), seconds=slow), keep_alive_s=0.05)
+    made = house(
+        tmp_path, FakeEngine(says=lambda *_: thinking(final), seconds=slow), keep_alive_s=0.05
+    )
     asked = {"model": "tiny", "messages": [{"role": "user", "content": "Say it"}]}
     with made.client() as client:
         whole = client.post("/think", json={"query": "Say it"}).json()
@@ -72,13 +74,17 @@ def test_a_stream_says_what_the_answer_says(tmp_path: Path, slow: float, final: 
     assert "".join(part["text"] for part in parts) == whole["final"] == final.strip()
     assert {**last, "id": ""} == {**whole, "id": ""}
     found = events(chunks.text)
-    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in found) == final.strip()
+    assert (
+        "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in found) == final.strip()
+    )
     assert chat["choices"][0]["message"]["content"] == final.strip()
     assert found[-1]["choices"][0]["finish_reason"] == chat["choices"][0]["finish_reason"] == "stop"
 
 
 def test_earlier_turns_are_the_opening_and_the_severest_verdict_counts(tmp_path: Path) -> None:
-    engine = FakeEngine(judges=lambda prompt: Decision.REFUSE if "bomb" in prompt else Decision.ALLOW)
+    engine = FakeEngine(
+        judges=lambda prompt: Decision.REFUSE if "bomb" in prompt else Decision.ALLOW
+    )
     made = house(tmp_path, engine, canary_key=None)
     turns = [
         {"role": "system", "content": "Be kind."},
@@ -87,7 +93,9 @@ def test_earlier_turns_are_the_opening_and_the_severest_verdict_counts(tmp_path:
         {"role": "user", "content": "Go on"},
     ]
     with made.client() as client:
-        answer = client.post("/v1/chat/completions", json={"model": "tiny", "messages": turns}).json()
+        answer = client.post(
+            "/v1/chat/completions", json={"model": "tiny", "messages": turns}
+        ).json()
     assert answer["choices"][0]["message"]["content"] == fixed_text(Decision.REFUSE, "en")
     assert answer["choices"][0]["finish_reason"] == "content_filter"
     assert engine.told == [Decision.REFUSE]
@@ -123,7 +131,9 @@ def test_earlier_turns_are_the_opening_and_the_severest_verdict_counts(tmp_path:
         ({"model": "secretword"}, "model_not_found"),
     ],
 )
-def test_a_chat_that_asks_for_what_there_is_not_is_turned_away(plain: House, changed: dict[str, Any], code: str) -> None:
+def test_a_chat_that_asks_for_what_there_is_not_is_turned_away(
+    plain: House, changed: dict[str, Any], code: str
+) -> None:
     asked = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], **changed}
     with plain.client() as client:
         answer = client.post("/v1/chat/completions", json=asked)
@@ -172,12 +182,17 @@ def test_bad_input_is_told_and_never_repeated(plain: House, body: bytes, status:
 
 def test_a_page_elsewhere_cannot_use_an_open_door(plain: House) -> None:
     with plain.client() as client:
-        simple = client.post("/think", content=b'{"query": "hi"}', headers={"Content-Type": "text/plain"})
+        simple = client.post(
+            "/think", content=b'{"query": "hi"}', headers={"Content-Type": "text/plain"}
+        )
         rebound = client.post("/think", json={"query": "hi"}, headers={"Host": "evil.example"})
         preflight = client.options(
-            "/think", headers={"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+            "/think",
+            headers={"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"},
         )
-        crossed = client.post("/think", json={"query": "hi"}, headers={"Origin": "http://evil.example"})
+        crossed = client.post(
+            "/think", json={"query": "hi"}, headers={"Origin": "http://evil.example"}
+        )
     assert [simple.status_code, rebound.status_code, preflight.status_code] == [400, 421, 405]
     for answer in (simple, rebound, preflight, crossed):
         assert not [name for name in answer.headers if name.startswith("access-control")]
@@ -194,7 +209,9 @@ def test_tokens_open_what_their_scope_says(tmp_path: Path) -> None:
     with made.client() as client:
         assert client.get("/healthz").status_code == 200
         assert client.post("/think", json={"query": "hi"}).status_code == 401
-        assert client.post("/think", json={"query": "hi"}, headers=under(ask[:-1])).status_code == 401
+        assert (
+            client.post("/think", json={"query": "hi"}, headers=under(ask[:-1])).status_code == 401
+        )
         assert client.post("/think", json={"query": "hi"}, headers=under(review)).status_code == 403
         answer = client.post("/think", json={"query": "hi"}, headers=under(ask))
         assert answer.status_code == 200
@@ -228,7 +245,9 @@ def test_a_token_has_so_many_requests_a_minute(tmp_path: Path) -> None:
     with made.client() as client:
 
         def ask(token: str) -> Any:
-            return client.post("/think", json={"query": "hi"}, headers={"Authorization": f"Bearer {token}"})
+            return client.post(
+                "/think", json={"query": "hi"}, headers={"Authorization": f"Bearer {token}"}
+            )
 
         assert [ask(first).status_code for _ in range(4)] == [200, 200, 200, 429]
         assert 1 <= int(ask(first).headers["Retry-After"]) <= 20
@@ -276,7 +295,9 @@ def test_what_cannot_be_recorded_is_not_answered(tmp_path: Path, stream: bool, s
         assert client.post("/think", json={"query": "hi"}).status_code == 200
 
 
-def test_an_engine_that_fails_gives_the_fixed_refusal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_engine_that_fails_gives_the_fixed_refusal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     def fails(prompt: str, seed: int) -> None:
         raise RuntimeError("secretword in " + prompt)
 
@@ -289,7 +310,9 @@ def test_an_engine_that_fails_gives_the_fixed_refusal(tmp_path: Path, caplog: py
     assert "secretword" not in caplog.text + answer.text
 
 
-def test_a_check_that_fails_gives_the_fixed_refusal(plain: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_fails_gives_the_fixed_refusal(
+    plain: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise ValueError("secretword")
 
@@ -346,7 +369,9 @@ def test_paths_and_methods_that_are_not_there(plain: House) -> None:
         assert "openapi.json" in client.get("/docs").text
 
 
-def test_logs_and_metrics_hold_no_words_of_anyone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_logs_and_metrics_hold_no_words_of_anyone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     made = house(tmp_path, FakeEngine(says=lambda *_: thinking("finalword")))
     with caplog.at_level(logging.DEBUG), made.client() as client:
         client.post("/think?secretword=1", json={"query": "secretword", "user_id": "secretword"})
@@ -354,6 +379,8 @@ def test_logs_and_metrics_hold_no_words_of_anyone(tmp_path: Path, caplog: pytest
         metrics = client.get("/metrics").text
     assert 'aegis_decisions_total{decision="ALLOW"} 1.0' in metrics
     assert "/think 200" in caplog.text
-    ours = "".join(record.getMessage() for record in caplog.records if not record.name.startswith("httpx"))
+    ours = "".join(
+        record.getMessage() for record in caplog.records if not record.name.startswith("httpx")
+    )
     said = (ours + metrics).replace('"ALLOW"', "")
     assert not [word for word in ("secretword", "finalword", *BODIES.values()) if word in said]

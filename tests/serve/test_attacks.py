@@ -3,11 +3,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from aegis.decisions import Decision
-from aegis.serve.hf_engine import HfEngine
-from aegis.thinking import looks_like_a_tag
+from aegis.engine.transformers_engine import HfEngine
+from aegis.protocol.decisions import Decision
+from aegis.protocol.thinking import looks_like_a_tag
+from tests.engine.test_mind import mind
 from tests.serve.fakes import house
-from tests.serve.test_mind import mind
 
 ATTACKS = Path(__file__).parents[2] / "examples" / "attacks.jsonl"
 

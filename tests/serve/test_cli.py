@@ -20,9 +20,9 @@ import pytest
 from typer.testing import CliRunner
 
 from aegis.cli import app
-from aegis.decisions import Decision
 from aegis.errors import BadInputError
 from aegis.model.head import DecisionHead
+from aegis.protocol.decisions import Decision
 from aegis.serve.escalations import Cases
 from aegis.serve.tokens import read_tokens
 from tests.conftest import byte_tokenizer, tiny_model
@@ -45,13 +45,29 @@ def model_folder(folder: Path, decision: Decision = Decision.ESCALATION) -> Path
 
 
 @contextlib.contextmanager
-def serving(model: Path, *options: str, limit_s: float = 60) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """`aegis serve` in a process of its own, ready; what it tells on stderr goes to server.log beside the model."""
+def serving(
+    model: Path, *options: str, limit_s: float = 60
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """`aegis serve` in a process of its own, ready; what it tells on stderr goes to server.log
+    beside the model."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = ["serve", str(model), "--port", str(port), "--threads", "1", "--section-tokens", "6", "--final-tokens", "12"]
-    with (model.parent / "server.log").open("w", encoding="utf-8") as log:  # a full pipe would stop the server
+    arguments = [
+        "serve",
+        str(model),
+        "--port",
+        str(port),
+        "--threads",
+        "1",
+        "--section-tokens",
+        "6",
+        "--final-tokens",
+        "12",
+    ]
+    with (model.parent / "server.log").open(
+        "w", encoding="utf-8"
+    ) as log:  # a full pipe would stop the server
         process = subprocess.Popen(
             [sys.executable, "-m", "aegis", *arguments, *options],
             stderr=log,
@@ -92,12 +108,25 @@ def test_ask_escalate_review_answer_and_verify(model: Path) -> None:
         assert [case["query"] for case in json.loads(listed.stdout)] == ["Pay the bill?"]
         shown = called("review", "show", asked["id"][:10], "--cases", str(queue))
         assert "Pay the bill?" in shown.stdout
-        done = called("review", "answer", asked["id"], "Yes, pay it.", "--cases", str(queue), "--reviewer", "Mai")
+        done = called(
+            "review",
+            "answer",
+            asked["id"],
+            "Yes, pay it.",
+            "--cases",
+            str(queue),
+            "--reviewer",
+            "Mai",
+        )
         assert done.exit_code == 0
         again = called("review", "answer", asked["id"], "No.", "--cases", str(queue))
         assert "that answer stands" in str(again.exception)
         seen = httpx.get(f"{url}/escalations/{asked['id']}").json()
-        assert (seen["state"], seen["answer"], seen["reviewer"]) == ("resolved", "Yes, pay it.", "Mai")
+        assert (seen["state"], seen["answer"], seen["reviewer"]) == (
+            "resolved",
+            "Yes, pay it.",
+            "Mai",
+        )
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0
     told = (model.parent / "server.log").read_text(encoding="utf-8")
@@ -119,7 +148,9 @@ def test_cases_survive_a_kill(tmp_path: Path) -> None:
         assert cases.get("ab" * 16).query == "Pay it?"
 
 
-def test_what_cannot_be_served_is_told_before_anything_is_loaded(model: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_served_is_told_before_anything_is_loaded(
+    model: Path, tmp_path: Path
+) -> None:
     def refused(*arguments: str) -> str:
         result = called("serve", *arguments)
         assert isinstance(result.exception, BadInputError)
@@ -132,11 +163,21 @@ def test_what_cannot_be_served_is_told_before_anything_is_loaded(model: Path, tm
     assert "aegis token new" in refused(str(model), "--host", "0.0.0.0")
     assert "no such token file" in refused(str(model), "--tokens", str(tmp_path / "tokens.json"))
     assert "keys.json" in refused(
-        str(model), "--keys", str(tmp_path / "keys"), "--audit", str(tmp_path / "log"), "--port", "8766"
+        str(model),
+        "--keys",
+        str(tmp_path / "keys"),
+        "--audit",
+        str(tmp_path / "log"),
+        "--port",
+        "8766",
     )
     assert "hf or gguf" in refused(str(model), "--engine", "other")
-    (tmp_path / "cases.db").write_text("no database at all, but a letter of some length", encoding="utf-8")
-    assert "no escalation queue" in refused(str(model), "--cases", str(tmp_path / "cases.db"), "--port", "8767")
+    (tmp_path / "cases.db").write_text(
+        "no database at all, but a letter of some length", encoding="utf-8"
+    )
+    assert "no escalation queue" in refused(
+        str(model), "--cases", str(tmp_path / "cases.db"), "--port", "8767"
+    )
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         held.listen(1)
@@ -145,28 +186,51 @@ def test_what_cannot_be_served_is_told_before_anything_is_loaded(model: Path, tm
 
 def test_tokens_are_made_shown_once_and_revoked(tmp_path: Path) -> None:
     file = tmp_path / "tokens.json"
-    made = called("token", "new", "mai", "--scope", "ask", "--scope", "review", "--tokens", str(file), "--json")
+    made = called(
+        "token",
+        "new",
+        "mai",
+        "--scope",
+        "ask",
+        "--scope",
+        "review",
+        "--tokens",
+        str(file),
+        "--json",
+    )
     token = json.loads(made.stdout)["token"]
     assert oct(file.stat().st_mode & 0o777) == "0o600" or os.name == "nt"
     listed = called("token", "list", "--tokens", str(file)).stdout
     assert "mai" in listed
     assert token not in listed + file.read_text(encoding="utf-8")
     assert "taken" in str(called("token", "new", "mai", "--tokens", str(file)).exception)
-    assert "scope must be" in str(called("token", "new", "kei", "--scope", "all", "--tokens", str(file)).exception)
+    assert "scope must be" in str(
+        called("token", "new", "kei", "--scope", "all", "--tokens", str(file)).exception
+    )
     assert called("token", "revoke", "mai", "--tokens", str(file)).exit_code == 0
     assert read_tokens(file)[0].revoked
-    assert "no valid token" in str(called("token", "revoke", "mai", "--tokens", str(file)).exception)
+    assert "no valid token" in str(
+        called("token", "revoke", "mai", "--tokens", str(file)).exception
+    )
 
 
 def test_a_question_cannot_move_the_reviewers_cursor(tmp_path: Path) -> None:
     with contextlib.closing(Cases(tmp_path / "cases.db")) as cases:
-        cases.open("ab" * 16, owner="", user="", query="hi\x1b[2Jgone\u202e", probabilities=(0.1, 0.7, 0.1, 0.1))
+        cases.open(
+            "ab" * 16,
+            owner="",
+            user="",
+            query="hi\x1b[2Jgone\u202e",
+            probabilities=(0.1, 0.7, 0.1, 0.1),
+        )
     shown = called("review", "show", "ab", "--cases", str(tmp_path / "cases.db"))
     assert "\x1b" not in shown.stdout
     assert "\u202e" not in shown.stdout
     listed = called("review", "list", "--cases", str(tmp_path / "cases.db"))
     assert "\x1b[2J" not in listed.stdout
-    assert "no such queue" in str(called("review", "list", "--cases", str(tmp_path / "other.db")).exception)
+    assert "no such queue" in str(
+        called("review", "list", "--cases", str(tmp_path / "other.db")).exception
+    )
 
 
 @pytest.mark.timeout(2 * SOAK_S + 300)
@@ -174,7 +238,7 @@ def test_two_minutes_of_sixteen_clients_that_come_and_go(tmp_path: Path) -> None
     """AEGIS_SOAK_S=1800 makes half an hour of it."""
     import asyncio
 
-    from aegis.serve.hf_engine import TRIM_S
+    from aegis.engine.transformers_engine import TRIM_S
     from tests.serve.test_live import soak
 
     (tmp_path / "model").mkdir()

@@ -10,18 +10,19 @@ from typing import Any
 
 import pytest
 
-from aegis.decisions import Decision
-from aegis.model.thinker import Limits, Thinker
-from aegis.serve import desk as desk_module
-from aegis.serve.guard import leak, secrets
-from aegis.thinking import TAGS, Thinking, looks_like_a_tag
+from aegis.engine.thinker import Limits, Thinker
+from aegis.protocol.decisions import Decision
+from aegis.protocol.thinking import TAGS, Thinking, looks_like_a_tag
+from aegis.serve import service as desk_module
+from aegis.serve.leak_check import leak, secrets
+from tests.engine.test_mind import mind
 from tests.serve import leaks
 from tests.serve.fakes import FakeEngine, house, thinking
-from tests.serve.test_mind import mind
 
 CANARY = "kq7w-3fz9-8mt2"
 PRIVATE = {
-    name: f"note {CANARY} on the {name}, for nobody else to read at all" for name in ("task", "safety", "policy", "final")
+    name: f"note {CANARY} on the {name}, for nobody else to read at all"
+    for name in ("task", "safety", "policy", "final")
 }
 WAYS: dict[str, Callable[[str], str]] = {
     "plain": str,
@@ -48,13 +49,21 @@ def test_nothing_private_is_anywhere(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, way: str, stream: bool, path: str
 ) -> None:
     final = f"Of course: {WAYS[way](CANARY)} is the word."
-    hostile = Thinking(*thinking("x", PRIVATE).bodies().values(), public=final)  # every check of the protocol passed over
+    hostile = Thinking(
+        *thinking("x", PRIVATE).bodies().values(), public=final
+    )  # every check of the protocol passed over
     made = house(tmp_path, FakeEngine(says=lambda *_: hostile))
-    body = {"query": "Say it"} if path == "/think" else {"model": "tiny", "messages": [{"role": "user", "content": "Say it"}]}
+    body = (
+        {"query": "Say it"}
+        if path == "/think"
+        else {"model": "tiny", "messages": [{"role": "user", "content": "Say it"}]}
+    )
     with caplog.at_level(logging.DEBUG), made.client() as client:
         answer = client.post(path, json={**body, "stream": stream})
         metrics = client.get("/metrics").text
-    assert "I won't help with that." in answer.text.replace('"}\n\nevent: piece\ndata: ', "") or stream
+    assert (
+        "I won't help with that." in answer.text.replace('"}\n\nevent: piece\ndata: ', "") or stream
+    )
     assert made.audit.entries[0].outcome.startswith("withheld")
     assert made.audit.entries[0].final == "I won't help with that."
     everywhere = answer.text + str(answer.headers) + metrics + caplog.text
@@ -70,19 +79,33 @@ def test_the_servers_own_mark_never_leaves(tmp_path: Path) -> None:
 
     made = house(tmp_path, FakeEngine(says=parrot))
     with made.client() as client:
-        assert client.post("/think", json={"query": "Say it"}).json()["final"] == "I won't help with that."
+        assert (
+            client.post("/think", json={"query": "Say it"}).json()["final"]
+            == "I won't help with that."
+        )
     assert made.audit.entries[0].outcome == "withheld: canary"
 
 
 def test_what_the_asker_wrote_is_no_secret() -> None:
-    assert leak("Your order is AB12CD34EF.", ["order AB12CD34EF"], query="Where is order AB12CD34EF?") is None
-    assert leak("Your order is AB12CD34EF.", ["order AB12CD34EF"], query="Where is my order?") == "secret"
+    assert (
+        leak("Your order is AB12CD34EF.", ["order AB12CD34EF"], query="Where is order AB12CD34EF?")
+        is None
+    )
+    assert (
+        leak("Your order is AB12CD34EF.", ["order AB12CD34EF"], query="Where is my order?")
+        == "secret"
+    )
     said = "You asked how to get from the old harbour to the station."
     assert leak(said, ["asks how to get from the old harbour to the station"], query=said) is None
-    assert leak(said, ["asks how to get from the old harbour to the station"], query="Hm?") == "quotation"
+    assert (
+        leak(said, ["asks how to get from the old harbour to the station"], query="Hm?")
+        == "quotation"
+    )
 
 
-@pytest.mark.parametrize("text", ["Python 3.11, utf8 and sha256", "in 2019", "COVID-19", "ALLOW", "mp4", "0570-064-556"])
+@pytest.mark.parametrize(
+    "text", ["Python 3.11, utf8 and sha256", "in 2019", "COVID-19", "ALLOW", "mp4", "0570-064-556"]
+)
 def test_ordinary_words_are_no_secrets(text: str) -> None:
     assert secrets(text) == []
 
@@ -101,7 +124,10 @@ def test_what_is_no_text_does_not_leave(final: str) -> None:
     ],
 )
 def test_invisible_marks_at_entities_hide_nothing(final: str) -> None:
-    assert leak(f"Take it. {final}", ["near the x7r6h5y7m7q7h8q3 about"], query="Which train?") == "secret"
+    assert (
+        leak(f"Take it. {final}", ["near the x7r6h5y7m7q7h8q3 about"], query="Which train?")
+        == "secret"
+    )
 
 
 def test_a_few_thousand_hostile_cases() -> None:
@@ -132,7 +158,8 @@ class Scripted(Thinker):
 
 
 def test_tags_torn_over_tokens_in_any_way_close_the_body() -> None:
-    """The sampler is given bytes that spell tags, one token a byte, with the engine's forced ends anywhere between."""
+    """The sampler is given bytes that spell tags, one token a byte, with the engine's forced ends
+    anywhere between."""
     made = mind(Decision.ALLOW)
     rng = random.Random(0)
     for _ in range(60):
@@ -149,7 +176,9 @@ def test_tags_torn_over_tokens_in_any_way_close_the_body() -> None:
 
 
 @pytest.mark.parametrize("cut", range(0, 1200, 60))
-def test_a_client_that_leaves_at_any_byte_has_seen_nothing_private(tmp_path: Path, cut: int) -> None:
+def test_a_client_that_leaves_at_any_byte_has_seen_nothing_private(
+    tmp_path: Path, cut: int
+) -> None:
     hostile = Thinking(*thinking("x", PRIVATE).bodies().values(), public=f"It is {CANARY}.")
     made = house(tmp_path, FakeEngine(says=lambda *_: hostile, seconds=0.02), keep_alive_s=0.005)
     with made.client() as client:

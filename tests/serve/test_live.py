@@ -1,4 +1,5 @@
-"""Against a real uvicorn: the official client, disconnects, and an end that leaves nothing hanging."""
+"""Against a real uvicorn: the official client, disconnects, and an end that leaves nothing
+hanging."""
 
 from __future__ import annotations
 
@@ -20,9 +21,9 @@ import httpx
 import openai
 import pytest
 
-from aegis.decisions import Decision
 from aegis.errors import BadInputError
-from aegis.serve.doors import is_loopback
+from aegis.protocol.decisions import Decision
+from aegis.serve.middleware import is_loopback
 from aegis.serve.server import Server, bind, require_guarded, settle
 from tests.serve.fakes import FakeEngine, House, house, thinking
 
@@ -44,7 +45,9 @@ def living(made: House, *, grace_s: float = 5) -> Iterator[tuple[str, Server]]:
         assert not thread.is_alive()
 
 
-HEAD = "POST /think HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+HEAD = (
+    "POST /think HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+)
 
 
 def connected(url: str) -> socket.socket:
@@ -60,10 +63,18 @@ def soon(true: Callable[[], object], *, seconds: float = 10) -> None:
 
 def test_the_official_client_works_unmodified(tmp_path: Path) -> None:
     made = house(tmp_path, FakeEngine(seconds=0.1), keep_alive_s=0.03)
-    asked: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Which city?"}]
-    with living(made) as (url, _), openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+    asked: Any = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Which city?"},
+    ]
+    with (
+        living(made) as (url, _),
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
         assert [model.id for model in client.models.list()] == ["tiny"]
-        whole = client.chat.completions.create(model="tiny", messages=asked, max_tokens=50, temperature=0, seed=3, user="u")
+        whole = client.chat.completions.create(
+            model="tiny", messages=asked, max_tokens=50, temperature=0, seed=3, user="u"
+        )
         assert whole.choices[0].message.content == "It is Paris."
         assert whole.choices[0].finish_reason == "stop"
         assert whole.choices[0].logprobs is None
@@ -73,7 +84,10 @@ def test_the_official_client_works_unmodified(tmp_path: Path) -> None:
             model="tiny", messages=asked, stream=True, stream_options={"include_usage": True}
         ) as stream:
             chunks = list(stream)
-        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "It is Paris."
+        assert (
+            "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+            == "It is Paris."
+        )
         assert chunks[-1].usage == whole.usage
         with pytest.raises(openai.BadRequestError, match="logprobs"):
             client.chat.completions.create(model="tiny", messages=asked, logprobs=True)
@@ -112,7 +126,9 @@ def test_a_stop_lets_answers_finish(tmp_path: Path, stream: bool) -> None:
     found: list[httpx.Response] = []
     with living(made) as (url, server):
         thread = threading.Thread(
-            target=lambda: found.append(httpx.post(f"{url}/think", json={"query": "hi", "stream": stream}, timeout=20))
+            target=lambda: found.append(
+                httpx.post(f"{url}/think", json={"query": "hi", "stream": stream}, timeout=20)
+            )
         )
         thread.start()
         soon(lambda: engine.prompts)
@@ -132,7 +148,9 @@ def test_a_stop_ends_what_takes_too_long_in_order(tmp_path: Path, stream: bool) 
     found: list[httpx.Response] = []
     with living(made, grace_s=0.3) as (url, server):
         thread = threading.Thread(
-            target=lambda: found.append(httpx.post(f"{url}/think", json={"query": "hi", "stream": stream}, timeout=20))
+            target=lambda: found.append(
+                httpx.post(f"{url}/think", json={"query": "hi", "stream": stream}, timeout=20)
+            )
         )
         thread.start()
         soon(lambda: engine.prompts)
@@ -147,7 +165,10 @@ def test_a_stop_ends_what_takes_too_long_in_order(tmp_path: Path, stream: bool) 
 
 def test_a_body_that_never_ends_is_given_up(tmp_path: Path) -> None:
     made = house(tmp_path, body_s=0.3)
-    with living(made) as (url, _), socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1]))) as raw:
+    with (
+        living(made) as (url, _),
+        socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1]))) as raw,
+    ):
         raw.sendall(
             b'POST /think HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"qu'
         )
@@ -158,8 +179,12 @@ def test_a_body_larger_than_it_says_is_turned_away(tmp_path: Path) -> None:
     made = house(tmp_path, body_bytes=2000)
     with living(made) as (url, _):
         chunks = (b"x" * 500 for _ in range(100))
-        with contextlib.suppress(httpx.TransportError):  # the connection may be closed before all is sent
-            answer = httpx.post(f"{url}/think", content=chunks, headers={"Content-Type": "application/json"})
+        with contextlib.suppress(
+            httpx.TransportError
+        ):  # the connection may be closed before all is sent
+            answer = httpx.post(
+                f"{url}/think", content=chunks, headers={"Content-Type": "application/json"}
+            )
             assert answer.status_code == 413
         assert httpx.post(f"{url}/think", json={"query": "hi"}).status_code == 200
 
@@ -197,8 +222,11 @@ def test_a_port_in_use_is_told() -> None:
 
 
 def test_many_clients_that_come_and_go(tmp_path: Path) -> None:
-    """A short soak: sixteen clients, a third of which leave early; no 5xx, every answer whole and recorded."""
-    engine = FakeEngine(says=lambda *_: thinking("It is Paris, on the Seine."), seconds=0.02, judges=_mixed)
+    """A short soak: sixteen clients, a third of which leave early; no 5xx, every answer whole and
+    recorded."""
+    engine = FakeEngine(
+        says=lambda *_: thinking("It is Paris, on the Seine."), seconds=0.02, judges=_mixed
+    )
     made = house(tmp_path, engine, keep_alive_s=0.01)
     with living(made) as (url, _):
         statuses = asyncio.run(soak(url, clients=16, seconds=2.0))

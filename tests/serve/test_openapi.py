@@ -11,7 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.generation import GenerationMode
 
-from aegis.decisions import Decision
+from aegis.protocol.decisions import Decision
 from tests.serve.fakes import FakeEngine, house
 
 EXAMPLES = int(os.environ.get("AEGIS_EXAMPLES", "8"))  # of each kind for each path
@@ -20,16 +20,30 @@ EXAMPLES = int(os.environ.get("AEGIS_EXAMPLES", "8"))  # of each kind for each p
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_no_request_breaks_the_server_or_its_document(tmp_path: Path, mode: GenerationMode) -> None:
     made = house(tmp_path, FakeEngine(judges=lambda prompt: Decision(len(prompt) % 4)))
-    schema = schemathesis.openapi.from_asgi("/openapi.json", made.app, headers={"Host": "127.0.0.1"})
-    schema.config.checks.negative_data_rejection.expected_statuses = ["400", "404", "405", "413"]  # 413: too long
+    schema = schemathesis.openapi.from_asgi(
+        "/openapi.json", made.app, headers={"Host": "127.0.0.1"}
+    )
+    schema.config.checks.negative_data_rejection.expected_statuses = [
+        "400",
+        "404",
+        "405",
+        "413",
+    ]  # 413: too long
     operations = [found.ok() for found in schema.get_all_operations()]  # pyright: ignore[reportAttributeAccessIssue]
     assert len(operations) == 10
     for operation in operations:
-        if mode is GenerationMode.NEGATIVE and not (operation.body or operation.query or operation.path_parameters):
+        if mode is GenerationMode.NEGATIVE and not (
+            operation.body or operation.query or operation.path_parameters
+        ):
             continue  # nothing in it could be wrong
 
         @given(case=operation.as_strategy(generation_mode=mode))
-        @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))  # pyright: ignore[reportArgumentType]
+        @settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
+        )
         def agrees(case: Any) -> None:
             case.call_and_validate(headers={"Host": "127.0.0.1"})
 

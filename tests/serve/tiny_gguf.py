@@ -1,4 +1,5 @@
-"""Write a tiny model as a GGUF file, without llama.cpp's converter: what the engine's tests need of one, and no more."""
+"""Write a tiny model as a GGUF file, without llama.cpp's converter: what the engine's tests need of
+one, and no more."""
 
 from __future__ import annotations
 
@@ -7,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
-LLAMA_ROPE = ("llama", "mistral")  # llama.cpp turns neighbouring pairs there, transformers the two halves
+LLAMA_ROPE = (
+    "llama",
+    "mistral",
+)  # llama.cpp turns neighbouring pairs there, transformers the two halves
 
 
 def write_gguf(model: Any, tokenizer: Any, path: Path, *, kind: str = "f32") -> Path:
@@ -18,7 +22,9 @@ def write_gguf(model: Any, tokenizer: Any, path: Path, *, kind: str = "f32") -> 
     architecture = {"mistral": "llama"}.get(config.model_type, config.model_type)
     arch = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     writer = gguf.GGUFWriter(str(path), str(architecture))
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32 if kind == "f32" else gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_file_type(
+        gguf.LlamaFileType.ALL_F32 if kind == "f32" else gguf.LlamaFileType.MOSTLY_F16
+    )
     _describe(writer, config)
     _tokens(writer, tokenizer, config.vocab_size)
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
@@ -28,7 +34,10 @@ def write_gguf(model: Any, tokenizer: Any, path: Path, *, kind: str = "f32") -> 
             continue
         values = tensor.float().numpy()
         if config.model_type in LLAMA_ROPE and (".q_proj." in name or ".k_proj." in name):
-            values = _paired(values, config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads)
+            values = _paired(
+                values,
+                config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads,
+            )
         if kind == "f16" and values.ndim > 1:
             values = values.astype(np.float16)
         writer.add_tensor(str(names.get_name(name, try_suffixes=(".weight", ".bias"))), values)
@@ -65,8 +74,15 @@ def _tokens(writer: Any, tokenizer: Any, rows: int) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("default")
     writer.add_token_list([texts.get(number, f"[PAD{number}]") for number in range(rows)])
-    writer.add_token_types([kinds[number in added] if number in texts else gguf.TokenType.UNUSED for number in range(rows)])
-    writer.add_token_merges(["a b"])  # llama.cpp asks for some; the engine tokenizes with the model folder's own tokenizer
+    writer.add_token_types(
+        [
+            kinds[number in added] if number in texts else gguf.TokenType.UNUSED
+            for number in range(rows)
+        ]
+    )
+    writer.add_token_merges(
+        ["a b"]
+    )  # llama.cpp asks for some; the engine tokenizes with the model folder's own tokenizer
 
 
 def _paired(weight: np.ndarray, heads: int) -> np.ndarray:

@@ -14,7 +14,9 @@ SHAPES: tuple[Shape, ...] = ("sigmoid", "linear", "cosine")
 
 @pytest.mark.parametrize("shape", SHAPES)
 @given(st.integers(0, 50), st.integers(0, 500))
-def test_both_ends_are_exact_and_alpha_never_falls(shape: Shape, warmup: int, annealing: int) -> None:
+def test_both_ends_are_exact_and_alpha_never_falls(
+    shape: Shape, warmup: int, annealing: int
+) -> None:
     schedule = Schedule(annealing, warmup, shape)
     values = [alpha_at(schedule, step) for step in range(warmup + annealing + 3)]
     assert values[warmup + annealing :] == [GOLDEN_RATIO] * 3

@@ -65,7 +65,9 @@ def test_the_additive_gate_is_the_first_formula() -> None:
     torch.manual_seed(3)
     gate = Gate(8, mode="additive", alpha=0.2, std=0.5)
     weight = torch.randn(4, 8, dtype=torch.float64)
-    expected = weight + torch.sigmoid(torch.tensor(0.2)).double() * weight @ gate.double().rotation()[0].mT
+    expected = (
+        weight + torch.sigmoid(torch.tensor(0.2)).double() * weight @ gate.double().rotation()[0].mT
+    )
     torch.testing.assert_close(fold(weight, gate), expected, atol=1e-6, rtol=0)
 
 

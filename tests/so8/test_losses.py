@@ -20,7 +20,14 @@ def test_straight_lines_cost_no_pet_and_padding_does_not_count() -> None:
 
 def test_pet_has_three_phases() -> None:
     settings = So8LossSettings(pet=(0.1, 0.2, 0.3), pet_phases=(0.25, 0.5))
-    assert [pet_weight(settings, p) for p in (0, 0.24, 0.25, 0.49, 0.5, 1)] == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3]
+    assert [pet_weight(settings, p) for p in (0, 0.24, 0.25, 0.49, 0.5, 1)] == [
+        0.1,
+        0.1,
+        0.2,
+        0.2,
+        0.3,
+        0.3,
+    ]
 
 
 @torch.no_grad()
@@ -38,7 +45,9 @@ def test_terms_that_vanish_by_construction_vanish() -> None:
 def test_the_total_is_the_sum_of_its_weighted_terms() -> None:
     gates = [Gate(16, mode="additive", alpha=0.5, std=1.0)]
     settings = So8LossSettings(pet=(0.5, 0.5, 0.5), nu_orth=1, mu_norm=2, rho_iso=3)
-    total, parts = So8Loss(settings)(torch.tensor(1.5), progress=0.1, gates=gates, hidden=torch.randn(2, 5, 16))
+    total, parts = So8Loss(settings)(
+        torch.tensor(1.5), progress=0.1, gates=gates, hidden=torch.randn(2, 5, 16)
+    )
     assert set(parts) == {"task", "pet", "orth", "norm", "iso"}
     assert float(total.detach()) == pytest.approx(sum(parts.values()))
     total.backward()
@@ -46,7 +55,9 @@ def test_the_total_is_the_sum_of_its_weighted_terms() -> None:
 
 
 def test_without_weights_only_the_task_is_left() -> None:
-    total, parts = So8Loss()(torch.tensor(0.7), progress=1.0, gates=[Gate(8)], hidden=torch.randn(1, 4, 8))
+    total, parts = So8Loss()(
+        torch.tensor(0.7), progress=1.0, gates=[Gate(8)], hidden=torch.randn(1, 4, 8)
+    )
     assert parts == {"task": pytest.approx(0.7)}
     assert float(total) == pytest.approx(0.7)
 

@@ -13,7 +13,9 @@ def generators(draw: st.DrawFn, max_norm: float = 10.0) -> torch.Tensor:
     """Blocks of generators whose norm reaches up to `max_norm`."""
     seed = draw(st.integers(0, 2**31 - 1))
     norm = draw(st.floats(0, max_norm))
-    raw = torch.randn(draw(st.integers(1, 6)), GENERATORS, generator=torch.Generator().manual_seed(seed))
+    raw = torch.randn(
+        draw(st.integers(1, 6)), GENERATORS, generator=torch.Generator().manual_seed(seed)
+    )
     return raw / raw.norm(dim=-1, keepdim=True) * norm
 
 
@@ -23,7 +25,9 @@ def test_rotations_are_orthogonal_with_determinant_one(a: torch.Tensor) -> None:
     turned = rotation(a)
     assert turned.dtype == torch.float32
     assert float((turned.mT @ turned - torch.eye(BLOCK)).abs().max()) <= 1e-6
-    torch.testing.assert_close(torch.linalg.det(turned.double()), torch.ones(len(a)).double(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        torch.linalg.det(turned.double()), torch.ones(len(a)).double(), atol=1e-5, rtol=0
+    )
 
 
 def test_zero_generators_give_the_identity_to_the_last_bit() -> None:
@@ -43,7 +47,12 @@ def test_a_plane_rotation_is_the_known_one() -> None:
     expected = torch.tensor([[0.3]], dtype=torch.float64)
     assert torch.allclose(
         rotation(a)[0, :2, :2],
-        torch.stack([torch.cat([expected.cos(), expected.sin()], 1)[0], torch.cat([-expected.sin(), expected.cos()], 1)[0]]),
+        torch.stack(
+            [
+                torch.cat([expected.cos(), expected.sin()], 1)[0],
+                torch.cat([-expected.sin(), expected.cos()], 1)[0],
+            ]
+        ),
     )
 
 

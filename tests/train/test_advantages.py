@@ -16,13 +16,17 @@ from aegis.train.advantages import (
 )
 
 MASK = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
-WILD = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1e9]])  # what stands behind the mask must never matter
+WILD = torch.tensor(
+    [[0.0, 0.0, 0.0], [0.0, 0.0, 1e9]]
+)  # what stands behind the mask must never matter
 
 
 def test_advantages_follow_the_recursion_row_by_row() -> None:
     torch.manual_seed(0)
     rewards, values = torch.randn(2, 3), torch.randn(2, 3)
-    advantages, returns = generalized_advantages(rewards + WILD, values + WILD, MASK, gamma=0.9, lam=0.8)
+    advantages, returns = generalized_advantages(
+        rewards + WILD, values + WILD, MASK, gamma=0.9, lam=0.8
+    )
     for row, length in enumerate((3, 2)):
         for start in range(length):
             expected = 0.0
@@ -31,7 +35,9 @@ def test_advantages_follow_the_recursion_row_by_row() -> None:
                 delta = float(rewards[row, step]) + 0.9 * after - float(values[row, step])
                 expected += (0.9 * 0.8) ** (step - start) * delta
             assert float(advantages[row, start]) == pytest.approx(expected, abs=1e-5)
-            assert float(returns[row, start]) == pytest.approx(expected + float(values[row, start]), abs=1e-5)
+            assert float(returns[row, start]) == pytest.approx(
+                expected + float(values[row, start]), abs=1e-5
+            )
     assert float(advantages[1, 2]) == 0.0
 
 
@@ -47,12 +53,16 @@ def test_whitening_ignores_what_is_not_real() -> None:
     assert float(masked_mean(white, MASK)) == pytest.approx(0, abs=1e-6)
     assert float(masked_mean(white**2, MASK)) == pytest.approx(1, abs=1e-5)
     assert float(white[1, 2]) == 0.0
-    assert float(masked_mean(masked_whiten(values, MASK, keep_mean=True), MASK)) == pytest.approx(3.0, abs=1e-5)
+    assert float(masked_mean(masked_whiten(values, MASK, keep_mean=True), MASK)) == pytest.approx(
+        3.0, abs=1e-5
+    )
 
 
 def test_a_response_counts_less_the_mean_of_the_others_to_its_prompt() -> None:
     rewards = torch.tensor([1.0, 2.0, 6.0, 5.0, 5.0, 5.0])
-    torch.testing.assert_close(leave_one_out(rewards, responses=3), torch.tensor([-3.0, -1.5, 4.5, 0.0, 0.0, 0.0]))
+    torch.testing.assert_close(
+        leave_one_out(rewards, responses=3), torch.tensor([-3.0, -1.5, 4.5, 0.0, 0.0, 0.0])
+    )
     assert torch.equal(leave_one_out(rewards, responses=1), rewards)
 
 
@@ -76,7 +86,9 @@ def test_the_clip_takes_the_pessimistic_side() -> None:
     lost = policy_loss(new, old, torch.tensor([[-1.0, 1.0]]), ones, clip=0.2)
     assert float(lost.loss) == pytest.approx((1.5 - 0.5) / 2)
     assert float(lost.fraction) == 0.0
-    far = value_loss(torch.tensor([[2.0]]), torch.zeros(1, 1), torch.ones(1, 1) * 2, torch.ones(1, 1), clip=0.5)
+    far = value_loss(
+        torch.tensor([[2.0]]), torch.zeros(1, 1), torch.ones(1, 1) * 2, torch.ones(1, 1), clip=0.5
+    )
     assert float(far.loss) == pytest.approx(0.5 * 1.5**2)
 
 

@@ -14,12 +14,12 @@ from aegis.config import Config, parse_config
 from aegis.data.mixture import check_datasets, mix, mixture_identity
 from aegis.data.records import Record, parse_pair, parse_record
 from aegis.data.split import split_records
-from aegis.durable.store import SnapshotStore
 from aegis.errors import ConfigError, DataError, StoppedError
-from aegis.model.adapt import attach
-from aegis.train.checkpoints import Checkpoints
+from aegis.model.adapted import attach
+from aegis.storage.snapshots import SnapshotStore
 from aegis.train.examples import epoch_batches, mixed
 from aegis.train.sft import make_plan, train_sft
+from aegis.train.snapshot_policy import Checkpoints
 from tests.conftest import tiny_model
 from tests.train.test_sft import THINKING, encoded, settings
 from tests.train.test_state import MODEL, StopAt, same
@@ -29,7 +29,9 @@ WORDS += ["stone", "cloud", "forest", "silver", "candle", "bridge", "market", "s
 BODIES = {"thinking": THINKING, "final": "Yes, that is so."}
 
 
-def row(number: int, *, thinking: bool = False, start: str = "own", **changes: Any) -> dict[str, Any]:
+def row(
+    number: int, *, thinking: bool = False, start: str = "own", **changes: Any
+) -> dict[str, Any]:
     text = f"{start} {WORDS[number % 16]} {WORDS[number * 7 // 16 % 16]} {number * 7919 % 10007}"
     return {"prompt": text, "decision": "ALLOW", **(BODIES if thinking else {}), **changes}
 
@@ -83,9 +85,16 @@ def test_stopped_and_resumed_a_mixture_is_uninterrupted(tokenizer: Any, tmp_path
         examples = encoded(tokenizer)[0]
         checkpoints = None
         if folder:
-            checkpoints = Checkpoints(SnapshotStore(folder, fingerprint="f", keep=3), interval_s=1e9, check=StopAt(stop))
+            checkpoints = Checkpoints(
+                SnapshotStore(folder, fingerprint="f", keep=3), interval_s=1e9, check=StopAt(stop)
+            )
         shares = [(12, 1.0), (8, 0.5), (4, 2.5)]
-        given: dict[str, Any] = {"pad_id": 1, "seed": 3, "shares": shares, "checkpoints": checkpoints}
+        given: dict[str, Any] = {
+            "pad_id": 1,
+            "seed": 3,
+            "shares": shares,
+            "checkpoints": checkpoints,
+        }
         return adapted, train_sft(adapted, examples, examples[:8], settings(epochs=2.5), **given)
 
     whole = attempt(None)
@@ -97,9 +106,17 @@ def test_stopped_and_resumed_a_mixture_is_uninterrupted(tokenizer: Any, tmp_path
 
 def test_the_form_with_thinking_is_preferred(tmp_path: Path) -> None:
     own = records([row(0), row(1, thinking=True), row(2), row(3)])
-    file = write(tmp_path / "a.jsonl", [row(0, thinking=True), row(1), row(4), row(4, thinking=True), row(5)])
+    file = write(
+        tmp_path / "a.jsonl", [row(0, thinking=True), row(1), row(4), row(4, thinking=True), row(5)]
+    )
     pair = {"prompt": row(3)["prompt"], "chosen": {"decision": "ALLOW", **BODIES}}
-    pair |= {"rejected": {"decision": "REFUSE", "thinking": {**THINKING, "policy": "REFUSE"}, "final": "No."}}
+    pair |= {
+        "rejected": {
+            "decision": "REFUSE",
+            "thinking": {**THINKING, "policy": "REFUSE"},
+            "final": "No.",
+        }
+    }
     found = mix(config((file, 1.0)), train=own, pairs=[parse_pair(pair, where="t:1")], held_out=[])
     everything = [*found.own.records, *found.others[0].records, *found.validation]
     forms = sorted((record.prompt, record.thinking is not None) for record in everything)
@@ -110,10 +127,15 @@ def test_the_form_with_thinking_is_preferred(tmp_path: Path) -> None:
 def test_nothing_held_out_is_trained_on(tmp_path: Path) -> None:
     held = records([row(n, start="held out for the very end") for n in range(6)])
     rows = [row(n, start="theirs") for n in range(100)]
-    copies = [{**row(n, start="held out for the very end"), "prompt": held[n].prompt.upper() + "!"} for n in range(6)]
+    copies = [
+        {**row(n, start="held out for the very end"), "prompt": held[n].prompt.upper() + "!"}
+        for n in range(6)
+    ]
     file = write(tmp_path / "b.jsonl", [*rows, *copies])
     said: list[str] = []
-    found = mix(config((file, 1.0)), train=records([row(0)]), pairs=[], held_out=held, say=said.append)
+    found = mix(
+        config((file, 1.0)), train=records([row(0)]), pairs=[], held_out=held, say=said.append
+    )
     trained, checks = found.others[0].records, found.validation
     assert not {r.prompt for r in trained + checks} & {c["prompt"] for c in copies}
     facts = found.facts[1]
@@ -128,14 +150,19 @@ def test_nothing_held_out_is_trained_on(tmp_path: Path) -> None:
 def test_twins_stay_on_one_side_and_personal_data_is_masked(tmp_path: Path) -> None:
     rows = []
     for number in range(60):
-        rows += [row(number, id=f"t{number}"), row(number, id=f"u{number}", contrast_of=f"t{number}")]
+        rows += [
+            row(number, id=f"t{number}"),
+            row(number, id=f"u{number}", contrast_of=f"t{number}"),
+        ]
         rows[-1]["prompt"] += " now"
     rows.append({"prompt": "write to jane.doe@example.com please", "decision": "ALLOW"})
     found = mix(config((write(tmp_path / "c.jsonl", rows), 1.0)), train=[], pairs=[], held_out=[])
     both = (found.others[0].records, found.validation)
     sides = [{record.id[1:] for record in side if record.id[0] in "tu"} for side in both]
     assert not sides[0] & sides[1]
-    assert "jane.doe" not in " ".join(record.prompt for record in (*found.others[0].records, *found.validation))
+    assert "jane.doe" not in " ".join(
+        record.prompt for record in (*found.others[0].records, *found.validation)
+    )
 
 
 def test_own_records_may_have_another_weight(tmp_path: Path) -> None:
@@ -156,7 +183,9 @@ def test_a_fingerprint_follows_content_and_weight_not_the_place(tmp_path: Path) 
     assert mixture_identity(config()) == []
     assert mixture_identity(config((here, 1.0))) == mixture_identity(config((there, 1.0)))
     assert mixture_identity(config((here, 1.0))) != mixture_identity(config((here, 2.0)))
-    assert mixture_identity(config((here, 1.0))) != mixture_identity(config((here, 1.0), ("records", 2.0)))
+    assert mixture_identity(config((here, 1.0))) != mixture_identity(
+        config((here, 1.0), ("records", 2.0))
+    )
     before = mixture_identity(config((here, 1.0)))
     write(tmp_path / "here.jsonl", [*rows, row(4)])
     assert mixture_identity(config((here, 1.0))) != before
@@ -165,7 +194,9 @@ def test_a_fingerprint_follows_content_and_weight_not_the_place(tmp_path: Path) 
 def test_mistakes_are_told_with_their_place(tmp_path: Path) -> None:
     from aegis.pipeline import run_pipeline
 
-    missing = config((str(tmp_path / "no.jsonl"), 1.0), base="no/such/model", runs=str(tmp_path / "runs"))
+    missing = config(
+        (str(tmp_path / "no.jsonl"), 1.0), base="no/such/model", runs=str(tmp_path / "runs")
+    )
     with pytest.raises(DataError, match=r"no\.jsonl: cannot be read"):
         run_pipeline(missing)  # the base comes later, and would be an error, too
     bad = write(tmp_path / "bad.jsonl", [row(0), {**row(1), "decision": "PERHAPS"}])
@@ -180,11 +211,20 @@ def test_mistakes_are_told_with_their_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("datasets", "message"),
     [
-        ([{"path": "a", "weight": -1}], "train.datasets.0.weight: .*greater than or equal to 0, got -1"),
-        ([{"path": "a", "wieght": 1}], "train.datasets.0.wieght is not a setting; did you mean 'weight'"),
+        (
+            [{"path": "a", "weight": -1}],
+            "train.datasets.0.weight: .*greater than or equal to 0, got -1",
+        ),
+        (
+            [{"path": "a", "wieght": 1}],
+            "train.datasets.0.wieght is not a setting; did you mean 'weight'",
+        ),
         ([{"weight": 1}], "train.datasets.0.path: field required"),
         ([{"path": "a"}, {"path": "a"}], "train: datasets names 'a' more than once"),
-        ([{"path": "records", "weight": 0}], "train: datasets must give at least one of them a weight above 0"),
+        (
+            [{"path": "records", "weight": 0}],
+            "train: datasets must give at least one of them a weight above 0",
+        ),
     ],
 )
 def test_settings_that_cannot_be_meant(datasets: list[dict[str, Any]], message: str) -> None:

@@ -11,12 +11,22 @@ import pytest
 
 from aegis.config import AnnealSettings
 from aegis.so8 import Schedule, alpha_at, opening
-from aegis.train.evidence import compare, difference, draw_comparison, gather, interval, steepest, write_evidence
+from aegis.train.evidence import (
+    compare,
+    difference,
+    draw_comparison,
+    gather,
+    interval,
+    steepest,
+    write_evidence,
+)
 from aegis.train.loop import StepLog
 from tests.train.test_sft import trained
 
 
-def history(schedule: Schedule, steps: int = 200, *, drop: float = 1.0, noise: float = 0.1, seed: int = 0) -> list[StepLog]:
+def history(
+    schedule: Schedule, steps: int = 200, *, drop: float = 1.0, noise: float = 0.1, seed: int = 0
+) -> list[StepLog]:
     """A made-up training whose loss falls by `drop` while its gates open."""
     rng = np.random.default_rng(seed)
     logs = []
@@ -38,7 +48,9 @@ def test_the_steepest_ascent_is_where_the_schedule_has_it() -> None:
     assert evidence.alpha.step == pytest.approx(20 + 70 + 1, abs=1)
     # The middle of the logistic rises by steepness/4 of the whole, per annealing step.
     low, high = opening(-6), opening(6)
-    assert evidence.alpha.rate == pytest.approx((1.618034 + 5) * 12 / 4 / 140 / (high - low), rel=0.01)
+    assert evidence.alpha.rate == pytest.approx(
+        (1.618034 + 5) * 12 / 4 / 140 / (high - low), rel=0.01
+    )
     # Half the peak's rise is where σ' = 1/8: ln(3 + 2√2) to each side of the middle, in units of the steepness.
     width = 2 * math.log(3 + 2 * math.sqrt(2)) / 12 * 140
     assert evidence.alpha.last - evidence.alpha.first == pytest.approx(width, abs=2)
@@ -91,11 +103,15 @@ def test_intervals_cover_as_often_as_they_say() -> None:
 
 def test_a_comparison_finds_what_annealing_did_and_nothing_where_it_did_nothing() -> None:
     annealed = history(SIGMOID, drop=1.0, seed=0)
-    without = [replace(log, extra={"alpha": 1.6, "g": 0.8}) for log in history(SIGMOID, drop=0.0, seed=1)]
+    without = [
+        replace(log, extra={"alpha": 1.6, "g": 0.8}) for log in history(SIGMOID, drop=0.0, seed=1)
+    ]
     found = compare(annealed, without)
     assert found.windows["after"].loss.mean < -0.5
     assert "lower with annealing" in found.reading()
-    same = compare(annealed, [replace(log, loss=log.loss + 0.02 * (-1) ** log.step) for log in annealed])
+    same = compare(
+        annealed, [replace(log, loss=log.loss + 0.02 * (-1) ** log.step) for log in annealed]
+    )
     assert "no difference can be seen" in same.reading()
     assert "One seed" in same.reading()
     assert same.to_json()["windows"]["whole"]["loss"]["n"] == 200
@@ -111,7 +127,9 @@ def test_only_trainings_on_the_same_batches_are_compared(tmp_path: Path) -> None
         compare(history(OPEN), annealed)
 
 
-def test_a_real_training_leaves_its_evidence_beside_the_adapter(tokenizer: Any, tmp_path: Path) -> None:
+def test_a_real_training_leaves_its_evidence_beside_the_adapter(
+    tokenizer: Any, tmp_path: Path
+) -> None:
     _, result = trained(tokenizer)
     evidence = write_evidence(tmp_path, result.history)
     assert evidence is not None
@@ -120,7 +138,9 @@ def test_a_real_training_leaves_its_evidence_beside_the_adapter(tokenizer: Any, 
     assert written["windows"].keys() <= {"before", "around", "after"}
     assert "no evidence" in written["note"]
     assert (tmp_path / "phase_transition.png").stat().st_size > 10_000
-    _, flat = trained(tokenizer, anneal=AnnealSettings(start=1.618, end=1.618, warmup=0.0, annealing=0.0))
+    _, flat = trained(
+        tokenizer, anneal=AnnealSettings(start=1.618, end=1.618, warmup=0.0, annealing=0.0)
+    )
     assert write_evidence(tmp_path / "nowhere", flat.history) is None
     draw_comparison(tmp_path / "comparison.png", result.history, flat.history)
     assert (tmp_path / "comparison.png").stat().st_size > 10_000

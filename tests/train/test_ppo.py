@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from aegis.config import GateSettings, LoraSettings, ModelSettings, PpoSettings
-from aegis.durable.store import SnapshotStore
+from aegis.engine.thinker import Path
 from aegis.errors import AegisError, StoppedError
-from aegis.model.adapt import Adapted, attach
+from aegis.model.adapted import Adapted, attach
 from aegis.model.scalar import ScalarHead
-from aegis.model.thinker import Path
-from aegis.train.checkpoints import Checkpoints
+from aegis.storage.snapshots import SnapshotStore
 from aegis.train.ppo import PPO
 from aegis.train.reward import RewardModel
 from aegis.train.rollout import Limiter, drift, whiten_by_part
+from aegis.train.snapshot_policy import Checkpoints
 from tests.conftest import tiny_model
 
 TARGET, CHOICES = 7, tuple(range(4, 12))
@@ -39,7 +39,9 @@ class Bandit:
         allowed[list(CHOICES)] = True
         self.limiter: Limiter | None = Limiter(allowed, (0,))
 
-    def sample(self, prompts: Sequence[tuple[int, ...]], on_token: Callable[[], None] = lambda: None) -> list[Path]:
+    def sample(
+        self, prompts: Sequence[tuple[int, ...]], on_token: Callable[[], None] = lambda: None
+    ) -> list[Path]:
         assert self.limiter
         ids = torch.tensor(prompts)
         for _ in range(self.length):
@@ -48,25 +50,49 @@ class Bandit:
             ids = torch.cat([ids, torch.multinomial(torch.softmax(logits, -1), 1)], dim=1)
             on_token()
         yes, part, no = (True,) * self.length, (0,) * self.length, (False,) * self.length
-        return [Path(tuple(row[:3]), tuple(row[3:]), yes, part, no, (True,), ()) for row in ids.tolist()]
+        return [
+            Path(tuple(row[:3]), tuple(row[3:]), yes, part, no, (True,), ()) for row in ids.tolist()
+        ]
 
     def terms(self, indices: Sequence[int], paths: Sequence[Path]) -> list[dict[str, float]]:
-        return [{"share": sum(token == TARGET for token in path.ids) / len(path.ids)} for path in paths]
+        return [
+            {"share": sum(token == TARGET for token in path.ids) / len(path.ids)} for path in paths
+        ]
 
     def due(self, index: int, path: Path) -> dict[int, float]:
         return {}
 
 
-def bandit(length: int = 4, *, checkpoints: Checkpoints | None = None, seed: int = 0, **changes: Any) -> PPO:
-    model = ModelSettings(lora=LoraSettings(rank=4, layers=(0.5, 1.0)), gates=GateSettings(layers=(0.5, 0.75)))
+def bandit(
+    length: int = 4, *, checkpoints: Checkpoints | None = None, seed: int = 0, **changes: Any
+) -> PPO:
+    model = ModelSettings(
+        lora=LoraSettings(rank=4, layers=(0.5, 1.0)), gates=GateSettings(layers=(0.5, 0.75))
+    )
     torch.manual_seed(seed)
     adapted = attach(tiny_model(), model)
     adapted.set_alpha(1.6)
     adapted.add_reference()
-    given = {"updates": 60, "batch": 32, "minibatches": 2, "lr": 3e-3, "gate_lr": 3e-3, "value_lr": 1e-2, "kl": 0.0}
+    given = {
+        "updates": 60,
+        "batch": 32,
+        "minibatches": 2,
+        "lr": 3e-3,
+        "gate_lr": 3e-3,
+        "value_lr": 1e-2,
+        "kl": 0.0,
+    }
     settings = PpoSettings(**{**given, "stop_kl": None, **changes})
     value = ScalarHead(32)
-    return PPO(adapted, value, Bandit(adapted, length=length), settings, pad_id=1, seed=seed, checkpoints=checkpoints)
+    return PPO(
+        adapted,
+        value,
+        Bandit(adapted, length=length),
+        settings,
+        pad_id=1,
+        seed=seed,
+        checkpoints=checkpoints,
+    )
 
 
 def shares(logs: list[dict[str, Any]]) -> list[float]:
@@ -78,7 +104,9 @@ def test_the_known_optimum_is_reached() -> None:
     assert shares(logs)[0] < 0.5
     assert sum(shares(logs)[-5:]) / 5 >= 0.95
     assert logs[0]["ratio"] == pytest.approx(1.0, abs=0.2)
-    assert {"entropy", "approx_kl", "clip_fraction", "explained_variance", "tokens", "kl"} <= logs[0].keys()
+    assert {"entropy", "approx_kl", "clip_fraction", "explained_variance", "tokens", "kl"} <= logs[
+        0
+    ].keys()
     assert logs[-1]["entropy"] < logs[0]["entropy"]
 
 
@@ -91,7 +119,9 @@ def test_a_kl_penalty_leads_to_the_tilted_reference() -> None:
 
     def chance() -> torch.Tensor:
         hidden = ppo.adapted.hidden(prompts, torch.ones_like(prompts))[:, -1]
-        return torch.softmax(ppo.adapted.logits(hidden)[:, list(CHOICES)], -1)[:, TARGET - CHOICES[0]]
+        return torch.softmax(ppo.adapted.logits(hidden)[:, list(CHOICES)], -1)[
+            :, TARGET - CHOICES[0]
+        ]
 
     with torch.no_grad():
         found = chance()
@@ -111,7 +141,13 @@ def test_without_kl_the_policy_goes_further_away() -> None:
 
 def test_with_lambda_zero_credit_needs_the_value_head_first() -> None:
     def reached(lam: float) -> float:
-        return sum(sum(shares(bandit(8, lam=lam, updates=20, seed=seed).train())[-5:]) / 5 for seed in (0, 1)) / 2
+        return (
+            sum(
+                sum(shares(bandit(8, lam=lam, updates=20, seed=seed).train())[-5:]) / 5
+                for seed in (0, 1)
+            )
+            / 2
+        )
 
     assert reached(0.95) > reached(0.0)
 
@@ -125,7 +161,9 @@ def test_whitening_takes_the_rewards_size_out() -> None:
         ]
         return ppo.train()[0]["gradient_norm"]
 
-    assert first_norm(10.0, white=False) == pytest.approx(10 * first_norm(1.0, white=False), rel=1e-3)
+    assert first_norm(10.0, white=False) == pytest.approx(
+        10 * first_norm(1.0, white=False), rel=1e-3
+    )
     assert first_norm(10.0, white=True) == pytest.approx(first_norm(1.0, white=True), rel=1e-3)
 
 
@@ -136,7 +174,9 @@ def test_each_body_is_whitened_by_itself() -> None:
     real[1, 3] = 0.0
     advantages = torch.tensor([[0.1, 0.0, 30.0, -10.0], [0.0, 0.1, 10.0, 99.0]])
     found = whiten_by_part(advantages, real, paths)
-    torch.testing.assert_close(found[:, :2], torch.tensor([[1.0, -1.0], [-1.0, 1.0]]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        found[:, :2], torch.tensor([[1.0, -1.0], [-1.0, 1.0]]), atol=1e-4, rtol=0
+    )
     answers = torch.tensor([30.0, -10.0, 10.0])
     expected = (answers - answers.mean()) / answers.std(unbiased=False)
     torch.testing.assert_close(found[real.bool()][[2, 3, 6]], expected)
@@ -145,13 +185,18 @@ def test_each_body_is_whitened_by_itself() -> None:
 
 def test_what_a_prompt_gives_every_response_moves_nothing_with_several_responses() -> None:
     def trained(bonus: float, *, responses: int) -> torch.Tensor:
-        ppo = bandit(updates=1, minibatches=1, responses=responses, whiten_advantages=False, value=0.0)
+        ppo = bandit(
+            updates=1, minibatches=1, responses=responses, whiten_advantages=False, value=0.0
+        )
         plain = ppo.task.terms
         ppo.task.terms = lambda indices, paths: [  # pyright: ignore[reportAttributeAccessIssue]
-            {**row, "prompt": bonus * (index % 2)} for index, row in zip(indices, plain(indices, paths), strict=True)
+            {**row, "prompt": bonus * (index % 2)}
+            for index, row in zip(indices, plain(indices, paths), strict=True)
         ]
         ppo.train()
-        return torch.cat([p.detach().flatten() for p in ppo.adapted.parameters() if p.requires_grad])
+        return torch.cat(
+            [p.detach().flatten() for p in ppo.adapted.parameters() if p.requires_grad]
+        )
 
     torch.testing.assert_close(trained(3.0, responses=4), trained(0.0, responses=4))
     assert not torch.allclose(trained(3.0, responses=1), trained(0.0, responses=1))
@@ -184,7 +229,9 @@ def with_reward(layers: tuple[float, float], **changes: Any) -> PPO:
 
 @pytest.mark.parametrize("layers", [(0.0, 1.0), (0.5, 1.0), (0.75, 1.0)])
 @pytest.mark.parametrize("reference", ["sft", "base"])
-def test_the_shared_trunk_gives_the_reward_models_own_scores(layers: tuple[float, float], reference: str) -> None:
+def test_the_shared_trunk_gives_the_reward_models_own_scores(
+    layers: tuple[float, float], reference: str
+) -> None:
     ppo = with_reward(layers, reference=reference)
     torch.manual_seed(0)
     ppo._collect(lambda: None)
@@ -196,7 +243,9 @@ def test_the_shared_trunk_gives_the_reward_models_own_scores(layers: tuple[float
     assert ppo.facts["reward/reward_model"] == pytest.approx(expected, abs=1e-5)
 
 
-def test_with_a_reward_model_and_a_moving_coefficient_it_resumes_to_the_last_bit(tmp_path: FilePath) -> None:
+def test_with_a_reward_model_and_a_moving_coefficient_it_resumes_to_the_last_bit(
+    tmp_path: FilePath,
+) -> None:
     whole = with_reward((0.75, 1.0))
     whole.train()
     assert whole.kl.coefficient != 0.1
@@ -208,7 +257,9 @@ def test_with_a_reward_model_and_a_moving_coefficient_it_resumes_to_the_last_bit
             raise StoppedError("asked to")
 
     def saving(check: Callable[[], None]) -> Checkpoints:
-        return Checkpoints(SnapshotStore(tmp_path, fingerprint="same", keep=3), interval_s=1e9, check=check)
+        return Checkpoints(
+            SnapshotStore(tmp_path, fingerprint="same", keep=3), interval_s=1e9, check=check
+        )
 
     stopped = with_reward((0.75, 1.0))
     stopped.checkpoints = saving(check)
@@ -245,7 +296,9 @@ def test_decisions_stay_where_they_were() -> None:
     assert moved(5.0) < 0.2 * moved(0.0)
 
 
-def test_what_is_due_early_counts_from_there_and_the_sum_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_due_early_counts_from_there_and_the_sum_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def returns(early: dict[int, float]) -> torch.Tensor:
         ppo = bandit(updates=1, lam=1.0, kl=0.0)
         monkeypatch.setattr(ppo.task, "due", lambda *_: early)
@@ -259,18 +312,27 @@ def test_what_is_due_early_counts_from_there_and_the_sum_stays(monkeypatch: pyte
     torch.testing.assert_close(whole - early, torch.tensor([0.0, 0.5, 0.5, 0.75]).expand_as(whole))
 
 
-def test_learning_rates_rise_over_the_warmup_and_fall_over_the_decay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learning_rates_rise_over_the_warmup_and_fall_over_the_decay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     ppo = bandit(updates=4, minibatches=1, epochs=1, warmup=0.5, decay=0.5)
     full, seen = list(ppo.rates), []
     step = ppo.optimizer.step
-    monkeypatch.setattr(ppo.optimizer, "step", lambda: (seen.append([g["lr"] for g in ppo.optimizer.param_groups]), step()))
+    monkeypatch.setattr(
+        ppo.optimizer,
+        "step",
+        lambda: (seen.append([g["lr"] for g in ppo.optimizer.param_groups]), step()),
+    )
     ppo.train()
     assert seen == [[rate / 2 for rate in full], full, full, [rate / 2 for rate in full]]
 
 
 def test_an_update_ends_early_beyond_its_kl() -> None:
     stopped = bandit(updates=2, epochs=4, stop_kl=1e-9).train()
-    assert [log["steps"] for log in stopped] == [2, 2]  # the first step never moves away, the second does
+    assert [log["steps"] for log in stopped] == [
+        2,
+        2,
+    ]  # the first step never moves away, the second does
     assert [log["steps"] for log in bandit(updates=2, epochs=4).train()] == [8, 8]
 
 
@@ -285,7 +347,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_step() -> None:
 
 @pytest.mark.parametrize("stop_at", [1, 2, 3, 5])
 @pytest.mark.parametrize("inside", ["a step", "sampling"])
-def test_stopped_anywhere_and_resumed_is_uninterrupted(tmp_path: FilePath, stop_at: int, inside: str) -> None:
+def test_stopped_anywhere_and_resumed_is_uninterrupted(
+    tmp_path: FilePath, stop_at: int, inside: str
+) -> None:
     whole = bandit(updates=3)
     whole.train()
     calls = 0
@@ -309,7 +373,9 @@ def test_stopped_anywhere_and_resumed_is_uninterrupted(tmp_path: FilePath, stop_
     again.train()
     assert all(
         torch.equal(a, b)
-        for a, b in zip(whole.adapted.state_dict().values(), again.adapted.state_dict().values(), strict=True)
+        for a, b in zip(
+            whole.adapted.state_dict().values(), again.adapted.state_dict().values(), strict=True
+        )
     )
     assert _timeless(whole.logs) == _timeless(again.logs)
 

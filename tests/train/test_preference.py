@@ -1,4 +1,5 @@
-"""DPO, GRPO and RLOO through TRL's trainers: they learn, they leave the base alone, and they resume to the last bit."""
+"""DPO, GRPO and RLOO through TRL's trainers: they learn, they leave the base alone, and they resume
+to the last bit."""
 
 from __future__ import annotations
 
@@ -12,27 +13,29 @@ import torch
 
 from aegis.config import DpoSettings, GateSettings, GroupSettings, LoraSettings, ModelSettings
 from aegis.data.records import Record
-from aegis.decisions import Decision
-from aegis.durable.store import SnapshotStore
+from aegis.engine.judge import Judge
+from aegis.engine.thinker import Path
 from aegis.errors import AegisError, DataError, MissingPackageError, StoppedError
-from aegis.model.adapt import Adapted, attach
-from aegis.model.judge import Judge
+from aegis.model.adapted import Adapted, attach
 from aegis.model.prompt import prompt_ids
 from aegis.model.tags import known_tags, verdict_ids
-from aegis.model.thinker import Path
-from aegis.thinking import VERDICT_SECTION
-from aegis.train.checkpoints import Checkpoints
+from aegis.protocol.decisions import Decision
+from aegis.protocol.thinking import VERDICT_SECTION
+from aegis.storage.snapshots import SnapshotStore
 from aegis.train.examples import mixed_order, prompt_plan
 from aegis.train.group import Algorithm, train_group
 from aegis.train.packages import require_trl
 from aegis.train.preference import Preference, Scorer, encode_preferences, train_dpo
-from aegis.train.quadruple import QuadrupleThinking
 from aegis.train.rollout import Limiter
+from aegis.train.snapshot_policy import Checkpoints
+from aegis.train.task import QuadrupleThinking
 from tests.conftest import tiny_model
 from tests.train.test_ppo import Bandit
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-MODEL = ModelSettings(lora=LoraSettings(rank=4, layers=(0.5, 1.0)), gates=GateSettings(layers=(0.5, 0.75)))
+MODEL = ModelSettings(
+    lora=LoraSettings(rank=4, layers=(0.5, 1.0)), gates=GateSettings(layers=(0.5, 0.75))
+)
 
 
 def policy(tokenizer: Any = None) -> Adapted:
@@ -58,7 +61,8 @@ def preferences(count: int = 12) -> list[Preference]:
 
 
 def margins(adapted: Adapted, pairs: Sequence[Preference]) -> torch.Tensor:
-    """(pairs,) log π/π_ref of the chosen side over that of the rejected one, computed here and not by what is tested."""
+    """(pairs,) log π/π_ref of the chosen side over that of the rejected one, computed here and not
+    by what is tested."""
 
     def logp(ids: tuple[int, ...], start: int) -> torch.Tensor:
         row = torch.tensor([ids])
@@ -74,18 +78,39 @@ def margins(adapted: Adapted, pairs: Sequence[Preference]) -> torch.Tensor:
             return own - torch.stack([difference(pair) for pair in pairs])
 
 
-def dpo(adapted: Adapted, tokenizer: Any, *, checkpoints: Checkpoints | None = None, **changes: Any) -> list[dict[str, Any]]:
-    settings = DpoSettings(**{"epochs": 4.0, "batch_tokens": 48, "lr": 3e-3, "gate_lr": 3e-3, **changes})
-    return train_dpo(adapted, preferences(), settings, tokenizer=tokenizer, seed=3, checkpoints=checkpoints)
+def dpo(
+    adapted: Adapted, tokenizer: Any, *, checkpoints: Checkpoints | None = None, **changes: Any
+) -> list[dict[str, Any]]:
+    settings = DpoSettings(
+        **{"epochs": 4.0, "batch_tokens": 48, "lr": 3e-3, "gate_lr": 3e-3, **changes}
+    )
+    return train_dpo(
+        adapted, preferences(), settings, tokenizer=tokenizer, seed=3, checkpoints=checkpoints
+    )
 
 
 def group(
-    algorithm: Algorithm, adapted: Adapted, tokenizer: Any, *, checkpoints: Checkpoints | None = None, **changes: Any
+    algorithm: Algorithm,
+    adapted: Adapted,
+    tokenizer: Any,
+    *,
+    checkpoints: Checkpoints | None = None,
+    **changes: Any,
 ) -> list[dict[str, Any]]:
-    given = {"updates": 40, "prompts": 8, "group": 4, "lr": 1e-2, "gate_lr": 3e-3, "beta": 0.0, "decision": 0.0}
+    given = {
+        "updates": 40,
+        "prompts": 8,
+        "group": 4,
+        "lr": 1e-2,
+        "gate_lr": 3e-3,
+        "beta": 0.0,
+        "decision": 0.0,
+    }
     settings = GroupSettings(**{**given, **changes})
     task = Bandit(adapted, length=4)
-    return train_group(algorithm, adapted, task, settings, tokenizer=tokenizer, seed=3, checkpoints=checkpoints)
+    return train_group(
+        algorithm, adapted, task, settings, tokenizer=tokenizer, seed=3, checkpoints=checkpoints
+    )
 
 
 def timeless(logs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -97,7 +122,11 @@ def state(adapted: Adapted) -> dict[str, torch.Tensor]:
 
 
 def changed(before: dict[str, torch.Tensor], adapted: Adapted) -> set[str]:
-    return {name for name, tensor in adapted.state_dict().items() if not torch.equal(tensor, before[name])}
+    return {
+        name
+        for name, tensor in adapted.state_dict().items()
+        if not torch.equal(tensor, before[name])
+    }
 
 
 def stopping(folder: FilePath, at: Callable[[int], bool]) -> Checkpoints:
@@ -110,7 +139,9 @@ def stopping(folder: FilePath, at: Callable[[int], bool]) -> Checkpoints:
         if at(calls):
             raise StoppedError("asked to")
 
-    return Checkpoints(SnapshotStore(folder, fingerprint="same", keep=3), interval_s=1e9, check=check)
+    return Checkpoints(
+        SnapshotStore(folder, fingerprint="same", keep=3), interval_s=1e9, check=check
+    )
 
 
 def test_dpo_raises_the_margin_of_the_chosen_side(tokenizer: Any) -> None:
@@ -147,7 +178,11 @@ def test_dpo_sees_gate_and_tag_rows_through_lm_head(tokenizer: Any) -> None:
 
 
 def test_nothing_of_trl_stays_behind(tokenizer: Any) -> None:
-    for train in (dpo, lambda *given: group("rloo", *given, updates=1), lambda *given: group("grpo", *given, updates=1)):
+    for train in (
+        dpo,
+        lambda *given: group("rloo", *given, updates=1),
+        lambda *given: group("grpo", *given, updates=1),
+    ):
         adapted = policy()
         train(adapted, tokenizer)
         assert "forward" not in vars(adapted.base)
@@ -156,8 +191,11 @@ def test_nothing_of_trl_stays_behind(tokenizer: Any) -> None:
         assert not adapted.training
 
 
-def test_every_gradient_is_clipped_and_cleared_and_nothing_is_sent(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trainer itself knows the PEFT model alone, and TRL would tell its makers of every training."""
+def test_every_gradient_is_clipped_and_cleared_and_nothing_is_sent(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trainer itself knows the PEFT model alone, and TRL would tell its makers of every
+    training."""
     from trl.trainer import base_trainer
 
     def send(**_: Any) -> None:
@@ -180,10 +218,14 @@ def test_every_gradient_is_clipped_and_cleared_and_nothing_is_sent(tokenizer: An
         settings,
         tokenizer=tokenizer,
         seed=0,
-        on_log=lambda *_: left.append(any(parameter.grad is not None for parameter in adapted.parameters())),
+        on_log=lambda *_: left.append(
+            any(parameter.grad is not None for parameter in adapted.parameters())
+        ),
     )
     assert left == [False] * len(logs)
-    assert clipped == {id(parameter) for parameter in adapted.parameters() if parameter.requires_grad}
+    assert clipped == {
+        id(parameter) for parameter in adapted.parameters() if parameter.requires_grad
+    }
     assert clipped & {id(parameter) for parameter in adapted.gates.parameters()}
 
 
@@ -194,7 +236,9 @@ def test_label_smoothing_and_a_limit_on_pairs(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 4])
-def test_dpo_stopped_after_any_step_and_resumed_is_uninterrupted(tokenizer: Any, tmp_path: FilePath, stop_at: int) -> None:
+def test_dpo_stopped_after_any_step_and_resumed_is_uninterrupted(
+    tokenizer: Any, tmp_path: FilePath, stop_at: int
+) -> None:
     whole, again = policy(), policy()
     logs = dpo(whole, tokenizer)
     assert len(logs) > 4
@@ -202,9 +246,13 @@ def test_dpo_stopped_after_any_step_and_resumed_is_uninterrupted(tokenizer: Any,
         dpo(policy(), tokenizer, checkpoints=stopping(tmp_path, lambda call: call == stop_at))
     torch.manual_seed(99)
     resumed = dpo(again, tokenizer, checkpoints=stopping(tmp_path, lambda _: False))
-    assert all(torch.equal(a, b) for a, b in zip(state(whole).values(), state(again).values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(state(whole).values(), state(again).values(), strict=True)
+    )
     assert timeless(resumed) == timeless(logs)
-    done = dpo(policy(), tokenizer, checkpoints=stopping(tmp_path, lambda _: False))  # nothing is left to do
+    done = dpo(
+        policy(), tokenizer, checkpoints=stopping(tmp_path, lambda _: False)
+    )  # nothing is left to do
     assert timeless(done) == timeless(logs)
 
 
@@ -243,10 +291,20 @@ def test_groups_stopped_anywhere_and_resumed_are_uninterrupted(
     logs = group(algorithm, whole, tokenizer, **options)
     at = 5 * stop_at + (0 if inside == "a step" else 2)
     with pytest.raises(StoppedError, match=f"from step {stop_at}"):
-        group(algorithm, policy(), tokenizer, checkpoints=stopping(tmp_path, lambda call: call in (at, at + 1)), **options)
+        group(
+            algorithm,
+            policy(),
+            tokenizer,
+            checkpoints=stopping(tmp_path, lambda call: call in (at, at + 1)),
+            **options,
+        )
     torch.manual_seed(99)
-    resumed = group(algorithm, again, tokenizer, checkpoints=stopping(tmp_path, lambda _: False), **options)
-    assert all(torch.equal(a, b) for a, b in zip(state(whole).values(), state(again).values(), strict=True))
+    resumed = group(
+        algorithm, again, tokenizer, checkpoints=stopping(tmp_path, lambda _: False), **options
+    )
+    assert all(
+        torch.equal(a, b) for a, b in zip(state(whole).values(), state(again).values(), strict=True)
+    )
     assert timeless(resumed) == timeless(logs)
 
 
@@ -256,9 +314,13 @@ class Scripted(QuadrupleThinking):
     seen: list[Path]
     judged: dict[tuple[int, ...], Decision]
 
-    def sample(self, prompts: Sequence[tuple[int, ...]], on_token: Callable[[], None] = lambda: None) -> list[Path]:
+    def sample(
+        self, prompts: Sequence[tuple[int, ...]], on_token: Callable[[], None] = lambda: None
+    ) -> list[Path]:
         verdicts = self.judge.decide([record.prompt for record in self.records])
-        self.judged = {ids: verdict.decision for ids, verdict in zip(self.prompts, verdicts, strict=True)}
+        self.judged = {
+            ids: verdict.decision for ids, verdict in zip(self.prompts, verdicts, strict=True)
+        }
         self.seen = super().sample(prompts, on_token)
         return self.seen
 
@@ -267,12 +329,21 @@ class Scripted(QuadrupleThinking):
 def test_groups_think_in_the_protocol(algorithm: Algorithm, tokenizer: Any) -> None:
     adapted = policy(tokenizer)
     decisions = [Decision.ALLOW, Decision.REFUSE]
-    records = [Record(f"r{n}", f"question {n}", decision, "en", "test") for n, decision in enumerate(decisions)]
+    records = [
+        Record(f"r{n}", f"question {n}", decision, "en", "test")
+        for n, decision in enumerate(decisions)
+    ]
     prompts = [tuple(prompt_ids(tokenizer, record.prompt, system=None)) for record in records]
-    settings = GroupSettings(updates=2, prompts=2, group=2, section_tokens=3, final_tokens=4, lr=1e-3)
-    task = Scripted(adapted, Judge(adapted.base, tokenizer, head=adapted.head), records, prompts, settings)
+    settings = GroupSettings(
+        updates=2, prompts=2, group=2, section_tokens=3, final_tokens=4, lr=1e-3
+    )
+    task = Scripted(
+        adapted, Judge(adapted.base, tokenizer, head=adapted.head), records, prompts, settings
+    )
     logs = train_group(algorithm, adapted, task, settings, tokenizer=tokenizer, seed=0)
-    assert {"reward/decision", "reward/format", "decision_loss", "kl", "tokens", "ended"} <= logs[0].keys()
+    assert {"reward/decision", "reward/format", "decision_loss", "kl", "tokens", "ended"} <= logs[
+        0
+    ].keys()
     assert len(task.seen) == 4
     tags = known_tags(tokenizer)
     for path in task.seen:
@@ -282,21 +353,47 @@ def test_groups_think_in_the_protocol(algorithm: Algorithm, tokenizer: Any) -> N
     assert logs[-1]["tokens"] == pytest.approx(sum(sum(path.chosen) for path in task.seen) / 4)
     assert "question" not in str(logs)
 
-    part = (0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4)  # an opening tag, a word and a closing tag each
+    part = (
+        0,
+        0,
+        0,
+        1,
+        1,
+        1,
+        2,
+        2,
+        2,
+        3,
+        3,
+        3,
+        4,
+        4,
+        4,
+    )  # an opening tag, a word and a closing tag each
     closed = (True, False, True, True, True)
     chosen = tuple(place % 3 == 1 or (place % 3 == 2 and closed[place // 3]) for place in range(15))
     path = Path((1,), tuple(range(15)), chosen, part, chosen, closed, ("a", "b", "c", "d", "e"))
-    assert task.due(0, path) == {2: 0.2, 8: 0.2, 11: 0.2}  # of the format's 1.0; the answer's own share is due at the end
+    assert task.due(0, path) == {
+        2: 0.2,
+        8: 0.2,
+        11: 0.2,
+    }  # of the format's 1.0; the answer's own share is due at the end
 
     spelled = tokenizer("I can't; a colleague", add_special_tokens=False)["input_ids"]
     words = ["I can't; a colleague"[:end] for end in range(1, len(spelled) + 1)]
-    assert [tokenizer.decode(spelled[:end]) for end in range(1, len(spelled) + 1)] == words  # a byte a token
+    assert [
+        tokenizer.decode(spelled[:end]) for end in range(1, len(spelled) + 1)
+    ] == words  # a byte a token
     ids, many = (*range(13), *spelled, 14), (True,) * len(spelled)
     chosen, part = (*chosen[:13], *many, True), (*part[:13], *(4,) * len(spelled), 4)
     path = Path((1,), ids, chosen, part, chosen, closed, ("a", "b", "c", "d", words[-1]))
     sections = {2: 0.2, 8: 0.2, 11: 0.2}
-    assert task.due(0, path) == sections | {13 + len("I can'"): -2.0}  # ALLOW: where the answer turns into a refusal
-    assert task.due(1, path) == sections | {13 + len("I can'"): 3.0}  # REFUSE: right, and no longer answered
+    assert task.due(0, path) == sections | {
+        13 + len("I can'"): -2.0
+    }  # ALLOW: where the answer turns into a refusal
+    assert task.due(1, path) == sections | {
+        13 + len("I can'"): 3.0
+    }  # REFUSE: right, and no longer answered
     whole = sum(task.terms([1], [path])[0][name] for name in ("decision", "answered"))
     assert whole == pytest.approx(3.0 - 2.0)  # an empty answer stands for answering
     white = Path((1,), ids, chosen, part, chosen, closed, ("a", "b", "c", "d", " "))
@@ -307,7 +404,9 @@ def test_what_is_not_finite_stops_before_the_step(tokenizer: Any) -> None:
     adapted = policy()
     adapted.head.linear.bias.data.fill_(float("nan"))
     before = [parameter.clone() for parameter in adapted.parameters()]
-    with pytest.raises(AegisError, match=r"DPO step 1: the gradient norm nan must be finite.*Lower train.dpo.lr"):
+    with pytest.raises(
+        AegisError, match=r"DPO step 1: the gradient norm nan must be finite.*Lower train.dpo.lr"
+    ):
         dpo(adapted, tokenizer)
     after = adapted.parameters()
     assert all(torch.equal(a, b) or a.isnan().any() for a, b in zip(before, after, strict=True))
@@ -324,14 +423,19 @@ def test_bad_input(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     require_trl("dpo")
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.9.1")
     require_trl("sft")
-    with pytest.raises(MissingPackageError, match=r"needs trl 1.16, and 0.9.1 is installed; run: pip install 'trl==1.16"):
+    with pytest.raises(
+        MissingPackageError,
+        match=r"needs trl 1.16, and 0.9.1 is installed; run: pip install 'trl==1.16",
+    ):
         require_trl("rloo")
 
     def missing(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    with pytest.raises(MissingPackageError, match="'grpo' needs the package datasets; run: pip install"):
+    with pytest.raises(
+        MissingPackageError, match="'grpo' needs the package datasets; run: pip install"
+    ):
         require_trl("grpo")
 
 
@@ -371,18 +475,22 @@ def test_every_stretch_of_prompts_asks_of_all_kinds(seed: int) -> None:
 
 def test_long_pairs_are_left_out(tokenizer: Any) -> None:
     from aegis.data.records import Pair, Side
-    from aegis.thinking import SECTIONS, Thinking
+    from aegis.protocol.thinking import SECTIONS, Thinking
 
     def side(final: str, decision: Decision) -> Side:
         bodies = dict.fromkeys(SECTIONS, "so")
         return Side(decision, Thinking.from_bodies(bodies, final, where="test"))
 
-    sides = [(side("yes", Decision.ALLOW), side("no" * length, Decision.REFUSE)) for length in (1, 400)]
+    sides = [
+        (side("yes", Decision.ALLOW), side("no" * length, Decision.REFUSE)) for length in (1, 400)
+    ]
     pairs = [Pair("p", "hello", "en", "test", *both) for both in sides]
     found = encode_preferences(tokenizer, pairs, system=None, max_length=200)
     assert len(found) == 1
     assert found[0].decision == Decision.ALLOW
-    assert found[0].chosen[: found[0].prompt_length] == tuple(prompt_ids(tokenizer, "hello", system=None))
+    assert found[0].chosen[: found[0].prompt_length] == tuple(
+        prompt_ids(tokenizer, "hello", system=None)
+    )
     assert found[0].chosen[found[0].prompt_length] == known_tags(tokenizer).pairs[0][0]
 
 
@@ -394,16 +502,26 @@ def test_the_limiter_is_part_of_what_is_scored() -> None:
     adapted = policy()
     train_policy_only(adapted)
     optimizer = make_policy_optimizer(adapted, lr=1e-3, gate_lr=1e-3)
-    facts: dict[str, Any] = {"name": "GRPO", "setting": "x", "steps": 1, "seed": 0, "clip_norm": 1.0}
+    facts: dict[str, Any] = {
+        "name": "GRPO",
+        "setting": "x",
+        "steps": 1,
+        "seed": 0,
+        "clip_norm": 1.0,
+    }
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
     task = Bandit(adapted, length=3)
-    engine = Engine(Ledger(adapted, optimizer, scheduler, **facts), task, GroupSettings(), reward=None, pad_id=1)
+    engine = Engine(
+        Ledger(adapted, optimizer, scheduler, **facts), task, GroupSettings(), reward=None, pad_id=1
+    )
     paths = engine.sample([0, 1])
     with torch.no_grad():
         logs, _ = engine.score(torch.tensor([1, 0]), reference=False, width=5)
     assert isinstance(task.limiter, Limiter)
     row = torch.tensor([[*paths[1].prompt, *paths[1].ids]])
-    logits = adapted.peft(input_ids=row).logits[0, 2:5].masked_fill(~task.limiter.allowed, -torch.inf)
+    logits = (
+        adapted.peft(input_ids=row).logits[0, 2:5].masked_fill(~task.limiter.allowed, -torch.inf)
+    )
     expected = torch.log_softmax(logits, -1).gather(1, row[0, 3:].unsqueeze(1)).squeeze(1)
     torch.testing.assert_close(logs[0, :3], expected.detach(), atol=1e-4, rtol=1e-4)
     assert logs[:, 3:].abs().max() == 0

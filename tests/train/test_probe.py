@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from aegis.config import ModelSettings
-from aegis.model.adapt import attach
+from aegis.model.adapted import attach
 from aegis.train.examples import collate
 from aegis.train.probe import probe
 from tests.conftest import tiny_model
@@ -19,10 +19,15 @@ def test_the_head_starts_from_what_the_base_knows(tokenizer: Any) -> None:
     assert accuracy is not None
     batch = collate(examples, pad_id=1)
     with torch.no_grad():
-        logits = adapted.decide(adapted.hidden(batch.ids, batch.mask * batch.prompt_mask), batch.prompt_mask)
+        logits = adapted.decide(
+            adapted.hidden(batch.ids, batch.mask * batch.prompt_mask), batch.prompt_mask
+        )
     right = float((logits.argmax(1) == batch.decisions).float().mean())
     assert right == accuracy > 0.7
-    assert set(logits.argmax(1).tolist()) <= {0, 3}  # classes that never occurred stay out of the way
+    assert set(logits.argmax(1).tolist()) <= {
+        0,
+        3,
+    }  # classes that never occurred stay out of the way
 
 
 def test_without_two_decisions_the_head_stays_as_it_is(tokenizer: Any) -> None:

@@ -10,18 +10,27 @@ import pytest
 import torch
 
 from aegis.config import LoraSettings, ModelSettings, RewardSettings
-from aegis.decisions import Decision
+from aegis.engine.thinker import Limits, Thinker
 from aegis.errors import AdapterError, DataError
-from aegis.model.adapt import Adapted, attach
+from aegis.model.adapted import Adapted, attach
 from aegis.model.prompt import pad
 from aegis.model.tags import known_tags, verdict_ids
-from aegis.model.thinker import Limits, Thinker
-from aegis.thinking import VERDICT_SECTION, Thinking
+from aegis.protocol.decisions import Decision
+from aegis.protocol.thinking import VERDICT_SECTION, Thinking
 from aegis.train.examples import response_ids
-from aegis.train.reward import EncodedPair, bradley_terry, evaluate_reward, load_reward, save_reward, train_reward
+from aegis.train.reward import (
+    EncodedPair,
+    bradley_terry,
+    evaluate_reward,
+    load_reward,
+    save_reward,
+    train_reward,
+)
 from tests.conftest import tiny_model
 
-SETTINGS = RewardSettings(epochs=6, batch_tokens=256, lr=3e-3, head_lr=1e-2, lora=LoraSettings(rank=4, layers=(0.5, 1.0)))
+SETTINGS = RewardSettings(
+    epochs=6, batch_tokens=256, lr=3e-3, head_lr=1e-2, lora=LoraSettings(rank=4, layers=(0.5, 1.0))
+)
 
 
 def adapted_model() -> Adapted:
@@ -37,7 +46,9 @@ def pairs(count: int, *, seed: int = 0) -> list[EncodedPair]:
     found = []
     for _ in range(count):
         lengths = torch.randint(6, 12, (2,), generator=generator).tolist()
-        chosen, rejected = (torch.randint(20, 250, (length,), generator=generator).tolist() for length in lengths)
+        chosen, rejected = (
+            torch.randint(20, 250, (length,), generator=generator).tolist() for length in lengths
+        )
         found.append(EncodedPair((*chosen, 8), (*rejected, 9), 1))
     return found
 
@@ -45,7 +56,9 @@ def pairs(count: int, *, seed: int = 0) -> list[EncodedPair]:
 def trained() -> tuple[Adapted, Any, Any]:
     adapted = adapted_model()
     adapted.add_reward(SETTINGS.lora)
-    model, report, _ = train_reward(adapted, pairs(64), pairs(40, seed=1), SETTINGS, pad_id=1, seed=0)
+    model, report, _ = train_reward(
+        adapted, pairs(64), pairs(40, seed=1), SETTINGS, pad_id=1, seed=0
+    )
     return adapted, model, report
 
 
@@ -68,7 +81,9 @@ def test_the_better_side_scores_higher_on_pairs_never_seen() -> None:
 
 def test_a_reward_model_is_saved_and_loaded(tmp_path: Path) -> None:
     adapted, model, _ = trained()
-    save_reward(tmp_path, adapted, model, {"base": {"spec": "tiny", "fingerprint": "f"}, "metrics": {}})
+    save_reward(
+        tmp_path, adapted, model, {"base": {"spec": "tiny", "fingerprint": "f"}, "metrics": {}}
+    )
     again = adapted_model()
     loaded = load_reward(tmp_path, again, base_fingerprint="f", settings=SETTINGS)
     ids = torch.randint(20, 250, (3, 9), generator=torch.Generator().manual_seed(2))
@@ -91,7 +106,10 @@ def test_the_margin_asks_for_distance() -> None:
 
 def test_length_bias_is_seen() -> None:
     adapted, model, _ = trained()
-    longer = [EncodedPair((*pair.rejected, *pair.rejected, 8), pair.rejected, 1) for pair in pairs(12, seed=3)]
+    longer = [
+        EncodedPair((*pair.rejected, *pair.rejected, 8), pair.rejected, 1)
+        for pair in pairs(12, seed=3)
+    ]
     report = evaluate_reward(model, adapted, longer, SETTINGS, pad_id=1)
     assert report.longer_chosen == 1.0
     assert report.longer_wins == report.accuracy
@@ -102,20 +120,35 @@ def test_too_few_held_out_pairs_are_told_as_not_known(count: int, tmp_path: Path
     adapted = adapted_model()
     adapted.add_reward(SETTINGS.lora)
     settings = SETTINGS.model_copy(update={"epochs": 1.0})
-    model, report, _ = train_reward(adapted, pairs(4), pairs(count, seed=1), settings, pad_id=1, seed=0)
+    model, report, _ = train_reward(
+        adapted, pairs(4), pairs(count, seed=1), settings, pad_id=1, seed=0
+    )
     assert (report.accuracy is None) == (count == 0)
     assert report.length_correlation is None
-    save_reward(tmp_path, adapted, model, {"base": {"spec": "tiny", "fingerprint": "f"}, "metrics": asdict(report)})
+    save_reward(
+        tmp_path,
+        adapted,
+        model,
+        {"base": {"spec": "tiny", "fingerprint": "f"}, "metrics": asdict(report)},
+    )
 
 
 def test_a_side_ends_where_a_sampled_response_ends(tokenizer: Any) -> None:
-    thinking = Thinking.from_bodies({"task": "t", "safety": "s", "policy": "A", "final": "A"}, "A", where="here")
+    thinking = Thinking.from_bodies(
+        {"task": "t", "safety": "s", "policy": "A", "final": "A"}, "A", where="here"
+    )
     tags = known_tags(tokenizer)
-    ids, weights = response_ids(tokenizer, thinking, Decision.DENY, section_weight=0.5, final_weight=1.0, end=False)
-    path = Thinker(tiny_model(), tokenizer, tags, Limits(section=3, final=3))([(2, 40)], [Decision.DENY])[0]
+    ids, weights = response_ids(
+        tokenizer, thinking, Decision.DENY, section_weight=0.5, final_weight=1.0, end=False
+    )
+    path = Thinker(tiny_model(), tokenizer, tags, Limits(section=3, final=3))(
+        [(2, 40)], [Decision.DENY]
+    )[0]
     assert ids[-1] == path.ids[-1] == tags.pairs[-1][1]
     assert weights.count(1.0) == 3
-    assert response_ids(tokenizer, thinking, Decision.DENY, section_weight=0.5, final_weight=1.0)[0] == (*ids, 1)
+    assert response_ids(tokenizer, thinking, Decision.DENY, section_weight=0.5, final_weight=1.0)[
+        0
+    ] == (*ids, 1)
     opened = ids.index(tags.pairs[VERDICT_SECTION][0]) + 1
     line = verdict_ids(tokenizer, Decision.DENY)
     assert ids[opened : opened + len(line)] == line

@@ -8,7 +8,7 @@ import torch
 from aegis.config import AnnealSettings, GateSettings, LossSettings, ModelSettings, TrainSettings
 from aegis.data.records import parse_record
 from aegis.errors import AegisError
-from aegis.model.adapt import attach
+from aegis.model.adapted import attach
 from aegis.train.examples import Example, collate, encode_all, epoch_batches
 from aegis.train.loop import Loss, fit
 from aegis.train.sft import make_plan, make_schedule, train_sft
@@ -22,7 +22,11 @@ def records(count: int = 24) -> list[Any]:
     rows = []
     for number in range(count):
         decision = ("ALLOW", "REFUSE")[number % 2]
-        row = {"id": str(number), "prompt": f"{'a' if number % 2 else 'z'} {number}", "decision": decision}
+        row = {
+            "id": str(number),
+            "prompt": f"{'a' if number % 2 else 'z'} {number}",
+            "decision": decision,
+        }
         if number % 4 == 0:
             row |= {"thinking": THINKING, "final": "Yes."}
         rows.append(parse_record(row, where="t:1"))
@@ -30,7 +34,13 @@ def records(count: int = 24) -> list[Any]:
 
 
 def encoded(tokenizer: Any, **changes: Any) -> tuple[list[Example], int]:
-    shared = {"section_weight": 0.5, "final_weight": 1.0, "max_length": 400, "thinking_records": None, "seed": 0}
+    shared = {
+        "section_weight": 0.5,
+        "final_weight": 1.0,
+        "max_length": 400,
+        "thinking_records": None,
+        "seed": 0,
+    }
     return encode_all(tokenizer, records(), [], system=None, **{**shared, **changes})
 
 
@@ -41,7 +51,9 @@ def test_weights_lie_on_the_response_only(tokenizer: Any) -> None:
     batch = collate([long, examples[1]], pad_id=1)
     assert not batch.weights[0, : long.prompt_length].any()
     assert (batch.weights[0, long.prompt_length : len(long.ids)] > 0).all()
-    public = tokenizer.decode([i for i, w in zip(long.ids[long.prompt_length :], long.weights, strict=True) if w == 1.0])
+    public = tokenizer.decode(
+        [i for i, w in zip(long.ids[long.prompt_length :], long.weights, strict=True) if w == 1.0]
+    )
     assert public == "<final>Yes.</final><|end|>"
     assert not batch.weights[1].any()
     assert batch.prompt_mask.sum(1).tolist() == [long.prompt_length, len(examples[1].ids)]
@@ -64,7 +76,10 @@ def test_only_short_responses_keep_their_thinking_if_so_asked(tokenizer: Any) ->
 
 def test_the_order_is_a_function_of_seed_and_epoch(tokenizer: Any) -> None:
     examples = encoded(tokenizer)[0]
-    order = [epoch_batches(examples, batch_tokens=200, seed=s, epoch=e) for s, e in [(0, 0), (0, 0), (0, 1), (1, 0)]]
+    order = [
+        epoch_batches(examples, batch_tokens=200, seed=s, epoch=e)
+        for s, e in [(0, 0), (0, 0), (0, 1), (1, 0)]
+    ]
     assert order[0] == order[1]
     assert order[0] != order[2]
     assert order[0] != order[3]
@@ -72,10 +87,21 @@ def test_the_order_is_a_function_of_seed_and_epoch(tokenizer: Any) -> None:
 
 
 def settings(**changes: Any) -> TrainSettings:
-    return TrainSettings(**{"epochs": 6, "batch_tokens": 256, "lr": 3e-3, "head_lr": 3e-2, "autocast": "off", **changes})
+    return TrainSettings(
+        **{
+            "epochs": 6,
+            "batch_tokens": 256,
+            "lr": 3e-3,
+            "head_lr": 3e-2,
+            "autocast": "off",
+            **changes,
+        }
+    )
 
 
-def trained(tokenizer: Any, *, seed: int = 0, model: ModelSettings | None = None, **changes: Any) -> Any:
+def trained(
+    tokenizer: Any, *, seed: int = 0, model: ModelSettings | None = None, **changes: Any
+) -> Any:
     torch.manual_seed(0)
     adapted = attach(tiny_model(), model or ModelSettings())
     examples = encoded(tokenizer)[0]
@@ -100,12 +126,19 @@ def test_training_learns_and_opens_the_gates(tokenizer: Any) -> None:
 def test_the_same_seed_gives_the_same_weights_to_the_last_bit(tokenizer: Any) -> None:
     (one, first), (two, second) = trained(tokenizer, epochs=1), trained(tokenizer, epochs=1)
     assert [log.loss for log in first.history] == [log.loss for log in second.history]
-    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
-    assert [log.loss for log in trained(tokenizer, epochs=1, seed=1)[1].history] != [log.loss for log in first.history]
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    )
+    assert [log.loss for log in trained(tokenizer, epochs=1, seed=1)[1].history] != [
+        log.loss for log in first.history
+    ]
 
 
 def test_every_loss_term_can_be_asked_for(tokenizer: Any) -> None:
-    loss = LossSettings(pet=(0.1, 0.1, 0.1), nu_orth=0.1, mu_norm=0.1, rho_iso=0.1, label_smoothing=0.1)
+    loss = LossSettings(
+        pet=(0.1, 0.1, 0.1), nu_orth=0.1, mu_norm=0.1, rho_iso=0.1, label_smoothing=0.1
+    )
     model = ModelSettings(gates=GateSettings(mode="additive", learn_alpha=True))
     adapted, result = trained(tokenizer, model=model, epochs=1, loss=loss)
     assert {"pet", "orth", "norm", "iso", "decision"} <= set(result.history[0].parts)

@@ -11,16 +11,26 @@ import pytest
 import torch
 
 from aegis.config import LoraSettings, ModelSettings
-from aegis.durable.store import SnapshotStore
 from aegis.errors import AegisError, StoppedError
-from aegis.model.adapt import attach
-from aegis.train.checkpoints import Checkpoints
+from aegis.model.adapted import attach
+from aegis.storage.snapshots import SnapshotStore
 from aegis.train.sft import train_sft
-from aegis.train.state import ModuleState, OptimizerState, RandomState, SchedulerState, Values, read_state, write_state
+from aegis.train.snapshot_policy import Checkpoints
+from aegis.train.state import (
+    ModuleState,
+    OptimizerState,
+    RandomState,
+    SchedulerState,
+    Values,
+    read_state,
+    write_state,
+)
 from tests.conftest import tiny_model
 from tests.train.test_sft import encoded, settings
 
-MODEL = ModelSettings(lora=LoraSettings(dropout=0.1))  # dropout draws random numbers: they must be resumed, too
+MODEL = ModelSettings(
+    lora=LoraSettings(dropout=0.1)
+)  # dropout draws random numbers: they must be resumed, too
 
 
 class StopAt:
@@ -36,7 +46,9 @@ class StopAt:
                 raise StoppedError("stopped by SIGTERM")
 
 
-def attempt(tokenizer: Any, folder: Path | None, *, stop: int | None = None, interval_s: float = 0.0) -> Any:
+def attempt(
+    tokenizer: Any, folder: Path | None, *, stop: int | None = None, interval_s: float = 0.0
+) -> Any:
     torch.manual_seed(0)
     adapted = attach(tiny_model(), MODEL)
     examples = encoded(tokenizer)[0]
@@ -44,7 +56,15 @@ def attempt(tokenizer: Any, folder: Path | None, *, stop: int | None = None, int
     if folder:
         store = SnapshotStore(folder, fingerprint="f", keep=3)
         checkpoints = Checkpoints(store, interval_s=interval_s, check=StopAt(stop))
-    result = train_sft(adapted, examples, examples[:8], settings(epochs=2.5), pad_id=1, seed=3, checkpoints=checkpoints)
+    result = train_sft(
+        adapted,
+        examples,
+        examples[:8],
+        settings(epochs=2.5),
+        pad_id=1,
+        seed=3,
+        checkpoints=checkpoints,
+    )
     return adapted, result
 
 
@@ -108,8 +128,14 @@ def parts() -> dict[str, Any]:
         (lambda raw: raw["values"].pop("random"), r"parts: missing \['random'\]"),
         (lambda raw: raw["values"].update(new=1), r"extra \['new'\]"),
         (lambda raw: raw["values"]["scheduler"].pop("last_epoch"), "scheduler fields: missing"),
-        (lambda raw: raw["values"]["optimizer"]["groups"].append({"params": [7]}), "optimizer groups"),
-        (lambda raw: raw["values"]["optimizer"]["numbers"].pop("1/step"), r"optimizer state: missing \['step'\]"),
+        (
+            lambda raw: raw["values"]["optimizer"]["groups"].append({"params": [7]}),
+            "optimizer groups",
+        ),
+        (
+            lambda raw: raw["values"]["optimizer"]["numbers"].pop("1/step"),
+            r"optimizer state: missing \['step'\]",
+        ),
     ],
 )
 def test_a_missing_or_extra_field_is_an_error(tmp_path: Path, change: Any, message: str) -> None:
@@ -129,4 +155,6 @@ def test_a_tensor_too_many_or_of_another_shape_is_an_error(tmp_path: Path) -> No
     with pytest.raises(AegisError, match=r"weight: \(2, 3\) torch.float32 saved, \(2, 4\)"):
         read_state(tmp_path, larger)
     with pytest.raises(AegisError, match="parameters: missing"):
-        read_state(tmp_path, parts() | {"module": ModuleState(torch.nn.Sequential(torch.nn.Linear(3, 2)))})
+        read_state(
+            tmp_path, parts() | {"module": ModuleState(torch.nn.Sequential(torch.nn.Linear(3, 2)))}
+        )

@@ -1,4 +1,5 @@
-"""Every step is shown once, whatever happens in between, and nothing that a tracker does reaches the training."""
+"""Every step is shown once, whatever happens in between, and nothing that a tracker does reaches
+the training."""
 
 from __future__ import annotations
 
@@ -12,15 +13,22 @@ import pytest
 import torch
 
 from aegis.config import Config, LoraSettings, RewardSettings, parse_config
-from aegis.durable.store import SnapshotStore
 from aegis.errors import ConfigError, MissingPackageError, StoppedError
-from aegis.model.adapt import attach
-from aegis.train.checkpoints import Checkpoints
+from aegis.model.adapted import attach
+from aegis.storage.snapshots import SnapshotStore
 from aegis.train.figures import draw_reward
 from aegis.train.reward import EncodedPair, train_reward
 from aegis.train.sft import train_sft
+from aegis.train.snapshot_policy import Checkpoints
 from aegis.train.state import RandomState
-from aegis.train.tracking import TensorBoard, Tracker, last_step, open_tracker, require_trackers, step_scalars
+from aegis.train.tracking import (
+    TensorBoard,
+    Tracker,
+    last_step,
+    open_tracker,
+    require_trackers,
+    step_scalars,
+)
 from tests.conftest import tiny_model
 from tests.train.test_ppo import bandit
 from tests.train.test_sft import encoded, settings
@@ -37,7 +45,10 @@ def shown(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
     found = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     found.Reload()
-    return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    return {
+        tag: [(event.step, event.value) for event in found.Scalars(tag)]
+        for tag in found.Tags()["scalars"]
+    }
 
 
 def timeless(curves: dict[str, list[tuple[int, float]]]) -> dict[str, list[tuple[int, float]]]:
@@ -45,15 +56,23 @@ def timeless(curves: dict[str, list[tuple[int, float]]]) -> dict[str, list[tuple
 
 
 def attempt(
-    tokenizer: Any, tracker: Tracker, folder: Path | None = None, *, stop: int | None = None, kill: int | None = None
+    tokenizer: Any,
+    tracker: Tracker,
+    folder: Path | None = None,
+    *,
+    stop: int | None = None,
+    kill: int | None = None,
 ) -> Any:
-    """A training; stopped after `stop` step ends, or killed at step `kill`, when its newest snapshot is an epoch's."""
+    """A training; stopped after `stop` step ends, or killed at step `kill`, when its newest
+    snapshot is an epoch's."""
     torch.manual_seed(0)
     adapted = attach(tiny_model(), MODEL)
     examples = encoded(tokenizer)[0]
     checkpoints = None
     if folder:
-        checkpoints = Checkpoints(SnapshotStore(folder, fingerprint="f", keep=3), interval_s=1e9, check=StopAt(stop))
+        checkpoints = Checkpoints(
+            SnapshotStore(folder, fingerprint="f", keep=3), interval_s=1e9, check=StopAt(stop)
+        )
 
     def on_step(progress: Any) -> None:
         if progress.log.step == kill:
@@ -90,7 +109,9 @@ def test_every_step_and_every_check_is_shown(whole: tuple[Any, Path]) -> None:
     for name in ("loss", "gradient_norm", "learning_rate", "alpha", "g", "parts/decision"):
         values = [(log.step, step_scalars(log)[name]) for log in result.history]
         assert curves[name] == [(step, pytest.approx(value, rel=1e-6)) for step, value in values]
-    assert [step for step, _ in curves["validation_loss"]] == [check["step"] for check in result.validation]
+    assert [step for step, _ in curves["validation_loss"]] == [
+        check["step"] for check in result.validation
+    ]
     assert last_step(folder) == len(result.history)
 
 
@@ -100,7 +121,10 @@ def test_a_tracker_does_not_reach_the_training(tokenizer: Any, whole: tuple[Any,
     plain, without = attempt(tokenizer, Tracker())
     RandomState().restore(state)
     assert [log.loss for log in with_tracker.history] == [log.loss for log in without.history]
-    assert all(torch.equal(a, b) for a, b in zip(tracked.state_dict().values(), plain.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(tracked.state_dict().values(), plain.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("end", [{"stop": 1}, {"stop": 4}, {"kill": 5}, {"kill": 1}])
@@ -128,7 +152,9 @@ def made_at(path: Path, second: int) -> None:
     path.rename(path.with_name(re.sub(r"tfevents\.\d{10}", f"tfevents.{second:010d}", path.name)))
 
 
-def test_a_new_training_in_an_old_folder_supersedes_it(tokenizer: Any, tmp_path: Path, whole: tuple[Any, Path]) -> None:
+def test_a_new_training_in_an_old_folder_supersedes_it(
+    tokenizer: Any, tmp_path: Path, whole: tuple[Any, Path]
+) -> None:
     attempt(tokenizer, board(tmp_path))
     for path in tmp_path.iterdir():
         made_at(path, 0)
@@ -159,7 +185,10 @@ class Broken:
 @pytest.mark.parametrize("at", ["begin", "write", "close"])
 def test_one_that_fails_is_told_once_and_left_out(at: str, tmp_path: Path) -> None:
     said: list[str] = []
-    sinks: dict[str, Callable[[], Any]] = {"broken": lambda: Broken(at), "tensorboard": lambda: TensorBoard(tmp_path)}
+    sinks: dict[str, Callable[[], Any]] = {
+        "broken": lambda: Broken(at),
+        "tensorboard": lambda: TensorBoard(tmp_path),
+    }
     with Tracker(sinks, say=said.append) as tracker:
         tracker.begin(0)
         for step in (1, 2, 3):
@@ -184,7 +213,9 @@ def test_ppo_shows_every_update_once(tmp_path: Path) -> None:
         run(check)
     logs = run(lambda: None)
     curves = shown(tmp_path / "events")
-    assert curves["reward"] == [(log["update"], pytest.approx(log["reward"], rel=1e-6)) for log in logs]
+    assert curves["reward"] == [
+        (log["update"], pytest.approx(log["reward"], rel=1e-6)) for log in logs
+    ]
     assert {"kl", "entropy", "clip_fraction", "gradient_norm", "reward/share"} <= curves.keys()
 
 
@@ -196,35 +227,61 @@ def test_the_reward_model_is_shown_and_drawn(tmp_path: Path) -> None:
     adapted.add_reward(reward.lora)
     pairs = [EncodedPair((20 + i, 30, 31), (20 + i, 40, 41), 1) for i in range(8)]
     with board(tmp_path / "events") as tracker:
-        _, report, logs = train_reward(adapted, pairs, pairs, reward, pad_id=1, seed=0, tracker=tracker)
-    assert [step for step, _ in shown(tmp_path / "events")["parts/accuracy"]] == [log.step for log in logs]
+        _, report, logs = train_reward(
+            adapted, pairs, pairs, reward, pad_id=1, seed=0, tracker=tracker
+        )
+    assert [step for step, _ in shown(tmp_path / "events")["parts/accuracy"]] == [
+        log.step for log in logs
+    ]
     draw_reward(tmp_path / "curve.png", logs, held_out=report.accuracy)
     assert (tmp_path / "curve.png").stat().st_size > 5000
 
 
-def test_a_missing_package_is_told_before_anything_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_package_is_told_before_anything_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from aegis.pipeline import run_pipeline
 
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "mlflow" else real(name, *more))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *more: None if name == "mlflow" else real(name, *more),
+    )
     require_trackers(["tensorboard"])
-    config = Config(base="no/such/model", runs=str(tmp_path / "runs"), tracking=("tensorboard", "mlflow"))
-    with pytest.raises(MissingPackageError, match="tracking: mlflow is not installed; run: pip install mlflow"):
+    config = Config(
+        base="no/such/model", runs=str(tmp_path / "runs"), tracking=("tensorboard", "mlflow")
+    )
+    with pytest.raises(
+        MissingPackageError, match="tracking: mlflow is not installed; run: pip install mlflow"
+    ):
         run_pipeline(config)
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_tracker_must_be_a_known_one() -> None:
-    assert parse_config({"tracking": ["mlflow", "tensorboard"]}, where="t").tracking == ("mlflow", "tensorboard")
-    with pytest.raises(ConfigError, match=r"tracking\.0: should be 'tensorboard', 'mlflow' or 'trackio', got 'wandb'"):
+    assert parse_config({"tracking": ["mlflow", "tensorboard"]}, where="t").tracking == (
+        "mlflow",
+        "tensorboard",
+    )
+    with pytest.raises(
+        ConfigError,
+        match=r"tracking\.0: should be 'tensorboard', 'mlflow' or 'trackio', got 'wandb'",
+    ):
         parse_config({"tracking": ["wandb"]}, where="t")
 
 
-def test_changing_what_tracks_does_not_start_a_run_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_changing_what_tracks_does_not_start_a_run_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from aegis.pipeline import job
 
     found: list[str] = []
-    monkeypatch.setattr(job, "open_session", lambda runs, config_fingerprint, resume: found.append(config_fingerprint))
+    monkeypatch.setattr(
+        job,
+        "open_session",
+        lambda runs, config_fingerprint, resume: found.append(config_fingerprint),
+    )
     for change in ({}, {"tracking": ["tensorboard", "mlflow"]}, {"seed": 1}):
         job._open(parse_config({"runs": str(tmp_path), **change}, where="t"), resume=True)
     assert found[0] == found[1] != found[2]
@@ -241,7 +298,11 @@ def test_tensorboard_lies_in_the_session_by_step(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["mlflow", "trackio"])
 def test_the_others_get_every_step_once(
-    name: str, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[Any, Path]
+    name: str,
+    tokenizer: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    whole: tuple[Any, Path],
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when trackio is imported
@@ -249,7 +310,9 @@ def test_the_others_get_every_step_once(
     said: list[str] = []
 
     def tracker() -> Tracker:
-        return open_tracker((name,), session=tmp_path / "aegis_v2_x", step="sft", mark="f" * 64, say=said.append)
+        return open_tracker(
+            (name,), session=tmp_path / "aegis_v2_x", step="sft", mark="f" * 64, say=said.append
+        )
 
     with pytest.raises(KilledError):
         attempt(tokenizer, tracker(), tmp_path / "snapshots", kill=5)
@@ -269,7 +332,10 @@ def in_mlflow(runs: Path) -> dict[str, list[tuple[int, float]]]:
     (run,) = client.search_runs([client.get_experiment_by_name("aegis").experiment_id])
     assert run.info.status == "FINISHED"
     histories = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
-    return {key: sorted((metric.step, metric.value) for metric in history) for key, history in histories.items()}
+    return {
+        key: sorted((metric.step, metric.value) for metric in history)
+        for key, history in histories.items()
+    }
 
 
 def in_trackio(_: Path) -> dict[str, list[tuple[int, float]]]:
@@ -277,5 +343,10 @@ def in_trackio(_: Path) -> dict[str, list[tuple[int, float]]]:
 
     (run,) = SQLiteStorage.get_run_records("aegis")
     names = SQLiteStorage.get_all_metrics_for_run("aegis", run["name"], run_id=run["id"])
-    rows = {name: SQLiteStorage.get_metric_values("aegis", run["name"], name, run_id=run["id"]) for name in names}
-    return {name: sorted((row["step"], row["value"]) for row in found) for name, found in rows.items()}
+    rows = {
+        name: SQLiteStorage.get_metric_values("aegis", run["name"], name, run_id=run["id"])
+        for name in names
+    }
+    return {
+        name: sorted((row["step"], row["value"]) for row in found) for name, found in rows.items()
+    }

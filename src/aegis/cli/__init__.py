@@ -1,4 +1,5 @@
-"""The command line: one file a verb. Errors are one line with a remedy; `--debug` anywhere shows the traceback."""
+"""The command line: one file a verb. Errors are one line with a remedy; `--debug` anywhere shows
+the traceback."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ from aegis.cli import (
 )
 from aegis.errors import EXIT_FAILED, EXIT_RESUMABLE, AegisError, DiskFullError, is_disk_full
 
-_USAGE_ERROR: Any = typer.BadParameter.__mro__[2]  # ClickException: typer carries its own copy of click
+_USAGE_ERROR: Any = typer.BadParameter.__mro__[
+    2
+]  # ClickException: typer carries its own copy of click
 
 app = typer.Typer(
     name="aegis",
@@ -52,8 +55,12 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error (works after any verb)."),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
+    debug: bool = typer.Option(
+        False, "--debug", help="Show the traceback of an error (works after any verb)."
+    ),
 ) -> None:
     pass
 
@@ -90,7 +97,11 @@ def main() -> None:
     try:
         sys.exit(app(arguments, standalone_mode=False) or 0)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("stopped; what was finished is kept. Run the same command again to go on", EXIT_RESUMABLE, debug)
+        _fail(
+            "stopped; what was finished is kept. Run the same command again to go on",
+            EXIT_RESUMABLE,
+            debug,
+        )
     except AegisError as error:
         _fail(str(error), error.exit_code, debug)
     except Exception as error:
@@ -99,9 +110,17 @@ def main() -> None:
             usage.show()
             sys.exit(usage.exit_code)
         if is_disk_full(error):
-            _fail("the disk is full; free some room and run the same command again", DiskFullError.exit_code, debug)
+            _fail(
+                "the disk is full; free some room and run the same command again",
+                DiskFullError.exit_code,
+                debug,
+            )
         what = (str(error).splitlines() or [""])[0][:300]
-        _fail(f"unexpected {type(error).__name__}: {what}; run again with --debug and report it", EXIT_FAILED, debug)
+        _fail(
+            f"unexpected {type(error).__name__}: {what}; run again with --debug and report it",
+            EXIT_FAILED,
+            debug,
+        )
 
 
 def _fail(message: str, code: int, debug: bool) -> None:

@@ -10,15 +10,24 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from aegis.durable.autostart import Unit
+    from aegis.runs.autostart import Unit
 
-app = typer.Typer(help="Go on with a run by itself after a power cut.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Go on with a run by itself after a power cut.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 Config = Annotated[Path, typer.Argument(help="YAML file with the settings, as for aegis run.")]
 System = Annotated[
-    str | None, typer.Option(metavar="NAME", help="systemd, launchd or task-scheduler; by default this machine's own.")
+    str | None,
+    typer.Option(
+        metavar="NAME", help="systemd, launchd or task-scheduler; by default this machine's own."
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print system, name, path, text and commands as JSON.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print system, name, path, text and commands as JSON.")
+]
 
 
 @app.callback()
@@ -40,11 +49,12 @@ def show(config: Config, system: System = None, json: Json = False) -> None:
 def install(config: Config, system: System = None, json: Json = False) -> None:
     """Start `aegis run CONFIG` at boot or login, from this folder, until it is done.
 
-    A run that was cut off goes on where it was; a finished one is left as it is. Doing it twice is fine.
+    A run that was cut off goes on where it was; a finished one is left as it is. Doing it twice is
+    fine.
     """
     import shutil
 
-    from aegis.durable import autostart
+    from aegis.runs import autostart
 
     unit = _unit(config, system, checked=True)
     commands = autostart.install(unit, run=autostart.run_command, find=shutil.which)
@@ -54,13 +64,17 @@ def install(config: Config, system: System = None, json: Json = False) -> None:
     typer.echo(f"wrote    {unit.path}")
     for command in commands:
         typer.echo(f"ran      {autostart.shown(command)}")
-    typer.echo("started  it runs now" if unit.start is None else f"start it now with: {autostart.shown(unit.start)}")
+    typer.echo(
+        "started  it runs now"
+        if unit.start is None
+        else f"start it now with: {autostart.shown(unit.start)}"
+    )
 
 
 @app.command("remove")
 def remove(config: Config, system: System = None, json: Json = False) -> None:
     """Take the start-up file away again; the runs and their results stay."""
-    from aegis.durable import autostart
+    from aegis.runs import autostart
 
     unit = _unit(config, system, checked=False)
     text = unit.path.read_text(encoding="utf-8") if unit.path.is_file() else ""
@@ -80,17 +94,19 @@ def _unit(config: Path, system: str | None, *, checked: bool) -> Unit:
     import os
 
     from aegis.config import load_config
-    from aegis.durable import autostart
+    from aegis.runs import autostart
 
     if checked:
         load_config(config)
     job = autostart.this_job(config, folder=Path.cwd(), environment=os.environ)
-    return autostart.plan(job, autostart.this_account(os.environ), system=system or autostart.native_system())
+    return autostart.plan(
+        job, autostart.this_account(os.environ), system=system or autostart.native_system()
+    )
 
 
 def _print_json(unit: Unit, text: str, commands: Iterable[tuple[str, ...]]) -> None:
     from aegis.cli.show import print_json
-    from aegis.durable.autostart import shown
+    from aegis.runs.autostart import shown
 
     record = {"system": unit.system, "name": unit.name, "path": str(unit.path), "text": text}
     print_json({**record, "commands": [shown(command) for command in commands]})

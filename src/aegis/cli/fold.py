@@ -11,7 +11,9 @@ import typer
 def fold(
     adapter: Annotated[Path, typer.Argument(help="An adapter folder that `aegis run` wrote.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the folded model.")],
-    base: Annotated[str | None, typer.Option(help="The base, if it has moved since training.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The base, if it has moved since training.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     json: Annotated[bool, typer.Option("--json", help="Print the certificate as JSON.")] = False,
 ) -> None:
@@ -21,10 +23,10 @@ def fold(
     """
     from aegis.cli.show import print_json, print_table
     from aegis.config import ExportSettings
-    from aegis.durable.artifact import require_output, writing
-    from aegis.durable.files import fingerprint
-    from aegis.durable.session import locate
     from aegis.errors import BadInputError
+    from aegis.runs.record import locate
+    from aegis.storage.artifact import require_output, writing
+    from aegis.storage.files import fingerprint
 
     if dtype not in ("float32", "bfloat16", "float16"):
         raise BadInputError(f"--dtype must be float32, bfloat16 or float16, got {dtype!r}")
@@ -41,6 +43,10 @@ def fold(
     if json:
         print_json(certificate.to_json())
         return
-    rows = [(key.replace("_", " "), str(value)) for key, value in certificate.to_json().items() if key != "probes_sha256"]
+    rows = [
+        (key.replace("_", " "), str(value))
+        for key, value in certificate.to_json().items()
+        if key != "probes_sha256"
+    ]
     print_table(("certificate", ""), rows)
     typer.echo(f"model    {output}")

@@ -10,14 +10,19 @@ import typer
 
 def judge(
     prompts: Annotated[list[str] | None, typer.Argument(help="Prompts to decide about.")] = None,
-    model: Annotated[Path, typer.Option(help="A model folder that `aegis fold` or `aegis run` wrote.")] = Path(
-        "runs/latest/model"
-    ),
+    model: Annotated[
+        Path, typer.Option(help="A model folder that `aegis fold` or `aegis run` wrote.")
+    ] = Path("runs/latest/model"),
     input_: Annotated[
-        Path | None, typer.Option("--input", help='JSON Lines with {"prompt"} a line; other fields are kept.')
+        Path | None,
+        typer.Option("--input", help='JSON Lines with {"prompt"} a line; other fields are kept.'),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Where to write the verdicts; stdout by default.")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Pass over bad lines of --input and say how many.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Where to write the verdicts; stdout by default.")
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Pass over bad lines of --input and say how many.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Decide ALLOW, ESCALATION, DENY or REFUSE, with four probabilities; nothing is generated.
@@ -26,14 +31,16 @@ def judge(
     """
     from aegis.cli.show import print_json, print_table, tell
     from aegis.data.records import read_jsonl, require_text
-    from aegis.durable.session import locate
     from aegis.errors import BadInputError
+    from aegis.runs.record import locate
 
     if bool(prompts) == bool(input_):
         raise BadInputError("give either prompts as arguments or a file with --input, and not both")
     for prompt in prompts or []:
         require_text(prompt, "prompt", "argument")
-    rows = [(f"prompt {number}", {"prompt": prompt}) for number, prompt in enumerate(prompts or [], 1)]
+    rows = [
+        (f"prompt {number}", {"prompt": prompt}) for number, prompt in enumerate(prompts or [], 1)
+    ]
     if output and output.is_dir():
         raise BadInputError(f"--output {output}: is a folder; give a file")
     if input_:
@@ -41,14 +48,16 @@ def judge(
         if bad:
             tell(f"{len(bad)} bad lines passed over, the first: {bad[0].where}: {bad[0].reason}")
 
-    from aegis.model.judge import Judge
-    from aegis.progress import bar
+    from aegis.engine.judge import Judge
+    from aegis.runs.reporter import bar
 
     names = [where for where, _ in rows]
     loaded = Judge.load(locate(model))
     with bar("judging", len(rows)) as advance:
         verdicts = loaded.decide([row["prompt"] for _, row in rows], names=names, on_batch=advance)
-    result = [{**row, **verdict.to_json()} for (_, row), verdict in zip(rows, verdicts, strict=True)]
+    result = [
+        {**row, **verdict.to_json()} for (_, row), verdict in zip(rows, verdicts, strict=True)
+    ]
     if output:
         _write(output, result)
         tell(f"{len(result)} verdicts in {output}")
@@ -56,7 +65,11 @@ def judge(
         print_json(result[0] if prompts and len(prompts) == 1 else result)
     else:
         table = [
-            (row["prompt"], row["decision"], "  ".join(f"{name} {p:.2f}" for name, p in row["probabilities"].items()))
+            (
+                row["prompt"],
+                row["decision"],
+                "  ".join(f"{name} {p:.2f}" for name, p in row["probabilities"].items()),
+            )
             for row in result
         ]
         print_table(("prompt", "decision", "probabilities"), table)
@@ -72,7 +85,9 @@ def _prompt_row(raw: dict[str, Any], *, where: str) -> tuple[str, dict[str, Any]
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     import json
 
-    from aegis.durable.files import make_folder, write_text
+    from aegis.storage.files import make_folder, write_text
 
     make_folder(path.parent)
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+    write_text(
+        path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    )

@@ -17,14 +17,18 @@ app = typer.Typer(
 )
 File = Annotated[Path, typer.Option("--cases", help="The queue of `aegis serve`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Id = Annotated[str, typer.Argument(help="The case's id, or as much of its beginning as no other has.")]
+Id = Annotated[
+    str, typer.Argument(help="The case's id, or as much of its beginning as no other has.")
+]
 _FILE = Path("runs/latest/escalations.db")
 
 
 @app.command("list")
 def list_(
     cases: File = _FILE,
-    resolved: Annotated[bool, typer.Option("--resolved", help="Those that have their answer, the newest first.")] = False,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Those that have their answer, the newest first.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
     json: Json = False,
 ) -> None:
@@ -38,9 +42,20 @@ def list_(
     if json:
         print_json([asdict(case) for case in found])
         return
-    rows = [(case.id[:8], case.opened, case.user, " ".join(case.query.split())[:80], case.reviewer or "") for case in found]
+    rows = [
+        (
+            case.id[:8],
+            case.opened,
+            case.user,
+            " ".join(case.query.split())[:80],
+            case.reviewer or "",
+        )
+        for case in found
+    ]
     rows = [tuple(map(_harmless, row)) for row in rows]
-    print_table(("id", "since", "user", "question", "reviewer"), rows, title=f"{queue.waiting()} waiting")
+    print_table(
+        ("id", "since", "user", "question", "reviewer"), rows, title=f"{queue.waiting()} waiting"
+    )
 
 
 @app.command("show")
@@ -49,13 +64,15 @@ def show(id: Id, cases: File = _FILE, json: Json = False) -> None:
     from dataclasses import asdict
 
     from aegis.cli.show import print_json
-    from aegis.decisions import NAMES
+    from aegis.protocol.decisions import NAMES
 
     case = _queue(cases).find(id)
     if json:
         print_json(asdict(case))
         return
-    chances = "  ".join(f"{name} {chance:.2f}" for name, chance in zip(NAMES, case.probabilities, strict=True))
+    chances = "  ".join(
+        f"{name} {chance:.2f}" for name, chance in zip(NAMES, case.probabilities, strict=True)
+    )
     typer.echo(
         f"{case.id}\nsince {case.opened}, from {_harmless(case.user) or 'nobody named'}\n{chances}\n\n{_harmless(case.query)}"
     )
@@ -68,7 +85,9 @@ def answer(
     id: Id,
     text: Annotated[str, typer.Argument(help="What the asker is told.")],
     cases: File = _FILE,
-    reviewer: Annotated[str | None, typer.Option(help="Who decides; by default your user name.")] = None,
+    reviewer: Annotated[
+        str | None, typer.Option(help="Who decides; by default your user name.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Answer a case. The first answer stands."""
@@ -88,16 +107,21 @@ def answer(
 
 
 def _queue(path: Path) -> Cases:
-    from aegis.durable.session import locate
     from aegis.errors import BadInputError
+    from aegis.runs.record import locate
     from aegis.serve.escalations import Cases
 
     found = locate(path)
     if not found.is_file():
-        raise BadInputError(f"{path}: no such queue; `aegis serve` makes it beside its model, or give --cases FILE")
+        raise BadInputError(
+            f"{path}: no such queue; `aegis serve` makes it beside its model, or give --cases FILE"
+        )
     return Cases(found)
 
 
 def _harmless(text: str) -> str:
-    """The text without what would move the terminal's cursor or colour it: whoever asked may have written it."""
-    return "".join(character if character.isprintable() or character in "\n\t" else "�" for character in text)
+    """The text without what would move the terminal's cursor or colour it: whoever asked may have
+    written it."""
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else "�" for character in text
+    )

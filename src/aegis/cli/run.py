@@ -9,22 +9,35 @@ import typer
 
 
 def run(
-    config: Annotated[Path, typer.Argument(help="YAML file with the settings, e.g. examples/quickstart.yaml.")],
+    config: Annotated[
+        Path, typer.Argument(help="YAML file with the settings, e.g. examples/quickstart.yaml.")
+    ],
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting, e.g. --set train.epochs=1.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="A.B=C", help="Override a setting, e.g. --set train.epochs=1."
+        ),
     ] = None,
     auto_resume: Annotated[
-        bool, typer.Option(help="Go on with the newest session of this config; --no-auto-resume starts anew.")
+        bool,
+        typer.Option(
+            help="Go on with the newest session of this config; --no-auto-resume starts anew."
+        ),
     ] = True,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Set bad lines of data files aside in rejected.jsonl instead of stopping.")
+        bool,
+        typer.Option(
+            "--skip-bad",
+            help="Set bad lines of data files aside in rejected.jsonl instead of stopping.",
+        ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the session record as JSON.")] = False,
 ) -> None:
     """Take a model from seed data to a folded, certified, evaluated model folder.
 
-    Four stages: deep_research_data, data_cleansing, so8t_ppo_training, aegis_v2_integration. Finished stages are skipped
-    when the same command runs again. runs/latest leads to the newest session: adapter/, model/, report.html.
+    Four stages: deep_research_data, data_cleansing, so8t_ppo_training, aegis_v2_integration.
+    Finished stages are skipped when the same command runs again. runs/latest leads to the newest
+    session: adapter/, model/, report.html.
     """
     from aegis.cli.show import print_json, print_table, tell
     from aegis.config import load_config
@@ -35,7 +48,9 @@ def run(
     from aegis.evaluate.report import comparison_rows
     from aegis.pipeline import run_pipeline
 
-    session = run_pipeline(settings, resume=auto_resume, say=tell, command=_repeated(config, overrides))
+    session = run_pipeline(
+        settings, resume=auto_resume, say=tell, command=_repeated(config, overrides)
+    )
     if json:
         print_json(session.to_json())
         return
@@ -44,14 +59,17 @@ def run(
         (row.name, f"{row.base} {row.base_interval}", f"{row.candidate} {row.candidate_interval}")
         for row in comparison_rows(results["base"], results["candidate"])
     ]
-    print_table(("held-out decisions", "base", "candidate"), rows, title=f"{session.session_id}: completed")
+    print_table(
+        ("held-out decisions", "base", "candidate"), rows, title=f"{session.session_id}: completed"
+    )
     latest = Path(settings.runs) / "latest"
     for name, what in (("model", "model"), ("adapter", "adapter"), ("report.html", "report")):
         typer.echo(f"{what:8} {latest / name}")
 
 
 def _repeated(config: Path, overrides: list[str]) -> dict[str, Any]:
-    """The call that goes on with this run, for `aegis watch`: without --no-auto-resume, which would start anew."""
+    """The call that goes on with this run, for `aegis watch`: without --no-auto-resume, which would
+    start anew."""
     argv = ["run", str(config)]
     for override in overrides:
         argv += ["--set", override]

@@ -12,15 +12,18 @@ def status(
     run: Annotated[Path, typer.Argument(help="A session folder.")] = Path("runs/latest"),
     json: Annotated[bool, typer.Option("--json", help="Print the session record as JSON.")] = False,
 ) -> None:
-    """Show a session's stages, what it is doing now, how long that may take, its last snapshot, and whether it is alive."""
+    """Show a session's stages, what it is doing now, how long that may take, its last snapshot, and
+    whether it is alive."""
     from aegis.cli.show import print_json, print_table
-    from aegis.durable.heartbeat import read_beat
-    from aegis.durable.session import load, locate
     from aegis.errors import ArtifactError, BadInputError
+    from aegis.runs.heartbeat import read_beat
+    from aegis.runs.record import load, locate
 
     folder = locate(run)
     if not folder.is_dir():
-        raise BadInputError(f"{run}: no such session; start one with: aegis run examples/quickstart.yaml")
+        raise BadInputError(
+            f"{run}: no such session; start one with: aegis run examples/quickstart.yaml"
+        )
     try:
         session = load(folder)
     except ArtifactError as error:
@@ -37,8 +40,20 @@ def status(
         rows.append((stage.name, state, str(stage.attempts), seconds, stage.error or paths))
         for name, step in stage.steps.items():
             cut = facts["interrupted"] and step["state"] == "running"
-            rows.append((f"  {name}", "cut off" if cut else step["state"], "", "", _metrics(step["metrics"])))
-    print_table(("stage", "state", "attempts", "time", "artifacts"), rows, title=f"{session.session_id}: {session.stage}")
+            rows.append(
+                (
+                    f"  {name}",
+                    "cut off" if cut else step["state"],
+                    "",
+                    "",
+                    _metrics(step["metrics"]),
+                )
+            )
+    print_table(
+        ("stage", "state", "attempts", "time", "artifacts"),
+        rows,
+        title=f"{session.session_id}: {session.stage}",
+    )
     for line in _lines(session, facts):
         typer.echo(line)
 
@@ -48,12 +63,18 @@ def _facts(session: Any, beat: Any) -> dict[str, Any]:
     import time
 
     snapshots = session.rows("snapshots", last=1)
-    snapshot = snapshots[0] | {"age_s": round(max(0.0, time.time() - snapshots[0]["unix"]), 1)} if snapshots else None
+    snapshot = (
+        snapshots[0] | {"age_s": round(max(0.0, time.time() - snapshots[0]["unix"]), 1)}
+        if snapshots
+        else None
+    )
     running = any(stage.state == "running" for stage in session.stages)
     progress = None
     if beat and not session.finished:
         keys = ("stage", "doing", "done", "total", "left_s", "note")
-        progress = {key: getattr(beat, key) for key in keys} | {"age_s": round(max(0.0, time.time() - beat.time), 1)}
+        progress = {key: getattr(beat, key) for key in keys} | {
+            "age_s": round(max(0.0, time.time() - beat.time), 1)
+        }
     return {
         "alive": session.alive,
         "interrupted": running and not session.alive,
@@ -78,12 +99,16 @@ def _lines(session: Any, facts: dict[str, Any]) -> list[str]:
         )
     if snapshot := facts["last_snapshot"]:
         age = _span(snapshot["age_s"])
-        lines.append(f"snapshot  {session.folder / snapshot['path']} (step {snapshot['step']}, {age} ago)")
+        lines.append(
+            f"snapshot  {session.folder / snapshot['path']} (step {snapshot['step']}, {age} ago)"
+        )
     return lines
 
 
 def _metrics(found: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value:.3g}" for key, value in found.items() if isinstance(value, int | float))
+    return ", ".join(
+        f"{key} {value:.3g}" for key, value in found.items() if isinstance(value, int | float)
+    )
 
 
 def _span(seconds: float) -> str:

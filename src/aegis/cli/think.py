@@ -10,20 +10,37 @@ import typer
 
 def think(
     prompt: Annotated[str, typer.Argument(help="What to ask.")],
-    model: Annotated[Path, typer.Option(help="An adapter or a model folder that `aegis run` wrote.")] = Path(
-        "runs/latest/adapter"
-    ),
+    model: Annotated[
+        Path, typer.Option(help="An adapter or a model folder that `aegis run` wrote.")
+    ] = Path("runs/latest/adapter"),
     base: Annotated[str | None, typer.Option(help="The adapter's base, if it has moved.")] = None,
-    paths: Annotated[int, typer.Option(min=1, max=64, help="Ways of thinking to weigh against each other.")] = 1,
+    paths: Annotated[
+        int, typer.Option(min=1, max=64, help="Ways of thinking to weigh against each other.")
+    ] = 1,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="With several paths: below this score the decision becomes ESCALATION.")
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="With several paths: below this score the decision becomes ESCALATION.",
+        ),
     ] = 0.5,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the most probable token.")] = 0.7,
-    section_tokens: Annotated[int, typer.Option(min=1, help="At most so many tokens a private section.")] = 48,
-    final_tokens: Annotated[int, typer.Option(min=1, help="At most so many tokens of answer.")] = 160,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0 takes the most probable token.")
+    ] = 0.7,
+    section_tokens: Annotated[
+        int, typer.Option(min=1, help="At most so many tokens a private section.")
+    ] = 48,
+    final_tokens: Annotated[
+        int, typer.Option(min=1, help="At most so many tokens of answer.")
+    ] = 160,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answer.")] = 0,
     debug_private: Annotated[
-        bool, typer.Option("--debug-private", help="Show the private sections too, to you, the owner of this machine.")
+        bool,
+        typer.Option(
+            "--debug-private",
+            help="Show the private sections too, to you, the owner of this machine.",
+        ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -33,16 +50,18 @@ def think(
     """
     from aegis.cli.show import print_json
     from aegis.data.records import require_text
-    from aegis.durable.session import locate
+    from aegis.runs.record import locate
 
     text = require_text(prompt, "prompt", "argument")
 
-    from aegis.model.thinker import Limits
-    from aegis.serve.mind import Mind
+    from aegis.engine.mind import Mind
+    from aegis.engine.thinker import Limits
 
     limits = Limits(section=section_tokens, final=final_tokens)
     mind = Mind.load(locate(model), base_spec=base)
-    answer = mind.answer(text, paths=paths, threshold=threshold, temperature=temperature, limits=limits, seed=seed)
+    answer = mind.answer(
+        text, paths=paths, threshold=threshold, temperature=temperature, limits=limits, seed=seed
+    )
     if debug_private:
         for number, path in enumerate(answer.paths, 1):
             for name, body in path.bodies().items():

@@ -21,7 +21,10 @@ def new(
     name: Annotated[str, typer.Argument(help="Whose it is; it names its holder in the audit log.")],
     tokens: File = _FILE,
     scope: Annotated[
-        list[str] | None, typer.Option(help="ask: questions; review: escalations; admin: metrics. Repeat for several.")
+        list[str] | None,
+        typer.Option(
+            help="ask: questions; review: escalations; admin: metrics. Repeat for several."
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -39,7 +42,9 @@ def new(
 
 
 @app.command("list")
-def list_(tokens: File = _FILE, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def list_(
+    tokens: File = _FILE, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+) -> None:
     """Show whose tokens there are, never the tokens."""
     from dataclasses import asdict
 
@@ -51,7 +56,10 @@ def list_(tokens: File = _FILE, json: Annotated[bool, typer.Option("--json", hel
         kept = ("id", "name", "scopes", "created", "revoked")
         print_json([{name: asdict(token)[name] for name in kept} for token in found])
         return
-    rows = [(token.id, token.name, ", ".join(token.scopes), token.created, token.revoked or "") for token in found]
+    rows = [
+        (token.id, token.name, ", ".join(token.scopes), token.created, token.revoked or "")
+        for token in found
+    ]
     print_table(("id", "name", "scopes", "made", "revoked"), rows)
 
 

@@ -21,26 +21,46 @@ class Step(StrEnum):
 
 
 def train(
-    step: Annotated[Step, typer.Argument(help="How far to train; what comes before it is done first, or found done.")],
-    config: Annotated[Path, typer.Argument(help="YAML file with the settings, e.g. examples/quickstart.yaml.")],
+    step: Annotated[
+        Step,
+        typer.Argument(help="How far to train; what comes before it is done first, or found done."),
+    ],
+    config: Annotated[
+        Path, typer.Argument(help="YAML file with the settings, e.g. examples/quickstart.yaml.")
+    ],
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting, e.g. --set train.lr=1e-4.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="A.B=C", help="Override a setting, e.g. --set train.lr=1e-4."
+        ),
     ] = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Say what would be trained and whether it fits in memory; load no weights.")
+        bool,
+        typer.Option(
+            "--plan",
+            help="Say what would be trained and whether it fits in memory; load no weights.",
+        ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan, train one step in a folder that is thrown away, and report.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print the plan, train one step in a folder that is thrown away, and report.",
+        ),
     ] = False,
     auto_resume: Annotated[
-        bool, typer.Option(help="Go on with the newest session of this config; --no-auto-resume starts anew.")
+        bool,
+        typer.Option(
+            help="Go on with the newest session of this config; --no-auto-resume starts anew."
+        ),
     ] = True,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Train as far as one step: sft, reward, or one of ppo, dpo, grpo, rloo.
 
-    Works in the same session as `aegis run CONFIG`: data is prepared first if it is not yet, finished steps are skipped, and
-    `aegis run` goes on from here. A step other than the config's own `train.algorithm` gets a session of its own.
+    Works in the same session as `aegis run CONFIG`: data is prepared first if it is not yet,
+    finished steps are skipped, and `aegis run` goes on from here. A step other than the config's
+    own `train.algorithm` gets a session of its own.
     """
     from aegis.cli.show import print_json, print_table, tell
     from aegis.config import load_config
@@ -57,8 +77,8 @@ def train(
     if plan and dry_run:
         raise BadInputError("give either --plan or --dry-run, and not both")
     if plan or dry_run:
-        from aegis.model.load import resolve_base
-        from aegis.train.plan import plan as estimate
+        from aegis.model.base import resolve_base
+        from aegis.train.memory.plan import plan as estimate
 
         base = resolve_base(settings.base, trust_remote_code=settings.model.trust_remote_code)
         found = estimate(settings, base)
@@ -78,17 +98,29 @@ def train(
             small = load_config(config, [*overrides, *_ONE_STEP, f"runs={folder}"])
             begun = time.monotonic()
             session = run_pipeline(small, resume=False, say=tell, until=step)
-            report = {"step": str(step), "seconds": round(time.monotonic() - begun, 1), "peak_memory_gib": _peak_gib()}
+            report = {
+                "step": str(step),
+                "seconds": round(time.monotonic() - begun, 1),
+                "peak_memory_gib": _peak_gib(),
+            }
             report |= {"metrics": session.stage_record("so8t_ppo_training").steps[step]["metrics"]}
         print_json(report)
         return
     argv = ["train", str(step), str(config)]
     for override in set_ or []:
         argv += ["--set", override]
-    session = run_pipeline(settings, resume=auto_resume, say=tell, command={"argv": argv, "cwd": str(Path.cwd())}, until=step)
+    session = run_pipeline(
+        settings,
+        resume=auto_resume,
+        say=tell,
+        command={"argv": argv, "cwd": str(Path.cwd())},
+        until=step,
+    )
     record = session.stage_record("so8t_ppo_training")
     if json:
-        print_json({"session_id": session.session_id, "folder": str(session.folder), "steps": record.steps})
+        print_json(
+            {"session_id": session.session_id, "folder": str(session.folder), "steps": record.steps}
+        )
         return
     rows = []
     for name, found in record.steps.items():

@@ -9,43 +9,67 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from aegis.durable.resume import System
-    from aegis.durable.watch import Look
+    from aegis.runs.health import Look
+    from aegis.runs.supervisor import System
 
 _NOTIFY_LIMIT_S = 60.0
 
 
 def watch(
     run: Annotated[
-        Path, typer.Argument(help="A session folder; or another trainer's log file, or the folder that it writes into.")
+        Path,
+        typer.Argument(
+            help="A session folder; or another trainer's log file, or the folder that it writes into."
+        ),
     ] = Path("runs/latest"),
-    check_only: Annotated[bool, typer.Option("--check-only", help="Look once, print one line, and leave.")] = False,
-    auto_resume: Annotated[
-        bool, typer.Option("--auto-resume", help="End the run if it hangs, and start it again if it hangs or died.")
+    check_only: Annotated[
+        bool, typer.Option("--check-only", help="Look once, print one line, and leave.")
     ] = False,
-    interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Time between looks.")] = 60.0,
+    auto_resume: Annotated[
+        bool,
+        typer.Option(
+            "--auto-resume", help="End the run if it hangs, and start it again if it hangs or died."
+        ),
+    ] = False,
+    interval: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="Time between looks.")
+    ] = 60.0,
     silence: Annotated[
         float | None,
         typer.Option(
-            min=1, metavar="SECONDS", help="A living run that is silent for longer hangs; durable.silence_s (300) by default."
+            min=1,
+            metavar="SECONDS",
+            help="A living run that is silent for longer hangs; durable.silence_s (300) by default.",
         ),
     ] = None,
-    max_resumes: Annotated[int, typer.Option(min=0, metavar="N", help="Give up after so many resumes that got nowhere.")] = 5,
+    max_resumes: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Give up after so many resumes that got nowhere."),
+    ] = 5,
     notify: Annotated[
         str | None,
-        typer.Option(metavar="CMD", help="Shell command for the end; it finds AEGIS_RUN, AEGIS_STATE and AEGIS_MESSAGE."),
+        typer.Option(
+            metavar="CMD",
+            help="Shell command for the end; it finds AEGIS_RUN, AEGIS_STATE and AEGIS_MESSAGE.",
+        ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the last look as JSON, and what is done on stderr.")] = False,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the last look as JSON, and what is done on stderr."),
+    ] = False,
 ) -> None:
-    """Tell whether a run is running, finished, failed, stopped, dead (gone without a word) or hung (alive and silent).
+    """Tell whether a run is running, finished, failed, stopped, dead (gone without a word) or hung
+    (alive and silent).
 
-    Looks every --interval seconds until the run is finished or failed. With --auto-resume, a run that died or hangs is
-    started again by the command it was started with, after 10, 20, 40 ... seconds; one that you stopped is left alone, as
-    is one that failed of a mistake. Ctrl-C ends the watching, never the run.
+    Looks every --interval seconds until the run is finished or failed. With --auto-resume, a run
+    that died or hangs is started again by the command it was started with, after 10, 20, 40 ...
+    seconds; one that you stopped is left alone, as is one that failed of a mistake. Ctrl-C ends the
+    watching, never the run.
 
-    Exit codes: 0 finished or running, 75 stopped, dead or hung (the same command goes on), 1 failed, 2 no such run.
+    Exit codes: 0 finished or running, 75 stopped, dead or hung (the same command goes on), 1
+    failed, 2 no such run.
     """
-    from aegis.durable.resume import System
+    from aegis.runs.supervisor import System
 
     found = watched(
         run,
@@ -86,10 +110,10 @@ def watched(
     """
     import contextlib
 
-    from aegis.durable.resume import Keeper, only_watcher, watch_over
-    from aegis.durable.session import load, locate
-    from aegis.durable.watch import SILENCE_S, is_session, look, silence_of
     from aegis.errors import ArtifactError, BadInputError
+    from aegis.runs.health import SILENCE_S, is_session, look, silence_of
+    from aegis.runs.record import load, locate
+    from aegis.runs.supervisor import Keeper, only_watcher, watch_over
 
     run = locate(run).resolve()  # runs/latest may lead elsewhere tomorrow
     if auto_resume and check_only:
@@ -131,7 +155,9 @@ def line(found: Look) -> str:
     elif found.total and found.doing is None:
         parts.append(f"{found.done}/{found.total} steps")
     if found.last_snapshot and found.state != "finished":
-        parts.append(f"last snapshot at step {found.last_snapshot['step']}, {found.last_snapshot['saved']}")
+        parts.append(
+            f"last snapshot at step {found.last_snapshot['step']}, {found.last_snapshot['saved']}"
+        )
     if found.resumes:
         parts.append(f"resumes: {found.resumes}")
     return f"{Path(found.run).name} {'; '.join(parts)}"
@@ -146,7 +172,11 @@ def sound(found: Look, notify: str | None, say: Callable[[str], None]) -> None:
         sys.stdout.flush()
     if notify:
         problem = tell_command(notify, found)
-        say(f"--notify: {problem}; the run is not affected" if problem else f"--notify: told of {found.state}")
+        say(
+            f"--notify: {problem}; the run is not affected"
+            if problem
+            else f"--notify: told of {found.state}"
+        )
 
 
 def tell_command(notify: str, found: Look, *, limit_s: float = _NOTIFY_LIMIT_S) -> str | None:
@@ -155,10 +185,20 @@ def tell_command(notify: str, found: Look, *, limit_s: float = _NOTIFY_LIMIT_S) 
     import signal
     import subprocess
 
-    environment = {**os.environ, "AEGIS_RUN": found.run, "AEGIS_STATE": found.state, "AEGIS_MESSAGE": line(found)}
+    environment = {
+        **os.environ,
+        "AEGIS_RUN": found.run,
+        "AEGIS_STATE": found.state,
+        "AEGIS_MESSAGE": line(found),
+    }
     try:
         process = subprocess.Popen(
-            notify, shell=True, env=environment, stdin=subprocess.DEVNULL, stdout=2, start_new_session=os.name != "nt"
+            notify,
+            shell=True,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=2,
+            start_new_session=os.name != "nt",
         )
     except (OSError, ValueError) as error:
         return f"the command cannot be started ({error})"
@@ -179,4 +219,6 @@ def _say(wall: Callable[[], float]) -> Callable[[str], None]:
 
     from aegis.cli.show import tell
 
-    return lambda message: tell(f"{datetime.fromtimestamp(wall()).astimezone().isoformat(timespec='seconds')} {message}")
+    return lambda message: tell(
+        f"{datetime.fromtimestamp(wall()).astimezone().isoformat(timespec='seconds')} {message}"
+    )

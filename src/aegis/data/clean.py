@@ -14,8 +14,8 @@ from datasketch import MinHash, MinHashLSH
 
 from aegis.config import QualitySettings
 from aegis.data.records import Pair, Record, Rejected, detect_language
-from aegis.decisions import Decision
-from aegis.progress import bar
+from aegis.protocol.decisions import Decision
+from aegis.runs.reporter import bar
 
 T = TypeVar("T", Record, Pair)
 Remember = Callable[[str, Callable[[], Any]], Any]
@@ -41,9 +41,11 @@ def clean(
     too_long: Callable[[str], str | None] = lambda _: None,
     remember: Remember = lambda _, make: make(),
 ) -> Cleaned:
-    """Run the steps in order: length, quality, duplicates among records and of pairs with records, balance.
+    """Run the steps in order: length, quality, duplicates among records and of pairs with records,
+    balance.
 
-    What each item needs looking at for is done in shards, so that a killed run does not do a finished shard again.
+    What each item needs looking at for is done in shards, so that a killed run does not do a
+    finished shard again.
 
     Args:
         too_long: why the model could not read a prompt, or None.
@@ -51,22 +53,38 @@ def clean(
     """
     rejected: list[Rejected] = []
 
-    def looked_at(kind: str, items: Sequence[T], problem: Callable[[T], str | None]) -> tuple[list[T], list[MinHash]]:
+    def looked_at(
+        kind: str, items: Sequence[T], problem: Callable[[T], str | None]
+    ) -> tuple[list[T], list[MinHash]]:
         found: list[Any] = []
         with bar(f"looking at {kind}", len(items)) as advance:
             for start in range(0, len(items), _SHARD):
                 shard = items[start : start + _SHARD]
-                found += remember(f"{kind} {start}", lambda shard=shard: [_look(item, problem) for item in shard])
+                found += remember(
+                    f"{kind} {start}", lambda shard=shard: [_look(item, problem) for item in shard]
+                )
                 advance(len(shard))
-        good = [(item, sketch) for item, (reason, sketch) in zip(items, found, strict=True) if reason is None]
+        good = [
+            (item, sketch)
+            for item, (reason, sketch) in zip(items, found, strict=True)
+            if reason is None
+        ]
         bad = zip(items, found, strict=True)
-        rejected.extend(Rejected(item.id, reason, item.to_json()) for item, (reason, _) in bad if reason)
+        rejected.extend(
+            Rejected(item.id, reason, item.to_json()) for item, (reason, _) in bad if reason
+        )
         return [item for item, _ in good], [_unpack(sketch) for _, sketch in good]
 
-    kept, sketches = looked_at("records", records, lambda one: too_long(one.prompt) or quality_problem(one, settings))
+    kept, sketches = looked_at(
+        "records", records, lambda one: too_long(one.prompt) or quality_problem(one, settings)
+    )
     kept, sketches = _without_duplicates(kept, sketches, settings.near_duplicate, rejected)
-    good_pairs, pair_sketches = looked_at("pairs", pairs, lambda one: too_long(one.prompt) or pair_problem(one, settings))
-    good_pairs = _without_copies(good_pairs, kept, sketches + pair_sketches, settings.near_duplicate, rejected)
+    good_pairs, pair_sketches = looked_at(
+        "pairs", pairs, lambda one: too_long(one.prompt) or pair_problem(one, settings)
+    )
+    good_pairs = _without_copies(
+        good_pairs, kept, sketches + pair_sketches, settings.near_duplicate, rejected
+    )
     kept = _balance(kept, settings.balance_ratio, rejected)
     return Cleaned(kept, good_pairs, rejected)
 
@@ -74,7 +92,9 @@ def clean(
 def pair_problem(pair: Pair, settings: QualitySettings) -> str | None:
     """Why one of the pair's sides is not good enough, or None."""
     for side in (pair.chosen, pair.rejected):
-        record = Record(pair.id, pair.prompt, side.decision, pair.language, pair.domain, thinking=side.thinking)
+        record = Record(
+            pair.id, pair.prompt, side.decision, pair.language, pair.domain, thinking=side.thinking
+        )
         if problem := quality_problem(record, settings):
             return problem
     return None
@@ -105,9 +125,11 @@ def quality_problem(record: Record, settings: QualitySettings) -> str | None:
 
 
 def repetition(text: str) -> float:
-    """Share of the text's windows that occurred before: near 0 for prose, near 1 for a stuck generator.
+    """Share of the text's windows that occurred before: near 0 for prose, near 1 for a stuck
+    generator.
 
-    Windows are 6 characters wide, 2 in texts under 25 characters (a stuck generator stops early in Japanese, too).
+    Windows are 6 characters wide, 2 in texts under 25 characters (a stuck generator stops early in
+    Japanese, too).
     """
     width = 6 if len(text) >= 25 else 2
     windows = [text[i : i + width] for i in range(len(text) - width + 1)]
@@ -115,13 +137,15 @@ def repetition(text: str) -> float:
 
 
 def normalise(text: str) -> str:
-    """NFKC, lower case, one space for any white space, no punctuation: what counts as the same prompt."""
+    """NFKC, lower case, one space for any white space, no punctuation: what counts as the same
+    prompt."""
     plain = unicodedata.normalize("NFKC", text).lower()
     return re.sub(r"\s+", " ", re.sub(r"[^\w\s]", " ", plain)).strip()
 
 
 def near_duplicates(texts: Sequence[str], *, threshold: float) -> list[tuple[int, int]]:
-    """Pairs (later, earlier) of texts whose estimated Jaccard similarity of 4-character shingles reaches the threshold.
+    """Pairs (later, earlier) of texts whose estimated Jaccard similarity of 4-character shingles
+    reaches the threshold.
 
     Source:
         MinHash: Broder, On the resemblance and containment of documents, 1997.
@@ -144,7 +168,9 @@ def near_sketches(sketches: Sequence[MinHash], *, threshold: float) -> list[tupl
 def _sketch(text: str) -> MinHash:
     plain = normalise(text)
     sketch = MinHash(num_perm=_PERMUTATIONS, seed=1)
-    sketch.update_batch([plain[i : i + _SHINGLE].encode() for i in range(max(1, len(plain) - _SHINGLE + 1))])
+    sketch.update_batch(
+        [plain[i : i + _SHINGLE].encode() for i in range(max(1, len(plain) - _SHINGLE + 1))]
+    )
     return sketch
 
 
@@ -161,7 +187,9 @@ def _unpack(sketch: str) -> MinHash:
     return found
 
 
-def _reject_if(items: Sequence[T], problem: Callable[[T], str | None], rejected: list[Rejected]) -> list[T]:
+def _reject_if(
+    items: Sequence[T], problem: Callable[[T], str | None], rejected: list[Rejected]
+) -> list[T]:
     kept: list[T] = []
     for item in items:
         if reason := problem(item):
@@ -174,7 +202,8 @@ def _reject_if(items: Sequence[T], problem: Callable[[T], str | None], rejected:
 def _without_duplicates(
     records: list[Record], sketches: list[MinHash], threshold: float, rejected: list[Rejected]
 ) -> tuple[list[Record], list[MinHash]]:
-    """Drop later copies. Twins of one contrast group are alike on purpose and stay, unless they are the same prompt."""
+    """Drop later copies. Twins of one contrast group are alike on purpose and stay, unless they are
+    the same prompt."""
     reasons: dict[int, str] = {}
     seen: dict[str, int] = {}
     for number, record in enumerate(records):
@@ -184,7 +213,11 @@ def _without_duplicates(
             what = "the same prompt as" if same else "the same prompt with another decision as"
             reasons[number] = f"{what} {records[first].id}"
     for later, earlier in near_sketches(sketches, threshold=threshold):
-        if later not in reasons and earlier not in reasons and not _twins(records[later], records[earlier]):
+        if (
+            later not in reasons
+            and earlier not in reasons
+            and not _twins(records[later], records[earlier])
+        ):
             reasons[later] = f"nearly the same prompt as {records[earlier].id}"
     for number, reason in reasons.items():
         rejected.append(Rejected(records[number].id, reason, records[number].to_json()))
@@ -193,14 +226,23 @@ def _without_duplicates(
 
 
 def _without_copies(
-    pairs: list[Pair], records: list[Record], sketches: list[MinHash], threshold: float, rejected: list[Rejected]
+    pairs: list[Pair],
+    records: list[Record],
+    sketches: list[MinHash],
+    threshold: float,
+    rejected: list[Rejected],
 ) -> list[Pair]:
-    """Drop pairs whose prompt is nearly a record's: their chosen sides train, and the record may be held out.
+    """Drop pairs whose prompt is nearly a record's: their chosen sides train, and the record may be
+    held out.
 
     Args:
         sketches: of the records' prompts, then of the pairs'.
     """
-    copies = {later: earlier for later, earlier in near_sketches(sketches, threshold=threshold) if earlier < len(records)}
+    copies = {
+        later: earlier
+        for later, earlier in near_sketches(sketches, threshold=threshold)
+        if earlier < len(records)
+    }
 
     def problem(pair: Pair) -> str | None:
         earlier = copies.get(len(records) + number[pair.id])
@@ -212,17 +254,22 @@ def _without_copies(
 
 def _twins(one: Record, other: Record) -> bool:
     group = {name for name in (one.contrast_of, other.contrast_of) if name}
-    return bool(group & {one.id, other.id}) or (one.contrast_of is not None and one.contrast_of == other.contrast_of)
+    return bool(group & {one.id, other.id}) or (
+        one.contrast_of is not None and one.contrast_of == other.contrast_of
+    )
 
 
 def _balance(records: list[Record], ratio: float, rejected: list[Rejected]) -> list[Record]:
-    """No decision keeps more than `ratio` times the rarest one's records; lone records go first, then from the end."""
+    """No decision keeps more than `ratio` times the rarest one's records; lone records go first,
+    then from the end."""
     counts = Counter(record.decision for record in records)
     if len(counts) < len(Decision):
         return records
     limit = int(min(counts.values()) * ratio)
     linked = {record.contrast_of for record in records} - {None}
-    surplus: dict[Decision, int] = defaultdict(int, {decision: count - limit for decision, count in counts.items()})
+    surplus: dict[Decision, int] = defaultdict(
+        int, {decision: count - limit for decision, count in counts.items()}
+    )
     dropped: set[str] = set()
     for record in reversed(records):
         lone = record.contrast_of is None and record.id not in linked

@@ -1,4 +1,5 @@
-"""Stage 1: the local model writes new quadruple-thinking samples, one section a question, all topics at once."""
+"""Stage 1: the local model writes new quadruple-thinking samples, one section a question, all
+topics at once."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from collections.abc import Callable, Sequence
 from aegis.data.records import Record, Rejected
 from aegis.data.topics import Topic
 from aegis.errors import DataError
-from aegis.thinking import Thinking
+from aegis.protocol.thinking import Thinking
 
 Complete = Callable[[Sequence[str]], list[str]]
 """Instructions in, the model's answers out, in the same order."""
@@ -36,12 +37,15 @@ _HANDOVER = {
 
 
 def generate(
-    topics: Sequence[Topic], complete: Complete, *, on_section: Callable[[str], None] = lambda _: None
+    topics: Sequence[Topic],
+    complete: Complete,
+    *,
+    on_section: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[Record], list[Rejected]]:
     """Return one record a topic, and the topics whose sample broke the protocol, with the reason.
 
-    The decision is the topic's own: the generator is not trusted to decide. An ESCALATION sample's public answer hands
-    over to a person in fixed words.
+    The decision is the topic's own: the generator is not trusted to decide. An ESCALATION sample's
+    public answer hands over to a person in fixed words.
 
     Args:
         topics: what to think about.
@@ -52,7 +56,9 @@ def generate(
     for section in ("task", "safety", "policy", "final", "answer"):
         on_section(section)
         instructions = [
-            _INSTRUCTIONS[topic.language][section].format(question=topic.question, decision=topic.decision.name)
+            _INSTRUCTIONS[topic.language][section].format(
+                question=topic.question, decision=topic.decision.name
+            )
             for topic in topics
         ]
         bodies[section] = [tidy(text) for text in complete(instructions)]
@@ -60,15 +66,29 @@ def generate(
     rejected: list[Rejected] = []
     for index, topic in enumerate(topics):
         sections = {name: bodies[name][index] for name in ("task", "safety", "policy", "final")}
-        answer = _HANDOVER[topic.language] if topic.decision.name == "ESCALATION" else bodies["answer"][index]
+        answer = (
+            _HANDOVER[topic.language]
+            if topic.decision.name == "ESCALATION"
+            else bodies["answer"][index]
+        )
         where = f"generated-{topic.id}"
         try:
             thinking = Thinking.from_bodies(sections, answer, where=where)
         except DataError as error:
-            rejected.append(Rejected(where, str(error).removeprefix(f"{where}: "), {"question": topic.question}))
+            rejected.append(
+                Rejected(where, str(error).removeprefix(f"{where}: "), {"question": topic.question})
+            )
             continue
         records.append(
-            Record(where, topic.question, topic.decision, topic.language, topic.domain, thinking=thinking, source="local")
+            Record(
+                where,
+                topic.question,
+                topic.decision,
+                topic.language,
+                topic.domain,
+                thinking=thinking,
+                source="local",
+            )
         )
     return records, rejected
 

@@ -1,4 +1,5 @@
-"""Several datasets beside the run's own records: read, kept apart from what is held out, each with its weight."""
+"""Several datasets beside the run's own records: read, kept apart from what is held out, each with
+its weight."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from aegis.data.clean import near_duplicates, normalise
 from aegis.data.personal import mask_everywhere
 from aegis.data.records import Pair, Record, Rejected, parse_record, read_jsonl
 from aegis.data.split import split_records
-from aegis.durable.files import hash_file
 from aegis.errors import DataError
+from aegis.storage.files import hash_file
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,14 @@ class Mixture:
     facts: list[dict[str, Any]]
 
 
-def read_dataset(settings: DatasetSettings, *, skip_bad: bool = False) -> tuple[list[Record], list[Rejected]]:
-    """The records of one file, personal data masked, and with `skip_bad` the lines that could not be read.
+def read_dataset(
+    settings: DatasetSettings, *, skip_bad: bool = False
+) -> tuple[list[Record], list[Rejected]]:
+    """The records of one file, personal data masked, and with `skip_bad` the lines that could not
+    be read.
 
-    A record without an id gets its line's number for one, so that nothing depends on where the file lies.
+    A record without an id gets its line's number for one, so that nothing depends on where the file
+    lies.
 
     Raises:
         DataError: if the file or a line cannot be used, or an id stands twice.
@@ -59,9 +64,13 @@ def read_dataset(settings: DatasetSettings, *, skip_bad: bool = False) -> tuple[
         return parse_record(mask_everywhere(numbered)[0], where=where)
 
     records, rejected = read_jsonl(Path(settings.path), parse, skip_bad=skip_bad)
-    repeated = [name for name, count in Counter(record.id for record in records).items() if count > 1]
+    repeated = [
+        name for name, count in Counter(record.id for record in records).items() if count > 1
+    ]
     if repeated:
-        raise DataError(f"{settings.path}: the id {repeated[0]!r} is used more than once; give every record its own")
+        raise DataError(
+            f"{settings.path}: the id {repeated[0]!r} is used more than once; give every record its own"
+        )
     return records, rejected
 
 
@@ -81,17 +90,28 @@ def other_datasets(config: Config) -> list[DatasetSettings]:
 
 
 def mixture_identity(config: Config) -> list[Any]:
-    """What the mixture adds to a fingerprint: weights and contents, not paths; empty without `train.datasets`."""
+    """What the mixture adds to a fingerprint: weights and contents, not paths; empty without
+    `train.datasets`."""
     if not config.train.datasets:
         return []
     data = config.data
-    files = [[settings.weight, hash_file(Path(settings.path))] for settings in other_datasets(config)]
-    return [own_weight(config), *files, data.skip_bad, data.split.validation, data.quality.near_duplicate]
+    files = [
+        [settings.weight, hash_file(Path(settings.path))] for settings in other_datasets(config)
+    ]
+    return [
+        own_weight(config),
+        *files,
+        data.skip_bad,
+        data.split.validation,
+        data.quality.near_duplicate,
+    ]
 
 
 def own_weight(config: Config) -> float:
     """The weight of the run's own records: 1, unless `path: records` gives another."""
-    return next((settings.weight for settings in config.train.datasets if settings.path == OWN_RECORDS), 1.0)
+    return next(
+        (settings.weight for settings in config.train.datasets if settings.path == OWN_RECORDS), 1.0
+    )
 
 
 def mix(
@@ -104,9 +124,10 @@ def mix(
 ) -> Mixture:
     """Put the datasets beside the run's own records, so that nothing held out is trained on.
 
-    From each file go: records whose prompt is nearly one that the run holds out; records without thinking whose prompt
-    occurs with thinking anywhere in the mixture (there the run's own go, too); a validation share, by the rule of the run's
-    own split. Of that share go those whose prompt is nearly one that is trained on. Datasets of weight 0 count for nothing.
+    From each file go: records whose prompt is nearly one that the run holds out; records without
+    thinking whose prompt occurs with thinking anywhere in the mixture (there the run's own go,
+    too); a validation share, by the rule of the run's own split. Of that share go those whose
+    prompt is nearly one that is trained on. Datasets of weight 0 count for nothing.
 
     Args:
         train, pairs: the run's own.
@@ -121,17 +142,32 @@ def mix(
     read = [read_dataset(settings, skip_bad=config.data.skip_bad) for settings in used]
     known = [record.prompt for record in held_out]
     fresh = [_far_from(known, records, near) for records, _ in read]
-    thought = {normalise(record.prompt) for records in (own, *fresh) for record in records if record.thinking}
+    thought = {
+        normalise(record.prompt)
+        for records in (own, *fresh)
+        for record in records
+        if record.thinking
+    }
     thought |= {normalise(pair.prompt) for pair in own_pairs}
     chosen = [_prefer_thinking(records, thought) for records in fresh]
     share = config.data.split.validation
-    splits = [split_records(records, validation=share, test=0.0, seed=config.seed) for records in chosen]
+    splits = [
+        split_records(records, validation=share, test=0.0, seed=config.seed) for records in chosen
+    ]
     own = _prefer_thinking(own, thought)
-    trained = [record.prompt for records in (own, *(split["train"] for split in splits)) for record in records]
+    trained = [
+        record.prompt
+        for records in (own, *(split["train"] for split in splits))
+        for record in records
+    ]
     trained += [pair.prompt for pair in own_pairs]
     validation = [_far_from(trained, split["validation"], near) for split in splits]
-    facts: list[dict[str, Any]] = [{"name": OWN_RECORDS, "weight": weight, "train": len(own), "pairs": len(own_pairs)}]
-    for settings, (records, bad), left, split, checks in zip(used, read, fresh, splits, validation, strict=True):
+    facts: list[dict[str, Any]] = [
+        {"name": OWN_RECORDS, "weight": weight, "train": len(own), "pairs": len(own_pairs)}
+    ]
+    for settings, (records, bad), left, split, checks in zip(
+        used, read, fresh, splits, validation, strict=True
+    ):
         facts.append(
             {
                 "name": Path(settings.path).name,
@@ -145,25 +181,36 @@ def mix(
                 "validation": len(checks),
             }
         )
-        say("dataset " + ", ".join(f"{key} {value}" for key, value in facts[-1].items() if key != "sha256"))
+        say(
+            "dataset "
+            + ", ".join(f"{key} {value}" for key, value in facts[-1].items() if key != "sha256")
+        )
     others = [
         Dataset(Path(settings.path).name, settings.weight, split["train"])
         for settings, split in zip(used, splits, strict=True)
     ]
     if not any((own, own_pairs, *(dataset.records for dataset in others))):
-        raise DataError("train.datasets: nothing is left to train on; give files with other prompts than the held-out ones")
+        raise DataError(
+            "train.datasets: nothing is left to train on; give files with other prompts than the held-out ones"
+        )
     flat = [record for records in validation for record in records]
     return Mixture(Dataset(OWN_RECORDS, weight, own), own_pairs, others, flat, facts)
 
 
 def _prefer_thinking(records: Iterable[Record], thought: set[str]) -> list[Record]:
     """Without those whose prompt occurs with thinking, while they have none."""
-    return [record for record in records if record.thinking or normalise(record.prompt) not in thought]
+    return [
+        record for record in records if record.thinking or normalise(record.prompt) not in thought
+    ]
 
 
 def _far_from(known: Sequence[str], records: Sequence[Record], threshold: float) -> list[Record]:
     """The records whose prompt is not nearly one of the known."""
     prompts = [*known, *(record.prompt for record in records)]
     count = len(known)
-    near = {later - count for later, earlier in near_duplicates(prompts, threshold=threshold) if earlier < count <= later}
+    near = {
+        later - count
+        for later, earlier in near_duplicates(prompts, threshold=threshold)
+        if earlier < count <= later
+    }
     return [record for number, record in enumerate(records) if number not in near]

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from aegis.decisions import Decision, parse_decision
 from aegis.errors import DataError
-from aegis.thinking import Thinking
-from aegis.verification import require_consistent
+from aegis.protocol.decisions import Decision, parse_decision
+from aegis.protocol.thinking import Thinking
+from aegis.protocol.verification import require_consistent
 
 Language = Literal["ja", "en"]
 LANGUAGES = ("ja", "en")
@@ -74,8 +74,15 @@ class Pair:
 
     def to_json(self) -> dict[str, Any]:
         sides = {"chosen": self.chosen.to_json(), "rejected": self.rejected.to_json()}
-        head = {"id": self.id, "prompt": self.prompt, "language": self.language, "domain": self.domain}
-        return head | sides | {"source": self.source} | ({"split": self.split} if self.split else {})
+        head = {
+            "id": self.id,
+            "prompt": self.prompt,
+            "language": self.language,
+            "domain": self.domain,
+        }
+        return (
+            head | sides | {"source": self.source} | ({"split": self.split} if self.split else {})
+        )
 
 
 @dataclass
@@ -113,7 +120,11 @@ def parse_record(raw: dict[str, Any], *, where: str) -> Record:
         raise DataError(f"{where}: thinking and final belong together; give both or neither")
     prompt = _text(raw, "prompt", where)
     decision = parse_decision(raw.get("decision"), where=where)
-    thinking = Thinking.from_bodies(raw["thinking"], raw["final"], where=where) if "thinking" in raw else None
+    thinking = (
+        Thinking.from_bodies(raw["thinking"], raw["final"], where=where)
+        if "thinking" in raw
+        else None
+    )
     if thinking:
         require_consistent(decision, thinking, where=where)
     return Record(
@@ -131,7 +142,9 @@ def parse_record(raw: dict[str, Any], *, where: str) -> Record:
 
 def parse_pair(raw: dict[str, Any], *, where: str) -> Pair:
     """As `parse_record`, for preference pairs; equal sides are an error."""
-    _no_misspelling(raw, {"id", "prompt", "language", "domain", "chosen", "rejected", "source", "split"}, where)
+    _no_misspelling(
+        raw, {"id", "prompt", "language", "domain", "chosen", "rejected", "source", "split"}, where
+    )
     prompt = _text(raw, "prompt", where)
     chosen, rejected = (_side(raw, name, where) for name in ("chosen", "rejected"))
     if chosen == rejected:
@@ -151,7 +164,8 @@ def parse_pair(raw: dict[str, Any], *, where: str) -> Pair:
 def read_jsonl(
     path: Path, parse: Callable[..., T], *, skip_bad: bool = False, name: str | None = None
 ) -> tuple[list[T], list[Rejected]]:
-    """Return what `parse(raw, where=…)` makes of each line, and with `skip_bad` the lines that it could not.
+    """Return what `parse(raw, where=…)` makes of each line, and with `skip_bad` the lines that it
+    could not.
 
     Args:
         path: a JSON Lines file in UTF-8; blank lines are passed over.
@@ -166,9 +180,13 @@ def read_jsonl(
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
-        raise DataError(f"{shown}: cannot be read ({error.strerror}); give an existing JSON Lines file") from error
+        raise DataError(
+            f"{shown}: cannot be read ({error.strerror}); give an existing JSON Lines file"
+        ) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{shown}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+        raise DataError(
+            f"{shown}: not UTF-8 at byte {error.start}; save the file as UTF-8"
+        ) from error
     good: list[T] = []
     bad: list[Rejected] = []
     for number, line in enumerate(lines, 1):
@@ -195,18 +213,25 @@ def write_jsonl(path: Path, items: Iterable[Any]) -> None:
 
 
 def detect_language(text: str) -> Language:
-    """`ja` if any kana or kanji is in the text, `en` otherwise: the two languages AEGIS is built for."""
-    return "ja" if any("\u3040" <= c <= "\u30ff" or "\u4e00" <= c <= "\u9fff" for c in text) else "en"
+    """`ja` if any kana or kanji is in the text, `en` otherwise: the two languages AEGIS is built
+    for."""
+    return (
+        "ja" if any("\u3040" <= c <= "\u30ff" or "\u4e00" <= c <= "\u9fff" for c in text) else "en"
+    )
 
 
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
         raw = json.loads(line, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", None) or ("nested too deeply" if isinstance(error, RecursionError) else str(error))
+        reason = getattr(error, "msg", None) or (
+            "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        )
         raise DataError(f"{where}: not valid JSON ({reason}); correct the line") from error
     if not isinstance(raw, dict):
-        raise DataError(f"{where}: must be a JSON object, got {type(raw).__name__}; correct the line")
+        raise DataError(
+            f"{where}: must be a JSON object, got {type(raw).__name__}; correct the line"
+        )
     return raw
 
 
@@ -232,11 +257,15 @@ def require_text(found: object, name: str, where: str) -> str:
         DataError: if it is not text, empty, or holds a lone surrogate.
     """
     if not isinstance(found, str) or not found.strip():
-        raise DataError(f"{where}: {name} must be non-empty text, got {_shown(found)}; correct the line")
+        raise DataError(
+            f"{where}: {name} must be non-empty text, got {_shown(found)}; correct the line"
+        )
     try:
         found.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: {name} holds a lone surrogate, which is not text; correct the line") from error
+        raise DataError(
+            f"{where}: {name} holds a lone surrogate, which is not text; correct the line"
+        ) from error
     return found.strip()
 
 
@@ -247,17 +276,23 @@ def _optional(raw: dict[str, Any], name: str, where: str) -> str | None:
 def _language(raw: dict[str, Any], prompt: str, where: str) -> str:
     found = raw.get("language", detect_language(prompt))
     if found not in LANGUAGES:
-        raise DataError(f"{where}: language must be one of {', '.join(LANGUAGES)}, got {_shown(found)}")
+        raise DataError(
+            f"{where}: language must be one of {', '.join(LANGUAGES)}, got {_shown(found)}"
+        )
     return found
 
 
 def _side(raw: dict[str, Any], name: str, where: str) -> Side:
     side = raw.get(name)
     if not isinstance(side, dict):
-        raise DataError(f"{where}: {name} must be an object with decision, thinking and final, got {_shown(side)}")
+        raise DataError(
+            f"{where}: {name} must be an object with decision, thinking and final, got {_shown(side)}"
+        )
     _no_misspelling(side, {"decision", "thinking", "final"}, f"{where}: {name}")
     decision = parse_decision(side.get("decision"), where=f"{where}: {name}")
-    thinking = Thinking.from_bodies(side.get("thinking", {}), side.get("final"), where=f"{where}: {name}")
+    thinking = Thinking.from_bodies(
+        side.get("thinking", {}), side.get("final"), where=f"{where}: {name}"
+    )
     require_consistent(decision, thinking, where=f"{where}: {name}")
     return Side(decision=decision, thinking=thinking)
 

@@ -12,7 +12,8 @@ SPLITS = ("train", "validation", "test")
 
 
 def contrast_groups(records: Sequence[Record]) -> list[list[Record]]:
-    """Put together the records that `contrast_of` links, over any number of links; the rest stand alone."""
+    """Put together the records that `contrast_of` links, over any number of links; the rest stand
+    alone."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -29,10 +30,13 @@ def contrast_groups(records: Sequence[Record]) -> list[list[Record]]:
     return list(groups.values())
 
 
-def split_records(records: Sequence[Record], *, validation: float, test: float, seed: int) -> dict[str, list[Record]]:
+def split_records(
+    records: Sequence[Record], *, validation: float, test: float, seed: int
+) -> dict[str, list[Record]]:
     """Deal whole contrast groups to train, validation and test, evenly over decision and language.
 
-    The order inside a stratum comes from a hash of seed and group, so adding a record moves few others.
+    The order inside a stratum comes from a hash of seed and group, so adding a record moves few
+    others.
 
     Returns:
         The three splits by name; each keeps the records' order.
@@ -42,11 +46,15 @@ def split_records(records: Sequence[Record], *, validation: float, test: float, 
         strata[_stratum(group)].append(group)
     placed: dict[str, str] = {}
     for stratum in sorted(strata):
-        ordered = sorted(strata[stratum], key=lambda group: _rank(seed, min(record.id for record in group)))
+        ordered = sorted(
+            strata[stratum], key=lambda group: _rank(seed, min(record.id for record in group))
+        )
         total, done = sum(map(len, ordered)), 0
         for group in ordered:
             middle = (done + len(group) / 2) / total
-            name = "test" if middle < test else "validation" if middle < test + validation else "train"
+            name = (
+                "test" if middle < test else "validation" if middle < test + validation else "train"
+            )
             placed.update({record.id: name for record in group})
             done += len(group)
     return {name: [record for record in records if placed[record.id] == name] for name in SPLITS}

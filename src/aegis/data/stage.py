@@ -13,14 +13,22 @@ from aegis.config import DataSettings
 from aegis.data.clean import Remember, clean
 from aegis.data.generate import Complete, generate
 from aegis.data.personal import mask_everywhere
-from aegis.data.records import Pair, Record, Rejected, parse_pair, parse_record, read_jsonl, write_jsonl
+from aegis.data.records import (
+    Pair,
+    Record,
+    Rejected,
+    parse_pair,
+    parse_record,
+    read_jsonl,
+    write_jsonl,
+)
 from aegis.data.seed import FILES as SEED_FILES
 from aegis.data.seed import FOLDER as SEED_FOLDER
 from aegis.data.seed import seed_pairs, seed_records
 from aegis.data.split import SPLITS, counts, pick_split, split_records
 from aegis.data.topics import Topic, parse_topic
-from aegis.durable.files import to_json
 from aegis.errors import DataError
+from aegis.storage.files import to_json
 
 STATISTICS = "statistics.json"
 
@@ -36,7 +44,8 @@ def topics_file(data: DataSettings) -> Path:
 
 
 def collect(data: DataSettings) -> tuple[list[Record], list[Pair], list[Topic], list[Rejected]]:
-    """Read the user's files and the seed; the user's come first, so that they win over equal prompts of the seed.
+    """Read the user's files and the seed; the user's come first, so that they win over equal
+    prompts of the seed.
 
     Raises:
         DataError: if a file or line cannot be used, or an id stands twice.
@@ -57,7 +66,9 @@ def collect(data: DataSettings) -> tuple[list[Record], list[Pair], list[Topic], 
     for field, items in (("data.records", records), ("data.pairs", pairs)):
         repeated = [name for name, count in Counter(item.id for item in items).items() if count > 1]
         if repeated:
-            raise DataError(f"{field}: the id {repeated[0]!r} is used more than once; give every record its own")
+            raise DataError(
+                f"{field}: the id {repeated[0]!r} is used more than once; give every record its own"
+            )
     return records, pairs, topics, rejected
 
 
@@ -74,8 +85,15 @@ def write_raw(folder: Path, data: DataSettings, complete: Complete) -> dict[str,
         rows = [mask_everywhere(item.to_json()) for item in items]
         masked += sum(found for _, found in rows)
         lines = [json.dumps(row, ensure_ascii=False) for row, _ in rows]
-        (folder / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
-    found = {"records": len(records), "pairs": len(pairs), "generated": len(generated), "personal_data_masked": masked}
+        (folder / name).write_text(
+            "".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n"
+        )
+    found = {
+        "records": len(records),
+        "pairs": len(pairs),
+        "generated": len(generated),
+        "personal_data_masked": masked,
+    }
     (folder / STATISTICS).write_text(to_json(found), encoding="utf-8")
     return found
 
@@ -89,7 +107,8 @@ def write_records(
     too_long: Callable[[str], str | None],
     remember: Remember = lambda _, make: make(),
 ) -> dict[str, int]:
-    """Clean and split what stage 1 collected; return the size of each split and how much was set aside.
+    """Clean and split what stage 1 collected; return the size of each split and how much was set
+    aside.
 
     Args:
         remember: where finished shards are kept, see `clean`.
@@ -103,7 +122,9 @@ def write_records(
     shares = {"validation": data.split.validation, "test": data.split.test, "seed": seed}
     splits = split_records(cleaned.records, **shares)
     if empty := [name for name in SPLITS if not splits[name]]:
-        raise DataError(f"data.split: nothing is left for {empty[0]} after cleaning; give more records")
+        raise DataError(
+            f"data.split: nothing is left for {empty[0]} after cleaning; give more records"
+        )
     pairs = [replace(pair, split=pick_split(pair.id, **shares)) for pair in cleaned.pairs]
     lines = (raw / "rejected.jsonl").read_text(encoding="utf-8").split("\n")
     rejected = [Rejected(**json.loads(line)) for line in lines if line] + cleaned.rejected
@@ -131,7 +152,9 @@ def _read(path: Path, parse: Callable[..., Any]) -> list[Any]:
     return read_jsonl(path, parse)[0] if path.stat().st_size else []
 
 
-def _statistics(splits: dict[str, list[Record]], pairs: list[Pair], rejected: list[Rejected]) -> dict[str, Any]:
+def _statistics(
+    splits: dict[str, list[Record]], pairs: list[Pair], rejected: list[Rejected]
+) -> dict[str, Any]:
     every = [record for records in splits.values() for record in records]
     kinds = Counter(item.reason.split(" as ")[0].split(":")[0] for item in rejected)
     return {

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from aegis.data.records import LANGUAGES, detect_language, require_text
-from aegis.decisions import UNSAFE, Decision, parse_decision
 from aegis.errors import DataError
+from aegis.protocol.decisions import UNSAFE, Decision, parse_decision
 
 _FIELDS = ("id", "question", "language", "domain", "decision")
 
@@ -25,16 +25,24 @@ def parse_topic(raw: dict[str, Any], *, where: str) -> Topic:
     """Return the topic in `raw`.
 
     Raises:
-        DataError: if a field is missing, unknown or impossible; DENY and REFUSE are not allowed, because a generator
-            that has not learned to refuse would write the harm out.
+        DataError: if a field is missing, unknown or impossible; DENY and REFUSE are not allowed,
+            because a generator that has not learned to refuse would write the harm out.
     """
     if unknown := sorted(raw.keys() - set(_FIELDS)):
-        raise DataError(f"{where}: {unknown[0]!r} is not a field; known fields: {', '.join(_FIELDS)}")
+        raise DataError(
+            f"{where}: {unknown[0]!r} is not a field; known fields: {', '.join(_FIELDS)}"
+        )
     question = require_text(raw.get("question"), "question", where)
     decision = parse_decision(raw.get("decision", "ALLOW"), where=where)
     if decision in UNSAFE:
-        raise DataError(f"{where}: a topic's decision must be ALLOW or ESCALATION, got {decision.name}; remove the topic")
+        raise DataError(
+            f"{where}: a topic's decision must be ALLOW or ESCALATION, got {decision.name}; remove the topic"
+        )
     language = raw.get("language", detect_language(question))
     if language not in LANGUAGES:
-        raise DataError(f"{where}: language must be one of {', '.join(LANGUAGES)}, got {language!r}")
-    return Topic(str(raw.get("id", where)), question, language, str(raw.get("domain", "general")), decision)
+        raise DataError(
+            f"{where}: language must be one of {', '.join(LANGUAGES)}, got {language!r}"
+        )
+    return Topic(
+        str(raw.get("id", where)), question, language, str(raw.get("domain", "general")), decision
+    )

@@ -1,4 +1,5 @@
-"""Evaluate a judge on labelled records: metrics, every item, and pictures, in one results folder."""
+"""Evaluate a judge on labelled records: metrics, every item, and pictures, in one results
+folder."""
 
 from __future__ import annotations
 
@@ -12,12 +13,12 @@ import numpy as np
 
 from aegis import __version__
 from aegis.data.records import Record
-from aegis.decisions import NAMES
-from aegis.durable.files import to_json
+from aegis.engine.judge import Judge
 from aegis.evaluate.metrics import decision_metrics
 from aegis.model.calibration import probabilities
-from aegis.model.judge import Judge
-from aegis.progress import bar
+from aegis.protocol.decisions import NAMES
+from aegis.runs.reporter import bar
+from aegis.storage.files import to_json
 
 
 def evaluate_decisions(
@@ -26,7 +27,9 @@ def evaluate_decisions(
     """Metrics over all records, per language, and one line an item."""
     with bar(label, len(records)) as advance:
         names = [record.id for record in records]
-        logits, times = judge.logits([record.prompt for record in records], names=names, on_batch=advance)
+        logits, times = judge.logits(
+            [record.prompt for record in records], names=names, on_batch=advance
+        )
     probability = probabilities(logits)
     truth = np.array([int(record.decision) for record in records])
     languages = sorted({record.language for record in records})

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
 
-from aegis.decisions import NAMES, UNSAFE, Decision
+from aegis.protocol.decisions import NAMES, UNSAFE, Decision
 
 _CLASSES = list(range(len(NAMES)))
 _RESAMPLES = 2000
@@ -20,8 +20,9 @@ def decision_metrics(
 ) -> dict[str, Any]:
     """Everything that is reported together about n decisions.
 
-    Proportions carry exact binomial (Clopper–Pearson) intervals, F1 scores percentile bootstrap intervals over items.
-    Classes that do not occur in the truth are marked absent and left out of macro F1.
+    Proportions carry exact binomial (Clopper–Pearson) intervals, F1 scores percentile bootstrap
+    intervals over items. Classes that do not occur in the truth are marked absent and left out of
+    macro F1.
 
     Args:
         truth: (n,) class ids.
@@ -37,7 +38,11 @@ def decision_metrics(
         "n": len(truth),
         "confidence": confidence,
         "accuracy": _proportion(predicted == truth, confidence),
-        "macro_f1": {"value": macro_f1(truth, predicted), "n": len(truth), "interval": interval["macro"]},
+        "macro_f1": {
+            "value": macro_f1(truth, predicted),
+            "n": len(truth),
+            "interval": interval["macro"],
+        },
         "per_class": _per_class(truth, predicted, interval),
         "false_positive_rate": miss,
         "miss_rate": miss,
@@ -45,7 +50,12 @@ def decision_metrics(
         "nll": float(log_loss(truth, probability, labels=_CLASSES)),
         "brier": float(((probability - np.eye(len(NAMES))[truth]) ** 2).sum(axis=1).mean()),
         "ece": expected_calibration_error(truth, probability),
-        "confusion": {"rows": "truth", "columns": "predicted", "labels": NAMES, "counts": _confusion(truth, predicted)},
+        "confusion": {
+            "rows": "truth",
+            "columns": "predicted",
+            "labels": NAMES,
+            "counts": _confusion(truth, predicted),
+        },
     }
 
 
@@ -55,7 +65,9 @@ def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
     return float(f1_score(truth, predicted, labels=present, average="macro", zero_division=_ZERO))
 
 
-def expected_calibration_error(truth: np.ndarray, probability: np.ndarray, *, bins: int = 15) -> float:
+def expected_calibration_error(
+    truth: np.ndarray, probability: np.ndarray, *, bins: int = 15
+) -> float:
     """Mean gap between confidence and accuracy over equal-width bins, weighted by their share.
 
     Source:
@@ -63,7 +75,10 @@ def expected_calibration_error(truth: np.ndarray, probability: np.ndarray, *, bi
     """
     confidence, right = probability.max(axis=1), probability.argmax(axis=1) == truth
     place = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [abs(confidence[place == b].mean() - right[place == b].mean()) * (place == b).mean() for b in np.unique(place)]
+    gaps = [
+        abs(confidence[place == b].mean() - right[place == b].mean()) * (place == b).mean()
+        for b in np.unique(place)
+    ]
     return float(sum(gaps))
 
 
@@ -71,13 +86,21 @@ def _proportion(hits: np.ndarray, confidence: float) -> dict[str, Any]:
     if not len(hits):
         return {"value": None, "n": 0, "interval": None}
     found = binomtest(int(hits.sum()), len(hits)).proportion_ci(confidence, method="exact")
-    return {"value": float(hits.mean()), "n": len(hits), "interval": [float(found.low), float(found.high)]}
+    return {
+        "value": float(hits.mean()),
+        "n": len(hits),
+        "interval": [float(found.low), float(found.high)],
+    }
 
 
-def _per_class(truth: np.ndarray, predicted: np.ndarray, interval: dict[str, Any]) -> dict[str, Any]:
+def _per_class(
+    truth: np.ndarray, predicted: np.ndarray, interval: dict[str, Any]
+) -> dict[str, Any]:
     precision, recall, f1, support = (
         np.asarray(values)
-        for values in precision_recall_fscore_support(truth, predicted, labels=_CLASSES, zero_division=_ZERO)
+        for values in precision_recall_fscore_support(
+            truth, predicted, labels=_CLASSES, zero_division=_ZERO
+        )
     )
     return {
         name: (
@@ -95,11 +118,16 @@ def _per_class(truth: np.ndarray, predicted: np.ndarray, interval: dict[str, Any
     }
 
 
-def _bootstrap(truth: np.ndarray, predicted: np.ndarray, confidence: float, seed: int) -> dict[str, Any]:
-    """Percentile intervals of each class's F1 and of their mean, resampling items through the confusion counts."""
+def _bootstrap(
+    truth: np.ndarray, predicted: np.ndarray, confidence: float, seed: int
+) -> dict[str, Any]:
+    """Percentile intervals of each class's F1 and of their mean, resampling items through the
+    confusion counts."""
     rng = np.random.default_rng(seed)
     counts = np.asarray(_confusion(truth, predicted), dtype=float)
-    draws = rng.multinomial(len(truth), counts.ravel() / counts.sum(), size=_RESAMPLES).reshape(-1, 4, 4)
+    draws = rng.multinomial(len(truth), counts.ravel() / counts.sum(), size=_RESAMPLES).reshape(
+        -1, 4, 4
+    )
     hits, rows, columns = draws.diagonal(axis1=1, axis2=2), draws.sum(axis=2), draws.sum(axis=1)
     f1 = 2 * hits / np.maximum(rows + columns, 1)
     present = counts.sum(axis=1) > 0
@@ -108,7 +136,10 @@ def _bootstrap(truth: np.ndarray, predicted: np.ndarray, confidence: float, seed
     def ends(values: np.ndarray) -> list[float]:
         return [float(x) for x in np.percentile(values, [tail, 100 - tail])]
 
-    return {"macro": ends(f1[:, present].mean(axis=1)), **{name: ends(f1[:, i]) for i, name in enumerate(NAMES)}}
+    return {
+        "macro": ends(f1[:, present].mean(axis=1)),
+        **{name: ends(f1[:, i]) for i, name in enumerate(NAMES)},
+    }
 
 
 def _confusion(truth: np.ndarray, predicted: np.ndarray) -> list[list[int]]:

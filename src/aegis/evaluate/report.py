@@ -1,4 +1,5 @@
-"""The report of a run: base and candidate side by side, in HTML with its pictures inside, and in Markdown."""
+"""The report of a run: base and candidate side by side, in HTML with its pictures inside, and in
+Markdown."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
-from aegis.decisions import NAMES
+from aegis.protocol.decisions import NAMES
 
 MEASURES = (
     ("accuracy", "accuracy"),
@@ -41,9 +42,15 @@ def comparison_rows(base: dict[str, Any], candidate: dict[str, Any]) -> list[Row
         return Row(name, *shown(one, key), *shown(two, key))
 
     rows = [row(name, base[key], candidate[key]) for key, name in MEASURES]
-    rows += [row(f"F1 {name}", base["per_class"][name], candidate["per_class"][name], "f1") for name in NAMES]
+    rows += [
+        row(f"F1 {name}", base["per_class"][name], candidate["per_class"][name], "f1")
+        for name in NAMES
+    ]
     for language in candidate["per_language"]:
-        one, two = (results["per_language"].get(language, {}).get("macro_f1", {}) for results in (base, candidate))
+        one, two = (
+            results["per_language"].get(language, {}).get("macro_f1", {})
+            for results in (base, candidate)
+        )
         rows.append(row(f"macro F1, {language}", one, two))
     for key, name in (("nll", "negative log likelihood"), ("brier", "Brier score"), ("ece", "ECE")):
         rows.append(Row(name, f"{base[key]:.3f}", "", f"{candidate[key]:.3f}", ""))
@@ -51,7 +58,8 @@ def comparison_rows(base: dict[str, Any], candidate: dict[str, Any]) -> list[Row
 
 
 def paired(base: Sequence[dict[str, Any]], candidate: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Items that only one of the two got right, and the exact McNemar p-value (binomial test on the discordant ones).
+    """Items that only one of the two got right, and the exact McNemar p-value (binomial test on the
+    discordant ones).
 
     Raises:
         ValueError: if the two did not judge the same items.
@@ -59,7 +67,9 @@ def paired(base: Sequence[dict[str, Any]], candidate: Sequence[dict[str, Any]]) 
     gained = lost = 0
     for one, two in zip(base, candidate, strict=True):
         if one["id"] != two["id"]:
-            raise ValueError(f"the two results judge different items: {one['id']!r} and {two['id']!r}")
+            raise ValueError(
+                f"the two results judge different items: {one['id']!r} and {two['id']!r}"
+            )
         first, second = (item["predicted"] == item["truth"] for item in (one, two))
         gained, lost = gained + (second and not first), lost + (first and not second)
     p = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
@@ -74,7 +84,14 @@ def draw_confusion(path: Path, results: dict[str, Any], *, title: str) -> None:
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (i, j), count in np.ndenumerate(counts):
-        axes.text(j, i, str(count), ha="center", va="center", color="white" if shares[i, j] > 0.6 else "black")
+        axes.text(
+            j,
+            i,
+            str(count),
+            ha="center",
+            va="center",
+            color="white" if shares[i, j] > 0.6 else "black",
+        )
     axes.set_xticks(range(len(NAMES)), NAMES, rotation=20)
     axes.set_yticks(range(len(NAMES)), NAMES)
     axes.set(xlabel="predicted", ylabel="truth", title=title)
@@ -99,14 +116,23 @@ def render(
     data = {
         "columns": columns,
         "rows": [
-            {"split": split, "total": sum(counts.values()), "counts": [counts.get(key, 0) for key in columns]}
+            {
+                "split": split,
+                "total": sum(counts.values()),
+                "counts": [counts.get(key, 0) for key in columns],
+            }
             for split, counts in statistics["splits"].items()
         ],
         "rejected": sorted(statistics["rejected"].items(), key=lambda item: -item[1]),
     }
-    certificate = {**certificate, **{key: f"{certificate[key]:.2e}" for key in ("max_abs_logit_difference", "kl")}}
+    certificate = {
+        **certificate,
+        **{key: f"{certificate[key]:.2e}" for key in ("max_abs_logit_difference", "kl")},
+    }
     loader = FileSystemLoader(Path(__file__).parent)
-    template = Environment(loader=loader, autoescape=select_autoescape(["html", "j2"])).get_template("report.html.j2")
+    template = Environment(
+        loader=loader, autoescape=select_autoescape(["html", "j2"])
+    ).get_template("report.html.j2")
     html = template.render(
         session_id=session_id,
         base=base_spec,
@@ -123,10 +149,19 @@ def render(
     return html, _markdown(session_id, rows, comparison, certificate, candidate["n"])
 
 
-def _markdown(session_id: str, rows: Sequence[Row], comparison: dict[str, Any], certificate: dict[str, Any], n: int) -> str:
+def _markdown(
+    session_id: str,
+    rows: Sequence[Row],
+    comparison: dict[str, Any],
+    certificate: dict[str, Any],
+    n: int,
+) -> str:
     lines = [f"# AEGIS report {session_id}", "", f"Held-out test split, n = {n}.", ""]
     lines += ["| measure | base | candidate |", "|---|---|---|"]
-    lines += [f"| {r.name} | {r.base} {r.base_interval} | **{r.candidate}** {r.candidate_interval} |" for r in rows]
+    lines += [
+        f"| {r.name} | {r.base} {r.base_interval} | **{r.candidate}** {r.candidate_interval} |"
+        for r in rows
+    ]
     lines += [
         "",
         f"Right only with the candidate: {comparison['gained']}; only with the base: {comparison['lost']} "

@@ -1,4 +1,5 @@
-"""A Hugging Face model card that says what was measured, where the model ends, and how to use it."""
+"""A Hugging Face model card that says what was measured, where the model ends, and how to use
+it."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from aegis import __version__
-from aegis.durable.artifact import MANIFEST, verify
 from aegis.errors import ArtifactError, BadInputError, ModelError
 from aegis.export.certificate import CERTIFICATE
 from aegis.export.licences import EMBEDDED_NAME, licence_of, read_metadata
-from aegis.model.load import EMBEDDED
+from aegis.model.base import EMBEDDED
+from aegis.storage.artifact import MANIFEST, verify
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 MARKER = "<!-- Written by `aegis export card` from what was measured; write it again rather than edit it. -->"
@@ -29,7 +30,9 @@ MEASURES = (
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def write_card(model: Path, *, name: str | None = None, licence: str | None = None, results: Path | None = None) -> str:
+def write_card(
+    model: Path, *, name: str | None = None, licence: str | None = None, results: Path | None = None
+) -> str:
     """The card's text for a folded model.
 
     Args:
@@ -45,7 +48,11 @@ def write_card(model: Path, *, name: str | None = None, licence: str | None = No
     measured = _results(model, results)
     candidate, base = measured.get("candidate"), measured.get("base")
     known = licence or licence_of(model)
-    languages = sorted((candidate or {}).get("per_language", {})) or sorted(certificate.get("languages", {})) or ["en"]
+    languages = (
+        sorted((candidate or {}).get("per_language", {}))
+        or sorted(certificate.get("languages", {}))
+        or ["en"]
+    )
     title = name or f"aegis-{base_name(metadata).rpartition('/')[2]}"
     data = ModelCardData(
         language=languages,
@@ -65,7 +72,9 @@ def write_card(model: Path, *, name: str | None = None, licence: str | None = No
         version=metadata.get("aegis_version", __version__),
         base=f"`{base_name(metadata)}`",
         gguf=[_gguf_row(entry) for entry in certificate.get("gguf", {}).values()],
-        measures=[_measure(key, label, candidate, base) for key, label, _ in MEASURES] if candidate else [],
+        measures=[_measure(key, label, candidate, base) for key, label, _ in MEASURES]
+        if candidate
+        else [],
         with_base=base is not None,
         n=(candidate or {}).get("n"),
         confidence=f"{100 * (candidate or {}).get('confidence', 0.95):g}",
@@ -90,7 +99,8 @@ def write_card(model: Path, *, name: str | None = None, licence: str | None = No
 
 
 def require_card_path(path: Path) -> None:
-    """The file may be written: it is absent or an earlier card, and not inside a folder that a manifest answers for.
+    """The file may be written: it is absent or an earlier card, and not inside a folder that a
+    manifest answers for.
 
     Raises:
         BadInputError: if it is anything else.
@@ -98,9 +108,13 @@ def require_card_path(path: Path) -> None:
     if path.is_dir():
         raise BadInputError(f"-o {path}: is a folder; give a file, e.g. card.md")
     if any((folder / MANIFEST).is_file() for folder in path.absolute().parents):
-        raise BadInputError(f"-o {path}: a file more would make this folder count as damaged; give a path outside it")
+        raise BadInputError(
+            f"-o {path}: a file more would make this folder count as damaged; give a path outside it"
+        )
     if path.exists() and MARKER not in path.read_text(encoding="utf-8", errors="replace"):
-        raise BadInputError(f"-o {path}: is no card that `aegis export card` wrote; give another path")
+        raise BadInputError(
+            f"-o {path}: is no card that `aegis export card` wrote; give another path"
+        )
 
 
 def base_name(metadata: Mapping[str, Any]) -> str:
@@ -119,7 +133,9 @@ def _results(model: Path, given: Path | None) -> dict[str, dict[str, Any]]:
     verify(folder)
     found = {name: _json(folder / name / "metrics.json") for name in ("candidate", "base")}
     if not found["candidate"]:
-        raise ArtifactError(f"{folder}: holds no candidate/metrics.json; give the `results` folder of a run")
+        raise ArtifactError(
+            f"{folder}: holds no candidate/metrics.json; give the `results` folder of a run"
+        )
     return {name: metrics for name, metrics in found.items() if metrics}
 
 
@@ -128,7 +144,9 @@ def _json(path: Path, *, needed: bool = False) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         if needed:
-            raise ModelError(f"{path}: cannot be read; give a model folder that `aegis run` or `aegis fold` wrote") from error
+            raise ModelError(
+                f"{path}: cannot be read; give a model folder that `aegis run` or `aegis fold` wrote"
+            ) from error
         return {}
 
 
@@ -148,7 +166,9 @@ def _evaluations(candidate: Mapping[str, Any]) -> list[EvalResult]:
     ]
 
 
-def _measure(key: str, label: str, candidate: Mapping[str, Any], base: Mapping[str, Any] | None) -> dict[str, str]:
+def _measure(
+    key: str, label: str, candidate: Mapping[str, Any], base: Mapping[str, Any] | None
+) -> dict[str, str]:
     return {
         "name": label,
         "value": _shown(candidate[key]),

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from aegis.durable.files import hash_file
 from aegis.errors import AegisError
-from aegis.progress import bar
+from aegis.runs.reporter import bar
+from aegis.storage.files import hash_file
 
 CERTIFICATE = "certificate.json"
 MAX_PROBE_TOKENS = 128
@@ -33,8 +33,8 @@ class Probe:
 class Certificate:
     """Live against folded, over every token position of every probe.
 
-    `kl` is the mean KL(live ‖ folded) in nats a token; `top1_agreement` the share of positions with the same most
-    probable token.
+    `kl` is the mean KL(live ‖ folded) in nats a token; `top1_agreement` the share of positions with
+    the same most probable token.
     """
 
     dtype: str
@@ -59,7 +59,8 @@ def probe_texts() -> list[Probe]:
 
 @torch.inference_mode()
 def probe_logits(model: Any, tokenizer: Any, probes: Sequence[Probe]) -> Iterator[Tensor]:
-    """Yield one (tokens, vocabulary) float32 tensor a probe, cut to MAX_PROBE_TOKENS; one at a time, so no padding enters."""
+    """Yield one (tokens, vocabulary) float32 tensor a probe, cut to MAX_PROBE_TOKENS; one at a
+    time, so no padding enters."""
     with bar("probing", len(probes)) as advance:
         for probe in probes:
             ids = tokenizer(probe.text, return_tensors="pt")["input_ids"][:, :MAX_PROBE_TOKENS]
@@ -76,7 +77,9 @@ def record(folder: Path, logits: Iterable[Tensor]) -> list[Path]:
     return paths
 
 
-def compare(live: Sequence[Path], other: Iterable[Tensor], *, dtype: str, probes: Sequence[Probe]) -> Certificate:
+def compare(
+    live: Sequence[Path], other: Iterable[Tensor], *, dtype: str, probes: Sequence[Probe]
+) -> Certificate:
     """Measure how far the second model's logits are from the first's recorded ones."""
     pairs = ((load_file(path)["logits"], two) for path, two in zip(live, other, strict=True))
     found = measure(pairs, remedy=f"not finite in {dtype}; use export.dtype: float32")
@@ -96,7 +99,8 @@ def compare(live: Sequence[Path], other: Iterable[Tensor], *, dtype: str, probes
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far one model's logits are from another's. KL divergences in nats a token, from the first to the second."""
+    """How far one model's logits are from another's. KL divergences in nats a token, from the first
+    to the second."""
 
     positions: int
     max_abs_logit_difference: float
@@ -115,7 +119,9 @@ def measure(pairs: Iterable[tuple[Tensor, Tensor]], *, remedy: str) -> Agreement
         AegisError: if a logit is not finite.
     """
     difference, agreed, positions, kl_sum, kl_max = 0.0, 0, 0, 0.0, 0.0
-    for one, two in (rows for pair in pairs for rows in zip(*(side.split(_ROWS) for side in pair), strict=True)):
+    for one, two in (
+        rows for pair in pairs for rows in zip(*(side.split(_ROWS) for side in pair), strict=True)
+    ):
         if not (one.isfinite().all() and two.isfinite().all()):
             raise AegisError(f"the model gives logits that are {remedy}")
         difference = max(difference, float((one - two).abs().max()))

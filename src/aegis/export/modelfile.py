@@ -1,7 +1,8 @@
-"""What Ollama has to know beside the weights: the chat template in Go's language, parameters, system text, licence.
+"""What Ollama has to know beside the weights: the chat template in Go's language, parameters,
+system text, licence.
 
-Ollama shows whatever the model writes. The four private sections are text like any other to it, so nothing here hides them
-or says that it does; AEGIS's own server is what keeps thinking private.
+Ollama shows whatever the model writes. The four private sections are text like any other to it, so
+nothing here hides them or says that it does; AEGIS's own server is what keeps thinking private.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from aegis.engine.llamacpp_files import FTYPES
 from aegis.errors import ModelError
 from aegis.export.gguf import FOLDER
 from aegis.export.licences import licence_of
-from aegis.export.llamacpp import FTYPES
+from aegis.model.base import context_length, load_tokenizer, read_config
 from aegis.model.head import FILE as HEAD
 from aegis.model.head import DecisionHead
-from aegis.model.load import context_length, load_tokenizer, read_config
 from aegis.model.prompt import prompt_text
-from aegis.thinking import TAGS
+from aegis.protocol.thinking import TAGS
 
 # Sentinels that no template changes: they are put in for what people write, and looked for in what comes out.
 _SYSTEM, _USER, _ANSWER, _AGAIN = (f"zq{name}qz" for name in ("sys", "ask", "say", "too"))
@@ -56,7 +57,10 @@ class Modelfile:
         """
         lines = [f"FROM {source}", f"TEMPLATE {_quoted(self.template, 'the chat template')}"]
         for name, value in self.parameters.items():
-            lines += [f"PARAMETER {name} {_value(one)}" for one in (value if isinstance(value, list) else [value])]
+            lines += [
+                f"PARAMETER {name} {_value(one)}"
+                for one in (value if isinstance(value, list) else [value])
+            ]
         if self.system is not None:
             lines.append(f"SYSTEM {_quoted(self.system, 'the system text')}")
         if self.licence is not None:
@@ -86,7 +90,8 @@ def make_modelfile(model: Path, gguf: Path, *, temperature: float = 0.7) -> Mode
 
 
 def go_template(tokenizer: Any, *, where: Path) -> str:
-    """The tokenizer's chat template for Ollama: the same text for a system text, a question, and turns after them.
+    """The tokenizer's chat template for Ollama: the same text for a system text, a question, and
+    turns after them.
 
     Found by what the template makes of marked texts, whatever it is written like.
 
@@ -100,7 +105,9 @@ def go_template(tokenizer: Any, *, where: Path) -> str:
     bare, _ = _cut(tokenizer, turns[1:2], where)
     closing = _render(tokenizer, turns[:2], where, more=False).rpartition(_USER)[2]
     _, _, answering, again, _ = _cut(tokenizer, turns, where)
-    opening = _common_end(_common_end(opened, again), bare)  # however the text between two messages is shared out
+    opening = _common_end(
+        _common_end(opened, again), bare
+    )  # however the text between two messages is shared out
     around = {
         "system": (before, opened.removesuffix(opening)),
         "user": (opening, closing),
@@ -109,37 +116,59 @@ def go_template(tokenizer: Any, *, where: Path) -> str:
     default, prompting = bare.removesuffix(opening), asking.removeprefix(closing)
     for said in (turns[:2], turns[1:2], turns, turns[1:]):
         first = "" if said[0]["role"] == "system" else default
-        text = "".join(around[turn["role"]][0] + turn["content"] + around[turn["role"]][1] for turn in said)
+        text = "".join(
+            around[turn["role"]][0] + turn["content"] + around[turn["role"]][1] for turn in said
+        )
         if first + text + prompting != _render(tokenizer, said, where, more=True):
-            raise ModelError(f"{where}: the chat template does more than put fixed text around messages; {_BY_HAND}")
+            raise ModelError(
+                f"{where}: the chat template does more than put fixed text around messages; {_BY_HAND}"
+            )
     start, default = (_without_beginning(tokenizer, text) for text in (before, default))
     around["system"] = (start, around["system"][1])
     branches = [
-        f'if eq .Role "{role}" }}}}{_literal(one)}{{{{ .Content }}}}{_literal(two)}' for role, (one, two) in around.items()
+        f'if eq .Role "{role}" }}}}{_literal(one)}{{{{ .Content }}}}{_literal(two)}'
+        for role, (one, two) in around.items()
     ]
     unless = "{{ if not .System }}" + _literal(default) + "{{ end }}" if default else ""
-    return unless + "{{ range .Messages }}{{ " + "{{ else ".join(branches) + "{{ end }}{{ end }}" + _literal(prompting)
+    return (
+        unless
+        + "{{ range .Messages }}{{ "
+        + "{{ else ".join(branches)
+        + "{{ end }}{{ end }}"
+        + _literal(prompting)
+    )
 
 
 def _single_turn(tokenizer: Any, where: Path) -> str:
-    """For a template that knows no system role, and for no template at all: what `prompt_text` makes of them."""
+    """For a template that knows no system role, and for no template at all: what `prompt_text`
+    makes of them."""
     whole, adds = prompt_text(tokenizer, _USER, system=_SYSTEM)
     bare, _ = prompt_text(tokenizer, _USER, system=None)
     before, _, rest = whole.partition(_SYSTEM)
     between, _, after = rest.partition(_USER)
     start, _, end = bare.partition(_USER)
     if not rest or end != after or not start.startswith(before):
-        raise ModelError(f"{where}: the chat template writes a question otherwise with a system text; {_BY_HAND}")
+        raise ModelError(
+            f"{where}: the chat template writes a question otherwise with a system text; {_BY_HAND}"
+        )
     begun = before if adds else _without_beginning(tokenizer, before)
     tail = between[: len(between) - len(start[len(before) :])]
     system = "{{ if .System }}{{ .System }}" + _literal(tail) + "{{ end }}"
-    return _literal(begun) + system + _literal(start[len(before) :]) + "{{ .Prompt }}" + _literal(after) + "{{ .Response }}"
+    return (
+        _literal(begun)
+        + system
+        + _literal(start[len(before) :])
+        + "{{ .Prompt }}"
+        + _literal(after)
+        + "{{ .Response }}"
+    )
 
 
 def _knows_system(tokenizer: Any) -> bool:
     try:
         tokenizer.apply_chat_template(
-            [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _USER}], tokenize=False
+            [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _USER}],
+            tokenize=False,
         )
     except TemplateError:
         return False
@@ -150,14 +179,21 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], where: Path, *, more
     try:
         return tokenizer.apply_chat_template(messages, add_generation_prompt=more, tokenize=False)
     except TemplateError as error:
-        raise ModelError(f"{where}: the chat template cannot write a conversation ({error}); {_BY_HAND}") from error
+        raise ModelError(
+            f"{where}: the chat template cannot write a conversation ({error}); {_BY_HAND}"
+        ) from error
 
 
 def _cut(tokenizer: Any, messages: list[dict[str, str]], where: Path) -> list[str]:
     """What the template writes around the marked texts: one piece more than there are messages."""
-    text, marks = _render(tokenizer, messages, where, more=True), [message["content"] for message in messages]
+    text, marks = (
+        _render(tokenizer, messages, where, more=True),
+        [message["content"] for message in messages],
+    )
     if re.findall("|".join(marks), text) != marks:
-        raise ModelError(f"{where}: the chat template repeats, drops or moves a message; {_BY_HAND}")
+        raise ModelError(
+            f"{where}: the chat template repeats, drops or moves a message; {_BY_HAND}"
+        )
     return re.split("|".join(marks), text)
 
 
@@ -177,7 +213,9 @@ def _without_beginning(tokenizer: Any, text: str) -> str:
 def _stops(tokenizer: Any) -> list[str]:
     """What ends a response: the end token, and the end of the public answer."""
     known = tokenizer.get_added_vocab()
-    return [text for text in dict.fromkeys((tokenizer.eos_token, TAGS[-1])) if text and text in known]
+    return [
+        text for text in dict.fromkeys((tokenizer.eos_token, TAGS[-1])) if text and text in known
+    ]
 
 
 def _literal(text: str) -> str:
@@ -187,7 +225,9 @@ def _literal(text: str) -> str:
 
 def _quoted(text: str, what: str) -> str:
     if '"""' in text:
-        raise ModelError(f'{what} holds """, which ends a text in a Modelfile; create the model through the API instead')
+        raise ModelError(
+            f'{what} holds """, which ends a text in a Modelfile; create the model through the API instead'
+        )
     return f'"""{text}"""'
 
 

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aegis.durable.files import hash_file
 from aegis.errors import AegisError, BadInputError, MissingPackageError
 from aegis.export.modelfile import Modelfile
-from aegis.thinking import SECTIONS, opening
-from aegis.verification import stance
+from aegis.protocol.thinking import SECTIONS, opening
+from aegis.protocol.verification import stance
+from aegis.storage.files import hash_file
 
 DEFAULT_HOST = "http://127.0.0.1:11434"
 CONNECT_S, ANSWER_S = 5.0, 600.0
@@ -65,7 +65,8 @@ def host_url(given: str | None) -> str:
 
 
 def create(modelfile: Modelfile, *, name: str, host: str, say: Say) -> None:
-    """The model is there under `name`, made through the API; where no server answers, through the `ollama` command.
+    """The model is there under `name`, made through the API; where no server answers, through the
+    `ollama` command.
 
     Raises:
         AegisError: if neither is there, or the server refuses.
@@ -109,7 +110,8 @@ def smoke_test(name: str, *, host: str) -> list[Smoke]:
 
 
 def public_part(text: str) -> tuple[str, bool]:
-    """What stands in <final>, and whether private sections stood before it; all of the text where there is no <final>."""
+    """What stands in <final>, and whether private sections stood before it; all of the text where
+    there is no <final>."""
     _, found, rest = text.partition("<final>")
     private = any(opening(section) in text for section in SECTIONS)
     return (rest.partition("</final>")[0] if found else text).strip(), private
@@ -123,12 +125,20 @@ def _upload(client: Any, path: Path, say: Say) -> str:
         say(f"{path.name}: the server has it already")
         return digest
     if status != 404:
-        raise AegisError(f"ollama: asking for {path.name} gave status {status}; check that the host is an Ollama server")
+        raise AegisError(
+            f"ollama: asking for {path.name} gave status {status}; check that the host is an Ollama server"
+        )
     say(f"{path.name}: sending {path.stat().st_size / 2**20:.0f} MiB")
     with path.open("rb") as file:
-        reply = client.post(f"/api/blobs/{digest}", content=file, headers={"Content-Length": str(path.stat().st_size)})
+        reply = client.post(
+            f"/api/blobs/{digest}",
+            content=file,
+            headers={"Content-Length": str(path.stat().st_size)},
+        )
     if reply.status_code != 201:
-        raise AegisError(f"ollama: {path.name} was not taken ({_reason(reply)}); run the same command again")
+        raise AegisError(
+            f"ollama: {path.name} was not taken ({_reason(reply)}); run the same command again"
+        )
     return digest
 
 
@@ -146,26 +156,36 @@ def _create_by_api(client: Any, modelfile: Modelfile, *, name: str, digest: str,
     with client.stream("POST", "/api/create", json=body) as reply:
         if reply.status_code != 200:
             reply.read()
-            raise AegisError(f"ollama: cannot create {name!r} ({_reason(reply)}); check the name and the server's log")
+            raise AegisError(
+                f"ollama: cannot create {name!r} ({_reason(reply)}); check the name and the server's log"
+            )
         for line in reply.iter_lines():
             event = json.loads(line) if line.strip() else {}
             if "error" in event:
-                raise AegisError(f"ollama: cannot create {name!r} ({event['error']}); see the server's log")
+                raise AegisError(
+                    f"ollama: cannot create {name!r} ({event['error']}); see the server's log"
+                )
             if (status := event.get("status", last)) != last:
                 last = status
                 say(f"ollama: {status}")
     if last != "success":
-        raise AegisError(f"ollama: creating {name!r} ended without success (last: {last!r}); see the server's log")
+        raise AegisError(
+            f"ollama: creating {name!r} ended without success (last: {last!r}); see the server's log"
+        )
 
 
 def _create_by_command(modelfile: Modelfile, *, name: str, command: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "Modelfile"
         path.write_text(modelfile.text(source=str(modelfile.gguf.resolve())), encoding="utf-8")
-        done = subprocess.run([command, "create", name, "-f", str(path)], capture_output=True, text=True)
+        done = subprocess.run(
+            [command, "create", name, "-f", str(path)], capture_output=True, text=True
+        )
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["it gave no reason"]
-        raise AegisError(f"ollama create failed ({lines[-1][:300]}); start Ollama and run the same command again")
+        raise AegisError(
+            f"ollama create failed ({lines[-1][:300]}); start Ollama and run the same command again"
+        )
 
 
 @contextmanager
@@ -177,11 +197,15 @@ def _client(host: str) -> Iterator[Any]:
         AegisError: if the connection fails.
     """
     if importlib.util.find_spec("httpx") is None:
-        raise MissingPackageError("aegis export ollama needs httpx; run: pip install 'aegis-so8t[gguf-export]'")
+        raise MissingPackageError(
+            "aegis export ollama needs httpx; run: pip install 'aegis-so8t[gguf-export]'"
+        )
     import httpx
 
     try:
-        with httpx.Client(base_url=host, timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S)) as client:
+        with httpx.Client(
+            base_url=host, timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S)
+        ) as client:
             yield client
     except (httpx.HTTPError, json.JSONDecodeError) as error:
         raise AegisError(

@@ -1,7 +1,7 @@
 """The folded model's own logits in float32, with one decoder layer in memory at a time.
 
-A model whose GGUF fits an ordinary machine may not fit it in float32. What is kept is each probe's last hidden states and
-lm_head, from which logits are one matrix product away.
+A model whose GGUF fits an ordinary machine may not fit it in float32. What is kept is each probe's
+last hidden states and lm_head, from which logits are one matrix product away.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from aegis.export.roundtrip import weight_files, weights_in
+from aegis.model.base import load_model, read_config
 from aegis.model.device import release_memory
 from aegis.model.lm_head import vocabulary_logits
-from aegis.model.load import load_model, read_config
 from aegis.model.prompt import by_length, pad
-from aegis.progress import bar
+from aegis.runs.reporter import bar
 
 _BATCH_TOKENS = 1024
 
 
 class Reference:
-    """Answers for the model in a Hugging Face folder: `logits(i, part)` are those of a part of the i-th row of token ids.
+    """Answers for the model in a Hugging Face folder: `logits(i, part)` are those of a part of the
+    i-th row of token ids.
 
     Args:
         rows: token ids of each text.
@@ -41,10 +42,17 @@ class Reference:
         self._stored = _Stored(folder)
         self._model = streamed(folder)
         self._hidden = self._read()
-        table, head = self._model.get_input_embeddings().weight, self._model.get_output_embeddings().weight
+        table, head = (
+            self._model.get_input_embeddings().weight,
+            self._model.get_output_embeddings().weight,
+        )
         name = next(name for name, parameter in self._model.named_parameters() if parameter is head)
-        self._head = name if name in self._stored.files else None  # None: it stays, as all of a model that is loaded whole
-        for shared in {table, head} if self._head else {table} - {head}:  # they have done their work
+        self._head = (
+            name if name in self._stored.files else None
+        )  # None: it stays, as all of a model that is loaded whole
+        for shared in (
+            {table, head} if self._head else {table} - {head}
+        ):  # they have done their work
             _fill(self._model, "", torch.empty(0), shared=shared)
         release_memory()
 
@@ -88,13 +96,19 @@ def streamed(folder: Path) -> Any:
     """
     stored = _Stored(folder)
     with init_empty_weights(include_buffers=False):
-        model: Any = AutoModelForCausalLM.from_config(read_config(folder, spec=str(folder)), dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_config(
+            read_config(folder, spec=str(folder)), dtype=torch.float32
+        )
     if model.config.get_text_config().tie_word_embeddings and "lm_head.weight" not in stored.files:
         model.get_output_embeddings().weight = model.get_input_embeddings().weight
     if {name for name, _ in model.named_parameters()} != stored.files.keys():
         return load_model(folder, dtype=torch.float32)
     layers = model.get_decoder().layers
-    prefixes = {f"{name}.": layer for name, layer in model.named_modules() if any(layer is one for one in layers)}
+    prefixes = {
+        f"{name}.": layer
+        for name, layer in model.named_modules()
+        if any(layer is one for one in layers)
+    }
     for name, parameter in list(model.named_parameters()):
         if not name.startswith(tuple(prefixes)):
             _fill(model, name, stored(name), shared=parameter)
@@ -122,9 +136,12 @@ def _drop(model: Any, names: list[str]) -> Callable[..., None]:
 
 
 def _fill(model: Any, name: str, tensor: Tensor, *, shared: nn.Parameter | None = None) -> None:
-    """Put the tensor where the model has a parameter of this name, and wherever else `shared` is."""
+    """Put the tensor where the model has a parameter of this name, and wherever else `shared`
+    is."""
     parameter = nn.Parameter(tensor, requires_grad=False)
-    for module in model.modules() if shared is not None else [model.get_submodule(name.rpartition(".")[0])]:
+    for module in (
+        model.modules() if shared is not None else [model.get_submodule(name.rpartition(".")[0])]
+    ):
         for key, found in list(module._parameters.items()):
             if found is shared if shared is not None else key == name.rpartition(".")[2]:
                 module._parameters[key] = parameter
@@ -140,5 +157,7 @@ class _Stored:
                 self.files |= dict.fromkeys(file.keys(), path)
 
     def __call__(self, name: str) -> Tensor:
-        with weights_in(self.files[name]) as file:  # anew each time: an open file keeps all that was read of it in memory
+        with weights_in(
+            self.files[name]
+        ) as file:  # anew each time: an open file keeps all that was read of it in memory
             return file.get_tensor(name).float()

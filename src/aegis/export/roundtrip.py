@@ -10,13 +10,13 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from aegis.engine.llamacpp_files import Gguf
 from aegis.errors import ModelError
 from aegis.export.certificate import probe_texts
-from aegis.export.llamacpp import Gguf
 from aegis.model.head import FILE as HEAD
 from aegis.model.head import DecisionHead
 from aegis.model.prompt import prompt_text
-from aegis.thinking import TAGS
+from aegis.protocol.thinking import TAGS
 
 
 def stored_shapes(model: Path) -> dict[str, tuple[int, ...]]:
@@ -74,7 +74,8 @@ def check_tensors(gguf: Path, model: Path) -> None:
 
 
 def gguf_names(reader: Any) -> tuple[str, Callable[[str], str | None]]:
-    """The architecture of a `GGUFReader`'s file, and what turns a tensor's name into the one there (None: it has none)."""
+    """The architecture of a `GGUFReader`'s file, and what turns a tensor's name into the one there
+    (None: it has none)."""
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
     fields = reader.fields
@@ -85,7 +86,8 @@ def gguf_names(reader: Any) -> tuple[str, Callable[[str], str | None]]:
 
 
 def check_tokenizer(gguf: Path, model: Path, tokenizer: Any) -> dict[str, Any]:
-    """llama.cpp reads texts as the model's tokenizer does: probe texts, the same as prompts, tags, special ids, template.
+    """llama.cpp reads texts as the model's tokenizer does: probe texts, the same as prompts, tags,
+    special ids, template.
 
     Raises:
         ModelError: at the first difference.
@@ -103,17 +105,25 @@ def check_tokenizer(gguf: Path, model: Path, tokenizer: Any) -> dict[str, Any]:
         special_ids = _check_special_ids(loaded, tokenizer, model)
         template = getattr(tokenizer, "chat_template", None)
         if template and loaded.metadata("tokenizer.chat_template") != template:
-            raise ModelError(f"{model}: the chat template in GGUF is another than the tokenizer's; report it")
+            raise ModelError(
+                f"{model}: the chat template in GGUF is another than the tokenizer's; report it"
+            )
     finally:
         loaded.close()
     return {"texts": len(texts), "tags": tags, **special_ids}
 
 
 def _same(gguf: Gguf, tokenizer: Any, text: str, *, special: bool, where: Path) -> None:
-    ours, theirs = tokenizer(text, add_special_tokens=special)["input_ids"], gguf.tokens(text, special=special)
+    ours, theirs = (
+        tokenizer(text, add_special_tokens=special)["input_ids"],
+        gguf.tokens(text, special=special),
+    )
     if ours == theirs:
         return
-    place = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+    place = next(
+        (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b),
+        min(len(ours), len(theirs)),
+    )
     raise ModelError(
         f"{where}: llama.cpp reads a text otherwise than the tokenizer, from token {place} on: {theirs[place : place + 4]} "
         f"for {ours[place : place + 4]} in {text[:40]!r}…; if you gave --pre-tokenizer, try another name"
@@ -125,15 +135,23 @@ def _check_tags(gguf: Gguf, tokenizer: Any, model: Path) -> int:
     known = [tag for tag in TAGS if tag in tokenizer.get_added_vocab()]
     for tag in known:
         if (found := gguf.tokens(tag, special=False)) != [tokenizer.convert_tokens_to_ids(tag)]:
-            raise ModelError(f"{model}: the tag {tag} is {len(found)} tokens in GGUF and one in the tokenizer; report it")
+            raise ModelError(
+                f"{model}: the tag {tag} is {len(found)} tokens in GGUF and one in the tokenizer; report it"
+            )
     return len(known)
 
 
 def _check_special_ids(gguf: Gguf, tokenizer: Any, model: Path) -> dict[str, int | None]:
     """Beginning, end and padding go by the same ids, those that the tokenizer has."""
-    found = {"bos": gguf.vocabulary.token_bos(), "eos": gguf.vocabulary.token_eos(), "pad": gguf.vocabulary.token_pad()}
+    found = {
+        "bos": gguf.vocabulary.token_bos(),
+        "eos": gguf.vocabulary.token_eos(),
+        "pad": gguf.vocabulary.token_pad(),
+    }
     ours: dict[str, int | None] = {name: getattr(tokenizer, f"{name}_token_id") for name in found}
     for name, number in ours.items():
         if number is not None and found[name] != number:
-            raise ModelError(f"{model}: {name} is token {found[name]} in GGUF and {number} in the tokenizer; report it")
+            raise ModelError(
+                f"{model}: {name} is token {found[name]} in GGUF and {number} in the tokenizer; report it"
+            )
     return ours

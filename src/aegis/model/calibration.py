@@ -1,7 +1,8 @@
-"""How much each eye of a decision head is worth, fitted on held-out prompts; it travels with the head.
+"""How much each eye of a decision head is worth, fitted on held-out prompts; it travels with the
+head.
 
-Prompts that the tokenizer reads in words and prompts that it spells in bytes have weights of their own: the hidden state
-is worth less on the second kind.
+Prompts that the tokenizer reads in words and prompts that it spells in bytes have weights of their
+own: the hidden state is worth less on the second kind.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
-from aegis.durable.files import to_json
 from aegis.errors import ModelError
+from aegis.storage.files import to_json
 
 FILE = "calibration.json"
 _FEW = 50
@@ -25,7 +26,8 @@ _CAUTION = 0.05
 
 @dataclass(frozen=True)
 class Weights:
-    """Factors on the logits of the hidden state (`deep`, an inverse temperature) and on those of the n-grams (`lexical`)."""
+    """Factors on the logits of the hidden state (`deep`, an inverse temperature) and on those of
+    the n-grams (`lexical`)."""
 
     deep: float = 1.0
     lexical: float = 0.0
@@ -33,18 +35,25 @@ class Weights:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Weights for prompts read in words and for prompts spelled in bytes; `n` held-out prompts fitted them."""
+    """Weights for prompts read in words and for prompts spelled in bytes; `n` held-out prompts
+    fitted them."""
 
     words: Weights = Weights()
     spelled: Weights = Weights()
     n: int = 0
 
-    def combine(self, deep: np.ndarray, lexical: np.ndarray | None, spelled: np.ndarray) -> np.ndarray:
-        """(n, 4) calibrated logits from (n, 4) logits of each eye and (n,) bool: spelled in bytes."""
+    def combine(
+        self, deep: np.ndarray, lexical: np.ndarray | None, spelled: np.ndarray
+    ) -> np.ndarray:
+        """(n, 4) calibrated logits from (n, 4) logits of each eye and (n,) bool: spelled in
+        bytes."""
         deep_weight = np.where(spelled, self.spelled.deep, self.words.deep)[:, None]
         if lexical is None:
             return deep * deep_weight
-        return deep * deep_weight + lexical * np.where(spelled, self.spelled.lexical, self.words.lexical)[:, None]
+        return (
+            deep * deep_weight
+            + lexical * np.where(spelled, self.spelled.lexical, self.words.lexical)[:, None]
+        )
 
     def save(self, folder: Path) -> None:
         (folder / FILE).write_text(to_json(asdict(self)), encoding="utf-8")
@@ -62,16 +71,31 @@ class Calibration:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             found = cls(Weights(**raw["words"]), Weights(**raw["spelled"]), int(raw["n"]))
-            numbers = [float(value) for weights in (found.words, found.spelled) for value in asdict(weights).values()]
+            numbers = [
+                float(value)
+                for weights in (found.words, found.spelled)
+                for value in asdict(weights).values()
+            ]
         except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{path}: not a readable calibration; remove the file or fold again") from error
-        if not all(0 <= number < float("inf") for number in numbers) or not found.words.deep or not found.spelled.deep:
-            raise ModelError(f"{path}: weights must be finite, deep > 0 and lexical >= 0; remove the file or fold again")
+            raise ModelError(
+                f"{path}: not a readable calibration; remove the file or fold again"
+            ) from error
+        if (
+            not all(0 <= number < float("inf") for number in numbers)
+            or not found.words.deep
+            or not found.spelled.deep
+        ):
+            raise ModelError(
+                f"{path}: weights must be finite, deep > 0 and lexical >= 0; remove the file or fold again"
+            )
         return found
 
 
-def fit(deep: np.ndarray, lexical: np.ndarray | None, spelled: np.ndarray, truth: np.ndarray) -> Calibration:
-    """The weights with the least negative log likelihood; a kind with few prompts takes those of all together."""
+def fit(
+    deep: np.ndarray, lexical: np.ndarray | None, spelled: np.ndarray, truth: np.ndarray
+) -> Calibration:
+    """The weights with the least negative log likelihood; a kind with few prompts takes those of
+    all together."""
 
     def weights(chosen: np.ndarray) -> Weights:
         if chosen.sum() < _FEW:
@@ -89,7 +113,9 @@ def _fit(deep: np.ndarray, lexical: np.ndarray | None, truth: np.ndarray) -> Wei
         likelihood = np.log(probabilities(scaled)[np.arange(len(truth)), truth] + 1e-12).mean()
         return float(_CAUTION * (logs**2).sum() / len(truth) - likelihood)
 
-    best: Any = minimize(loss, x0=np.array([0.0, 0.0]), bounds=[(-3, 3), (-6, 3)], method="L-BFGS-B")
+    best: Any = minimize(
+        loss, x0=np.array([0.0, 0.0]), bounds=[(-3, 3), (-6, 3)], method="L-BFGS-B"
+    )
     return Weights(float(np.exp(best.x[0])), 0.0 if lexical is None else float(np.exp(best.x[1])))
 
 

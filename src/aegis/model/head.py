@@ -10,29 +10,34 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from aegis.decisions import NAMES
 from aegis.errors import ModelError
+from aegis.protocol.decisions import NAMES
 
 FILE = "decision_head.safetensors"
 Pooling = Literal["last", "mean", "last+mean"]
 
 
 class DecisionHead(nn.Module):
-    """Standardises the pooled hidden state and maps it to logits over ALLOW, ESCALATION, DENY, REFUSE, in float32.
+    """Standardises the pooled hidden state and maps it to logits over ALLOW, ESCALATION, DENY,
+    REFUSE, in float32.
 
-    Each dimension has its own mean and scale, measured on training prompts (`set_scale`): a few dimensions of a language
-    model's states are hundreds of times larger than the rest and would drown them.
+    Each dimension has its own mean and scale, measured on training prompts (`set_scale`): a few
+    dimensions of a language model's states are hundreds of times larger than the rest and would
+    drown them.
 
     Args:
         features: width d of the hidden state.
         pooling: the last token's state, the mean over the prompt's tokens, or both side by side.
-        system_prompt: the system text that the prompt was read with; it belongs to what the head learned.
+        system_prompt: the system text that the prompt was read with; it belongs to what the head
+            learned.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, features: int, *, pooling: Pooling = "last", system_prompt: str | None = None) -> None:
+    def __init__(
+        self, features: int, *, pooling: Pooling = "last", system_prompt: str | None = None
+    ) -> None:
         super().__init__()
         self.features, self.system_prompt = features, system_prompt
         self.pooling: Pooling = pooling
@@ -44,7 +49,8 @@ class DecisionHead(nn.Module):
         self.register_buffer("scale", torch.ones(width))
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """(batch, time, d) last hidden states and (batch, time) mask of the prompt's tokens → (batch, 4) logits."""
+        """(batch, time, d) last hidden states and (batch, time) mask of the prompt's tokens →
+        (batch, 4) logits."""
         return self.linear((self.pooled(hidden, mask) - self.mean) / self.scale)
 
     def pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -58,10 +64,16 @@ class DecisionHead(nn.Module):
         self.scale.copy_(pooled.std(0) + 1e-3)
 
     def save(self, folder: Path) -> None:
-        metadata = {"pooling": self.pooling, "features": str(self.features), "classes": ",".join(NAMES)}
+        metadata = {
+            "pooling": self.pooling,
+            "features": str(self.features),
+            "classes": ",".join(NAMES),
+        }
         if self.system_prompt is not None:
             metadata["system_prompt"] = self.system_prompt
-        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()}
+        tensors = {
+            name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()
+        }
         save_file(tensors, folder / FILE, metadata=metadata)
 
     @classmethod
@@ -77,7 +89,9 @@ class DecisionHead(nn.Module):
                 metadata = file.metadata() or {}
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             if metadata["classes"] != ",".join(NAMES):
-                raise ModelError(f"{path}: made for the classes {metadata['classes']}; train again with this version")
+                raise ModelError(
+                    f"{path}: made for the classes {metadata['classes']}; train again with this version"
+                )
             head = cls(
                 int(metadata["features"]),
                 pooling=metadata["pooling"],  # pyright: ignore[reportArgumentType] - checked by the shapes below
@@ -85,12 +99,15 @@ class DecisionHead(nn.Module):
             )
             head.load_state_dict(state)
         except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"{path}: not a readable decision head; give a folder that `aegis fold` wrote") from error
+            raise ModelError(
+                f"{path}: not a readable decision head; give a folder that `aegis fold` wrote"
+            ) from error
         return head.eval()
 
 
 def pool(hidden: Tensor, mask: Tensor, *, pooling: Pooling) -> Tensor:
-    """(batch, time, d) → (batch, d), or (batch, 2d) for `last+mean`. Padding may be on either side."""
+    """(batch, time, d) → (batch, d), or (batch, 2d) for `last+mean`. Padding may be on either
+    side."""
     parts = []
     for part in pooling.split("+"):
         if part == "last":

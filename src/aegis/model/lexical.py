@@ -1,8 +1,9 @@
 """The decision head's second eye: hashed words and character n-grams beside the hidden state.
 
-A base whose tokenizer spells a language in bytes reads its words badly, however it is trained; plain n-grams read them
-well, and generalise badly to other writers. Each is weighed by what it is worth on held-out prompts (`calibration.py`).
-The split into a deep and a wide part follows Cheng et al., Wide & Deep Learning, 2016.
+A base whose tokenizer spells a language in bytes reads its words badly, however it is trained;
+plain n-grams read them well, and generalise badly to other writers. Each is weighed by what it is
+worth on held-out prompts (`calibration.py`). The split into a deep and a wide part follows Cheng et
+al., Wide & Deep Learning, 2016.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_union
 
-from aegis.decisions import NAMES
 from aegis.errors import ModelError
+from aegis.protocol.decisions import NAMES
 
 FILE = "lexical_head.safetensors"
 _BITS = 18
@@ -38,7 +39,9 @@ class LexicalHead:
         self.idf, self.weight, self.bias = idf, weight, bias
 
     @classmethod
-    def fit(cls, prompts: Sequence[str], decisions: Sequence[int], *, strength: float) -> LexicalHead:
+    def fit(
+        cls, prompts: Sequence[str], decisions: Sequence[int], *, strength: float
+    ) -> LexicalHead:
         """Train on prompts and their decisions.
 
         Args:
@@ -46,12 +49,17 @@ class LexicalHead:
         """
         counts = _features().transform(prompts)
         tfidf = TfidfTransformer(sublinear_tf=True).fit(counts)
-        fitted = LogisticRegression(C=strength, max_iter=1000).fit(tfidf.transform(counts), decisions)
+        fitted = LogisticRegression(C=strength, max_iter=1000).fit(
+            tfidf.transform(counts), decisions
+        )
         weight = np.zeros((len(NAMES), counts.shape[1]), dtype=np.float32)
         bias = np.full(len(NAMES), -10.0, dtype=np.float32)  # a decision that training never saw
         rows, intercepts = fitted.coef_, fitted.intercept_
         if len(fitted.classes_) == 2:  # sklearn keeps one row for two classes
-            rows, intercepts = np.concatenate([-rows, rows]) / 2, np.concatenate([-intercepts, intercepts]) / 2
+            rows, intercepts = (
+                np.concatenate([-rows, rows]) / 2,
+                np.concatenate([-intercepts, intercepts]) / 2,
+            )
         weight[fitted.classes_], bias[fitted.classes_] = rows, intercepts
         return cls(tfidf.idf_.astype(np.float32), weight, bias)
 
@@ -65,7 +73,11 @@ class LexicalHead:
 
     def save(self, folder: Path) -> None:
         metadata = {"classes": ",".join(NAMES), "features": json.dumps({"bits": _BITS})}
-        save_file({"idf": self.idf, "weight": self.weight, "bias": self.bias}, folder / FILE, metadata=metadata)
+        save_file(
+            {"idf": self.idf, "weight": self.weight, "bias": self.bias},
+            folder / FILE,
+            metadata=metadata,
+        )
 
     @classmethod
     def load(cls, folder: Path) -> LexicalHead | None:
@@ -81,16 +93,28 @@ class LexicalHead:
             with safe_open(path, framework="numpy") as file:
                 head = cls(*(file.get_tensor(name) for name in ("idf", "weight", "bias")))
                 classes = (file.metadata() or {})["classes"]
-            if classes != ",".join(NAMES) or head.weight.shape != (len(NAMES), len(head.idf)) or len(head.idf) != 2 << _BITS:
+            if (
+                classes != ",".join(NAMES)
+                or head.weight.shape != (len(NAMES), len(head.idf))
+                or len(head.idf) != 2 << _BITS
+            ):
                 raise ValueError("other classes or features")
         except (OSError, KeyError, ValueError, SafetensorError) as error:
-            raise ModelError(f"{path}: not a readable lexical head; fold the adapter again") from error
+            raise ModelError(
+                f"{path}: not a readable lexical head; fold the adapter again"
+            ) from error
         return head
 
 
 def _features() -> Any:
-    """Words one by one and in pairs, and characters in runs of two to five: Japanese has no spaces."""
-    shared: dict[str, Any] = {"n_features": 1 << _BITS, "alternate_sign": False, "norm": None, "dtype": np.float32}
+    """Words one by one and in pairs, and characters in runs of two to five: Japanese has no
+    spaces."""
+    shared: dict[str, Any] = {
+        "n_features": 1 << _BITS,
+        "alternate_sign": False,
+        "norm": None,
+        "dtype": np.float32,
+    }
     words = HashingVectorizer(ngram_range=(1, 2), **shared)
     characters = HashingVectorizer(analyzer="char_wb", ngram_range=(2, 5), **shared)
     return make_union(words, characters)

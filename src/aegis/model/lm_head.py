@@ -1,4 +1,5 @@
-"""From the last hidden state to logits, and the architectures whose lm_head does not outlive a conversion."""
+"""From the last hidden state to logits, and the architectures whose lm_head does not outlive a
+conversion."""
 
 from __future__ import annotations
 

@@ -33,7 +33,8 @@ def free_room() -> int:
 
 
 def waiting_layers(sizes: Sequence[int], *, room: int, around: int) -> int:
-    """How many of the lowest layers have to wait in main memory; the lowest, for what lies below the adapters is run once.
+    """How many of the lowest layers have to wait in main memory; the lowest, for what lies below
+    the adapters is run once.
 
     Args:
         sizes: bytes of each decoder layer's frozen weights.
@@ -63,9 +64,9 @@ def waiting_layers(sizes: Sequence[int], *, room: int, around: int) -> int:
 def offload_layers(base: Any, *, device: torch.device, room: int) -> int:
     """Hold as many of the lowest layers in main memory as have to be, and return how many that are.
 
-    To be done when LoRA is attached and before the model is moved to `device`, and before `checkpoint_layers`, so that a
-    layer's weights are fetched for its second pass too. A layer's frozen weights are on the device only while it runs; what
-    trains in it stays there.
+    To be done when LoRA is attached and before the model is moved to `device`, and before
+    `checkpoint_layers`, so that a layer's weights are fetched for its second pass too. A layer's
+    frozen weights are on the device only while it runs; what trains in it stays there.
 
     Args:
         base: a transformers model, its linear layers plain or in 4 bits.
@@ -82,12 +83,17 @@ def offload_layers(base: Any, *, device: torch.device, room: int) -> int:
 def _fetching(layer: nn.Module, device: torch.device) -> Callable[..., Any]:
     """The layer's forward pass around which its weights come and go."""
     forward = layer.forward
-    waiting = [(module, name, moved(parameter, torch.device("cpu"))) for module, name, parameter in _frozen(layer)]
+    waiting = [
+        (module, name, moved(parameter, torch.device("cpu")))
+        for module, name, parameter in _frozen(layer)
+    ]
 
     def leave() -> None:
         for module, name, parameter in waiting:
             # PEFT puts new LoRA where it finds the weight, and in its dtype.
-            empty = nn.Parameter(torch.empty(0, dtype=parameter.dtype, device=device), requires_grad=False)
+            empty = nn.Parameter(
+                torch.empty(0, dtype=parameter.dtype, device=device), requires_grad=False
+            )
             setattr(empty, STANDS_FOR, count(parameter))
             module._parameters[name] = empty
 

@@ -18,11 +18,13 @@ def prompt_ids(tokenizer: Any, prompt: str, *, system: str | None) -> list[int]:
 
 
 def prompt_text(tokenizer: Any, prompt: str, *, system: str | None) -> tuple[str, bool]:
-    """The text that the model reads, and whether the tokenizer has still to add what a text begins with.
+    """The text that the model reads, and whether the tokenizer has still to add what a text begins
+    with.
 
-    Uses the tokenizer's chat template; without one, a plain two-part form. A template that knows no system role (Gemma)
-    gets the system text in front of the prompt. What looks like one of the tokenizer's own markers inside the prompt is
-    spelled out, so that a user's words can never open a turn or close a section.
+    Uses the tokenizer's chat template; without one, a plain two-part form. A template that knows no
+    system role (Gemma) gets the system text in front of the prompt. What looks like one of the
+    tokenizer's own markers inside the prompt is spelled out, so that a user's words can never open
+    a turn or close a section.
     """
     prompt = _plain(tokenizer, prompt)
     if not getattr(tokenizer, "chat_template", None):
@@ -54,10 +56,13 @@ def require_fit(ids: list[int], *, limit: int, where: str) -> None:
     """The ids fit the model's context.
 
     Raises:
-        DataError: if they do not; a judge that reads only part of a request can be fooled by the rest.
+        DataError: if they do not; a judge that reads only part of a request can be fooled by the
+            rest.
     """
     if len(ids) > limit:
-        raise DataError(f"{where}: the prompt has {len(ids)} tokens and the model reads {limit}; shorten it")
+        raise DataError(
+            f"{where}: the prompt has {len(ids)} tokens and the model reads {limit}; shorten it"
+        )
 
 
 def pad(rows: list[list[int]], *, value: int, left: bool = False) -> tuple[Tensor, Tensor]:
@@ -73,7 +78,8 @@ def pad(rows: list[list[int]], *, value: int, left: bool = False) -> tuple[Tenso
 
 
 def by_length(lengths: list[int], *, batch_tokens: int) -> list[list[int]]:
-    """Indices dealt into batches of like length, each at most `batch_tokens` when padded (a longer row goes alone)."""
+    """Indices dealt into batches of like length, each at most `batch_tokens` when padded (a longer
+    row goes alone)."""
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         if batches and (len(batches[-1]) + 1) * lengths[index] <= batch_tokens:

@@ -1,7 +1,8 @@
-"""Quantised bases by bitsandbytes, 4-bit NF4 and LLM.int8(), and the plain layers that hold what their codes stand for.
+"""Quantised bases by bitsandbytes, 4-bit NF4 and LLM.int8(), and the plain layers that hold what
+their codes stand for.
 
-Only the linear layers inside the decoder are quantised. The embedding and lm_head stay as they are, for the tags' rows are
-written into them.
+Only the linear layers inside the decoder are quantised. The embedding and lm_head stay as they are,
+for the tags' rows are written into them.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def require_package(quantization: Quantization) -> None:
             f"model.quantization: {quantization} needs the package {PACKAGE}; run: pip install '{PACKAGE}>=0.46.1', "
             "or set model.quantization: none"
         )
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # a line for every int8 product
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(
+        logging.ERROR
+    )  # a line for every int8 product
 
 
 def require_plain(config: Any, *, where: str) -> None:
@@ -48,7 +51,11 @@ def require_plain(config: Any, *, where: str) -> None:
         ModelError: if they are.
     """
     if found := getattr(config, "quantization_config", None):
-        method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+        method = (
+            found.get("quant_method")
+            if isinstance(found, dict)
+            else getattr(found, "quant_method", None)
+        )
         raise ModelError(
             f"{where}: model.quantization must be none for a base that is quantised already, found quant_method "
             f"{getattr(method, 'value', method)!r}; give the base with its original weights"
@@ -56,7 +63,8 @@ def require_plain(config: Any, *, where: str) -> None:
 
 
 def quantization_config(quantization: Quantization, *, dtype: torch.dtype) -> Any:
-    """What transformers needs to know: NF4 with quantised scales, products in `dtype`; or LLM.int8().
+    """What transformers needs to know: NF4 with quantised scales, products in `dtype`; or
+    LLM.int8().
 
     Raises:
         MissingPackageError: if bitsandbytes is not installed.
@@ -70,18 +78,23 @@ def quantization_config(quantization: Quantization, *, dtype: torch.dtype) -> An
     if quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
     )
 
 
 def is_quantised(layer: nn.Module) -> bool:
-    """True for bitsandbytes' own linear layers; PEFT's wrappers around them carry the same names but are none."""
+    """True for bitsandbytes' own linear layers; PEFT's wrappers around them carry the same names
+    but are none."""
     return isinstance(layer, nn.Linear) and type(layer).__name__ in _CLASSES
 
 
 @torch.no_grad()
 def settle(model: Any, dtype: torch.dtype) -> None:
-    """The codes are made from float32, so that they are a function of the base alone; the rest goes to `dtype` only now."""
+    """The codes are made from float32, so that they are a function of the base alone; the rest goes
+    to `dtype` only now."""
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
@@ -96,11 +109,13 @@ def settle(model: Any, dtype: torch.dtype) -> None:
 
 @torch.no_grad()
 def dequantised(model: Any, *, device: torch.device | None = None) -> Any:
-    """Replace every quantised layer in place by a plain one in float32 with the weights that the codes stand for.
+    """Replace every quantised layer in place by a plain one in float32 with the weights that the
+    codes stand for.
 
     Args:
         model: a transformers model that `load_model` quantised, nothing attached to it.
-        device: where the model goes; where it is by default. float32 takes up to eight times the room.
+        device: where the model goes; where it is by default. float32 takes up to eight times the
+            room.
 
     Returns:
         The same model: ordinary to transformers, all its parameters in float32.
@@ -128,19 +143,24 @@ def dequantised_weight(layer: Any) -> Tensor:
         state = copy.copy(layer.weight.quant_state)
         state.dtype = torch.float32
         return functional.dequantize_4bit(layer.weight.data, state)
-    scales = layer.state.SCB if layer.state.SCB is not None else layer.weight.SCB  # they move at the first forward pass
+    scales = (
+        layer.state.SCB if layer.state.SCB is not None else layer.weight.SCB
+    )  # they move at the first forward pass
     return functional.int8_vectorwise_dequant(layer.weight.data, scales)
 
 
 def count(parameter: nn.Parameter) -> int:
-    """How many weights a parameter stands for: 4-bit codes are packed by two, an offloaded one is empty while it waits."""
+    """How many weights a parameter stands for: 4-bit codes are packed by two, an offloaded one is
+    empty while it waits."""
     if (number := getattr(parameter, STANDS_FOR, None)) is not None:
         return number
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else math.prod(state.shape)
 
 
-def quantised_bytes(out_features: int, in_features: int, quantization: Literal["nf4", "int8"]) -> int:
+def quantised_bytes(
+    out_features: int, in_features: int, quantization: Literal["nf4", "int8"]
+) -> int:
     """Bytes of one layer's codes and scales."""
     weights = out_features * in_features
     if quantization == "int8":

@@ -1,4 +1,5 @@
-"""Heads that read one number from a hidden state: the value of a state, the reward of a response."""
+"""Heads that read one number from a hidden state: the value of a state, the reward of a
+response."""
 
 from __future__ import annotations
 
@@ -33,7 +34,13 @@ class ScalarHead(nn.Module):
         return self.linear(self.norm(hidden.float())).squeeze(-1)
 
     def save(self, path: Path) -> None:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}, path)
+        save_file(
+            {
+                name: tensor.detach().cpu().contiguous()
+                for name, tensor in self.state_dict().items()
+            },
+            path,
+        )
 
     @classmethod
     def load(cls, path: Path) -> ScalarHead:
@@ -52,5 +59,6 @@ class ScalarHead(nn.Module):
 
 
 def last_real(hidden: Tensor, mask: Tensor) -> Tensor:
-    """(batch, time, d), (batch, time) padded on the right → (batch, d): the state of each row's last real token."""
+    """(batch, time, d), (batch, time) padded on the right → (batch, d): the state of each row's
+    last real token."""
     return hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1]

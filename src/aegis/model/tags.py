@@ -1,4 +1,5 @@
-"""The protocol's tags as tokens of their own, with rows of the embedding and of lm_head that train."""
+"""The protocol's tags as tokens of their own, with rows of the embedding and of lm_head that
+train."""
 
 from __future__ import annotations
 
@@ -14,16 +15,17 @@ from tokenizers import AddedToken
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aegis.decisions import Decision
 from aegis.errors import AdapterError
-from aegis.thinking import TAGS, verdict_line
+from aegis.protocol.decisions import Decision
+from aegis.protocol.thinking import TAGS, verdict_line
 
 FILE = "tags.safetensors"
 
 
 @dataclass(frozen=True)
 class Tags:
-    """Token ids of the tags: (opening, closing) of each private section in order, then of the public answer."""
+    """Token ids of the tags: (opening, closing) of each private section in order, then of the
+    public answer."""
 
     pairs: tuple[tuple[int, int], ...]
 
@@ -36,9 +38,10 @@ class Tags:
 def add_tags(tokenizer: Any, model: Any) -> Tags:
     """Give every tag a token and a row of the embedding and of lm_head.
 
-    An opening tag starts as the mean of the pieces it was spelled with before. A closing tag starts as a line break, which
-    every base already writes where a thought is over: it would take thousands of examples to learn that from elsewhere.
-    Always the same for the same base, so that an adapter only needs to keep what training adds to the rows.
+    An opening tag starts as the mean of the pieces it was spelled with before. A closing tag starts
+    as a line break, which every base already writes where a thought is over: it would take
+    thousands of examples to learn that from elsewhere. Always the same for the same base, so that
+    an adapter only needs to keep what training adds to the rows.
     """
     pieces = [tokenizer(tag, add_special_tokens=False)["input_ids"] for tag in TAGS]
     line_break = tokenizer("\n", add_special_tokens=False)["input_ids"][-1:]
@@ -65,7 +68,9 @@ def known_tags(tokenizer: Any) -> Tags:
     """
     ids = tokenizer.convert_tokens_to_ids(list(TAGS))
     if any(number is None or number == tokenizer.unk_token_id for number in ids):
-        raise AdapterError("the tokenizer does not know the thinking tags; give a model that `aegis run` made")
+        raise AdapterError(
+            "the tokenizer does not know the thinking tags; give a model that `aegis run` made"
+        )
     return Tags(tuple(zip(ids[::2], ids[1::2], strict=True)))
 
 
@@ -75,7 +80,8 @@ def verdict_ids(tokenizer: Any, decision: Decision) -> tuple[int, ...]:
 
 
 class TagRows(nn.Module):
-    """What training adds to the tags' rows: shared by embedding and lm_head where the base ties them.
+    """What training adds to the tags' rows: shared by embedding and lm_head where the base ties
+    them.
 
     Args:
         ids: token ids of the tags.
@@ -100,7 +106,12 @@ class TagRows(nn.Module):
     @classmethod
     def of(cls, model: Any, tags: Tags) -> TagRows:
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-        return cls(tags.ids, width=embedding.shape[1], vocabulary=embedding.shape[0], tied=head is embedding)
+        return cls(
+            tags.ids,
+            width=embedding.shape[1],
+            vocabulary=embedding.shape[0],
+            tied=head is embedding,
+        )
 
     def hook(self, model: Any) -> None:
         """Add the rows to what the model's embedding and lm_head give."""
@@ -109,15 +120,21 @@ class TagRows(nn.Module):
 
     @torch.no_grad()
     def fold(self, model: Any) -> None:
-        """Write the rows into the tables. To be done before lm_head's gate is folded, for the gate turns what they read."""
+        """Write the rows into the tables. To be done before lm_head's gate is folded, for the gate
+        turns what they read."""
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-        embedding[self.ids] = (embedding[self.ids].double() + self.input.double()).to(embedding.dtype)
+        embedding[self.ids] = (embedding[self.ids].double() + self.input.double()).to(
+            embedding.dtype
+        )
         if head is not embedding:
             head[self.ids] = (head[self.ids].double() + self.output.double()).to(head.dtype)
 
     def save(self, folder: Path) -> None:
         state = {"input": self.input} if self.tied else {"input": self.input, "output": self.output}
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, folder / FILE)
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
+            folder / FILE,
+        )
 
     def load(self, folder: Path) -> None:
         """Put back what `save` wrote.
@@ -128,14 +145,20 @@ class TagRows(nn.Module):
         try:
             self.load_state_dict(load_file(folder / FILE), strict=not self.tied)
         except (OSError, RuntimeError, SafetensorError) as error:
-            raise AdapterError(f"{folder / FILE}: does not fit the base; train the adapter again") from error
+            raise AdapterError(
+                f"{folder / FILE}: does not fit the base; train the adapter again"
+            ) from error
 
     def _embed(self) -> Callable[..., Tensor]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             slots = self.slots[inputs[0]]
-            if not slots.any():  # so that a batch without tags needs no gradient below the lowest adapted layer
+            if (
+                not slots.any()
+            ):  # so that a batch without tags needs no gradient below the lowest adapted layer
                 return output
-            table = functional.pad(self.input, (0, 0, 1, 0))  # slot 0: every other token, nothing to add
+            table = functional.pad(
+                self.input, (0, 0, 1, 0)
+            )  # slot 0: every other token, nothing to add
             scale = getattr(module, "embed_scale", 1.0)  # Gemma multiplies what its embedding gives
             return output + (functional.embedding(slots, table) * scale).to(output.dtype)
 
@@ -144,6 +167,8 @@ class TagRows(nn.Module):
     def _predict(self) -> Callable[..., Tensor]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             extra = inputs[0] @ self.output.to(inputs[0].dtype).T
-            return output.index_add_(-1, self.ids, extra.to(output.dtype))  # in place: a copy would be the vocabulary's size
+            return output.index_add_(
+                -1, self.ids, extra.to(output.dtype)
+            )  # in place: a copy would be the vocabulary's size
 
         return hook

@@ -1,4 +1,5 @@
-"""Run only the upper or only the lower part of a decoder: what several roles have in common is computed once."""
+"""Run only the upper or only the lower part of a decoder: what several roles have in common is
+computed once."""
 
 from __future__ import annotations
 
@@ -61,8 +62,11 @@ def below(decoder: Any, ids: Tensor, mask: Tensor, *, layer: int) -> Trunk:
 
 @contextlib.contextmanager
 def _skipped(layers: Any) -> Iterator[None]:
-    """Layers that hand on what they get; they stay in their places, for decoders choose masks by a layer's index."""
-    own = [(layer, vars(layer).get("forward")) for layer in layers]  # a checkpointed or offloaded layer has one already
+    """Layers that hand on what they get; they stay in their places, for decoders choose masks by a
+    layer's index."""
+    own = [
+        (layer, vars(layer).get("forward")) for layer in layers
+    ]  # a checkpointed or offloaded layer has one already
     for layer in layers:
         layer.forward = _hand_on
     try:

@@ -1,4 +1,5 @@
-"""What every stage works with: the run's settings, base, session and signs, and the one way to write an artifact."""
+"""What every stage works with: the run's settings, base, session and signs, and the one way to
+write an artifact."""
 
 from __future__ import annotations
 
@@ -9,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from aegis.config import Config
-from aegis.durable.artifact import adopt, is_current, read_manifest, writing
-from aegis.durable.files import fingerprint
-from aegis.durable.interrupt import Interrupt
-from aegis.durable.journal import Journal
-from aegis.durable.progress_log import ProgressLog
-from aegis.durable.session import Session
-from aegis.durable.store import Snapshot, SnapshotStore
-from aegis.model.load import Base
-from aegis.train.checkpoints import Checkpoints
+from aegis.model.base import Base
+from aegis.runs.progress_log import ProgressLog
+from aegis.runs.record import Session
+from aegis.runs.signals import Interrupt
+from aegis.storage.artifact import adopt, is_current, read_manifest, writing
+from aegis.storage.files import fingerprint
+from aegis.storage.journal import Journal
+from aegis.storage.snapshots import Snapshot, SnapshotStore
+from aegis.train.snapshot_policy import Checkpoints
 from aegis.train.tracking import Tracker, open_tracker
 
 Say = Callable[[str], None]
@@ -57,7 +58,9 @@ class Run:
 
     def journal(self, stage: str, mark: str) -> Journal:
         """The finished shards of a stage; `mark` stands for what they are made of."""
-        return Journal(self.unfinished(stage) / f"{mark[:16]}.jsonl", check=self.interrupt.check, say=self.say)
+        return Journal(
+            self.unfinished(stage) / f"{mark[:16]}.jsonl", check=self.interrupt.check, say=self.say
+        )
 
     def checkpoints(self, stage: str, mark: str, *, step: str) -> Checkpoints:
         """The snapshots of one step of a training stage."""
@@ -73,23 +76,37 @@ class Run:
             self.session.add_snapshot(stage, snapshot.folder, **facts)
 
         store = SnapshotStore(
-            self.unfinished(stage) / step, fingerprint=mark, keep=durable.keep_training, say=self.say, wait=wait
+            self.unfinished(stage) / step,
+            fingerprint=mark,
+            keep=durable.keep_training,
+            say=self.say,
+            wait=wait,
         )
-        return Checkpoints(store, interval_s=durable.interval_s, check=self.interrupt.check, on_saved=saved, say=self.say)
+        return Checkpoints(
+            store,
+            interval_s=durable.interval_s,
+            check=self.interrupt.check,
+            on_saved=saved,
+            say=self.say,
+        )
 
     def tracker(self, step: str, mark: str) -> Tracker:
         """Where one step of a training stage shows its curves; to be closed."""
-        return open_tracker(self.config.tracking, session=self.session.folder, step=step, mark=mark, say=self.say)
+        return open_tracker(
+            self.config.tracking, session=self.session.folder, step=step, mark=mark, say=self.say
+        )
 
 
 class Write:
-    """Writes a stage's artifacts, but for those that are there already, in this session or (adopting) in another."""
+    """Writes a stage's artifacts, but for those that are there already, in this session or
+    (adopting) in another."""
 
     def __init__(self, run: Run, *, adopting: bool) -> None:
         self.run, self.adopting, self.computed = run, adopting, False
 
     def __call__(self, name: str, make: Callable[[Path, str], None], *parts: Any) -> None:
-        """The artifact is there and current; `make` writes it into a staging folder where it is not.
+        """The artifact is there and current; `make` writes it into a staging folder where it is
+        not.
 
         Args:
             make: gets the staging folder and the fingerprint of what the artifact is made of.
@@ -100,7 +117,9 @@ class Write:
             return
         others = sorted(target.parent.parent.glob(f"aegis_v2_*/{name}"), reverse=True)
         if self.adopting and adopt(target, others, mark):
-            self.run.say(f"{name}/ taken over from an earlier session: nothing that made it has changed")
+            self.run.say(
+                f"{name}/ taken over from an earlier session: nothing that made it has changed"
+            )
             return
         self.computed = True
         with writing(target, kind=name, fingerprint=mark) as staging:

@@ -1,4 +1,5 @@
-"""The main job: four durable stages in order. Each writes artifact folders; a finished one is never computed twice."""
+"""The main job: four durable stages in order. Each writes artifact folders; a finished one is never
+computed twice."""
 
 from __future__ import annotations
 
@@ -13,19 +14,19 @@ from typing import Any
 from aegis.config import Config
 from aegis.data.mixture import check_datasets
 from aegis.data.stage import collect
-from aegis.durable.files import fingerprint, require_space
-from aegis.durable.heartbeat import Heartbeat
-from aegis.durable.interrupt import Interrupt
-from aegis.durable.lock import only_process
-from aegis.durable.progress_log import ProgressLog, Thresholds
-from aegis.durable.session import STAGES, Session, open_session
 from aegis.errors import ConfigError, StoppedError
-from aegis.model.adapt import check_attachable
+from aegis.model.adapted import check_attachable
+from aegis.model.base import Base, load_tokenizer, resolve_base
 from aegis.model.device import release_memory, set_threads
-from aegis.model.load import Base, load_tokenizer, resolve_base
 from aegis.pipeline import stages
 from aegis.pipeline.context import Reached, Run, Say, Write
-from aegis.progress import listening
+from aegis.runs.heartbeat import Heartbeat
+from aegis.runs.progress_log import ProgressLog, Thresholds
+from aegis.runs.record import STAGES, Session, open_session
+from aegis.runs.reporter import listening
+from aegis.runs.signals import Interrupt
+from aegis.storage.files import fingerprint, require_space
+from aegis.storage.lock import only_process
 from aegis.train.packages import require_trl
 from aegis.train.tracking import require_trackers
 
@@ -43,14 +44,17 @@ def run_pipeline(
     """Run or resume the four stages and return the completed session.
 
     Args:
-        resume: go on with the newest session of this config; False starts anew and takes nothing over.
+        resume: go on with the newest session of this config; False starts anew and takes nothing
+            over.
         say: gets one line for each thing worth telling.
-        until: end after this step of training (sft, reward, ppo …) instead of going on; the same run can be taken up later.
+        until: end after this step of training (sft, reward, ppo …) instead of going on; the same
+            run can be taken up later.
         command: `argv` and `cwd` of this call, for the watcher that may have to repeat it.
 
     Raises:
         StoppedError: if a signal asked for a stop; what was finished is kept.
-        AegisError: what went wrong, with its remedy. The session is then marked failed; finished stages stay.
+        AegisError: what went wrong, with its remedy. The session is then marked failed; finished
+            stages stay.
     """
     set_threads(config.threads)
     with Interrupt() as interrupt:
@@ -60,17 +64,24 @@ def run_pipeline(
         with only_process(session.folder, wait_s=1):
             if left := session.take_over(command or {}):
                 say(left)
-            thresholds = Thresholds(**config.durable.model_dump(include={field.name for field in fields(Thresholds)}))
-            log = ProgressLog(session.folder, interval_s=config.durable.interval_s, thresholds=thresholds, say=say)
+            thresholds = Thresholds(
+                **config.durable.model_dump(include={field.name for field in fields(Thresholds)})
+            )
+            log = ProgressLog(
+                session.folder, interval_s=config.durable.interval_s, thresholds=thresholds, say=say
+            )
             run = Run(config, base, session, say, interrupt, log, until)
-            say(f"session {session.session_id}, base {base.spec} ({base.model_type}, width {base.hidden_size})")
+            say(
+                f"session {session.session_id}, base {base.spec} ({base.model_type}, width {base.hidden_size})"
+            )
             with contextlib.closing(log), _signs_of_life(run), contextlib.suppress(Reached):
                 _stages(run, adopting=resume)
     return session
 
 
 def _open(config: Config, *, resume: bool) -> Session:
-    """The session to work on, found or made by one process at a time. Only what changes results names it."""
+    """The session to work on, found or made by one process at a time. Only what changes results
+    names it."""
     identity = fingerprint(config.model_dump(mode="json", exclude={"durable", "tracking"}))
     runs = Path(config.runs)
     with only_process(runs, wait_s=30):
@@ -79,7 +90,8 @@ def _open(config: Config, *, resume: bool) -> Session:
 
 @contextlib.contextmanager
 def _signs_of_life(run: Run) -> Iterator[None]:
-    """Every advance of a bar is a sign of life, and a place to stop unless something must be saved first."""
+    """Every advance of a bar is a sign of life, and a place to stop unless something must be saved
+    first."""
     beat = Heartbeat(run.session.folder)
 
     def heard(doing: str, done: int, total: int, note: str, stoppable: bool) -> None:
@@ -94,7 +106,12 @@ def _signs_of_life(run: Run) -> Iterator[None]:
 
 
 def _stages(run: Run, *, adopting: bool) -> None:
-    steps = (stages.deep_research_data, stages.data_cleansing, stages.so8t_ppo_training, stages.aegis_v2_integration)
+    steps = (
+        stages.deep_research_data,
+        stages.data_cleansing,
+        stages.so8t_ppo_training,
+        stages.aegis_v2_integration,
+    )
     for name, step in zip(STAGES, steps, strict=True):
         run.interrupt.check()
         _stage(run, name, step, adopting=adopting)
@@ -122,7 +139,9 @@ def _preflight(config: Config) -> Base:
     return base
 
 
-def _stage(run: Run, name: str, step: Callable[[Run, Write], dict[str, str]], *, adopting: bool) -> None:
+def _stage(
+    run: Run, name: str, step: Callable[[Run, Write], dict[str, str]], *, adopting: bool
+) -> None:
     session, record = run.session, run.session.stage_record(name)
     session.stage, record.state, record.error = name, "running", None
     record.attempts += 1
@@ -147,7 +166,9 @@ def _stage(run: Run, name: str, step: Callable[[Run, Write], dict[str, str]], *,
     except BaseException as error:
         record.state, session.stage = "failed", "failed"
         record.error = str(error) or type(error).__name__
-        with contextlib.suppress(Exception):  # the first error is the one to tell, a full disk above all
+        with contextlib.suppress(
+            Exception
+        ):  # the first error is the one to tell, a full disk above all
             session.save()
             session.end_attempt(attempt, "failed")
             session.event("failed", f"{name}: {record.error}")
@@ -160,4 +181,6 @@ def _stage(run: Run, name: str, step: Callable[[Run, Write], dict[str, str]], *,
     record.state = "completed"
     session.save()
     session.end_attempt(attempt, "completed" if write.computed else "skipped")
-    run.say(f"{name}: " + (f"done in {elapsed:.0f} s" if write.computed else "finished before, skipped"))
+    run.say(
+        f"{name}: " + (f"done in {elapsed:.0f} s" if write.computed else "finished before, skipped")
+    )

@@ -12,22 +12,28 @@ from typing import Any, Literal
 
 from aegis.data.mixture import mix, mixture_identity
 from aegis.data.stage import read_pairs, read_split, source_files, write_raw, write_records
-from aegis.durable.files import fingerprint, hash_file, require_space, write_text
-from aegis.durable.journal import Journal
+from aegis.engine.generate import complete
+from aegis.engine.judge import Judge
 from aegis.errors import DataError
 from aegis.evaluate.decisions import evaluate_decisions, write_results
 from aegis.evaluate.report import draw_confusion, render
 from aegis.export.certificate import CERTIFICATE
 from aegis.export.fold import prepare, write_model
-from aegis.model.adapter import read_card
+from aegis.model.adapter_folder import read_card
+from aegis.model.base import context_length, load_model, load_tokenizer, read_config
 from aegis.model.device import fast_dtype, pick_device, release_memory
-from aegis.model.generate import complete
-from aegis.model.judge import Judge
-from aegis.model.load import context_length, load_model, load_tokenizer, read_config
 from aegis.model.prompt import prompt_ids
 from aegis.pipeline.context import Reached, Run, Write
-from aegis.progress import bar
-from aegis.train.stage import write_group, write_policy, write_preference, write_reward, write_supervised
+from aegis.runs.reporter import bar
+from aegis.storage.files import fingerprint, hash_file, require_space, write_text
+from aegis.storage.journal import Journal
+from aegis.train.stage import (
+    write_group,
+    write_policy,
+    write_preference,
+    write_reward,
+    write_supervised,
+)
 
 _MIB = 1 << 20
 _FIGURES = ("learning_curve.png", "alpha.png", "phase_transition.png", "ppo.png")
@@ -40,7 +46,9 @@ def deep_research_data(run: Run, write: Write) -> dict[str, str]:
 
     def make(staging: Path, mark: str) -> None:
         found = write_raw(staging, data, _Generator(run, run.journal("deep_research_data", mark)))
-        run.say(f"{found['records']} records and {found['pairs']} pairs collected, {found['generated']} records generated")
+        run.say(
+            f"{found['records']} records and {found['pairs']} pairs collected, {found['generated']} records generated"
+        )
 
     write("raw", make, settings, inputs, run.base.fingerprint, run.config.seed)
     shutil.rmtree(run.unfinished("deep_research_data"), ignore_errors=True)
@@ -48,7 +56,8 @@ def deep_research_data(run: Run, write: Write) -> dict[str, str]:
 
 
 class _Generator:
-    """The base as a writer of samples; loaded when first asked for something that the journal does not hold."""
+    """The base as a writer of samples; loaded when first asked for something that the journal does
+    not hold."""
 
     def __init__(self, run: Run, journal: Journal) -> None:
         self.run, self.journal = run, journal
@@ -61,12 +70,15 @@ class _Generator:
         with bar("generating", len(prompts)) as advance:
             for start in range(0, len(prompts), size):
                 batch = prompts[start : start + size]
-                answers += self.journal(fingerprint("generated", *batch), functools.partial(self._complete, batch))
+                answers += self.journal(
+                    fingerprint("generated", *batch), functools.partial(self._complete, batch)
+                )
                 advance(len(batch))
         return answers
 
     def _complete(self, prompts: Sequence[str]) -> list[str]:
-        """One batch; its seed comes from its prompts, so that it does not matter which batches came before."""
+        """One batch; its seed comes from its prompts, so that it does not matter which batches came
+        before."""
         config, base = self.run.config, self.run.base
         settings, trusted = config.data.generate, config.model.trust_remote_code
         if self.model is None:
@@ -95,11 +107,17 @@ def data_cleansing(run: Run, write: Write) -> dict[str, str]:
 
         def too_long(prompt: str) -> str | None:
             count = len(prompt_ids(tokenizer, prompt, system=system))
-            return f"prompt longer than the model reads: {count} tokens of {limit}" if count > limit else None
+            return (
+                f"prompt longer than the model reads: {count} tokens of {limit}"
+                if count > limit
+                else None
+            )
 
         journal = run.journal("data_cleansing", mark)
         raw = run.artifact("raw")
-        sizes = write_records(staging, raw, config.data, seed=config.seed, too_long=too_long, remember=journal)
+        sizes = write_records(
+            staging, raw, config.data, seed=config.seed, too_long=too_long, remember=journal
+        )
         run.say("records: " + ", ".join(f"{name} {count}" for name, count in sizes.items()))
 
     settings = config.data.model_dump(mode="json", include={"quality", "split"})
@@ -109,21 +127,29 @@ def data_cleansing(run: Run, write: Write) -> dict[str, str]:
 
 
 def so8t_ppo_training(run: Run, write: Write) -> dict[str, str]:
-    """SFT, then (but for DPO) the reward model, then `train.algorithm`; with `sft` the first makes the adapter.
+    """SFT, then (but for DPO) the reward model, then `train.algorithm`; with `sft` the first makes
+    the adapter.
 
     Raises:
         DataError: if DPO is asked for and there are no pairs; nothing is trained then.
     """
     config = run.config
     if config.train.algorithm == "dpo" and not read_pairs(run.artifact("records"), "train"):
-        raise DataError("train.algorithm dpo needs pairs, and there are none; give some under data.pairs")
+        raise DataError(
+            "train.algorithm dpo needs pairs, and there are none; give some under data.pairs"
+        )
     if config.train.algorithm == "sft":
         _step(run, "sft", lambda: _supervise(run, write, "adapter"))
         return {"adapter": "adapter"}
     _step(run, "sft", lambda: _supervise(run, write, "sft"))
     if config.train.algorithm != "dpo":
         _step(run, "reward", lambda: _learn_reward(run, write))
-    optimize = {"ppo": _optimize_policy, "dpo": _prefer, "grpo": _compare_groups, "rloo": _compare_groups}
+    optimize = {
+        "ppo": _optimize_policy,
+        "dpo": _prefer,
+        "grpo": _compare_groups,
+        "rloo": _compare_groups,
+    }
     _step(run, config.train.algorithm, lambda: optimize[config.train.algorithm](run, write))
     return {name: name for name in ("sft", "reward", "adapter") if run.artifact(name).is_dir()}
 
@@ -158,7 +184,10 @@ def _supervise(run: Run, write: Write, name: str) -> dict[str, Any]:
                 train=train,
                 pairs=pairs,
                 validation=validation,
-                origin={"session_id": run.session.session_id, "records_sha256": run.content("records")},
+                origin={
+                    "session_id": run.session.session_id,
+                    "records_sha256": run.content("records"),
+                },
                 say=run.say,
                 mixture=mixture,
                 checkpoints=run.checkpoints("so8t_ppo_training", mark, step="sft"),
@@ -175,12 +204,16 @@ def _supervise(run: Run, write: Write, name: str) -> dict[str, Any]:
             )
 
     settings = config.model_dump(mode="json", include={"model", "seed"})
-    train = config.train.model_dump(mode="json", exclude={"algorithm", "reward", "ppo", "dpo", "group", "datasets"})
+    train = config.train.model_dump(
+        mode="json", exclude={"algorithm", "reward", "ppo", "dpo", "group", "datasets"}
+    )
     inputs = [run.base.fingerprint, run.content("records"), *mixture_identity(config)]
     write(name, make, settings, train, *inputs)
     checks = read_card(run.artifact(name)).training["validation"][-1:]
     for found in checks:
-        run.say(f"SFT on validation: accuracy {found['validation_accuracy']:.3f}, loss {found['validation_loss']:.3f}")
+        run.say(
+            f"SFT on validation: accuracy {found['validation_accuracy']:.3f}, loss {found['validation_loss']:.3f}"
+        )
     return checks[0] if checks else {}
 
 
@@ -204,8 +237,12 @@ def _learn_reward(run: Run, write: Write) -> dict[str, Any]:
                 tracker=tracker,
             )
 
-    write("reward", make, config.train.reward.model_dump(mode="json"), config.seed, run.content("sft"))
-    return json.loads((run.artifact("reward") / "reward.json").read_text(encoding="utf-8"))["metrics"]
+    write(
+        "reward", make, config.train.reward.model_dump(mode="json"), config.seed, run.content("sft")
+    )
+    return json.loads((run.artifact("reward") / "reward.json").read_text(encoding="utf-8"))[
+        "metrics"
+    ]
 
 
 def _optimize_policy(run: Run, write: Write) -> dict[str, Any]:
@@ -275,7 +312,14 @@ def _prefer(run: Run, write: Write) -> dict[str, Any]:
             ),
         )
 
-    write("adapter", make, "dpo", config.train.dpo.model_dump(mode="json"), config.seed, run.content("sft"))
+    write(
+        "adapter",
+        make,
+        "dpo",
+        config.train.dpo.model_dump(mode="json"),
+        config.seed,
+        run.content("sft"),
+    )
     return read_card(run.artifact("adapter")).training["dpo"]["metrics"]
 
 
@@ -309,7 +353,15 @@ def _compare_groups(run: Run, write: Write) -> dict[str, Any]:
         )
 
     reward = run.content("reward") if judged else None
-    write("adapter", make, algorithm, group.model_dump(mode="json"), config.seed, run.content("sft"), reward)
+    write(
+        "adapter",
+        make,
+        algorithm,
+        group.model_dump(mode="json"),
+        config.seed,
+        run.content("sft"),
+        reward,
+    )
     return read_card(run.artifact("adapter")).training[algorithm]["metrics"]
 
 
@@ -317,17 +369,34 @@ def aegis_v2_integration(run: Run, write: Write) -> dict[str, str]:
     config, base = run.config, run.base.fingerprint
     export, judging = config.export.model_dump(mode="json"), config.evaluate.model_dump(mode="json")
     write("model", lambda staging, _: _fold(run, staging), export, base, run.content("adapter"))
-    write("results", lambda staging, _: _evaluate(run, staging), judging, base, run.content("model"), run.content("records"))
+    write(
+        "results",
+        lambda staging, _: _evaluate(run, staging),
+        judging,
+        base,
+        run.content("model"),
+        run.content("records"),
+    )
     for name in ("report.html", "report.md"):
         text = (run.artifact("results") / name).read_text(encoding="utf-8")
-        if not run.artifact(name).is_file() or run.artifact(name).read_text(encoding="utf-8") != text:
+        if (
+            not run.artifact(name).is_file()
+            or run.artifact(name).read_text(encoding="utf-8") != text
+        ):
             write_text(run.artifact(name), text)
-    return {"model": "model", "results": "results", "report": "report.html", "report_markdown": "report.md"}
+    return {
+        "model": "model",
+        "results": "results",
+        "report": "report.html",
+        "report_markdown": "report.md",
+    }
 
 
 def _fold(run: Run, staging: Path) -> None:
     run.say("folding LoRA and gates into the weights")
-    certificate = write_model(prepare(run.artifact("adapter"), base_spec=run.config.base), staging, run.config.export)
+    certificate = write_model(
+        prepare(run.artifact("adapter"), base_spec=run.config.base), staging, run.config.export
+    )
     run.say(
         f"certificate: max |Δlogit| {certificate.max_abs_logit_difference:.2e}, KL {certificate.kl:.2e}, "
         f"top-1 agreement {certificate.top1_agreement:.4f}"
@@ -339,7 +408,9 @@ def _evaluate(run: Run, staging: Path) -> None:
     confidence, results = run.config.evaluate.confidence, {}
     for name, folder in (("base", run.base.folder), ("candidate", run.artifact("model"))):
         run.say(f"judging {len(test)} held-out records with the {name}")
-        results[name] = evaluate_decisions(_judge(run, folder), test, confidence=confidence, label=f"judging: {name}")
+        results[name] = evaluate_decisions(
+            _judge(run, folder), test, confidence=confidence, label=f"judging: {name}"
+        )
         (staging / name).mkdir()
         write_results(staging / name, results[name])
         draw_confusion(staging / name / "confusion.png", results[name], title=name)
@@ -351,7 +422,9 @@ def _evaluate(run: Run, staging: Path) -> None:
         base=results["base"],
         candidate=results["candidate"],
         certificate=json.loads((run.artifact("model") / CERTIFICATE).read_text(encoding="utf-8")),
-        statistics=json.loads((run.artifact("records") / "statistics.json").read_text(encoding="utf-8")),
+        statistics=json.loads(
+            (run.artifact("records") / "statistics.json").read_text(encoding="utf-8")
+        ),
         decision_figures=[staging / name / "confusion.png" for name in results],
         training_figures=[path for name in _FIGURES if (path := adapter / name).is_file()],
     )
@@ -361,4 +434,6 @@ def _evaluate(run: Run, staging: Path) -> None:
 
 def _judge(run: Run, folder: Path) -> Judge:
     trusted = run.config.model.trust_remote_code
-    return Judge.load(folder, batch_tokens=run.config.evaluate.batch_tokens, trust_remote_code=trusted)
+    return Judge.load(
+        folder, batch_tokens=run.config.evaluate.batch_tokens, trust_remote_code=trusted
+    )

@@ -1,4 +1,5 @@
-"""From a verdict and the thinking behind it to the answer that leaves: one rule for every engine and every door."""
+"""From a verdict and the thinking behind it to the answer that leaves: one rule for every engine
+and every door."""
 
 from __future__ import annotations
 
@@ -7,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aegis.data.records import detect_language
-from aegis.decisions import NAMES, Decision
-from aegis.model.judge import Verdict
-from aegis.serve.texts import fixed_text
-from aegis.thinking import Thinking
-from aegis.verification import SelfVerification, check, stance
+from aegis.engine.judge import Verdict
+from aegis.protocol.decisions import NAMES, Decision
+from aegis.protocol.fixed_texts import fixed_text
+from aegis.protocol.thinking import Thinking
+from aegis.protocol.verification import SelfVerification, check, stance
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Answer:
     """What leaves: the public answer and the decision.
 
     Args:
-        probabilities: of the four decisions, in their order, before any escalation by self-verification.
+        probabilities: of the four decisions, in their order, before any escalation by
+            self-verification.
         escalated: a person has to decide.
         score: of the self-verification, in [0, 1]; None for a single path.
         paths: the private thinking behind it, for the owner of the machine; in no repr and no JSON.
@@ -47,12 +49,15 @@ class Answer:
         return found if self.score is None else {**found, "score": round(self.score, 4)}
 
 
-def settle(prompt: str, verdict: Verdict, paths: Sequence[Thinking | None], *, threshold: float = 0.5) -> Answer:
+def settle(
+    prompt: str, verdict: Verdict, paths: Sequence[Thinking | None], *, threshold: float = 0.5
+) -> Answer:
     """The answer that a verdict and one or more ways of thinking come to.
 
-    The verdict decides. Only what is allowed is answered in the model's words; every other decision has its fixed text, for a
-    refusal's first sentence says little about its second. An answer that repeats its private thinking, declines what is
-    allowed, or on which several paths do not agree, becomes an ESCALATION; what was stricter stays as it was.
+    The verdict decides. Only what is allowed is answered in the model's words; every other decision
+    has its fixed text, for a refusal's first sentence says little about its second. An answer that
+    repeats its private thinking, declines what is allowed, or on which several paths do not agree,
+    becomes an ESCALATION; what was stricter stays as it was.
 
     Args:
         paths: None where no usable response came out.
@@ -71,4 +76,6 @@ def settle(prompt: str, verdict: Verdict, paths: Sequence[Thinking | None], *, t
         decision, chosen = Decision.ESCALATION, None
     allowed = chosen if decision is Decision.ALLOW else None
     final = allowed.public if allowed else fixed_text(decision, detect_language(prompt))
-    return Answer(final, decision, verdict.probabilities, decision is Decision.ESCALATION, score, found)
+    return Answer(
+        final, decision, verdict.probabilities, decision is Decision.ESCALATION, score, found
+    )

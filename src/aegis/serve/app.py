@@ -13,15 +13,15 @@ from fastapi import Depends, FastAPI, Path, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from aegis import __version__
-from aegis.serve import bodies, wire
+from aegis.serve import responses, schemas
+from aegis.serve.admission import Full, Line, Working
 from aegis.serve.conversation import Turn
-from aegis.serve.desk import Ask, Desk, Gone, Reply
 from aegis.serve.document import document
-from aegis.serve.doors import Caller, Doors
+from aegis.serve.errors import Problem, handle_errors, problem
 from aegis.serve.escalations import Case, Cases, NoCaseError
-from aegis.serve.line import Full, Line, Working
 from aegis.serve.metrics import Metrics
-from aegis.serve.problems import Problem, handle_errors, problem
+from aegis.serve.middleware import Caller, Doors
+from aegis.serve.service import Ask, Desk, Gone, Reply
 from aegis.serve.tokens import Scope, Tokens
 
 SSE = "text/event-stream"
@@ -48,7 +48,9 @@ class Settings:
     keep_alive_s: float = 5
 
 
-def build_app(desk: Desk, cases: Cases, *, settings: Settings, metrics: Metrics, tokens: Tokens | None = None) -> Doors:
+def build_app(
+    desk: Desk, cases: Cases, *, settings: Settings, metrics: Metrics, tokens: Tokens | None = None
+) -> Doors:
     """The whole ASGI application, doors included."""
     line = Line(desk, places=settings.places, changed=metrics.working.set)
 
@@ -58,7 +60,9 @@ def build_app(desk: Desk, cases: Cases, *, settings: Settings, metrics: Metrics,
         desk.stopping.set()
         line.close()
 
-    app = FastAPI(title="AEGIS", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="AEGIS", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan
+    )
     _answers(app, line, desk, settings)
     _cases(app, cases)
     _state(app, desk, cases, metrics)
@@ -80,7 +84,9 @@ def caller(*scopes: Scope) -> Any:
     def found(request: Request) -> Caller:
         who: Caller = request.state.caller
         if not set(scopes) & set(who.scopes):
-            raise Problem(403, "missing_scope", f"this needs a token with the scope {' or '.join(scopes)}")
+            raise Problem(
+                403, "missing_scope", f"this needs a token with the scope {' or '.join(scopes)}"
+            )
         return who
 
     return Depends(found)
@@ -94,7 +100,10 @@ CaseId = Annotated[str, Path(pattern=r"^(chatcmpl-)?[0-9a-f]{32}$")]
 
 
 def _documented(*codes: int) -> dict[int | str, dict[str, Any]]:
-    return {code: {"model": bodies.ErrorBody} for code in (400, 401, 403, 408, 413, 421, 429, 500, 503, *codes)}
+    return {
+        code: {"model": schemas.ErrorBody}
+        for code in (400, 401, 403, 408, 413, 421, 429, 500, 503, *codes)
+    }
 
 
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
@@ -105,9 +114,11 @@ def _answers(app: FastAPI, line: Line, desk: Desk, settings: Settings) -> None:
     model, born = desk.engine.model, int(time.time())
 
     @app.post(
-        "/think", responses={**_documented(), 200: {"model": bodies.ThinkResponse, "content": _STREAM}}, tags=["answers"]
+        "/think",
+        responses={**_documented(), 200: {"model": schemas.ThinkResponse, "content": _STREAM}},
+        tags=["answers"],
     )
-    async def think(request: Request, body: bodies.ThinkRequest, who: Asker) -> Response:
+    async def think(request: Request, body: schemas.ThinkRequest, who: Asker) -> Response:
         """One question, one public answer."""
         ask = Ask(
             id=request.state.request_id,
@@ -120,18 +131,26 @@ def _answers(app: FastAPI, line: Line, desk: Desk, settings: Settings) -> None:
         )
         working = _join(line, ask)
         if body.stream:
-            return await _streamed(line, working, request, settings, wire.think_events)
-        return Response(wire.think_body(await _reply(line, working, request)), media_type="application/json")
+            return await _streamed(line, working, request, settings, responses.think_events)
+        return Response(
+            responses.think_body(await _reply(line, working, request)),
+            media_type="application/json",
+        )
 
     @app.post(
         "/v1/chat/completions",
-        responses={**_documented(404), 200: {"model": bodies.ChatResponse, "content": _STREAM}},
+        responses={**_documented(404), 200: {"model": schemas.ChatResponse, "content": _STREAM}},
         tags=["answers"],
     )
-    async def chat(request: Request, body: bodies.ChatRequest, who: Asker) -> Response:
+    async def chat(request: Request, body: schemas.ChatRequest, who: Asker) -> Response:
         """A chat in OpenAI's form."""
         if body.model != model:
-            raise Problem(404, "model_not_found", "there is no such model here; GET /v1/models names it", param="model")
+            raise Problem(
+                404,
+                "model_not_found",
+                "there is no such model here; GET /v1/models names it",
+                param="model",
+            )
         if body.messages[-1].role != "user" or not body.messages[-1].text.strip():
             last = "the last message must be the user's and hold more than spaces"
             raise Problem(400, "invalid_value", last, param="messages")
@@ -152,22 +171,28 @@ def _answers(app: FastAPI, line: Line, desk: Desk, settings: Settings) -> None:
                 working,
                 request,
                 settings,
-                lambda reply: wire.chat_events(reply, model=model, created=created, include_usage=usage),
+                lambda reply: responses.chat_events(
+                    reply, model=model, created=created, include_usage=usage
+                ),
             )
         reply = await _reply(line, working, request)
-        return Response(wire.chat_body(reply, model=model, created=created), media_type="application/json")
+        return Response(
+            responses.chat_body(reply, model=model, created=created), media_type="application/json"
+        )
 
-    card = bodies.ModelCard(id=model, object="model", created=born, owned_by="aegis")
+    card = schemas.ModelCard(id=model, object="model", created=born, owned_by="aegis")
 
     @app.get("/v1/models", responses=_documented(), tags=["answers"])
-    def models(_: Asker) -> bodies.ModelList:
+    def models(_: Asker) -> schemas.ModelList:
         """The one model."""
-        return bodies.ModelList(object="list", data=[card])
+        return schemas.ModelList(object="list", data=[card])
 
     @app.get("/v1/models/{name:path}", responses=_documented(404), tags=["answers"])
-    def one_model(name: Annotated[str, Path(max_length=200)], _: Asker) -> bodies.ModelCard:
+    def one_model(name: Annotated[str, Path(max_length=200)], _: Asker) -> schemas.ModelCard:
         if name != model:
-            raise Problem(404, "model_not_found", "there is no such model here; GET /v1/models names it")
+            raise Problem(
+                404, "model_not_found", "there is no such model here; GET /v1/models names it"
+            )
         return card
 
 
@@ -177,13 +202,15 @@ def _cases(app: FastAPI, cases: Cases) -> None:
         _: Reviewer,
         state: Annotated[Literal["open", "resolved"], Query()] = "open",
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    ) -> bodies.CaseList:
+    ) -> schemas.CaseList:
         """Cases that wait, the oldest first; or resolved ones, the newest first."""
         found = cases.list(resolved=state == "resolved", limit=limit)
-        return bodies.CaseList(cases=[_view(case, whole=True) for case in found], waiting=cases.waiting())
+        return schemas.CaseList(
+            cases=[_view(case, whole=True) for case in found], waiting=cases.waiting()
+        )
 
     @app.get("/escalations/{id}", responses=_documented(404), tags=["escalations"])
-    def one(id: CaseId, who: AskerOrReviewer) -> bodies.CaseView:
+    def one(id: CaseId, who: AskerOrReviewer) -> schemas.CaseView:
         """A case: the whole of it for reviewers, the answer for whoever asked."""
         case = cases.get(id.removeprefix("chatcmpl-"))
         whole = "review" in who.scopes
@@ -192,14 +219,16 @@ def _cases(app: FastAPI, cases: Cases) -> None:
         return _view(case, whole=whole)
 
     @app.post("/escalations/{id}", responses=_documented(404, 409), tags=["escalations"])
-    def resolve(id: CaseId, body: bodies.Resolution, who: Reviewer) -> bodies.CaseView:
+    def resolve(id: CaseId, body: schemas.Resolution, who: Reviewer) -> schemas.CaseView:
         """Answer a case. The first answer stands."""
-        case = cases.resolve(id.removeprefix("chatcmpl-"), body.answer, reviewer=who.name or "local")
+        case = cases.resolve(
+            id.removeprefix("chatcmpl-"), body.answer, reviewer=who.name or "local"
+        )
         return _view(case, whole=True)
 
 
-def _view(case: Case, *, whole: bool) -> bodies.CaseView:
-    return bodies.CaseView(
+def _view(case: Case, *, whole: bool) -> schemas.CaseView:
+    return schemas.CaseView(
         id=case.id,
         state="resolved" if case.resolved else "open",
         opened=case.opened,
@@ -208,26 +237,29 @@ def _view(case: Case, *, whole: bool) -> bodies.CaseView:
         query=case.query if whole else None,
         user=case.user if whole else None,
         reviewer=case.reviewer if whole else None,
-        probabilities=bodies.probabilities(case.probabilities) if whole else None,
+        probabilities=schemas.probabilities(case.probabilities) if whole else None,
     )
 
 
 def _state(app: FastAPI, desk: Desk, cases: Cases, metrics: Metrics) -> None:
     @app.get("/healthz", tags=["state"])
-    async def healthz() -> bodies.State:
+    async def healthz() -> schemas.State:
         """The process lives."""
-        return bodies.State(status="ok")
+        return schemas.State(status="ok")
 
-    @app.get("/readyz", responses={503: {"model": bodies.State}}, tags=["state"])
+    @app.get("/readyz", responses={503: {"model": schemas.State}}, tags=["state"])
     async def readyz() -> Response:
         """Questions are taken."""
         stopping = desk.stopping.is_set() or desk.draining.is_set()
-        state = bodies.State(status="stopping" if stopping else "ok")
+        state = schemas.State(status="stopping" if stopping else "ok")
         return JSONResponse(state.model_dump(), 503 if stopping else 200)
 
     @app.get(
         "/metrics",
-        responses={**_documented(), 200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        responses={
+            **_documented(),
+            200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        },
         tags=["state"],
     )
     def prometheus(_: Admin) -> Response:
@@ -260,24 +292,27 @@ async def _streamed(
     settings: Settings,
     events: Callable[[Reply], Iterable[bytes]],
 ) -> Response:
-    """The events of a whole, checked and recorded answer; signs of life before it. An early error keeps its status."""
+    """The events of a whole, checked and recorded answer; signs of life before it. An early error
+    keeps its status."""
     headers = {"X-Accel-Buffering": "no"}
     try:
         if await line.wait(working, request, seconds=settings.keep_alive_s):
-            return StreamingResponse(_each(events(working.future.result())), headers=headers, media_type=SSE)
+            return StreamingResponse(
+                _each(events(working.future.result())), headers=headers, media_type=SSE
+            )
     except Exception as error:
         raise problem(error) from None
 
     async def slowly() -> AsyncIterator[bytes]:
         try:
             while True:
-                yield wire.KEEP_ALIVE
+                yield responses.KEEP_ALIVE
                 if await line.wait(working, request, seconds=settings.keep_alive_s):
                     break
             for event in events(working.future.result()):
                 yield event
         except Exception as error:
-            yield wire.error_event(problem(error).body())
+            yield responses.error_event(problem(error).body())
         finally:
             working.abandoned.set()
 
@@ -289,7 +324,7 @@ async def _each(events: Iterable[bytes]) -> AsyncIterator[bytes]:
         yield event
 
 
-def _turn(message: bodies.Message) -> Turn:
+def _turn(message: schemas.Message) -> Turn:
     return Turn("system" if message.role == "developer" else message.role, message.text)
 
 

@@ -1,4 +1,5 @@
-"""A chat of several turns as one prompt: the model was taught on single prompts, so earlier turns become its opening."""
+"""A chat of several turns as one prompt: the model was taught on single prompts, so earlier turns
+become its opening."""
 
 from __future__ import annotations
 
@@ -19,10 +20,11 @@ class Turn:
 
 
 def last_and_whole(turns: Sequence[Turn]) -> tuple[str, str]:
-    """The last user message, and the whole chat as one prompt; both are judged, and the severest verdict counts.
+    """The last user message, and the whole chat as one prompt; both are judged, and the severest
+    verdict counts.
 
-    A chat of one user message is that message. The caller has checked that the last turn is the user's. Names of roles
-    inside a message are words like others: all of it came from whoever asks.
+    A chat of one user message is that message. The caller has checked that the last turn is the
+    user's. Names of roles inside a message are words like others: all of it came from whoever asks.
     """
     *earlier, last = turns
     if not earlier:

@@ -1,4 +1,5 @@
-"""The OpenAPI document, true to what the server answers, and a page of it that needs no other server."""
+"""The OpenAPI document, true to what the server answers, and a page of it that needs no other
+server."""
 
 from __future__ import annotations
 
@@ -11,20 +12,25 @@ from fastapi.responses import HTMLResponse
 
 
 def document(app: FastAPI, *, locked: bool) -> None:
-    """The OpenAPI document, true to what the server answers, and a page of it that needs no other server."""
+    """The OpenAPI document, true to what the server answers, and a page of it that needs no other
+    server."""
     made = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             found = made()
-            for operation in (operation for path in found["paths"].values() for operation in path.values()):
+            for operation in (
+                operation for path in found["paths"].values() for operation in path.values()
+            ):
                 operation["responses"].pop("422", None)
                 if locked and operation["tags"] != ["state"]:
                     operation["security"] = [{"token": []}]
             for unused in ("HTTPValidationError", "ValidationError"):
                 found["components"]["schemas"].pop(unused, None)
             if locked:
-                found["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+                found["components"]["securitySchemes"] = {
+                    "token": {"type": "http", "scheme": "bearer"}
+                }
             app.openapi_schema = found
         return app.openapi_schema
 
@@ -32,7 +38,9 @@ def document(app: FastAPI, *, locked: bool) -> None:
 
     @app.get("/docs", include_in_schema=False)
     def page() -> HTMLResponse:
-        return HTMLResponse("".join(_page(openapi())), headers={"Content-Security-Policy": "default-src 'none'"})
+        return HTMLResponse(
+            "".join(_page(openapi())), headers={"Content-Security-Policy": "default-src 'none'"}
+        )
 
 
 def _page(document: dict[str, Any]) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""What a person has to decide: a queue in SQLite that survives restarts, written before the asker is told of it."""
+"""What a person has to decide: a queue in SQLite that survives restarts, written before the asker
+is told of it."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from aegis.durable.files import disk_full_explained, make_folder
 from aegis.errors import AegisError, BadInputError
+from aegis.storage.files import disk_full_explained, make_folder
 
 FILE = "escalations.db"
 _SCHEMA = """
@@ -37,7 +38,8 @@ class ResolvedError(CaseError, BadInputError):
 
 @dataclass(frozen=True)
 class Case:
-    """A question that a person decides. Times are ISO 8601; `owner` is the id of the asker's token."""
+    """A question that a person decides. Times are ISO 8601; `owner` is the id of the asker's
+    token."""
 
     id: str
     opened: str
@@ -60,7 +62,9 @@ class Cases:
     def __init__(self, path: Path) -> None:
         make_folder(path.parent)
         self.path, self._lock = path, threading.Lock()
-        self._database = sqlite3.connect(path, timeout=10, check_same_thread=False, isolation_level=None)
+        self._database = sqlite3.connect(
+            path, timeout=10, check_same_thread=False, isolation_level=None
+        )
         try:
             path.chmod(0o600)  # it holds questions in plain text
             self._database.execute("PRAGMA journal_mode=WAL")
@@ -68,14 +72,19 @@ class Cases:
             self._database.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
             self._database.close()
-            raise BadInputError(f"{path}: is no escalation queue; move it away or name another with --cases") from error
+            raise BadInputError(
+                f"{path}: is no escalation queue; move it away or name another with --cases"
+            ) from error
 
-    def open(self, id: str, *, owner: str, user: str, query: str, probabilities: tuple[float, ...]) -> None:
+    def open(
+        self, id: str, *, owner: str, user: str, query: str, probabilities: tuple[float, ...]
+    ) -> None:
         """The case is on the disk."""
         row = (id, _now(), owner, user, query, json.dumps(probabilities))
         with self._ready() as database:
             database.execute(
-                "INSERT INTO cases (id, opened, owner, user, query, probabilities) VALUES (?, ?, ?, ?, ?, ?)", row
+                "INSERT INTO cases (id, opened, owner, user, query, probabilities) VALUES (?, ?, ?, ?, ?, ?)",
+                row,
             )
 
     def withdraw(self, id: str) -> None:
@@ -103,21 +112,36 @@ class Cases:
         """
         wanted = beginning.removeprefix("chatcmpl-")
         with self._ready() as database:
-            rows = database.execute(f"SELECT {_COLUMNS} FROM cases WHERE instr(id, ?) = 1 LIMIT 2", (wanted,)).fetchall()
+            rows = database.execute(
+                f"SELECT {_COLUMNS} FROM cases WHERE instr(id, ?) = 1 LIMIT 2", (wanted,)
+            ).fetchall()
         if len(rows) != 1:
-            raise NoCaseError(f"{'no' if not rows else 'more than one'} case begins with that id; see `aegis review list`")
+            raise NoCaseError(
+                f"{'no' if not rows else 'more than one'} case begins with that id; see `aegis review list`"
+            )
         return _case(rows[0])
 
     def list(self, *, resolved: bool = False, limit: int = 50) -> list[Case]:
         """Open cases, the oldest first; or resolved ones, the newest first."""
-        order = "resolved IS NOT NULL ORDER BY number DESC" if resolved else "resolved IS NULL ORDER BY number"
+        order = (
+            "resolved IS NOT NULL ORDER BY number DESC"
+            if resolved
+            else "resolved IS NULL ORDER BY number"
+        )
         with self._ready() as database:
-            return [_case(row) for row in database.execute(f"SELECT {_COLUMNS} FROM cases WHERE {order} LIMIT ?", (limit,))]
+            return [
+                _case(row)
+                for row in database.execute(
+                    f"SELECT {_COLUMNS} FROM cases WHERE {order} LIMIT ?", (limit,)
+                )
+            ]
 
     def waiting(self) -> int:
         """How many cases are open."""
         with self._ready() as database:
-            return database.execute("SELECT count(*) FROM cases WHERE resolved IS NULL").fetchone()[0]
+            return database.execute("SELECT count(*) FROM cases WHERE resolved IS NULL").fetchone()[
+                0
+            ]
 
     def resolve(self, id: str, answer: str, *, reviewer: str) -> Case:
         """The case with its answer, on the disk.
@@ -133,7 +157,9 @@ class Cases:
             )
         case = self.get(id)
         if not done.rowcount:
-            raise ResolvedError(f"the case was resolved at {case.resolved} by {case.reviewer}; that answer stands")
+            raise ResolvedError(
+                f"the case was resolved at {case.resolved} by {case.reviewer}; that answer stands"
+            )
         return case
 
     def close(self) -> None:

@@ -1,4 +1,5 @@
-"""A running server: everything checked before the model is loaded, and an end that leaves no stream hanging."""
+"""A running server: everything checked before the model is loaded, and an end that leaves no stream
+hanging."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from typing import Any
 import uvicorn
 
 from aegis.errors import BadInputError
-from aegis.serve.desk import Desk
-from aegis.serve.doors import is_loopback
+from aegis.serve.middleware import is_loopback
+from aegis.serve.service import Desk
 
 _log = logging.getLogger("aegis.serve")
 
@@ -49,7 +50,9 @@ def bind(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         bound.close()
         reason = getattr(error, "strerror", None) or str(error)
-        raise BadInputError(f"--host {host} --port {port}: {reason.lower()}; choose another") from error
+        raise BadInputError(
+            f"--host {host} --port {port}: {reason.lower()}; choose another"
+        ) from error
     return bound
 
 
@@ -63,7 +66,8 @@ def log_to_stderr() -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which at a stop signal takes no new questions, gives those on their way `grace_s` and then lets them go."""
+    """uvicorn, which at a stop signal takes no new questions, gives those on their way `grace_s`
+    and then lets them go."""
 
     def __init__(self, app: Any, desk: Desk, *, grace_s: float = 20) -> None:
         config = uvicorn.Config(
@@ -90,24 +94,29 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         self.desk.draining.set()
-        _log.info("%s: finishing what was asked; once more to leave at once", signal.Signals(sig).name)
+        _log.info(
+            "%s: finishing what was asked; once more to leave at once", signal.Signals(sig).name
+        )
         super().handle_exit(sig, frame)
         if self.force_exit:
             self.desk.stopping.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As uvicorn's, but a stop that was asked for is no failure: the signal is not raised again at the end."""
+        """As uvicorn's, but a stop that was asked for is no failure: the signal is not raised again
+        at the end."""
         with super().capture_signals():
             yield
             self._captured_signals.clear()
 
 
 def settle() -> None:
-    """What is alive now is taken to live as long as the process, and collections of garbage pass it by.
+    """What is alive now is taken to live as long as the process, and collections of garbage pass it
+    by.
 
-    Python looks for garbage among all that is old only once what is new comes to a quarter of it. Beside the six hundred
-    thousand objects of torch and transformers that is late, and such a collection looks at every one of them.
+    Python looks for garbage among all that is old only once what is new comes to a quarter of it.
+    Beside the six hundred thousand objects of torch and transformers that is late, and such a
+    collection looks at every one of them.
     """
     gc.collect()
     gc.freeze()

@@ -1,4 +1,5 @@
-"""Bearer tokens: a file of hashes, read again whenever it changes, so that a revoked token is refused at once."""
+"""Bearer tokens: a file of hashes, read again whenever it changes, so that a revoked token is
+refused at once."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, get_args
 
-from aegis.durable.files import make_folder, to_json, write_text
 from aegis.errors import BadInputError
+from aegis.storage.files import make_folder, to_json, write_text
 
 Scope = Literal["ask", "review", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -25,7 +26,8 @@ _NAME = re.compile(r"[\w.@-]{1,64}")
 
 @dataclass(frozen=True)
 class Token:
-    """One entry of the file. The token itself is 256 random bits, so that a plain SHA-256 of it gives nothing away."""
+    """One entry of the file. The token itself is 256 random bits, so that a plain SHA-256 of it
+    gives nothing away."""
 
     id: str
     name: str
@@ -58,7 +60,11 @@ class Tokens:
         if match is None:
             return None
         found = next((token for token in self._tokens if token.id == match.group(1)), None)
-        if found is None or not hmac.compare_digest(found.sha256, _digest(presented)) or found.revoked:
+        if (
+            found is None
+            or not hmac.compare_digest(found.sha256, _digest(presented))
+            or found.revoked
+        ):
             return None
         return found
 
@@ -73,23 +79,32 @@ def read_tokens(path: Path) -> list[Token]:
         rows = json.loads(path.read_text(encoding="utf-8"))["tokens"]
         return [Token(**{**row, "scopes": tuple(_scopes(row["scopes"]))}) for row in rows]
     except FileNotFoundError:
-        raise BadInputError(f"{path}: no such token file; make one with `aegis token new NAME --tokens {path}`") from None
+        raise BadInputError(
+            f"{path}: no such token file; make one with `aegis token new NAME --tokens {path}`"
+        ) from None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise BadInputError(f"{path}: is no token file; make one with `aegis token new NAME --tokens FILE`") from error
+        raise BadInputError(
+            f"{path}: is no token file; make one with `aegis token new NAME --tokens FILE`"
+        ) from error
 
 
 def new_token(path: Path, name: str, scopes: Sequence[str]) -> str:
-    """Add a token to the file, which is made if it is not there, and return it: the one time that it is seen.
+    """Add a token to the file, which is made if it is not there, and return it: the one time that
+    it is seen.
 
     Raises:
         BadInputError: if the name or a scope is impossible, or the name is taken.
     """
     if not _NAME.fullmatch(name):
-        raise BadInputError(f"token name must be 1 to 64 letters, digits or ._@-, got {name!r}; choose another")
+        raise BadInputError(
+            f"token name must be 1 to 64 letters, digits or ._@-, got {name!r}; choose another"
+        )
     wanted = tuple(dict.fromkeys(_scopes(scopes)))
     tokens = read_tokens(path) if path.exists() else []
     if any(token.name == name and not token.revoked for token in tokens):
-        raise BadInputError(f"token name {name!r} is taken; revoke that token first or choose another name")
+        raise BadInputError(
+            f"token name {name!r} is taken; revoke that token first or choose another name"
+        )
     taken = {token.id for token in tokens}
     id = next(id for id in iter(lambda: secrets.token_hex(4), None) if id not in taken)
     secret = f"aegis_{id}_{secrets.token_urlsafe(32)}"
@@ -107,7 +122,13 @@ def revoke(path: Path, name: str) -> None:
     chosen = [token.id for token in tokens if name in (token.name, token.id) and not token.revoked]
     if not chosen:
         raise BadInputError(f"{path}: has no valid token {name!r}; see `aegis token list`")
-    _write(path, [Token(**{**asdict(token), "revoked": _now()}) if token.id in chosen else token for token in tokens])
+    _write(
+        path,
+        [
+            Token(**{**asdict(token), "revoked": _now()}) if token.id in chosen else token
+            for token in tokens
+        ],
+    )
 
 
 def _write(path: Path, tokens: Sequence[Token]) -> None:
@@ -122,7 +143,9 @@ def _write(path: Path, tokens: Sequence[Token]) -> None:
 def _scopes(found: Sequence[str]) -> list[Scope]:
     wrong = [scope for scope in found if scope not in SCOPES]
     if wrong or not found:
-        raise BadInputError(f"scope must be one of {', '.join(SCOPES)}, got {', '.join(map(repr, wrong)) or 'none'}")
+        raise BadInputError(
+            f"scope must be one of {', '.join(SCOPES)}, got {', '.join(map(repr, wrong)) or 'none'}"
+        )
     return [scope for scope in SCOPES if scope in found]
 
 

@@ -12,10 +12,12 @@ Shape = Literal["sigmoid", "linear", "cosine"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """α as a function of the step: `start` during warm-up, `end` from `warmup_steps + annealing_steps` on.
+    """α as a function of the step: `start` during warm-up, `end` from `warmup_steps +
+    annealing_steps` on.
 
     Raises:
-        ValueError: if a number of steps is negative, the steepness is not positive, or the shape is unknown.
+        ValueError: if a number of steps is negative, the steepness is not positive, or the shape is
+            unknown.
     """
 
     annealing_steps: int
@@ -27,15 +29,20 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.annealing_steps < 0 or self.warmup_steps < 0:
-            raise ValueError(f"anneal steps must be >= 0, got {self.warmup_steps} and {self.annealing_steps}")
+            raise ValueError(
+                f"anneal steps must be >= 0, got {self.warmup_steps} and {self.annealing_steps}"
+            )
         if self.shape not in get_args(Shape):
-            raise ValueError(f"anneal shape must be one of {', '.join(get_args(Shape))}, got {self.shape!r}")
+            raise ValueError(
+                f"anneal shape must be one of {', '.join(get_args(Shape))}, got {self.shape!r}"
+            )
         if not self.steepness > 0:
             raise ValueError(f"anneal steepness must be > 0, got {self.steepness}")
 
 
 def alpha_at(schedule: Schedule, step: int) -> float:
-    """α at a step; exactly `start` up to the end of the warm-up and exactly `end` after the annealing."""
+    """α at a step; exactly `start` up to the end of the warm-up and exactly `end` after the
+    annealing."""
     done = step - schedule.warmup_steps
     if done >= schedule.annealing_steps:
         return schedule.end

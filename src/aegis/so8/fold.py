@@ -10,7 +10,8 @@ from aegis.so8.gate import Gate, apply_blocks
 
 @torch.no_grad()
 def fold(weight: Tensor, gate: Gate) -> Tensor:
-    """Return W' with x · W'ᵀ = gate(x) · Wᵀ: the gate sits on the layer's input, and a bias stays as it is.
+    """Return W' with x · W'ᵀ = gate(x) · Wᵀ: the gate sits on the layer's input, and a bias stays
+    as it is.
 
     gate(x) = x·M, hence W' = W·Mᵀ. Computed in float64.
 
@@ -29,7 +30,9 @@ def fold(weight: Tensor, gate: Gate) -> Tensor:
 
 
 @torch.no_grad()
-def fold_output(weight: Tensor, gate: Gate, bias: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+def fold_output(
+    weight: Tensor, gate: Gate, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Return (W', b') with x · W'ᵀ + b' = gate(x · Wᵀ + b): the gate sits on the layer's output.
 
     W' = Mᵀ·W and b' = b·M. Computed in float64.

@@ -17,9 +17,9 @@ Mode = Literal["geodesic", "additive"]
 class Gate(nn.Module):
     """Sits on the input of a linear layer and multiplies it by M, the identity at g = 0.
 
-    `geodesic`: M = exp(g·A), in SO(d) for every g. `additive`: M = I + g·exp(A), the first AEGIS's formula; its singular
-    values are |1 + g·e^{iθ}|, so it scales what it turns. Generators start at zero unless `std` is given: a geodesic gate
-    then starts as the identity whatever g is.
+    `geodesic`: M = exp(g·A), in SO(d) for every g. `additive`: M = I + g·exp(A), the first AEGIS's
+    formula; its singular values are |1 + g·e^{iθ}|, so it scales what it turns. Generators start at
+    zero unless `std` is given: a geodesic gate then starts as the identity whatever g is.
 
     Args:
         features: width d of the hidden state, a multiple of 8.
@@ -45,7 +45,9 @@ class Gate(nn.Module):
     ) -> None:
         super().__init__()
         if features < BLOCK or features % BLOCK:
-            raise ValueError(f"a gate's width must be a positive multiple of {BLOCK}, got {features}")
+            raise ValueError(
+                f"a gate's width must be a positive multiple of {BLOCK}, got {features}"
+            )
         if mode not in get_args(Mode):
             raise ValueError(f"gate mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
         self.features = features
@@ -71,7 +73,8 @@ class Gate(nn.Module):
         return torch.sigmoid(self.alpha)
 
     def rotation(self) -> Tensor:
-        """(blocks, 8, 8): the rotation that the gate applies (geodesic, g inside) or mixes in (additive)."""
+        """(blocks, 8, 8): the rotation that the gate applies (geodesic, g inside) or mixes in
+        (additive)."""
         if self.mode == "geodesic":
             return rotation(self.opening.to(self.generators.dtype) * self.generators)
         return rotation(self.generators)
@@ -81,7 +84,10 @@ class Gate(nn.Module):
         turned = self.rotation()
         if self.mode == "geodesic":
             return turned
-        return torch.eye(BLOCK, dtype=turned.dtype, device=turned.device) + self.opening.to(turned.dtype) * turned
+        return (
+            torch.eye(BLOCK, dtype=turned.dtype, device=turned.device)
+            + self.opening.to(turned.dtype) * turned
+        )
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Multiply (..., d) by M, in the hidden state's own dtype."""
@@ -90,7 +96,8 @@ class Gate(nn.Module):
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """While entered, M is not computed anew: for sampling, where nothing changes from token to token."""
+        """While entered, M is not computed anew: for sampling, where nothing changes from token to
+        token."""
         self._held = self.matrix().detach()
         try:
             yield

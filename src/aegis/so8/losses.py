@@ -13,7 +13,8 @@ from aegis.so8.gate import BLOCK, Gate
 
 @dataclass(frozen=True)
 class So8LossSettings:
-    """Weights of the extra terms. `pet` holds one λ for each phase: exploration, transition, stabilisation.
+    """Weights of the extra terms. `pet` holds one λ for each phase: exploration, transition,
+    stabilisation.
 
     Raises:
         ValueError: if a weight is negative or the phases do not grow inside (0, 1).
@@ -30,15 +31,17 @@ class So8LossSettings:
             raise ValueError("loss weights must be >= 0")
         first, second = self.pet_phases
         if not 0 < first <= second < 1:
-            raise ValueError(f"pet_phases must satisfy 0 < first <= second < 1, got {self.pet_phases}")
+            raise ValueError(
+                f"pet_phases must satisfy 0 < first <= second < 1, got {self.pet_phases}"
+            )
 
 
 class So8Loss(nn.Module):
     """task + λ_pet·PET + ν_orth·‖RᵀR−I‖² + μ_norm·norm drift + ρ_iso·isometry defect.
 
-    Which terms vanish by construction: ‖RᵀR−I‖² under both gates, because R is an exact exponential (it is then a
-    monitor of rounding); norm drift and isometry defect under the geodesic gate, because M itself is a rotation. Under
-    the additive gate M = I + g·R, both are real costs.
+    Which terms vanish by construction: ‖RᵀR−I‖² under both gates, because R is an exact exponential
+    (it is then a monitor of rounding); norm drift and isometry defect under the geodesic gate,
+    because M itself is a rotation. Under the additive gate M = I + g·R, both are real costs.
     """
 
     def __init__(self, settings: So8LossSettings | None = None) -> None:
@@ -64,18 +67,27 @@ class So8Loss(nn.Module):
             mask: (batch, time), 1 where `hidden` belongs to a real token.
 
         Returns:
-            (total, parts): a scalar tensor, and floats under `task`, `pet`, `orth`, `norm`, `iso` (zero-weight terms absent).
+            (total, parts): a scalar tensor, and floats under `task`, `pet`, `orth`, `norm`, `iso`
+            (zero-weight terms absent).
         """
         s, gates = self.settings, list(gates)
         terms: dict[str, Tensor] = {"task": task}
         if (weight := pet_weight(s, progress)) and hidden is not None:
             terms["pet"] = weight * second_difference(hidden, mask)
         if gates and s.nu_orth:
-            terms["orth"] = s.nu_orth * torch.stack([orthogonality_defect(gate.rotation()) for gate in gates]).mean()
+            terms["orth"] = (
+                s.nu_orth
+                * torch.stack([orthogonality_defect(gate.rotation()) for gate in gates]).mean()
+            )
         if gates and s.mu_norm:
-            terms["norm"] = s.mu_norm * torch.stack([norm_drift(gate.matrix()) for gate in gates]).mean()
+            terms["norm"] = (
+                s.mu_norm * torch.stack([norm_drift(gate.matrix()) for gate in gates]).mean()
+            )
         if gates and s.rho_iso:
-            terms["iso"] = s.rho_iso * torch.stack([orthogonality_defect(gate.matrix()) for gate in gates]).mean()
+            terms["iso"] = (
+                s.rho_iso
+                * torch.stack([orthogonality_defect(gate.matrix()) for gate in gates]).mean()
+            )
         total = torch.stack([term.float() for term in terms.values()]).sum()
         return total, {name: float(term.detach()) for name, term in terms.items()}
 
@@ -87,7 +99,8 @@ def pet_weight(settings: So8LossSettings, progress: float) -> float:
 
 
 def second_difference(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-    """PET: mean of (h_{t+1} − 2h_t + h_{t−1})² over the places where all three tokens are real; 0 if there are none.
+    """PET: mean of (h_{t+1} − 2h_t + h_{t−1})² over the places where all three tokens are real; 0
+    if there are none.
 
     Args:
         hidden: (batch, time, d).
@@ -109,5 +122,6 @@ def orthogonality_defect(matrix: Tensor) -> Tensor:
 
 
 def norm_drift(matrix: Tensor) -> Tensor:
-    """(E‖h·M‖² / E‖h‖² − 1)² for white h, mean over blocks: tr(MᵀM)/8 − 1, squared. For (blocks, 8, 8)."""
+    """(E‖h·M‖² / E‖h‖² − 1)² for white h, mean over blocks: tr(MᵀM)/8 − 1, squared. For (blocks, 8,
+    8)."""
     return (matrix.pow(2).sum((-1, -2)) / BLOCK - 1).pow(2).mean()

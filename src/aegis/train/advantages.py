@@ -1,7 +1,8 @@
-"""The arithmetic of PPO: KL estimates, advantages, whitening, clipped losses. Tensors in, tensors out.
+"""The arithmetic of PPO: KL estimates, advantages, whitening, clipped losses. Tensors in, tensors
+out.
 
-Every tensor is (batch, steps) unless said otherwise; `mask` is 1.0 where a step is real. What stands where the mask is 0
-never reaches a result.
+Every tensor is (batch, steps) unless said otherwise; `mask` is 1.0 where a step is real. What
+stands where the mask is 0 never reaches a result.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ def masked_whiten(values: Tensor, mask: Tensor, *, keep_mean: bool = False) -> T
 
 
 def kl_estimate(policy: Tensor, reference: Tensor, *, estimator: Estimator) -> Tensor:
-    """Per-step estimate of KL(policy ‖ reference) from the log-probabilities of what the policy sampled.
+    """Per-step estimate of KL(policy ‖ reference) from the log-probabilities of what the policy
+    sampled.
 
-    `k1` is log-ratio itself, unbiased and possibly negative; `k3` is never negative and has less variance.
+    `k1` is log-ratio itself, unbiased and possibly negative; `k3` is never negative and has less
+    variance.
 
     Source:
         Schulman, Approximating KL Divergence, 2020.
@@ -41,9 +44,11 @@ def kl_estimate(policy: Tensor, reference: Tensor, *, estimator: Estimator) -> T
 
 
 def leave_one_out(rewards: Tensor, *, responses: int) -> Tensor:
-    """(batch,) rewards, each less the mean of the others' to the same prompt; `responses` to a prompt stand together.
+    """(batch,) rewards, each less the mean of the others' to the same prompt; `responses` to a
+    prompt stand together.
 
-    Subtracting what does not depend on the response leaves the gradient's expectation as it is. One response has no others.
+    Subtracting what does not depend on the response leaves the gradient's expectation as it is. One
+    response has no others.
 
     Source:
         Kool et al., Buy 4 REINFORCE Samples, Get a Baseline for Free!, 2019, eq. 8.
@@ -57,13 +62,15 @@ def leave_one_out(rewards: Tensor, *, responses: int) -> Tensor:
 def generalized_advantages(
     rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float
 ) -> tuple[Tensor, Tensor]:
-    """Advantages and returns by generalized advantage estimation; a row ends with its last real step.
+    """Advantages and returns by generalized advantage estimation; a row ends with its last real
+    step.
 
     Args:
         values: estimate of each state before its step.
 
     Source:
-        Schulman et al., High-Dimensional Continuous Control Using Generalized Advantage Estimation, 2016, eq. 16.
+        Schulman et al., High-Dimensional Continuous Control Using Generalized Advantage Estimation,
+        2016, eq. 16.
     """
     values = values * mask
     advantages = torch.zeros_like(rewards)
@@ -84,7 +91,9 @@ class Clipped:
     fraction: Tensor
 
 
-def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, *, clip: float) -> Clipped:
+def policy_loss(
+    new: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, *, clip: float
+) -> Clipped:
     """PPO's pessimistic surrogate, to be minimised.
 
     Source:
@@ -92,18 +101,25 @@ def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, *, c
     """
     ratio = torch.exp(torch.where(mask.bool(), new - old, 0.0))
     plain, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
-    return Clipped(masked_mean(torch.maximum(plain, clipped), mask), masked_mean((clipped > plain).float(), mask))
+    return Clipped(
+        masked_mean(torch.maximum(plain, clipped), mask),
+        masked_mean((clipped > plain).float(), mask),
+    )
 
 
 def value_loss(new: Tensor, old: Tensor, returns: Tensor, mask: Tensor, *, clip: float) -> Clipped:
     """Half the squared error, with the change of a value since the rollout clipped."""
     limited = old + (new - old).clamp(-clip, clip)
     plain, clipped = (new - returns) ** 2, (limited - returns) ** 2
-    return Clipped(0.5 * masked_mean(torch.maximum(plain, clipped), mask), masked_mean((clipped > plain).float(), mask))
+    return Clipped(
+        0.5 * masked_mean(torch.maximum(plain, clipped), mask),
+        masked_mean((clipped > plain).float(), mask),
+    )
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
-    """1 − Var(returns − values) / Var(returns): 1 for a perfect value head, 0 for a constant one or without variance."""
+    """1 − Var(returns − values) / Var(returns): 1 for a perfect value head, 0 for a constant one or
+    without variance."""
     real = mask.bool()
     spread = returns[real].var(unbiased=False)
     return float(1 - (returns - values)[real].var(unbiased=False) / spread) if spread > 0 else 0.0

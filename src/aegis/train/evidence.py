@@ -1,8 +1,9 @@
-"""What happens while the SO(8) gates open: where α rises steepest, and loss and gradient norm before, around and after.
+"""What happens while the SO(8) gates open: where α rises steepest, and loss and gradient norm
+before, around and after.
 
-A training's loss falls whether or not gates open, so that it is lower after the steepest ascent is no evidence by itself.
-`compare` sets a training beside one whose gates stand open from the start, step by step on the same batches; only that
-difference can be laid to annealing, and it may be none.
+A training's loss falls whether or not gates open, so that it is lower after the steepest ascent is
+no evidence by itself. `compare` sets a training beside one whose gates stand open from the start,
+step by step on the same batches; only that difference can be laid to annealing, and it may be none.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import bootstrap
 
-from aegis.durable.files import to_json
+from aegis.storage.files import to_json
 from aegis.train.figures import smooth
 from aegis.train.loop import StepLog
 
@@ -31,7 +32,8 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean of n values and its bootstrap interval; `low` and `high` are None for fewer than two values."""
+    """A mean of n values and its bootstrap interval; `low` and `high` are None for fewer than two
+    values."""
 
     mean: float
     low: float | None
@@ -54,9 +56,11 @@ class Ascent:
     """The steepest ascent of a series that has one value a step.
 
     Args:
-        step: the step at whose beginning the value had just risen most; the middle one where several rose equally.
+        step: the step at whose beginning the value had just risen most; the middle one where
+            several rose equally.
         rate: the rise there, per step.
-        steps_at_peak: how many steps rose equally; the whole annealing for a linear schedule, which has no steepest point.
+        steps_at_peak: how many steps rose equally; the whole annealing for a linear schedule, which
+            has no steepest point.
         first, last: the first and the last step that rose at least half as fast: the transition.
     """
 
@@ -84,11 +88,12 @@ class Evidence:
     Args:
         steps: how many were taken.
         alpha, g: their steepest ascents.
-        windows: `before`, `around` and `after` the transition of α, the outer two as long as the inner one where there is
-            room; those without any step are absent.
+        windows: `before`, `around` and `after` the transition of α, the outer two as long as the
+            inner one where there is room; those without any step are absent.
         change: of each measure from `before` to `after`.
-        confidence: of every interval. Intervals are percentile bootstraps over steps, which take steps as exchangeable within
-            a window: a trend inside one widens them, likeness of neighbouring steps narrows them.
+        confidence: of every interval. Intervals are percentile bootstraps over steps, which take
+            steps as exchangeable within a window: a trend inside one widens them, likeness of
+            neighbouring steps narrows them.
     """
 
     steps: int
@@ -118,7 +123,9 @@ def gather(history: Sequence[StepLog]) -> Evidence | None:
     windows = windows_of(logs, alpha)
     change = {}
     if {"before", "after"} <= windows.keys():
-        before, after = (_inside(logs, windows[name].first, windows[name].last) for name in ("before", "after"))
+        before, after = (
+            _inside(logs, windows[name].first, windows[name].last) for name in ("before", "after")
+        )
         for name in MEASURES:
             change[name] = difference(_values(before, name), _values(after, name))
     return Evidence(len(logs), alpha, g, windows, change)
@@ -197,8 +204,8 @@ class Comparison:
     """Annealed minus not annealed, step by step on the same batches.
 
     Args:
-        windows: loss and gradient norm differences `before`, `around` and `after` the annealed training's transition, and
-            over the `whole`.
+        windows: loss and gradient norm differences `before`, `around` and `after` the annealed
+            training's transition, and over the `whole`.
     """
 
     steps: int
@@ -232,20 +239,34 @@ def compare(history_with: Sequence[StepLog], history_without: Sequence[StepLog])
     """Set an annealed training beside one without annealing.
 
     Raises:
-        ValueError: if the first was not annealed, or the two did not take the same batches in the same order.
+        ValueError: if the first was not annealed, or the two did not take the same batches in the
+            same order.
     """
     evidence = gather(history_with)
     if evidence is None:
         raise ValueError("the first history has no rising α; give an annealed training's")
     batches = [[(log.step, log.tokens) for log in logs] for logs in (history_with, history_without)]
     if batches[0] != batches[1]:
-        raise ValueError("the histories are of different batches; train both with the same seed, data and number of steps")
+        raise ValueError(
+            "the histories are of different batches; train both with the same seed, data and number of steps"
+        )
     paired = [
-        StepLog(a.step, a.loss - b.loss, {}, a.tokens, 0.0, a.gradient_norm - b.gradient_norm, a.learning_rate)
+        StepLog(
+            a.step,
+            a.loss - b.loss,
+            {},
+            a.tokens,
+            0.0,
+            a.gradient_norm - b.gradient_norm,
+            a.learning_rate,
+        )
         for a, b in zip(history_with, history_without, strict=True)
     ]
     loss, norm = (interval(_values(paired, measure)) for measure in MEASURES)
-    windows = {**windows_of(paired, evidence.alpha), "whole": Window(paired[0].step, paired[-1].step, loss, norm)}
+    windows = {
+        **windows_of(paired, evidence.alpha),
+        "whole": Window(paired[0].step, paired[-1].step, loss, norm),
+    }
     return Comparison(len(paired), evidence.alpha, windows)
 
 
@@ -259,7 +280,8 @@ def write_evidence(folder: Path, history: Sequence[StepLog]) -> Evidence | None:
 
 
 def draw_transition(path: Path, history: Sequence[StepLog], evidence: Evidence) -> None:
-    """Four panels over the steps: α and g, loss, gradient norm, dα/dt; the transition shaded, its steepest step marked."""
+    """Four panels over the steps: α and g, loss, gradient norm, dα/dt; the transition shaded, its
+    steepest step marked."""
     figure = Figure(figsize=(9, 9), layout="constrained")
     panels = figure.subplots(4, 1, sharex=True)
     _draw_column(list(panels), history, evidence.alpha)
@@ -267,8 +289,11 @@ def draw_transition(path: Path, history: Sequence[StepLog], evidence: Evidence) 
     figure.savefig(path, dpi=110)
 
 
-def draw_comparison(path: Path, history_with: Sequence[StepLog], history_without: Sequence[StepLog]) -> None:
-    """The four panels of both trainings side by side on the same axes, the annealed one's transition shaded in both.
+def draw_comparison(
+    path: Path, history_with: Sequence[StepLog], history_without: Sequence[StepLog]
+) -> None:
+    """The four panels of both trainings side by side on the same axes, the annealed one's
+    transition shaded in both.
 
     Raises:
         ValueError: as `compare`.
@@ -276,7 +301,9 @@ def draw_comparison(path: Path, history_with: Sequence[StepLog], history_without
     comparison = compare(history_with, history_without)
     figure = Figure(figsize=(14, 9), layout="constrained")
     panels = figure.subplots(4, 2, sharex=True, sharey="row")
-    for column, (title, logs) in enumerate({"annealed": history_with, "open from the start": history_without}.items()):
+    for column, (title, logs) in enumerate(
+        {"annealed": history_with, "open from the start": history_without}.items()
+    ):
         _draw_column([row[column] for row in panels], logs, comparison.transition)
         panels[0][column].set(title=title)
     figure.supxlabel(comparison.reading(), fontsize="small", wrap=True)

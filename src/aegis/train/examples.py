@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 
 from aegis.data.records import Pair, Record
-from aegis.decisions import Decision
 from aegis.model.prompt import by_length, end_ids, pad, prompt_ids
 from aegis.model.tags import known_tags, verdict_ids
-from aegis.thinking import SECTIONS, VERDICT_SECTION, Thinking
+from aegis.protocol.decisions import Decision
+from aegis.protocol.thinking import SECTIONS, VERDICT_SECTION, Thinking
 
 
 @dataclass(frozen=True)
 class Example:
-    """One record as ids. The decision is read at the prompt's end; `weights` says what each target token counts.
+    """One record as ids. The decision is read at the prompt's end; `weights` says what each target
+    token counts.
 
     Args:
         ids: prompt, then (for thinking records) the response and its end token.
@@ -37,7 +38,8 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded on the right. ids, mask, prompt_mask: (batch, time); decisions: (batch,); weights: (batch, time).
+    """Padded on the right. ids, mask, prompt_mask: (batch, time); decisions: (batch,); weights:
+    (batch, time).
 
     `weights[:, t]` is the weight of predicting `ids[:, t]`; 0 on prompts and padding.
     """
@@ -69,7 +71,11 @@ def encode(
     if thinking is None:
         return Example(tuple(ids), len(ids), decision, ())
     response, weights = response_ids(
-        tokenizer, thinking, Decision(decision), section_weight=section_weight, final_weight=final_weight
+        tokenizer,
+        thinking,
+        Decision(decision),
+        section_weight=section_weight,
+        final_weight=final_weight,
     )
     return Example((*ids, *response), len(ids), decision, weights)
 
@@ -92,7 +98,9 @@ def response_ids(
     bodies = [*(text.reveal() for text in thinking.bodies().values()), thinking.public]
     ids: list[int] = []
     weights: list[float] = []
-    for number, ((opening, closing), body) in enumerate(zip(known_tags(tokenizer).pairs, bodies, strict=True)):
+    for number, ((opening, closing), body) in enumerate(
+        zip(known_tags(tokenizer).pairs, bodies, strict=True)
+    ):
         told = verdict_ids(tokenizer, decision) if number == VERDICT_SECTION else ()
         part = [opening, *told, *tokenizer(body, add_special_tokens=False)["input_ids"], closing]
         public = number == len(SECTIONS)
@@ -105,7 +113,8 @@ def response_ids(
 def encode_pair(
     tokenizer: Any, pair: Pair, *, system: str | None, end: bool = True
 ) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """How many ids the prompt has, and the chosen and the rejected side as ids, the prompt before each.
+    """How many ids the prompt has, and the chosen and the rejected side as ids, the prompt before
+    each.
 
     Both are told what is right: what was decided is no merit of a response.
 
@@ -139,18 +148,33 @@ def encode_all(
     Args:
         pairs: their chosen sides are used as records.
         max_length: longer thinking records fall back to their prompt; longer prompts are left out.
-        thinking_records: how many keep their thinking (chosen by seed), None for all; the rest teach the decision only.
+        thinking_records: how many keep their thinking (chosen by seed), None for all; the rest
+            teach the decision only.
         thinking_tokens: only responses of at most so many tokens are among them, None for all.
     """
     rows = [(record.prompt, int(record.decision), record.thinking) for record in records]
     rows += [(pair.prompt, int(pair.chosen.decision), pair.chosen.thinking) for pair in pairs]
-    shared: dict[str, Any] = {"system": system, "section_weight": section_weight, "final_weight": final_weight}
-    thought = {} if thinking_records == 0 else {number: row for number, row in enumerate(rows) if row[2] is not None}
+    shared: dict[str, Any] = {
+        "system": system,
+        "section_weight": section_weight,
+        "final_weight": final_weight,
+    }
+    thought = (
+        {}
+        if thinking_records == 0
+        else {number: row for number, row in enumerate(rows) if row[2] is not None}
+    )
     whole = {number: encode(tokenizer, *row, **shared) for number, row in thought.items()}
     limit = thinking_tokens or max_length
-    usable = [number for number, one in whole.items() if len(one.ids) <= max_length and len(one.weights) <= limit]
+    usable = [
+        number
+        for number, one in whole.items()
+        if len(one.ids) <= max_length and len(one.weights) <= limit
+    ]
     if thinking_records is not None:
-        usable = random.Random(f"thinking:{seed}").sample(usable, min(thinking_records, len(usable)))
+        usable = random.Random(f"thinking:{seed}").sample(
+            usable, min(thinking_records, len(usable))
+        )
     chosen = set(usable)
     examples = [
         whole[number] if number in chosen else encode(tokenizer, prompt, decision, None, **shared)
@@ -161,26 +185,35 @@ def encode_all(
 
 
 def mixed(shares: Sequence[tuple[int, float]], *, seed: int, epoch: int) -> list[int]:
-    """Indices of the examples that an epoch takes: round(weight · n) of each dataset, which ones a function of (seed, epoch).
+    """Indices of the examples that an epoch takes: round(weight · n) of each dataset, which ones a
+    function of (seed, epoch).
 
     Args:
-        shares: (n, weight) of each dataset, in the order in which their examples stand. A weight over 1 repeats every
-            example as often as it goes, and draws the rest without repetition.
+        shares: (n, weight) of each dataset, in the order in which their examples stand. A weight
+            over 1 repeats every example as often as it goes, and draws the rest without repetition.
     """
     chosen: list[int] = []
     start = 0
     for number, (count, weight) in enumerate(shares):
         whole, rest = divmod(round(weight * count), max(1, count))
         indices = range(start, start + count)
-        chosen += [*indices] * whole + sorted(random.Random(f"mixture:{seed}:{epoch}:{number}").sample(indices, rest))
+        chosen += [*indices] * whole + sorted(
+            random.Random(f"mixture:{seed}:{epoch}:{number}").sample(indices, rest)
+        )
         start += count
     return chosen
 
 
 def epoch_batches(
-    examples: Sequence[Example], *, batch_tokens: int, seed: int, epoch: int, chosen: Sequence[int] | None = None
+    examples: Sequence[Example],
+    *,
+    batch_tokens: int,
+    seed: int,
+    epoch: int,
+    chosen: Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """The epoch's batches of example indices: like lengths together, composition and order a function of (seed, epoch).
+    """The epoch's batches of example indices: like lengths together, composition and order a
+    function of (seed, epoch).
 
     Args:
         chosen: the indices to take, repeats included; None for every example once.
@@ -198,7 +231,8 @@ def epoch_batches(
 
 
 def mixed_order(kinds: Sequence[int], *, seed: int, epoch: int) -> list[int]:
-    """The epoch's order of items, a function of (seed, epoch): every stretch holds each kind in its share of the whole.
+    """The epoch's order of items, a function of (seed, epoch): every stretch holds each kind in its
+    share of the whole.
 
     An update that by chance asks of one kind alone would teach to treat all alike.
 
@@ -217,7 +251,8 @@ def mixed_order(kinds: Sequence[int], *, seed: int, epoch: int) -> list[int]:
 
 
 def prompt_plan(kinds: Sequence[int], *, updates: int, asked: int, seed: int) -> list[list[int]]:
-    """Which `asked` prompts each update asks: the epochs' orders, each a function of (seed, epoch), one after another.
+    """Which `asked` prompts each update asks: the epochs' orders, each a function of (seed, epoch),
+    one after another.
 
     Args:
         kinds: of every prompt; at least one.

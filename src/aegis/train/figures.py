@@ -22,7 +22,9 @@ def smooth(values: Sequence[float], *, weight: float = 0.9) -> list[float]:
     return result
 
 
-def draw_learning_curve(path: Path, history: Sequence[StepLog], validation: Sequence[dict[str, float]]) -> None:
+def draw_learning_curve(
+    path: Path, history: Sequence[StepLog], validation: Sequence[dict[str, float]]
+) -> None:
     """Loss and its parts per step, with the decision loss on validation."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -30,7 +32,9 @@ def draw_learning_curve(path: Path, history: Sequence[StepLog], validation: Sequ
         logs = [log for log in history if name in log.parts]
         axes.plot([log.step for log in logs], smooth([log.parts[name] for log in logs]), label=name)
     if validation:
-        steps, losses = zip(*((check["step"], check["validation_loss"]) for check in validation), strict=True)
+        steps, losses = zip(
+            *((check["step"], check["validation_loss"]) for check in validation), strict=True
+        )
         axes.plot(steps, losses, "o", label="decision, validation")
     axes.set(xlabel="step", ylabel="loss (smoothed)", title="Learning curve")
     axes.legend()
@@ -60,16 +64,27 @@ def draw_alpha(path: Path, history: Sequence[StepLog]) -> None:
 
 
 def draw_reward(path: Path, history: Sequence[StepLog], *, held_out: float | None) -> None:
-    """The reward model's loss and accuracy per step; `held_out` is its accuracy on pairs that it did not learn from."""
+    """The reward model's loss and accuracy per step; `held_out` is its accuracy on pairs that it
+    did not learn from."""
     steps = [log.step for log in history]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(steps, smooth([log.loss for log in history]), color="tab:red", label="loss")
     axes.set(xlabel="step", ylabel="loss (smoothed)", title="Learning curve of the reward model")
     right = axes.twinx()
-    right.plot(steps, smooth([log.parts["accuracy"] for log in history]), color="tab:blue", label="accuracy")
+    right.plot(
+        steps,
+        smooth([log.parts["accuracy"] for log in history]),
+        color="tab:blue",
+        label="accuracy",
+    )
     if held_out is not None:
-        right.axhline(held_out, color="tab:blue", linestyle=":", label=f"accuracy on held-out pairs {held_out:.2f}")
+        right.axhline(
+            held_out,
+            color="tab:blue",
+            linestyle=":",
+            label=f"accuracy on held-out pairs {held_out:.2f}",
+        )
     right.set(ylabel="share of pairs in order (smoothed)", ylim=(0, 1.02))
     figure.legend(loc="outside lower center", ncols=3)
     axes.grid(alpha=0.3)
@@ -81,7 +96,9 @@ def draw_ppo(path: Path, logs: Sequence[dict[str, Any]]) -> None:
     figure = Figure(figsize=(10, 6), layout="constrained")
     axes = figure.subplots(2, 2)
     updates = [log["update"] for log in logs]
-    axes[0, 0].errorbar(updates, [log["reward"] for log in logs], [log["reward_std"] for log in logs], capsize=2)
+    axes[0, 0].errorbar(
+        updates, [log["reward"] for log in logs], [log["reward_std"] for log in logs], capsize=2
+    )
     axes[0, 0].set(title="Reward (mean ± standard deviation)")
     for name in [key for key in logs[0] if key.startswith("reward/")]:
         axes[0, 1].plot(updates, [log[name] for log in logs], label=name.removeprefix("reward/"))

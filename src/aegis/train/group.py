@@ -1,11 +1,12 @@
 """GRPO and RLOO over LoRA and gates, by TRL's trainers, with responses from our own engine.
 
-Both ask each prompt several times and move the policy towards the responses that are better than their own group; no value
-head. One optimizer step an update, so that policy and sampler are the same and a snapshot holds no half-used responses.
+Both ask each prompt several times and move the policy towards the responses that are better than
+their own group; no value head. One optimizer step an update, so that policy and sampler are the
+same and a snapshot holds no half-used responses.
 
 Source:
-    Shao et al., DeepSeekMath, 2024 (GRPO, with the token-level normalisation of DAPO, Yu et al., 2025); Ahmadian et al., Back
-    to Basics, 2024 (RLOO).
+    Shao et al., DeepSeekMath, 2024 (GRPO, with the token-level normalisation of DAPO, Yu et al.,
+    2025); Ahmadian et al., Back to Basics, 2024 (RLOO).
 """
 
 from __future__ import annotations
@@ -23,16 +24,24 @@ from trl.trainer.rloo_config import RLOOConfig
 from trl.trainer.rloo_trainer import RLOOTrainer
 
 from aegis.config import GroupSettings
+from aegis.engine.thinker import Path
 from aegis.errors import DataError, StoppedError
-from aegis.model.adapt import Adapted
-from aegis.model.thinker import Path
+from aegis.model.adapted import Adapted
 from aegis.model.trunk import Trunk
-from aegis.train.checkpoints import Checkpoints
 from aegis.train.examples import prompt_plan
 from aegis.train.reward import RewardModel
 from aegis.train.rollout import Rollout, Task, chosen_logprobs, decided_before, drift, make_rollout
+from aegis.train.snapshot_policy import Checkpoints
 from aegis.train.state import RandomState
-from aegis.train.trainer import Durable, Ledger, Log, OnLog, forget_forward, make_policy_optimizer, train_policy_only
+from aegis.train.trainer import (
+    Durable,
+    Ledger,
+    Log,
+    OnLog,
+    forget_forward,
+    make_policy_optimizer,
+    train_policy_only,
+)
 
 Algorithm = Literal["grpo", "rloo"]
 
@@ -50,18 +59,22 @@ def train_group(
     checkpoints: Checkpoints | None = None,
     on_log: OnLog = lambda *_: None,
 ) -> list[Log]:
-    """Train LoRA and gates in place; `adapted` has its reference already. Returns the log of every update.
+    """Train LoRA and gates in place; `adapted` has its reference already. Returns the log of every
+    update.
 
     Args:
         reward: the reward model, if it counts.
 
     Raises:
         DataError: if there is no prompt.
-        StoppedError: if a stop was asked for; the state is saved, a response that was being sampled is sampled anew.
+        StoppedError: if a stop was asked for; the state is saved, a response that was being sampled
+            is sampled anew.
         AegisError: if a gradient is not finite.
     """
     if not task.prompts:
-        raise DataError(f"train.algorithm {algorithm} needs prompts, and none fits train.max_length; raise it")
+        raise DataError(
+            f"train.algorithm {algorithm} needs prompts, and none fits train.max_length; raise it"
+        )
     train_policy_only(adapted)
     optimizer = make_policy_optimizer(adapted, lr=settings.lr, gate_lr=settings.gate_lr)
     ledger = Ledger(
@@ -83,7 +96,9 @@ def train_group(
         batches = [
             [{"prompt": index} for index in indices for _ in range(settings.group)]
             for indices in plan[ledger.done :]
-            for _ in range(settings.minibatches)  # TRL reads the update's prompts again for each of its parts
+            for _ in range(
+                settings.minibatches
+            )  # TRL reads the update's prompts again for each of its parts
         ]
         return _TRAINERS[algorithm](engine, batches, arguments, tokenizer)
 
@@ -93,12 +108,19 @@ def train_group(
 class Engine:
     """Samples an update's responses, rewards them, and scores them as they were sampled.
 
-    Only tokens that the model chose are scored, under the limiter and the temperature. What the engine wrote has
-    probability 1 whatever the weights are: its log-probability is 0, for the policy and for the reference.
+    Only tokens that the model chose are scored, under the limiter and the temperature. What the
+    engine wrote has probability 1 whatever the weights are: its log-probability is 0, for the
+    policy and for the reference.
     """
 
     def __init__(
-        self, ledger: Ledger, task: Task, settings: GroupSettings, *, reward: RewardModel | None, pad_id: int
+        self,
+        ledger: Ledger,
+        task: Task,
+        settings: GroupSettings,
+        *,
+        reward: RewardModel | None,
+        pad_id: int,
     ) -> None:
         self.ledger, self.task, self.settings, self.pad_id = ledger, task, settings, pad_id
         self.adapted, self.reward_model = ledger.adapted, reward
@@ -115,7 +137,8 @@ class Engine:
         return self.task.decides and self.settings.decision > 0
 
     def sample(self, indices: Sequence[int]) -> list[Path]:
-        """A response to each; a stop in the middle saves the state from before the first sampled token.
+        """A response to each; a stop in the middle saves the state from before the first sampled
+        token.
 
         Raises:
             StoppedError: if a stop was asked for.
@@ -124,14 +147,18 @@ class Engine:
         self.adapted.base.eval()  # dropout would make the sampler and the policy two different models
         try:
             with torch.no_grad():
-                paths = self.task.sample([self.task.prompts[index] for index in indices], ledger.sampling)
+                paths = self.task.sample(
+                    [self.task.prompts[index] for index in indices], ledger.sampling
+                )
         except StoppedError:
             RandomState().restore(before)
             if ledger.checkpoints:
                 ledger.checkpoints.step_done(ledger.done, ledger.parts)
             raise
         self.paths = paths
-        self.rollout = make_rollout(paths, self.task, pad_id=self.pad_id, device=self.adapted.device)
+        self.rollout = make_rollout(
+            paths, self.task, pad_id=self.pad_id, device=self.adapted.device
+        )
         with torch.no_grad():  # below the lowest adapted layer policy and reference are one
             self.trunk = self.adapted.trunk(self.rollout.ids, self.rollout.mask, layer=self.layer)
             if self._holds:
@@ -144,13 +171,18 @@ class Engine:
         terms = self.task.terms(indices, self.paths)
         weight = self.settings.weights.reward_model
         if self.reward_model and weight:
-            scores = weight * self.reward_model.score(self.adapted, self.rollout.ids, self.rollout.mask).clamp(-3, 3)
+            scores = weight * self.reward_model.score(
+                self.adapted, self.rollout.ids, self.rollout.mask
+            ).clamp(-3, 3)
             for row, score in zip(terms, scores.tolist(), strict=True):
                 row["reward_model"] = score
         self.rewards = [sum(row.values()) for row in terms]
         names = sorted({name for row in terms for name in row})
         self.facts = {
-            **{f"reward/{name}": sum(row.get(name, 0.0) for row in terms) / len(terms) for name in names},
+            **{
+                f"reward/{name}": sum(row.get(name, 0.0) for row in terms) / len(terms)
+                for name in names
+            },
             "tokens": float(self.rollout.real.sum(1).mean()),
             "ended": sum(all(path.closed) for path in self.paths) / len(self.paths),
         }
@@ -160,9 +192,11 @@ class Engine:
         return self.rewards
 
     def score(self, rows: Tensor, *, reference: bool, width: int) -> tuple[Tensor, Tensor]:
-        """(n, width) log-probabilities of the responses `rows`, and entropies; a response's first token is in column 0.
+        """(n, width) log-probabilities of the responses `rows`, and entropies; a response's first
+        token is in column 0.
 
-        The entropies are −log p of what was sampled, whose mean estimates the policy's entropy and costs nothing.
+        The entropies are −log p of what was sampled, whose mean estimates the policy's entropy and
+        costs nothing.
         """
         assert self.rollout is not None
         assert self.trunk is not None
@@ -171,7 +205,11 @@ class Engine:
         with self.adapted.acting_as("reference" if reference else "policy"):
             hidden = self.adapted.hidden(rollout.ids, rollout.mask, trunk=trunk)
             chosen, _ = chosen_logprobs(
-                self.adapted, hidden, rollout, limiter=self.task.limiter, temperature=self.settings.temperature
+                self.adapted,
+                hidden,
+                rollout,
+                limiter=self.task.limiter,
+                temperature=self.settings.temperature,
             )
         if torch.is_grad_enabled():
             self.hidden = hidden
@@ -192,7 +230,8 @@ class Engine:
 
 
 class _Grouped(Durable):
-    """What GRPO and RLOO have in common here. To TRL a prompt is its number among the task's; it sees no text at all."""
+    """What GRPO and RLOO have in common here. To TRL a prompt is its number among the task's; it
+    sees no text at all."""
 
     engine: Engine
     beta: float
@@ -214,7 +253,9 @@ class _Grouped(Durable):
             train_policy_only(adapted)
         self.ref_model, self.beta = nn.Module(), self.engine.settings.beta
 
-    def _respond(self, indices: list[int]) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
+    def _respond(
+        self, indices: list[int]
+    ) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
         """Ids of prompts and responses, and 1 for each token that the model chose."""
         paths = self.engine.sample(indices)
         for name, value in self.engine.facts.items():
@@ -228,10 +269,22 @@ class _Grouped(Durable):
         return found | {"rows": torch.arange(len(inputs), device=self.engine.adapted.device)}
 
     def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *_: Any, **__: Any
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        *_: Any,
+        **__: Any,
     ) -> tuple[Tensor, Tensor, None]:
-        rows = torch.arange(len(input_ids), device=input_ids.device) if self.rows is None else self.rows
-        logs, entropies = self.engine.score(rows, reference=model is self.ref_model, width=logits_to_keep)
+        rows = (
+            torch.arange(len(input_ids), device=input_ids.device)
+            if self.rows is None
+            else self.rows
+        )
+        logs, entropies = self.engine.score(
+            rows, reference=model is self.ref_model, width=logits_to_keep
+        )
         return logs, entropies, None
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
@@ -246,9 +299,13 @@ class _Grouped(Durable):
 
 
 class _GrpoTrainer(_Grouped, GRPOTrainer):
-    def __init__(self, engine: Engine, batches: Sequence[Any], arguments: dict[str, Any], tokenizer: Any) -> None:
+    def __init__(
+        self, engine: Engine, batches: Sequence[Any], arguments: dict[str, Any], tokenizer: Any
+    ) -> None:
         self._begin(engine, batches)
-        config = GRPOConfig(**arguments, **_shape(engine.settings), beta=0.0)  # so that TRL makes no reference of its own
+        config = GRPOConfig(
+            **arguments, **_shape(engine.settings), beta=0.0
+        )  # so that TRL makes no reference of its own
         super().__init__(**_given(engine, config, tokenizer))
         self._settle()
 
@@ -258,9 +315,12 @@ class _GrpoTrainer(_Grouped, GRPOTrainer):
 
 
 class _RlooTrainer(_Grouped, RLOOTrainer):
-    """RLOO knows no mask for tokens that somebody else wrote; that their log-probability is 0 does the same."""
+    """RLOO knows no mask for tokens that somebody else wrote; that their log-probability is 0 does
+    the same."""
 
-    def __init__(self, engine: Engine, batches: Sequence[Any], arguments: dict[str, Any], tokenizer: Any) -> None:
+    def __init__(
+        self, engine: Engine, batches: Sequence[Any], arguments: dict[str, Any], tokenizer: Any
+    ) -> None:
         self._begin(engine, batches)
         config = RLOOConfig(**arguments, **_shape(engine.settings), beta=0.0)
         super().__init__(**_given(engine, config, tokenizer))

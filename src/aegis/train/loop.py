@@ -1,4 +1,5 @@
-"""The one loop under every trainer: a plan of batches, a loss, an optimizer, and a log of every step."""
+"""The one loop under every trainer: a plan of batches, a loss, an optimizer, and a log of every
+step."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from aegis.errors import AegisError
 
 @dataclass(frozen=True)
 class Loss:
-    """What a trainer computes for one batch: the scalar to minimise, its parts for the log, and the tokens it read."""
+    """What a trainer computes for one batch: the scalar to minimise, its parts for the log, and the
+    tokens it read."""
 
     total: Tensor
     parts: dict[str, float]
@@ -39,7 +41,11 @@ class StepLog:
     def to_json(self) -> dict[str, Any]:
         """One flat line of history.jsonl."""
         flat = asdict(self)
-        return {**{key: flat[key] for key in flat if key not in ("parts", "extra")}, **self.parts, **self.extra}
+        return {
+            **{key: flat[key] for key in flat if key not in ("parts", "extra")},
+            **self.parts,
+            **self.extra,
+        }
 
 
 class Scheduler(Protocol):
@@ -58,10 +64,12 @@ def fit(
     on_end: Callable[[StepLog], None] = lambda _: None,
     logs: list[StepLog] | None = None,
 ) -> list[StepLog]:
-    """Take one optimizer step a batch, from the first that `logs` does not hold yet to the plan's end.
+    """Take one optimizer step a batch, from the first that `logs` does not hold yet to the plan's
+    end.
 
     Args:
-        plan: batches of example indices; the step number is the index into it, so (plan, step) is the whole data state.
+        plan: batches of example indices; the step number is the index into it, so (plan, step) is
+            the whole data state.
         loss_of: (batch, step) → Loss.
         on_begin: sets what depends on the step (α) and returns it for the log.
         on_end: sees every step's log, after `logs` has it.
@@ -88,7 +96,9 @@ def fit(
         rate = float(scheduler.get_last_lr()[0])
         optimizer.step()
         scheduler.step()
-        log = StepLog(step + 1, value, loss.parts, loss.tokens, time.perf_counter() - begun, norm, rate, extra)
+        log = StepLog(
+            step + 1, value, loss.parts, loss.tokens, time.perf_counter() - begun, norm, rate, extra
+        )
         logs.append(log)
         on_end(log)
     return logs

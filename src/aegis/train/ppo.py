@@ -1,6 +1,8 @@
-"""Proximal policy optimization over LoRA and gates, on one frozen base, resumable at every optimizer step.
+"""Proximal policy optimization over LoRA and gates, on one frozen base, resumable at every
+optimizer step.
 
-What is asked and how it is rewarded is a `Task`; `train/quadruple.py` has the one for quadruple thinking.
+What is asked and how it is rewarded is a `Task`; `train/quadruple.py` has the one for quadruple
+thinking.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ from torch import Tensor, nn
 
 from aegis.config import PpoSettings
 from aegis.errors import AegisError, StoppedError
-from aegis.model.adapt import Adapted, Role, parameters_by_kind
+from aegis.model.adapted import Adapted, Role, parameters_by_kind
 from aegis.model.scalar import ScalarHead
 from aegis.model.trunk import Trunk
-from aegis.progress import bar
+from aegis.runs.reporter import bar
 from aegis.train.advantages import (
     AdaptiveKL,
     explained_variance,
@@ -31,10 +33,18 @@ from aegis.train.advantages import (
     policy_loss,
     value_loss,
 )
-from aegis.train.checkpoints import Checkpoints
 from aegis.train.examples import prompt_plan
 from aegis.train.reward import RewardModel
-from aegis.train.rollout import Rollout, Task, chosen_logprobs, decided_before, drift, make_rollout, whiten_by_part
+from aegis.train.rollout import (
+    Rollout,
+    Task,
+    chosen_logprobs,
+    decided_before,
+    drift,
+    make_rollout,
+    whiten_by_part,
+)
+from aegis.train.snapshot_policy import Checkpoints
 from aegis.train.state import Content, ModuleState, OptimizerState, Part, RandomState, Values
 from aegis.train.tracking import Tracker
 
@@ -72,7 +82,9 @@ class PPO:
         self.pad_id, self.seed, self.clip_norm = pad_id, seed, clip_norm
         self.reward, self.checkpoints, self.on_update = reward, checkpoints, on_update
         self.reference_role: Role = "reference" if settings.reference == "sft" else "base"
-        adapted.head.requires_grad_(False)  # it stays as SFT left it; LoRA and gates are held to what it says
+        adapted.head.requires_grad_(
+            False
+        )  # it stays as SFT left it; LoRA and gates are held to what it says
         if adapted.rows:  # below the lowest adapted layer everybody must see the same
             adapted.rows.requires_grad_(False)
         self.layer = adapted.lowest_layer()
@@ -109,8 +121,12 @@ class PPO:
             "optimizer": OptimizerState(self.optimizer),
             "random": RandomState(),
             "rollout": _RolloutState(self),
-            "kl": Values(lambda: self.kl.coefficient, lambda found: setattr(self.kl, "coefficient", found)),
-            "updates": Values(lambda: self.logs, lambda rows: self.logs.__setitem__(slice(None), rows)),
+            "kl": Values(
+                lambda: self.kl.coefficient, lambda found: setattr(self.kl, "coefficient", found)
+            ),
+            "updates": Values(
+                lambda: self.logs, lambda rows: self.logs.__setitem__(slice(None), rows)
+            ),
         }
 
     def train(self) -> list[dict[str, Any]]:
@@ -118,7 +134,8 @@ class PPO:
 
         Raises:
             StoppedError: if a stop was asked for; the state is saved.
-            AegisError: if a loss is not finite; nothing is stepped then, and the last good snapshot stays.
+            AegisError: if a loss is not finite; nothing is stepped then, and the last good snapshot
+                stays.
         """
         parts = self.parts()
         if self.checkpoints is None or self.checkpoints.restore(parts) is None:
@@ -144,13 +161,18 @@ class PPO:
         kinds, settings = parameters_by_kind(self.adapted), self.settings
         rates = {"lora": settings.lr, "gates": settings.gate_lr}
         groups: list[dict[str, Any]] = [
-            {"params": kinds[kind], "lr": rate, "weight_decay": 0.0} for kind, rate in rates.items() if kinds[kind]
+            {"params": kinds[kind], "lr": rate, "weight_decay": 0.0}
+            for kind, rate in rates.items()
+            if kinds[kind]
         ]
-        groups.append({"params": list(self.value.parameters()), "lr": settings.value_lr, "weight_decay": 0.0})
+        groups.append(
+            {"params": list(self.value.parameters()), "lr": settings.value_lr, "weight_decay": 0.0}
+        )
         return torch.optim.AdamW(groups)
 
     def _collect_or_stop(self, parts: dict[str, Part], advance: Callable[..., None]) -> None:
-        """Sample and score; a stop in the middle saves the state from before the first sampled token."""
+        """Sample and score; a stop in the middle saves the state from before the first sampled
+        token."""
         random_before = RandomState().capture()
 
         def on_token() -> None:
@@ -180,7 +202,10 @@ class PPO:
                 row["reward_model"] = score
         total = torch.tensor([sum(row.values()) for row in terms], device=rollout.ids.device)
         settings = self.settings
-        kl = kl_estimate(rollout.logprobs, rollout.reference, estimator=settings.kl_estimator) * rollout.real
+        kl = (
+            kl_estimate(rollout.logprobs, rollout.reference, estimator=settings.kl_estimator)
+            * rollout.real
+        )
         rewards = -self.kl.coefficient * kl
         last = (rollout.real.sum(1) - 1).clamp(min=0).long()
         rest = total.clone()
@@ -188,7 +213,9 @@ class PPO:
             for place, amount in self.task.due(index, path).items():
                 rewards[row, sum(path.chosen[:place])] += amount
                 rest[row] -= amount
-        rewards[torch.arange(len(last), device=last.device), last] += leave_one_out(rest, responses=settings.responses)
+        rewards[torch.arange(len(last), device=last.device), last] += leave_one_out(
+            rest, responses=settings.responses
+        )
         if settings.whiten_rewards:
             rewards = masked_whiten(rewards, rollout.real, keep_mean=True)
         rollout.advantages, rollout.returns = generalized_advantages(
@@ -202,7 +229,10 @@ class PPO:
         self.facts |= {
             "reward": float(total.mean()),
             "reward_std": float(total.std(unbiased=False)),
-            **{f"reward/{name}": sum(row.get(name, 0.0) for row in terms) / len(terms) for name in names},
+            **{
+                f"reward/{name}": sum(row.get(name, 0.0) for row in terms) / len(terms)
+                for name in names
+            },
             "kl": float(kl.sum(1).mean()),
             "kl_coefficient": self.kl.coefficient,
             "explained_variance": explained,
@@ -214,10 +244,11 @@ class PPO:
         }
 
     def _score(self, rollout: Rollout) -> Tensor | None:
-        """Fill in log-probabilities and values; (batch,) weighted scores of the reward model, None without one.
+        """Fill in log-probabilities and values; (batch,) weighted scores of the reward model, None
+        without one.
 
-        The trunk below the lowest adapted layer is computed once; the reward model goes on from where the reference pass
-        enters its own lowest layer.
+        The trunk below the lowest adapted layer is computed once; the reward model goes on from
+        where the reference pass enters its own lowest layer.
         """
         adapted, ids, mask = self.adapted, rollout.ids, rollout.mask
         trunk = self._shared(rollout)
@@ -229,7 +260,9 @@ class PPO:
         self.facts = {"entropy": float(masked_mean(entropies, rollout.real))}
         upper = self.reward.layer if self.reward else adapted.depth
         with adapted.acting_as(self.reference_role):
-            hidden, caught = adapted.hidden_and_trunk(ids, mask, layer=max(upper, self.layer), trunk=trunk)
+            hidden, caught = adapted.hidden_and_trunk(
+                ids, mask, layer=max(upper, self.layer), trunk=trunk
+            )
             rollout.reference = self._logprobs(hidden, rollout)[0]
         if self.reward is None or not self.settings.weights.reward_model:
             return None
@@ -238,7 +271,9 @@ class PPO:
             caught = trunk
         if caught and self.reward.layer < caught.layer:
             caught = None
-        return self.settings.weights.reward_model * self.reward.score(adapted, ids, mask, trunk=caught).clamp(-3, 3)
+        return self.settings.weights.reward_model * self.reward.score(
+            adapted, ids, mask, trunk=caught
+        ).clamp(-3, 3)
 
     def _shared(self, rollout: Rollout) -> Trunk:
         if self._trunk is None:
@@ -260,32 +295,58 @@ class PPO:
     def _values(self, hidden: Tensor, rollout: Rollout) -> Tensor:
         rows = torch.arange(len(hidden), device=hidden.device).unsqueeze(1)
         # Detached: what helps to foresee rewards must not move the policy.
-        return self.value(hidden.detach()[rows, (rollout.positions - 1).clamp(min=0)]) * rollout.real
+        return (
+            self.value(hidden.detach()[rows, (rollout.positions - 1).clamp(min=0)]) * rollout.real
+        )
 
     def _step(self) -> None:
-        """One optimizer step on a minibatch; skipped if the update has gone far enough from the rollout's policy."""
+        """One optimizer step on a minibatch; skipped if the update has gone far enough from the
+        rollout's policy."""
         assert self.rollout is not None
         settings, number = self.settings, self.done % self.steps_an_update
-        if self.measured and settings.stop_kl is not None and self.measured[-1]["approx_kl"] > settings.stop_kl:
+        if (
+            self.measured
+            and settings.stop_kl is not None
+            and self.measured[-1]["approx_kl"] > settings.stop_kl
+        ):
             self.done += 1
             return
         rows = self._minibatch(number)
         whole = self._shared(self.rollout)
         width = int(self.rollout.mask[rows].sum(1).max())
-        batch, trunk = self.rollout.rows(rows, width=width), Trunk(whole.layer, whole.states[rows, :width])
+        batch, trunk = (
+            self.rollout.rows(rows, width=width),
+            Trunk(whole.layer, whole.states[rows, :width]),
+        )
         hidden = self.adapted.hidden(batch.ids, batch.mask, trunk=trunk)
         logprobs, entropies = self._logprobs(hidden, batch)
         values = self._values(hidden, batch)
-        policy = policy_loss(logprobs, batch.logprobs, batch.advantages, batch.real, clip=settings.clip)
-        value = value_loss(values, batch.values, batch.returns, batch.real, clip=settings.value_clip)
-        total = policy.loss + settings.value * value.loss - settings.entropy * masked_mean(entropies, batch.real)
-        measured = {"policy_loss": policy.loss, "value_loss": value.loss, "clip_fraction": policy.fraction}
+        policy = policy_loss(
+            logprobs, batch.logprobs, batch.advantages, batch.real, clip=settings.clip
+        )
+        value = value_loss(
+            values, batch.values, batch.returns, batch.real, clip=settings.value_clip
+        )
+        total = (
+            policy.loss
+            + settings.value * value.loss
+            - settings.entropy * masked_mean(entropies, batch.real)
+        )
+        measured = {
+            "policy_loss": policy.loss,
+            "value_loss": value.loss,
+            "clip_fraction": policy.fraction,
+        }
         if self._holds:
-            measured["decision_loss"] = drift(self.adapted.decide(hidden, batch.prompt_mask), batch.decided)
+            measured["decision_loss"] = drift(
+                self.adapted.decide(hidden, batch.prompt_mask), batch.decided
+            )
             total = total + settings.decision * measured["decision_loss"]
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        parameters = [
+            parameter for group in self.optimizer.param_groups for parameter in group["params"]
+        ]
         norm = float(nn.utils.clip_grad_norm_(parameters, self.clip_norm))
         if not (math.isfinite(float(total.detach())) and math.isfinite(norm)):
             raise AegisError(
@@ -299,22 +360,38 @@ class PPO:
         self.optimizer.step()
         ratio = (logprobs.detach() - batch.logprobs) * batch.real
         measured |= {
-            "approx_kl": masked_mean(kl_estimate(batch.logprobs, logprobs.detach(), estimator="k3"), batch.real),
+            "approx_kl": masked_mean(
+                kl_estimate(batch.logprobs, logprobs.detach(), estimator="k3"), batch.real
+            ),
             "ratio": masked_mean(ratio.exp(), batch.real),
             "ratio_max": ratio.exp().max(),
         }
-        self.measured.append({name: float(value.detach()) for name, value in measured.items()} | {"gradient_norm": norm})
+        self.measured.append(
+            {name: float(value.detach()) for name, value in measured.items()}
+            | {"gradient_norm": norm}
+        )
         self.done += 1
 
     def _share_of_rate(self) -> float:
-        """Of the learning rates, what the next step takes: a rise over `warmup`, a fall over `decay`."""
-        rise, fall = (max(1.0, share * self.steps) for share in (self.settings.warmup, self.settings.decay))
+        """Of the learning rates, what the next step takes: a rise over `warmup`, a fall over
+        `decay`."""
+        rise, fall = (
+            max(1.0, share * self.steps) for share in (self.settings.warmup, self.settings.decay)
+        )
         return min(1.0, (self.done + 1) / rise, (self.steps - self.done) / fall)
 
     def _finish(self) -> None:
         """The update is over: log it, steer the KL coefficient, forget the rollout."""
-        means = {name: sum(row[name] for row in self.measured) / len(self.measured) for name in self.measured[0]}
-        log = {"update": self.done // self.steps_an_update, "steps": len(self.measured), **self.facts, **means}
+        means = {
+            name: sum(row[name] for row in self.measured) / len(self.measured)
+            for name in self.measured[0]
+        }
+        log = {
+            "update": self.done // self.steps_an_update,
+            "steps": len(self.measured),
+            **self.facts,
+            **means,
+        }
         self.kl.update(self.facts["kl"], samples=self.settings.batch)
         self.logs.append(log)
         self.tracker.write(*_scalars(log))
@@ -322,8 +399,8 @@ class PPO:
         self.on_update(log)
 
     def _minibatch(self, number: int) -> Tensor:
-        """Rows of the number-th step of the update: each epoch deals the batch out once, like lengths together, in an order
-        of its own."""
+        """Rows of the number-th step of the update: each epoch deals the batch out once, like
+        lengths together, in an order of its own."""
         assert self.rollout is not None
         settings = self.settings
         update, epoch = self.done // self.steps_an_update, number // settings.minibatches
@@ -351,7 +428,11 @@ class _RolloutState:
 
     def capture(self) -> Content:
         ppo = self.ppo
-        tensors = {name: tensor.detach().cpu() for name, tensor in ppo.rollout.tensors().items()} if ppo.rollout else {}
+        tensors = (
+            {name: tensor.detach().cpu() for name, tensor in ppo.rollout.tensors().items()}
+            if ppo.rollout
+            else {}
+        )
         return Content(tensors, {"done": ppo.done, "facts": ppo.facts, "measured": ppo.measured})
 
     def restore(self, content: Content) -> None:

@@ -1,7 +1,8 @@
 """Direct preference optimization over LoRA and gates, by TRL's trainer, on one frozen base.
 
 Source:
-    Rafailov et al., Direct Preference Optimization, 2023; with label smoothing Chowdhury et al., Provably Robust DPO, 2024.
+    Rafailov et al., Direct Preference Optimization, 2023; with label smoothing Chowdhury et al.,
+    Provably Robust DPO, 2024.
 """
 
 from __future__ import annotations
@@ -22,13 +23,21 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 from aegis.config import DpoSettings
 from aegis.data.records import Pair
 from aegis.errors import DataError
-from aegis.model.adapt import Adapted
+from aegis.model.adapted import Adapted
 from aegis.model.chunks import in_chunks
-from aegis.train.checkpoints import Checkpoints
 from aegis.train.examples import encode_pair
-from aegis.train.quadruple import distance
 from aegis.train.reward import EncodedPair, pair_plan
-from aegis.train.trainer import Durable, Ledger, Log, OnLog, forget_forward, make_policy_optimizer, train_policy_only
+from aegis.train.snapshot_policy import Checkpoints
+from aegis.train.task import distance
+from aegis.train.trainer import (
+    Durable,
+    Ledger,
+    Log,
+    OnLog,
+    forget_forward,
+    make_policy_optimizer,
+    train_policy_only,
+)
 
 
 @dataclass(frozen=True)
@@ -44,14 +53,19 @@ class Preference(EncodedPair):
     decision: int
 
 
-def encode_preferences(tokenizer: Any, pairs: Sequence[Pair], *, system: str | None, max_length: int) -> list[Preference]:
-    """The pairs as ids, tags and end token included; those longer than `max_length` are left out."""
+def encode_preferences(
+    tokenizer: Any, pairs: Sequence[Pair], *, system: str | None, max_length: int
+) -> list[Preference]:
+    """The pairs as ids, tags and end token included; those longer than `max_length` are left
+    out."""
     found = []
     for pair in pairs:
         prompt_length, chosen, rejected = encode_pair(tokenizer, pair, system=system)
         if max(len(chosen), len(rejected)) <= max_length:
             apart = distance(pair.chosen.decision, pair.rejected.decision)
-            found.append(Preference(chosen, rejected, apart, prompt_length, int(pair.chosen.decision)))
+            found.append(
+                Preference(chosen, rejected, apart, prompt_length, int(pair.chosen.decision))
+            )
     return found
 
 
@@ -66,7 +80,8 @@ def train_dpo(
     checkpoints: Checkpoints | None = None,
     on_log: OnLog = lambda *_: None,
 ) -> list[Log]:
-    """Train LoRA and gates in place; `adapted` has its reference already. Returns the log of every step.
+    """Train LoRA and gates in place; `adapted` has its reference already. Returns the log of every
+    step.
 
     Raises:
         DataError: if there is no pair.
@@ -74,13 +89,17 @@ def train_dpo(
         AegisError: if a gradient is not finite.
     """
     if not pairs:
-        raise DataError("train.algorithm dpo needs pairs, and none fits train.max_length; give some under data.pairs")
+        raise DataError(
+            "train.algorithm dpo needs pairs, and none fits train.max_length; give some under data.pairs"
+        )
     if settings.pairs is not None:
         pairs = random.Random(f"dpo:{seed}").sample(pairs, min(settings.pairs, len(pairs)))
     plan = pair_plan(pairs, settings, seed=seed)
     train_policy_only(adapted)
     optimizer = make_policy_optimizer(adapted, lr=settings.lr, gate_lr=settings.gate_lr)
-    scheduler = get_cosine_schedule_with_warmup(optimizer, round(settings.warmup * len(plan)), len(plan))
+    scheduler = get_cosine_schedule_with_warmup(
+        optimizer, round(settings.warmup * len(plan)), len(plan)
+    )
     ledger = Ledger(
         adapted,
         optimizer,
@@ -109,9 +128,12 @@ def train_dpo(
 
 
 class _Batches(Sequence[dict[str, Any]]):
-    """The rest of the plan, each batch made when it is asked for; TRL's collator puts the chosen sides first."""
+    """The rest of the plan, each batch made when it is asked for; TRL's collator puts the chosen
+    sides first."""
 
-    def __init__(self, pairs: Sequence[Preference], plan: Sequence[list[int]], *, pad_id: int) -> None:
+    def __init__(
+        self, pairs: Sequence[Preference], plan: Sequence[list[int]], *, pad_id: int
+    ) -> None:
         self.pairs, self.plan = pairs, plan
         self.collate = DataCollatorForPreference(pad_token_id=pad_id)
 
@@ -120,18 +142,25 @@ class _Batches(Sequence[dict[str, Any]]):
 
     def __getitem__(self, step: Any) -> Any:
         pairs = [self.pairs[index] for index in self.plan[step]]
-        return self.collate([_row(pair) for pair in pairs]) | {"decisions": torch.tensor([pair.decision for pair in pairs])}
+        return self.collate([_row(pair) for pair in pairs]) | {
+            "decisions": torch.tensor([pair.decision for pair in pairs])
+        }
 
 
 def _row(pair: Preference) -> dict[str, list[int]]:
     start = pair.prompt_length
     chosen, rejected = list(pair.chosen), list(pair.rejected)
-    return {"prompt_ids": chosen[:start], "chosen_ids": chosen[start:], "rejected_ids": rejected[start:]}
+    return {
+        "prompt_ids": chosen[:start],
+        "chosen_ids": chosen[start:],
+        "rejected_ids": rejected[start:],
+    }
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What TRL reads of a forward pass: (batch, time − 1) each, 0 where nothing is asked. Only `log_probs` has gradients."""
+    """What TRL reads of a forward pass: (batch, time − 1) each, 0 where nothing is asked. Only
+    `log_probs` has gradients."""
 
     log_probs: Tensor
     entropy: Tensor
@@ -142,14 +171,17 @@ class Scores:
 class Scorer:
     """Log-probabilities of the labels through the whole of lm_head, gate and tag rows included.
 
-    TRL's own fused head multiplies by the weight of lm_head alone; both would be left out of the loss without a word.
+    TRL's own fused head multiplies by the weight of lm_head alone; both would be left out of the
+    loss without a word.
     """
 
     def __init__(self, adapted: Adapted) -> None:
         self.adapted = adapted
         self.hidden: Tensor | None = None  # of the last pass with gradients, for the decision head
 
-    def __call__(self, *, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, **_: Any) -> Scores:
+    def __call__(
+        self, *, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, **_: Any
+    ) -> Scores:
         """All (batch, time), padded on the right; labels are −100 where nothing is asked."""
         self.adapted.base.eval()  # dropout would make the policy and the reference two different models at the start
         hidden = self.adapted.hidden(input_ids, attention_mask)
@@ -161,7 +193,8 @@ class Scorer:
         return Scores(*(_spread(values, asked) for values in columns))
 
     def _score(self, before: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        """(n,) each: log-probabilities of the targets, entropies, mean logits, and whether the target is the best."""
+        """(n,) each: log-probabilities of the targets, entropies, mean logits, and whether the
+        target is the best."""
         logits = self.adapted.logits(before).float()
         logs = torch.log_softmax(logits, -1)
         chosen = logs.gather(1, targets.unsqueeze(1)).squeeze(1)
@@ -193,7 +226,13 @@ class _Trainer(Durable, DPOTrainer):
     """DPO with our forward pass, and the decision loss beside it."""
 
     def __init__(
-        self, ledger: Ledger, batches: Sequence[Any], config: DPOConfig, tokenizer: Any, *, decision_weight: float
+        self,
+        ledger: Ledger,
+        batches: Sequence[Any],
+        config: DPOConfig,
+        tokenizer: Any,
+        *,
+        decision_weight: float,
     ) -> None:
         self.ledger, self.batches, self.decision_weight = ledger, batches, decision_weight
         self.scorer = Scorer(ledger.adapted)
@@ -207,13 +246,21 @@ class _Trainer(Durable, DPOTrainer):
             optimizers=(ledger.optimizer, ledger.scheduler),
         )
         forget_forward(reference)
-        ledger.adapted.base.forward = self.scorer  # instead of TRL's fused head; forgotten when the training is over
+        ledger.adapted.base.forward = (
+            self.scorer
+        )  # instead of TRL's fused head; forgotten when the training is over
 
-    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: Any, args: Any, dataset_name: str
+    ) -> Any:
         return dataset  # ids already
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
     ) -> Any:
         decisions = inputs.pop("decisions")
         self._metrics["train"]["pairs"].append(len(decisions))
@@ -223,7 +270,9 @@ class _Trainer(Durable, DPOTrainer):
             return loss
         assert self.scorer.hidden is not None
         count = len(decisions)
-        prompt_mask = (inputs["completion_mask"][:count].cumsum(1) == 0) * inputs["attention_mask"][:count]
+        prompt_mask = (inputs["completion_mask"][:count].cumsum(1) == 0) * inputs["attention_mask"][
+            :count
+        ]
         logits = self.ledger.adapted.decide(self.scorer.hidden[:count], prompt_mask)
         decision = functional.cross_entropy(logits, decisions)
         self._metrics["train"]["decision_loss"].append(float(decision.detach()))

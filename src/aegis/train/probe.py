@@ -9,36 +9,49 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from aegis.config import TrainSettings
-from aegis.decisions import NAMES
-from aegis.model.adapt import Adapted
+from aegis.model.adapted import Adapted
 from aegis.model.device import autocast
-from aegis.progress import bar
+from aegis.protocol.decisions import NAMES
+from aegis.runs.reporter import bar
 from aegis.train.examples import Example, collate, epoch_batches, prompts_of, to_device
 
 _STRENGTH = 0.003  # inverse regularisation of the probe: few records, many dimensions
 
 
 @torch.no_grad()
-def probe(adapted: Adapted, examples: Sequence[Example], settings: TrainSettings, *, pad_id: int, seed: int) -> float | None:
-    """Set the head's scale and weights from `settings.probe_records` prompts; return its accuracy on them.
+def probe(
+    adapted: Adapted,
+    examples: Sequence[Example],
+    settings: TrainSettings,
+    *,
+    pad_id: int,
+    seed: int,
+) -> float | None:
+    """Set the head's scale and weights from `settings.probe_records` prompts; return its accuracy
+    on them.
 
-    A head that starts at random first has to be found while LoRA moves the features under it; one that starts from a
-    probe keeps more of what the base knows about text that training never saw.
+    A head that starts at random first has to be found while LoRA moves the features under it; one
+    that starts from a probe keeps more of what the base knows about text that training never saw.
 
     Returns:
         None if nothing was done: no records asked for, or fewer than two decisions among them.
 
     Source:
-        Kumar et al., Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution, 2022 (LP-FT).
+        Kumar et al., Fine-Tuning can Distort Pretrained Features and Underperform
+        Out-of-Distribution, 2022 (LP-FT).
     """
-    chosen = random.Random(f"probe:{seed}").sample(list(examples), min(settings.probe_records, len(examples)))
+    chosen = random.Random(f"probe:{seed}").sample(
+        list(examples), min(settings.probe_records, len(examples))
+    )
     if len({example.decision for example in chosen}) < 2:
         return None
     prompts = prompts_of(chosen)
     pooled, labels = [], []
     adapted.eval()
     with bar("probing the base", len(prompts)) as advance:
-        for indices in epoch_batches(prompts, batch_tokens=2 * settings.batch_tokens, seed=seed, epoch=0):
+        for indices in epoch_batches(
+            prompts, batch_tokens=2 * settings.batch_tokens, seed=seed, epoch=0
+        ):
             batch = to_device(collate([prompts[i] for i in indices], pad_id=pad_id), adapted.device)
             with autocast(settings.autocast, adapted.device):
                 hidden = adapted.hidden(batch.ids, batch.mask)
@@ -54,12 +67,16 @@ def probe(adapted: Adapted, examples: Sequence[Example], settings: TrainSettings
 
 
 def _copy(adapted: Adapted, fitted: LogisticRegression) -> None:
-    """The probe's coefficients into the head; a class that the probe never saw keeps zeros and a low bias."""
+    """The probe's coefficients into the head; a class that the probe never saw keeps zeros and a
+    low bias."""
     linear = adapted.head.linear
     weight, bias = torch.zeros(len(NAMES), linear.in_features), torch.full((len(NAMES),), -5.0)
     coefficients, intercepts = torch.tensor(fitted.coef_), torch.tensor(fitted.intercept_)
     if len(fitted.classes_) == 2:  # sklearn keeps one row for two classes
-        coefficients, intercepts = torch.cat([-coefficients, coefficients]) / 2, torch.cat([-intercepts, intercepts]) / 2
+        coefficients, intercepts = (
+            torch.cat([-coefficients, coefficients]) / 2,
+            torch.cat([-intercepts, intercepts]) / 2,
+        )
     for row, label in enumerate(fitted.classes_):
         weight[label], bias[label] = coefficients[row].float(), intercepts[row].float()
     linear.weight.copy_(weight)

@@ -1,4 +1,5 @@
-"""The reward model: LoRA and a scalar head on top of the supervised model, by Bradley and Terry's law on pairs."""
+"""The reward model: LoRA and a scalar head on top of the supervised model, by Bradley and Terry's
+law on pairs."""
 
 from __future__ import annotations
 
@@ -17,15 +18,15 @@ from torch.nn import functional
 from transformers import get_cosine_schedule_with_warmup
 
 from aegis.config import DpoSettings, RewardSettings
-from aegis.durable.files import to_json
 from aegis.errors import AdapterError, DataError
-from aegis.model.adapt import Adapted
+from aegis.model.adapted import Adapted
 from aegis.model.prompt import by_length, pad
 from aegis.model.scalar import REWARD, ScalarHead, last_real
 from aegis.model.trunk import Trunk
-from aegis.progress import bar
-from aegis.train.checkpoints import Checkpoints
+from aegis.runs.reporter import bar
+from aegis.storage.files import to_json
 from aegis.train.loop import Loss, StepLog, fit
+from aegis.train.snapshot_policy import Checkpoints
 from aegis.train.state import ModuleState, OptimizerState, Part, RandomState, SchedulerState, Values
 from aegis.train.tracking import Tracker, step_scalars
 
@@ -34,7 +35,8 @@ CARD = "reward.json"
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """Both sides as ids, prompt included, and how many steps of severity lie between their decisions."""
+    """Both sides as ids, prompt included, and how many steps of severity lie between their
+    decisions."""
 
     chosen: tuple[int, ...]
     rejected: tuple[int, ...]
@@ -57,7 +59,9 @@ class RewardModel:
     mean: float = 0.0
     std: float = 1.0
 
-    def score(self, adapted: Adapted, ids: Tensor, mask: Tensor, *, trunk: Trunk | None = None) -> Tensor:
+    def score(
+        self, adapted: Adapted, ids: Tensor, mask: Tensor, *, trunk: Trunk | None = None
+    ) -> Tensor:
         """(batch, time) padded on the right → (batch,)."""
         with adapted.acting_as("reward"):
             hidden = adapted.hidden(ids, mask, trunk=trunk)
@@ -66,7 +70,8 @@ class RewardModel:
 
 @dataclass(frozen=True)
 class RewardReport:
-    """How good a reward model is on pairs that it did not learn from; None where there are too few to tell.
+    """How good a reward model is on pairs that it did not learn from; None where there are too few
+    to tell.
 
     Args:
         pairs: how many.
@@ -76,7 +81,8 @@ class RewardReport:
         longer_wins: share in which the longer side scores higher; compare with `longer_chosen`.
         longer_chosen: share in which the chosen side is the longer one.
         length_correlation: Spearman's ρ of score and length over all sides.
-        reference_mean, reference_std: of the raw scores on the reference samples, by which scores are normalised.
+        reference_mean, reference_std: of the raw scores on the reference samples, by which scores
+        are normalised.
     """
 
     pairs: int
@@ -109,14 +115,18 @@ def train_reward(
         StoppedError: if a stop was asked for; everything up to the last step is saved.
     """
     if not pairs:
-        raise DataError("the reward model needs pairs, and none fits train.max_length; give some under data.pairs")
+        raise DataError(
+            "the reward model needs pairs, and none fits train.max_length; give some under data.pairs"
+        )
     adapted.train_only("reward")
     head = ScalarHead(adapted.head.features).to(adapted.device)
     model = RewardModel(head, adapted.reward_layer())
     sides = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
     trunks = _trunks(adapted, sides, layer=model.layer, settings=settings, pad_id=pad_id)
     plan = pair_plan(pairs, settings, seed=seed)
-    lora = [p for name, p in adapted.peft.named_parameters() if ".reward." in name and p.requires_grad]
+    lora = [
+        p for name, p in adapted.peft.named_parameters() if ".reward." in name and p.requires_grad
+    ]
     groups: list[dict[str, Any]] = [
         {"params": lora, "lr": settings.lr, "weight_decay": 0.01},
         {"params": list(head.parameters()), "lr": settings.head_lr, "weight_decay": 0.01},
@@ -130,7 +140,10 @@ def train_reward(
         "optimizer": OptimizerState(optimizer),
         "scheduler": SchedulerState(scheduler),
         "random": RandomState(),
-        "steps": Values(lambda: [vars(log) for log in logs], lambda rows: logs.extend(StepLog(**row) for row in rows)),
+        "steps": Values(
+            lambda: [vars(log) for log in logs],
+            lambda rows: logs.extend(StepLog(**row) for row in rows),
+        ),
     }
     if checkpoints is None or checkpoints.restore(parts) is None:
         torch.manual_seed(seed)
@@ -139,9 +152,13 @@ def train_reward(
 
     def loss_of(indices: list[int], _: int) -> Loss:
         numbers = [2 * index + side for index in indices for side in (0, 1)]
-        scores = _scores(model, adapted, [sides[n] for n in numbers], [trunks[n] for n in numbers], pad_id=pad_id)
+        scores = _scores(
+            model, adapted, [sides[n] for n in numbers], [trunks[n] for n in numbers], pad_id=pad_id
+        )
         chosen, rejected = scores[0::2], scores[1::2]
-        margin = settings.margin * torch.tensor([pairs[index].distance for index in indices], device=scores.device)
+        margin = settings.margin * torch.tensor(
+            [pairs[index].distance for index in indices], device=scores.device
+        )
         loss = bradley_terry(chosen, rejected, margin)
         accuracy = float((chosen > rejected).float().mean())
         return Loss(loss, {"accuracy": accuracy}, sum(len(sides[n]) for n in numbers))
@@ -157,15 +174,34 @@ def train_reward(
             if checkpoints:
                 checkpoints.step_done(log.step, parts, last=log.step == len(plan))
 
-        fit(plan, loss_of, optimizer=optimizer, scheduler=scheduler, clip_norm=clip_norm, on_end=end, logs=logs)
+        fit(
+            plan,
+            loss_of,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            clip_norm=clip_norm,
+            on_end=end,
+            logs=logs,
+        )
     with torch.no_grad():
         reference = torch.cat(
             [
-                _scores(model, adapted, [sides[n] for n in batch], [trunks[n] for n in batch], pad_id=pad_id)
-                for batch in by_length([len(side) for side in sides], batch_tokens=settings.batch_tokens)
+                _scores(
+                    model,
+                    adapted,
+                    [sides[n] for n in batch],
+                    [trunks[n] for n in batch],
+                    pad_id=pad_id,
+                )
+                for batch in by_length(
+                    [len(side) for side in sides], batch_tokens=settings.batch_tokens
+                )
             ]
         )
-        model.mean, model.std = float(reference.mean()), max(1e-6, float(reference.std(unbiased=False)))
+        model.mean, model.std = (
+            float(reference.mean()),
+            max(1e-6, float(reference.std(unbiased=False))),
+        )
         report = evaluate_reward(model, adapted, held_out, settings, pad_id=pad_id)
     head.requires_grad_(False)
     return model, report, logs
@@ -175,21 +211,29 @@ def bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
     """−log σ(chosen − rejected − margin), the mean over (n,) scores.
 
     Source:
-        Bradley and Terry, Rank Analysis of Incomplete Block Designs, 1952; the margin as in Touvron et al., Llama 2, 2023.
+        Bradley and Terry, Rank Analysis of Incomplete Block Designs, 1952; the margin as in Touvron
+        et al., Llama 2, 2023.
     """
     return -functional.logsigmoid(chosen - rejected - margin).mean()
 
 
 @torch.no_grad()
 def evaluate_reward(
-    model: RewardModel, adapted: Adapted, pairs: Sequence[EncodedPair], settings: RewardSettings, *, pad_id: int
+    model: RewardModel,
+    adapted: Adapted,
+    pairs: Sequence[EncodedPair],
+    settings: RewardSettings,
+    *,
+    pad_id: int,
 ) -> RewardReport:
     """Accuracy, calibration and length bias on pairs."""
     sides = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
     scores = torch.zeros(len(sides))
     for batch in by_length([len(side) for side in sides], batch_tokens=settings.batch_tokens):
         ids, mask = pad([list(sides[n]) for n in batch], value=pad_id)
-        scores[batch] = model.score(adapted, ids.to(adapted.device), mask.to(adapted.device)).float().cpu()
+        scores[batch] = (
+            model.score(adapted, ids.to(adapted.device), mask.to(adapted.device)).float().cpu()
+        )
     lengths = torch.tensor([float(len(side)) for side in sides])
     difference, longer = scores[0::2] - scores[1::2], lengths[0::2] > lengths[1::2]
     unequal = lengths[0::2] != lengths[1::2]
@@ -213,7 +257,9 @@ def evaluate_reward(
 
 def save_reward(folder: Path, adapted: Adapted, model: RewardModel, card: dict[str, Any]) -> None:
     """Write LoRA, head and card into an artifact's staging folder."""
-    adapted.peft.save_pretrained(str(folder), selected_adapters=["reward"], save_embedding_layers=False)
+    adapted.peft.save_pretrained(
+        str(folder), selected_adapters=["reward"], save_embedding_layers=False
+    )
     for path in (folder / "reward").iterdir():
         path.rename(folder / path.name)
     (folder / "reward").rmdir()
@@ -223,7 +269,9 @@ def save_reward(folder: Path, adapted: Adapted, model: RewardModel, card: dict[s
     (folder / CARD).write_text(to_json({**card, **facts}), encoding="utf-8")
 
 
-def load_reward(folder: Path, adapted: Adapted, *, base_fingerprint: str, settings: RewardSettings) -> RewardModel:
+def load_reward(
+    folder: Path, adapted: Adapted, *, base_fingerprint: str, settings: RewardSettings
+) -> RewardModel:
     """Attach a saved reward model; `adapted` has its reference already.
 
     Raises:
@@ -248,12 +296,19 @@ def load_reward(folder: Path, adapted: Adapted, *, base_fingerprint: str, settin
         adapted.train_only("default")
         return RewardModel(head, int(card["layer"]), float(card["mean"]), float(card["std"]))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise AdapterError(f"{folder}: not a readable reward model ({error}); train one with `aegis train reward`") from error
+        raise AdapterError(
+            f"{folder}: not a readable reward model ({error}); train one with `aegis train reward`"
+        ) from error
 
 
 @torch.no_grad()
 def _trunks(
-    adapted: Adapted, sides: Sequence[tuple[int, ...]], *, layer: int, settings: RewardSettings, pad_id: int
+    adapted: Adapted,
+    sides: Sequence[tuple[int, ...]],
+    *,
+    layer: int,
+    settings: RewardSettings,
+    pad_id: int,
 ) -> list[Tensor]:
     """What enters `layer` for every side, (time, d) each, computed once for all epochs."""
     found: list[Tensor] = [torch.empty(0)] * len(sides)
@@ -261,7 +316,9 @@ def _trunks(
     with bar("reading pairs", len(sides)) as advance, adapted.acting_as("reference"):
         for batch in by_length([len(side) for side in sides], batch_tokens=settings.batch_tokens):
             ids, mask = pad([list(sides[n]) for n in batch], value=pad_id)
-            states = adapted.trunk(ids.to(adapted.device), mask.to(adapted.device), layer=layer).states
+            states = adapted.trunk(
+                ids.to(adapted.device), mask.to(adapted.device), layer=layer
+            ).states
             for row, number in enumerate(batch):
                 found[number] = states[row, : len(sides[number])].clone()
             advance(len(batch))
@@ -269,7 +326,12 @@ def _trunks(
 
 
 def _scores(
-    model: RewardModel, adapted: Adapted, sides: Sequence[tuple[int, ...]], trunks: Sequence[Tensor], *, pad_id: int
+    model: RewardModel,
+    adapted: Adapted,
+    sides: Sequence[tuple[int, ...]],
+    trunks: Sequence[Tensor],
+    *,
+    pad_id: int,
 ) -> Tensor:
     ids, mask = pad([list(side) for side in sides], value=pad_id)
     states = torch.nn.utils.rnn.pad_sequence(list(trunks), batch_first=True)
@@ -277,7 +339,9 @@ def _scores(
     return model.score(adapted, ids.to(adapted.device), mask.to(adapted.device), trunk=trunk)
 
 
-def pair_plan(pairs: Sequence[EncodedPair], settings: RewardSettings | DpoSettings, *, seed: int) -> list[list[int]]:
+def pair_plan(
+    pairs: Sequence[EncodedPair], settings: RewardSettings | DpoSettings, *, seed: int
+) -> list[list[int]]:
     """Batches of pairs, order and composition a function of (seed, epoch)."""
     plan: list[list[int]] = []
     for epoch in range(math.ceil(settings.epochs)):
@@ -285,7 +349,10 @@ def pair_plan(pairs: Sequence[EncodedPair], settings: RewardSettings | DpoSettin
         rng = random.Random(f"pairs:{seed}:{epoch}")
         rng.shuffle(order)
         lengths = [2 * max(len(pairs[i].chosen), len(pairs[i].rejected)) for i in order]
-        batches = [[order[i] for i in batch] for batch in by_length(lengths, batch_tokens=settings.batch_tokens)]
+        batches = [
+            [order[i] for i in batch]
+            for batch in by_length(lengths, batch_tokens=settings.batch_tokens)
+        ]
         rng.shuffle(batches)
         share = min(1.0, settings.epochs - epoch)
         plan += batches[: max(1, round(share * len(batches)))]

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aegis.decisions import NAMES
-from aegis.model.adapt import Adapted
+from aegis.engine.thinker import Path, restrict
+from aegis.model.adapted import Adapted
 from aegis.model.chunks import in_chunks
-from aegis.model.thinker import Path, restrict
 from aegis.model.trunk import Trunk
+from aegis.protocol.decisions import NAMES
 from aegis.train.advantages import masked_whiten
 
 
 @dataclass(frozen=True)
 class Limiter:
-    """What may follow inside a body: the tokens `allowed`, (vocabulary,) bool, and the body's own closing tag."""
+    """What may follow inside a body: the tokens `allowed`, (vocabulary,) bool, and the body's own
+    closing tag."""
 
     allowed: Tensor
     closings: tuple[int, ...]
@@ -29,8 +30,8 @@ class Limiter:
 class Task(Protocol):
     """What PPO is asked: prompts as ids, how to sample responses, and the terms of their reward.
 
-    `kinds`: a number for each prompt; every update asks of all kinds as the whole does. `decides`: the prompts are requests
-    about which there is something to decide.
+    `kinds`: a number for each prompt; every update asks of all kinds as the whole does. `decides`:
+    the prompts are requests about which there is something to decide.
     """
 
     prompts: Sequence[tuple[int, ...]]
@@ -38,13 +39,16 @@ class Task(Protocol):
     decides: bool
     limiter: Limiter | None
 
-    def sample(self, prompts: Sequence[tuple[int, ...]], on_token: Callable[[], None]) -> list[Path]: ...
+    def sample(
+        self, prompts: Sequence[tuple[int, ...]], on_token: Callable[[], None]
+    ) -> list[Path]: ...
     def terms(self, indices: Sequence[int], paths: Sequence[Path]) -> list[dict[str, float]]:
         """Weighted terms of each response's reward, by name; their sum is what counts."""
         ...
 
     def due(self, index: int, path: Path) -> dict[int, float]:
-        """What of that sum is earned before the end: by place in the response's ids, that of a token the model chose."""
+        """What of that sum is earned before the end: by place in the response's ids, that of a
+        token the model chose."""
         ...
 
 
@@ -52,10 +56,11 @@ class Task(Protocol):
 class Rollout:
     """Sampled responses with what was known of them then.
 
-    ids, mask, prompt_mask: (batch, time), padded on the right. The rest but `decided` is (batch, steps), a step being a
-    token that the model chose: `positions` in ids, `real` 1.0 or 0.0, `tokens`, `closing` tag and `may_close` for the
-    limiter, log-probabilities of the policy and the reference, values, and what they come to. `decided`: (batch, 4)
-    log-probabilities of the decisions before this training.
+    ids, mask, prompt_mask: (batch, time), padded on the right. The rest but `decided` is (batch,
+    steps), a step being a token that the model chose: `positions` in ids, `real` 1.0 or 0.0,
+    `tokens`, `closing` tag and `may_close` for the limiter, log-probabilities of the policy and the
+    reference, values, and what they come to. `decided`: (batch, 4) log-probabilities of the
+    decisions before this training.
     """
 
     ids: Tensor
@@ -76,7 +81,12 @@ class Rollout:
     def rows(self, wanted: Tensor, *, width: int | None = None) -> Rollout:
         """Some rows, cut to `width` in time; whole by default."""
         tensors = {name: tensor[wanted] for name, tensor in self.tensors().items()}
-        return Rollout(**{name: tensor[:, :width] if name in _IN_TIME else tensor for name, tensor in tensors.items()})
+        return Rollout(
+            **{
+                name: tensor[:, :width] if name in _IN_TIME else tensor
+                for name, tensor in tensors.items()
+            }
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -94,18 +104,24 @@ def chosen_logprobs(
     temperature: float,
     entropy_trains: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """(batch, steps) log-probabilities of the chosen tokens and entropies, under the limiter and the temperature.
+    """(batch, steps) log-probabilities of the chosen tokens and entropies, under the limiter and
+    the temperature.
 
     Args:
         hidden: (batch, time, d) last hidden states of the role that is scored.
-        entropy_trains: let gradients through the entropies; without it entropies are zeros wherever gradients are taken.
+        entropy_trains: let gradients through the entropies; without it entropies are zeros wherever
+            gradients are taken.
     """
     real = rollout.real.bool()
     rows = torch.arange(len(hidden), device=hidden.device).unsqueeze(1)
     before = hidden[rows, (rollout.positions - 1).clamp(min=0)][real]
-    tokens, closing, may_close = (tensor[real] for tensor in (rollout.tokens, rollout.closing, rollout.may_close))
+    tokens, closing, may_close = (
+        tensor[real] for tensor in (rollout.tokens, rollout.closing, rollout.may_close)
+    )
 
-    def score(before: Tensor, tokens: Tensor, closing: Tensor, may_close: Tensor) -> tuple[Tensor, Tensor]:
+    def score(
+        before: Tensor, tokens: Tensor, closing: Tensor, may_close: Tensor
+    ) -> tuple[Tensor, Tensor]:
         logits = adapted.logits(before).to(torch.float32, copy=True)
         if limiter:
             logits = restrict(logits, limiter.allowed, closing, may_close)
@@ -128,7 +144,8 @@ def chosen_logprobs(
 
 @torch.no_grad()
 def decided_before(adapted: Adapted, rollout: Rollout, trunk: Trunk) -> Tensor:
-    """(batch, 4) log-probabilities of the decisions by the reference: what this training should leave as it is."""
+    """(batch, 4) log-probabilities of the decisions by the reference: what this training should
+    leave as it is."""
     width = int(rollout.prompt_mask.sum(1).max())
     mask, lower = rollout.mask[:, :width], Trunk(trunk.layer, trunk.states[:, :width])
     with adapted.acting_as("reference"):
@@ -137,15 +154,19 @@ def decided_before(adapted: Adapted, rollout: Rollout, trunk: Trunk) -> Tensor:
 
 
 def drift(logits: Tensor, decided: Tensor) -> Tensor:
-    """Mean KL, in nats, of the decisions as they were, (n, 4) log-probabilities, to those of (n, 4) logits."""
-    return functional.kl_div(logits.log_softmax(-1), decided, reduction="batchmean", log_target=True)
+    """Mean KL, in nats, of the decisions as they were, (n, 4) log-probabilities, to those of (n, 4)
+    logits."""
+    return functional.kl_div(
+        logits.log_softmax(-1), decided, reduction="batchmean", log_target=True
+    )
 
 
 def whiten_by_part(advantages: Tensor, real: Tensor, paths: Sequence[Path]) -> Tensor:
-    """(batch, steps) advantages with mean 0 and variance 1 over the real steps of each body by itself.
+    """(batch, steps) advantages with mean 0 and variance 1 over the real steps of each body by
+    itself.
 
-    What a private section can earn is a fraction of what the answer can: on one scale, learning to close a section would
-    drown in the noise of the answers.
+    What a private section can earn is a fraction of what the answer can: on one scale, learning to
+    close a section would drown in the noise of the answers.
     """
     body = torch.full_like(advantages, -1)
     for row, path in enumerate(paths):
@@ -157,7 +178,9 @@ def whiten_by_part(advantages: Tensor, real: Tensor, paths: Sequence[Path]) -> T
     return whitened
 
 
-def make_rollout(paths: Sequence[Path], task: Task, *, pad_id: int, device: torch.device) -> Rollout:
+def make_rollout(
+    paths: Sequence[Path], task: Task, *, pad_id: int, device: torch.device
+) -> Rollout:
     """The responses as padded tensors, everything that is still to be computed zero."""
     rows = [[*path.prompt, *path.ids] for path in paths]
     width, steps = max(map(len, rows)), max(1, *(sum(path.chosen) for path in paths))
@@ -172,11 +195,17 @@ def make_rollout(paths: Sequence[Path], task: Task, *, pad_id: int, device: torc
         prompt_mask[row, : len(path.prompt)] = 1
         at = [place for place, chosen in enumerate(path.chosen) if chosen]
         here = slice(0, len(at))
-        positions[row, here] = torch.tensor([len(path.prompt) + place for place in at], dtype=torch.long)
+        positions[row, here] = torch.tensor(
+            [len(path.prompt) + place for place in at], dtype=torch.long
+        )
         tokens[row, here] = torch.tensor([path.ids[place] for place in at], dtype=torch.long)
         if task.limiter:
-            closing[row, here] = torch.tensor([task.limiter.closings[path.part[place]] for place in at], dtype=torch.long)
-            may_close[row, here] = torch.tensor([path.may_close[place] for place in at], dtype=torch.bool)
+            closing[row, here] = torch.tensor(
+                [task.limiter.closings[path.part[place]] for place in at], dtype=torch.long
+            )
+            may_close[row, here] = torch.tensor(
+                [path.may_close[place] for place in at], dtype=torch.bool
+            )
         real[row, here] = 1.0
     decided = torch.zeros(len(rows), len(NAMES))
     empty = [torch.zeros(shape) for _ in range(5)]

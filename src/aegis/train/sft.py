@@ -15,15 +15,23 @@ from torch.nn import functional
 from transformers import get_cosine_schedule_with_warmup
 
 from aegis.config import TrainSettings
-from aegis.decisions import NAMES
-from aegis.model.adapt import Adapted, parameters_by_kind
+from aegis.model.adapted import Adapted, parameters_by_kind
 from aegis.model.device import autocast
-from aegis.progress import bar
+from aegis.protocol.decisions import NAMES
+from aegis.runs.reporter import bar
 from aegis.so8 import Schedule, So8Loss, So8LossSettings, alpha_at, opening
-from aegis.train.checkpoints import Checkpoints
-from aegis.train.examples import Batch, Example, collate, epoch_batches, mixed, prompts_of, to_device
+from aegis.train.examples import (
+    Batch,
+    Example,
+    collate,
+    epoch_batches,
+    mixed,
+    prompts_of,
+    to_device,
+)
 from aegis.train.loop import Loss, StepLog, fit
 from aegis.train.probe import probe
+from aegis.train.snapshot_policy import Checkpoints
 from aegis.train.state import ModuleState, OptimizerState, Part, RandomState, SchedulerState, Values
 from aegis.train.tracking import Tracker, step_scalars
 
@@ -36,7 +44,8 @@ class Trained:
         history: every step.
         validation: loss and accuracy after each epoch.
         alpha: where the gates ended.
-        held_out: (n, 4) decision logits of the validation prompts with the final weights, and their (n,) decisions.
+        held_out: (n, 4) decision logits of the validation prompts with the final weights, and their
+            (n,) decisions.
     """
 
     history: list[StepLog]
@@ -74,7 +83,8 @@ def train_sft(
     """Train LoRA, gates and decision head in place; the gates end at the schedule's last α.
 
     Args:
-        shares: (n, weight) of the datasets that `examples` are of, in order; empty for one dataset of weight 1.
+        shares: (n, weight) of the datasets that `examples` are of, in order; empty for one dataset
+            of weight 1.
         checkpoints: where to take up an unfinished training and to save this one; None for neither.
         tracker: gets every step's scalars, and what validation finds.
         on_step: told of every step, for the progress log.
@@ -85,7 +95,9 @@ def train_sft(
     plan, epoch_ends = make_plan(examples, settings, seed=seed, shares=shares)
     tracker = tracker or Tracker()
     optimizer = make_optimizer(adapted, settings)
-    scheduler = get_cosine_schedule_with_warmup(optimizer, round(settings.warmup * len(plan)), len(plan))
+    scheduler = get_cosine_schedule_with_warmup(
+        optimizer, round(settings.warmup * len(plan)), len(plan)
+    )
     schedule = make_schedule(settings, steps=len(plan))
     objective = Objective(adapted, examples, plan, settings, pad_id=pad_id)
     logs: list[StepLog] = []
@@ -95,7 +107,10 @@ def train_sft(
         "optimizer": OptimizerState(optimizer),
         "scheduler": SchedulerState(scheduler),
         "random": RandomState(),
-        "steps": Values(lambda: [vars(log) for log in logs], lambda rows: _refill(logs, [StepLog(**row) for row in rows])),
+        "steps": Values(
+            lambda: [vars(log) for log in logs],
+            lambda rows: _refill(logs, [StepLog(**row) for row in rows]),
+        ),
         "validation": Values(lambda: checks, lambda rows: _refill(checks, rows)),
     }
     if checkpoints is None or checkpoints.restore(parts) is None:
@@ -103,7 +118,9 @@ def train_sft(
         probe(adapted, examples, settings, pad_id=pad_id, seed=seed)
         if checkpoints:
             checkpoints.begin(parts)
-    tracker.begin(len(logs), [*((log.step, step_scalars(log)) for log in logs), *map(_check_scalars, checks)])
+    tracker.begin(
+        len(logs), [*((log.step, step_scalars(log)) for log in logs), *map(_check_scalars, checks)]
+    )
     adapted.train()
 
     with bar("training", len(plan), done=len(logs), stoppable=False) as advance:
@@ -123,7 +140,9 @@ def train_sft(
             on_step(Progress(log, steps=len(plan), epoch=epoch, samples=len(plan[log.step - 1])))
             ended = epoch if log.step in epoch_ends else None
             if ended and not last and validation:
-                checks.append({"step": log.step, **validate(adapted, validation, settings, pad_id=pad_id)[0]})
+                checks.append(
+                    {"step": log.step, **validate(adapted, validation, settings, pad_id=pad_id)[0]}
+                )
                 tracker.write(*_check_scalars(checks[-1]))
             if checkpoints:
                 checkpoints.step_done(log.step, parts, epoch=ended, last=last)
@@ -164,18 +183,26 @@ def learns_alpha(adapted: Adapted) -> bool:
 
 
 def make_plan(
-    examples: Sequence[Example], settings: TrainSettings, *, seed: int, shares: Sequence[tuple[int, float]] = ()
+    examples: Sequence[Example],
+    settings: TrainSettings,
+    *,
+    seed: int,
+    shares: Sequence[tuple[int, float]] = (),
 ) -> tuple[list[list[int]], list[int]]:
-    """Every batch of the whole training, and the steps at which its epochs end, in order (the last step always).
+    """Every batch of the whole training, and the steps at which its epochs end, in order (the last
+    step always).
 
     Args:
-        shares: (n, weight) of the datasets that `examples` are of, in order; empty for one dataset of weight 1.
+        shares: (n, weight) of the datasets that `examples` are of, in order; empty for one dataset
+            of weight 1.
     """
     plan: list[list[int]] = []
     ends: list[int] = []
     for epoch in range(math.ceil(settings.epochs)):
         chosen = mixed(shares, seed=seed, epoch=epoch) if shares else None
-        batches = epoch_batches(examples, batch_tokens=settings.batch_tokens, seed=seed, epoch=epoch, chosen=chosen)
+        batches = epoch_batches(
+            examples, batch_tokens=settings.batch_tokens, seed=seed, epoch=epoch, chosen=chosen
+        )
         share = min(1.0, settings.epochs - epoch)
         plan += batches[: max(1, round(share * len(batches)))]
         ends.append(len(plan))
@@ -183,11 +210,21 @@ def make_plan(
 
 
 def make_optimizer(adapted: Adapted, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW with a learning rate a kind; gates and tags are not decayed, for decay would pull them shut."""
+    """AdamW with a learning rate a kind; gates and tags are not decayed, for decay would pull them
+    shut."""
     kinds = parameters_by_kind(adapted)
-    rates = {"lora": settings.lr, "gates": settings.gate_lr, "tags": settings.tag_lr, "decision_head": settings.head_lr}
+    rates = {
+        "lora": settings.lr,
+        "gates": settings.gate_lr,
+        "tags": settings.tag_lr,
+        "decision_head": settings.head_lr,
+    }
     groups = [
-        {"params": kinds[kind], "lr": rate, "weight_decay": 0.0 if kind in ("gates", "tags") else settings.weight_decay}
+        {
+            "params": kinds[kind],
+            "lr": rate,
+            "weight_decay": 0.0 if kind in ("gates", "tags") else settings.weight_decay,
+        }
         for kind, rate in rates.items()
         if kinds[kind]
     ]
@@ -211,8 +248,9 @@ def make_schedule(settings: TrainSettings, *, steps: int) -> Schedule:
 class Objective:
     """Decision loss plus weighted token loss plus the SO(8) terms, for one batch of the plan.
 
-    Every record counts the same whatever batch it falls into: sums are divided by the plan's mean, not by the batch's
-    own size, so that a batch of three long dialogues does not outweigh one of twenty short prompts.
+    Every record counts the same whatever batch it falls into: sums are divided by the plan's mean,
+    not by the batch's own size, so that a batch of three long dialogues does not outweigh one of
+    twenty short prompts.
     """
 
     def __init__(
@@ -224,10 +262,19 @@ class Objective:
         *,
         pad_id: int,
     ) -> None:
-        self.adapted, self.examples, self.settings, self.pad_id = adapted, examples, settings, pad_id
+        self.adapted, self.examples, self.settings, self.pad_id = (
+            adapted,
+            examples,
+            settings,
+            pad_id,
+        )
         self.steps = len(plan)
         loss = settings.loss
-        self.so8 = So8Loss(So8LossSettings(pet=loss.pet, nu_orth=loss.nu_orth, mu_norm=loss.mu_norm, rho_iso=loss.rho_iso))
+        self.so8 = So8Loss(
+            So8LossSettings(
+                pet=loss.pet, nu_orth=loss.nu_orth, mu_norm=loss.mu_norm, rho_iso=loss.rho_iso
+            )
+        )
         self.records_a_step = sum(map(len, plan)) / len(plan)
         weights = [sum(sum(examples[index].weights) for index in batch) for batch in plan]
         self.weight_a_step = sum(weights) / max(1, sum(weight > 0 for weight in weights))
@@ -239,7 +286,9 @@ class Objective:
             hidden = self.adapted.hidden(batch.ids, batch.mask)
         loss = self.settings.loss
         logits = self.adapted.decide(hidden, batch.prompt_mask)
-        decision = functional.cross_entropy(logits, batch.decisions, reduction="sum", label_smoothing=loss.label_smoothing)
+        decision = functional.cross_entropy(
+            logits, batch.decisions, reduction="sum", label_smoothing=loss.label_smoothing
+        )
         decision = decision / self.records_a_step
         parts = {"decision": float(decision.detach())}
         task = loss.decision * decision
@@ -249,9 +298,17 @@ class Objective:
             parts["tokens"] = float(tokens.detach())
             task = task + tokens
         total, terms = self.so8(
-            task, progress=step / self.steps, gates=self.adapted.all_gates(), hidden=hidden, mask=batch.mask
+            task,
+            progress=step / self.steps,
+            gates=self.adapted.all_gates(),
+            hidden=hidden,
+            mask=batch.mask,
         )
-        return Loss(total, parts | {name: value for name, value in terms.items() if name != "task"}, batch.tokens)
+        return Loss(
+            total,
+            parts | {name: value for name, value in terms.items() if name != "task"},
+            batch.tokens,
+        )
 
 
 def token_loss(adapted: Adapted, hidden: Tensor, batch: Batch) -> Tensor:
@@ -267,19 +324,27 @@ def token_loss(adapted: Adapted, hidden: Tensor, batch: Batch) -> Tensor:
 def validate(
     adapted: Adapted, examples: Sequence[Example], settings: TrainSettings, *, pad_id: int
 ) -> tuple[dict[str, float], tuple[np.ndarray, np.ndarray]]:
-    """Decision loss and accuracy over prompts, with the gates as they are now; (n, 4) logits and (n,) decisions beside."""
+    """Decision loss and accuracy over prompts, with the gates as they are now; (n, 4) logits and
+    (n,) decisions beside."""
     prompts = prompts_of(examples)
     adapted.eval()
     logits = torch.zeros(len(prompts), len(NAMES))
     with bar("validating", len(prompts)) as advance:
-        for indices in epoch_batches(prompts, batch_tokens=2 * settings.batch_tokens, seed=0, epoch=0):
-            batch = to_device(collate([prompts[index] for index in indices], pad_id=pad_id), adapted.device)
+        for indices in epoch_batches(
+            prompts, batch_tokens=2 * settings.batch_tokens, seed=0, epoch=0
+        ):
+            batch = to_device(
+                collate([prompts[index] for index in indices], pad_id=pad_id), adapted.device
+            )
             with autocast(settings.autocast, batch.ids.device):
                 hidden = adapted.hidden(batch.ids, batch.mask)
             logits[indices] = adapted.decide(hidden, batch.prompt_mask).cpu()
             advance(len(indices))
     adapted.train()
     truth = torch.tensor([example.decision for example in prompts])
-    loss, accuracy = functional.cross_entropy(logits, truth), (logits.argmax(-1) == truth).float().mean()
+    loss, accuracy = (
+        functional.cross_entropy(logits, truth),
+        (logits.argmax(-1) == truth).float().mean(),
+    )
     found = {"validation_loss": float(loss), "validation_accuracy": float(accuracy)}
     return found, (logits.numpy(), truth.numpy())

@@ -16,31 +16,37 @@ from aegis import __version__
 from aegis.config import Config, GroupSettings, ModelSettings, PpoSettings
 from aegis.data.mixture import Dataset, Mixture
 from aegis.data.records import Pair, Record, write_jsonl
+from aegis.engine.judge import Judge
+from aegis.engine.thinker import Limits
 from aegis.errors import DataError
-from aegis.model.adapt import Adapted, attach, freeze
-from aegis.model.adapter import AdapterCard, load_adapter, read_card, require_base, save_adapter
+from aegis.model.adapted import Adapted, attach, freeze
+from aegis.model.adapter_folder import (
+    AdapterCard,
+    load_adapter,
+    read_card,
+    require_base,
+    save_adapter,
+)
+from aegis.model.base import Base, context_length, load_model, load_tokenizer
 from aegis.model.calibration import fit, is_spelled
-from aegis.model.checkpointing import checkpoint_layers
 from aegis.model.device import fast_dtype, pick_device, quick_attention
-from aegis.model.judge import Judge
+from aegis.model.grad_checkpoint import checkpoint_layers
 from aegis.model.lexical import FILE as LEXICAL
 from aegis.model.lexical import LexicalHead
-from aegis.model.load import Base, context_length, load_model, load_tokenizer
 from aegis.model.offload import free_room, offload_layers
 from aegis.model.prompt import prompt_ids
 from aegis.model.scalar import VALUE, ScalarHead
 from aegis.model.tags import Tags, add_tags
-from aegis.model.thinker import Limits
-from aegis.train.checkpoints import Checkpoints
 from aegis.train.evidence import FILE as EVIDENCE
 from aegis.train.evidence import PICTURE as TRANSITION
 from aegis.train.evidence import write_evidence
 from aegis.train.examples import Example, encode_all, encode_pair, mixed
 from aegis.train.figures import draw_alpha, draw_learning_curve, draw_ppo, draw_reward
 from aegis.train.ppo import PPO, OnUpdate
-from aegis.train.quadruple import QuadrupleThinking, distance
 from aegis.train.reward import EncodedPair, load_reward, save_reward, train_reward
 from aegis.train.sft import OnStep, Trained, train_sft, validate
+from aegis.train.snapshot_policy import Checkpoints
+from aegis.train.task import QuadrupleThinking, distance
 from aegis.train.tracking import Tracker
 
 
@@ -59,11 +65,13 @@ def write_supervised(
     tracker: Tracker | None = None,
     on_step: OnStep = lambda _: None,
 ) -> Trained:
-    """Train on the records and the pairs' chosen sides; write the adapter, its history and its curves.
+    """Train on the records and the pairs' chosen sides; write the adapter, its history and its
+    curves.
 
     Args:
         origin: `session_id` and `records_sha256`, for the card.
-        mixture: what `train.datasets` makes of `train` and `pairs`, which it then stands for; None without datasets.
+        mixture: what `train.datasets` makes of `train` and `pairs`, which it then stands for; None
+            without datasets.
 
     Raises:
         DataError: if no record fits `train.max_length`.
@@ -74,12 +82,18 @@ def write_supervised(
     if mixture:
         train, pairs, others = mixture.own.records, mixture.pairs, mixture.others
         validation = [*validation, *mixture.validation]
-    fitting = [record for record in validation if len(prompt_ids(tokenizer, record.prompt, system=system)) <= limit]
+    fitting = [
+        record
+        for record in validation
+        if len(prompt_ids(tokenizer, record.prompt, system=system)) <= limit
+    ]
     examples, held_out, dropped, sizes = _examples(config, tokenizer, train, pairs, fitting, others)
     shares = _shares(mixture, sizes) if mixture else []
     epoch = mixed(shares, seed=config.seed, epoch=0) if shares else range(len(examples))
     tokens = sum(len(examples[index].ids) for index in epoch)
-    say(f"{len(epoch)} examples, {tokens:,} tokens an epoch, {dropped} left out as longer than train.max_length")
+    say(
+        f"{len(epoch)} examples, {tokens:,} tokens an epoch, {dropped} left out as longer than train.max_length"
+    )
     torch.manual_seed(config.seed)
     adapted = _placed(attach(model, config.model, tags=tags), config.model)
     report = freeze(adapted)
@@ -99,7 +113,9 @@ def write_supervised(
     training = {
         "aegis_version": __version__,
         "seed": config.seed,
-        "settings": config.train.model_dump(mode="json", exclude={"datasets"}),  # the card is published, paths are not
+        "settings": config.train.model_dump(
+            mode="json", exclude={"datasets"}
+        ),  # the card is published, paths are not
         "datasets": mixture.facts if mixture else [],
         "examples": len(epoch),
         "steps": len(trained.history),
@@ -109,7 +125,9 @@ def write_supervised(
     }
     facts = {key: value for key, value in asdict(base).items() if key != "folder"}
     model = config.model.model_dump(mode="json")
-    save_adapter(folder, adapted, AdapterCard(facts, model, trained.alpha, training, origin["session_id"]))
+    save_adapter(
+        folder, adapted, AdapterCard(facts, model, trained.alpha, training, origin["session_id"])
+    )
     everything = [*train, *(record for dataset in others for record in dataset.records)]
     lexical = _lexical_head(folder, config, everything, pairs) if config.model.lexical else None
     if trained.held_out:
@@ -133,11 +151,15 @@ def _shares(mixture: Mixture, sizes: Sequence[int]) -> list[tuple[int, float]]:
     weights = [mixture.own.weight, *(dataset.weight for dataset in mixture.others)]
     shares = list(zip(sizes, weights, strict=True))
     if not any(round(weight * count) for count, weight in shares):
-        raise DataError("train.datasets: round(weight * n) is 0 for every dataset, so that an epoch is empty; raise a weight")
+        raise DataError(
+            "train.datasets: round(weight * n) is 0 for every dataset, so that an epoch is empty; raise a weight"
+        )
     return shares
 
 
-def _lexical_head(folder: Path, config: Config, train: Sequence[Record], pairs: Sequence[Pair]) -> LexicalHead:
+def _lexical_head(
+    folder: Path, config: Config, train: Sequence[Record], pairs: Sequence[Pair]
+) -> LexicalHead:
     rows = [(record.prompt, int(record.decision)) for record in train]
     rows += [(pair.prompt, int(pair.chosen.decision)) for pair in pairs]
     prompts, decisions = zip(*rows, strict=True)
@@ -161,7 +183,8 @@ def _tagged(config: Config, base: Base, *, dtype: torch.dtype) -> tuple[Any, Any
 
 
 def _placed(adapted: Adapted, settings: ModelSettings) -> Adapted:
-    """On its device, or with some layers waiting in main memory, and ready for the backward pass."""
+    """On its device, or with some layers waiting in main memory, and ready for the backward
+    pass."""
     if settings.offload:
         offload_layers(adapted.base, device=pick_device(), room=free_room())
     adapted.to(pick_device())
@@ -171,7 +194,8 @@ def _placed(adapted: Adapted, settings: ModelSettings) -> Adapted:
 
 
 def _supervised(config: Config, base: Base, folder: Path) -> tuple[Adapted, Any, AdapterCard]:
-    """The supervised model, with a frozen copy of itself, in the precision in which sampling is fast."""
+    """The supervised model, with a frozen copy of itself, in the precision in which sampling is
+    fast."""
     model, tokenizer, tags = _tagged(config, base, dtype=fast_dtype())
     card = read_card(folder)
     require_base(card, base, folder=folder)
@@ -215,10 +239,17 @@ def write_reward(
     )
     metrics = {**asdict(report), "steps": len(logs)}
     facts = {key: value for key, value in asdict(base).items() if key != "folder"}
-    save_reward(folder, adapted, model, {"base": facts, "settings": settings.model_dump(mode="json"), "metrics": metrics})
+    save_reward(
+        folder,
+        adapted,
+        model,
+        {"base": facts, "settings": settings.model_dump(mode="json"), "metrics": metrics},
+    )
     write_jsonl(folder / "history.jsonl", logs)
     draw_reward(folder / "learning_curve.png", logs, held_out=report.accuracy)
-    shown = {name: "not known" if value is None else f"{value:.3f}" for name, value in metrics.items()}
+    shown = {
+        name: "not known" if value is None else f"{value:.3f}" for name, value in metrics.items()
+    }
     say(
         f"reward model: accuracy {shown['accuracy']} on {report.pairs} held-out pairs, "
         f"longer side wins {shown['longer_wins']} (and is the better one in {shown['longer_chosen']})"
@@ -240,12 +271,15 @@ def write_policy(
     tracker: Tracker | None = None,
     on_update: OnUpdate = lambda _: None,
 ) -> dict[str, Any]:
-    """Go on from `supervised` by PPO; write an adapter folder like its own, with the value head and PPO's history."""
+    """Go on from `supervised` by PPO; write an adapter folder like its own, with the value head and
+    PPO's history."""
     settings = config.train.ppo
     adapted, tokenizer, card = _supervised(config, base, supervised)
     model = None
     if reward and settings.weights.reward_model:
-        model = load_reward(reward, adapted, base_fingerprint=base.fingerprint, settings=config.train.reward)
+        model = load_reward(
+            reward, adapted, base_fingerprint=base.fingerprint, settings=config.train.reward
+        )
     adapted.to(pick_device())
     adapted.train_only("default")
     torch.manual_seed(config.seed)
@@ -300,7 +334,8 @@ def write_preference(
     checkpoints: Checkpoints | None = None,
     on_log: Callable[[dict[str, Any], int], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Go on from `supervised` by DPO on the pairs; write an adapter folder like its own, with DPO's history.
+    """Go on from `supervised` by DPO on the pairs; write an adapter folder like its own, with DPO's
+    history.
 
     Raises:
         DataError: if no pair fits `train.max_length`.
@@ -310,8 +345,12 @@ def write_preference(
     settings = config.train.dpo
     adapted, tokenizer, card = _supervised(config, base, supervised)
     adapted.to(pick_device())
-    encoded = encode_preferences(tokenizer, pairs, system=config.model.system_prompt, max_length=config.train.max_length)
-    say(f"DPO: {len(encoded)} pairs, {len(pairs) - len(encoded)} left out as longer than train.max_length")
+    encoded = encode_preferences(
+        tokenizer, pairs, system=config.model.system_prompt, max_length=config.train.max_length
+    )
+    say(
+        f"DPO: {len(encoded)} pairs, {len(pairs) - len(encoded)} left out as longer than train.max_length"
+    )
     logs = train_dpo(
         adapted,
         encoded,
@@ -333,10 +372,15 @@ def write_preference(
         algorithm="dpo",
         settings=settings.model_dump(mode="json"),
         logs=logs,
-        metrics={"steps": len(logs), **quarters(logs, "loss", "rewards/margins", "rewards/accuracies")},
+        metrics={
+            "steps": len(logs),
+            **quarters(logs, "loss", "rewards/margins", "rewards/accuracies"),
+        },
     )
     margins = f"{metrics['rewards/margins_first']:+.2f} → {metrics['rewards/margins_last']:+.2f}"
-    say(f"DPO: margin of the chosen side {margins}, accuracy {metrics['rewards/accuracies_last']:.2f}")
+    say(
+        f"DPO: margin of the chosen side {margins}, accuracy {metrics['rewards/accuracies_last']:.2f}"
+    )
     return metrics
 
 
@@ -354,16 +398,21 @@ def write_group(
     checkpoints: Checkpoints | None = None,
     on_log: Callable[[dict[str, Any], int], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Go on from `supervised` by GRPO or RLOO; write an adapter folder like its own, with the training's history."""
+    """Go on from `supervised` by GRPO or RLOO; write an adapter folder like its own, with the
+    training's history."""
     from aegis.train.group import train_group  # needs the extra `trl`
 
     settings = config.train.group
     adapted, tokenizer, card = _supervised(config, base, supervised)
     model = None
     if reward and settings.weights.reward_model:
-        model = load_reward(reward, adapted, base_fingerprint=base.fingerprint, settings=config.train.reward)
+        model = load_reward(
+            reward, adapted, base_fingerprint=base.fingerprint, settings=config.train.reward
+        )
     adapted.to(pick_device())
-    say(f"{algorithm.upper()}: {settings.updates} updates, {settings.prompts} prompts of {settings.group} responses each")
+    say(
+        f"{algorithm.upper()}: {settings.updates} updates, {settings.prompts} prompts of {settings.group} responses each"
+    )
     logs = train_group(
         algorithm,
         adapted,
@@ -387,9 +436,14 @@ def write_group(
         algorithm=algorithm,
         settings=settings.model_dump(mode="json"),
         logs=logs,
-        metrics={"updates": len(logs), **quarters(logs, "reward", "reward_std", "kl", "entropy", "ended")},
+        metrics={
+            "updates": len(logs),
+            **quarters(logs, "reward", "reward_std", "kl", "entropy", "ended"),
+        },
     )
-    say(f"{algorithm.upper()}: reward {metrics['reward_first']:+.2f} → {metrics['reward_last']:+.2f}")
+    say(
+        f"{algorithm.upper()}: reward {metrics['reward_first']:+.2f} → {metrics['reward_last']:+.2f}"
+    )
     return metrics
 
 
@@ -402,17 +456,27 @@ def _task(
     *,
     supervised: Path,
 ) -> QuadrupleThinking:
-    """The records whose prompts fit, to be answered in quadruple thinking, told what the policy's own judge decides."""
+    """The records whose prompts fit, to be answered in quadruple thinking, told what the policy's
+    own judge decides."""
     system, limit = config.model.system_prompt, config.train.max_length
-    encoded = [(record, tuple(prompt_ids(tokenizer, record.prompt, system=system))) for record in train]
+    encoded = [
+        (record, tuple(prompt_ids(tokenizer, record.prompt, system=system))) for record in train
+    ]
     field = "train.ppo.prompt_tokens" if isinstance(settings, PpoSettings) else "train.max_length"
     longest = settings.prompt_tokens if isinstance(settings, PpoSettings) else limit
-    room = context_length(adapted.base.config) - Limits(settings.section_tokens, settings.final_tokens).total
+    room = (
+        context_length(adapted.base.config)
+        - Limits(settings.section_tokens, settings.final_tokens).total
+    )
     asked = [(record, ids) for record, ids in encoded if len(ids) <= min(longest, room)]
     if not asked:
-        raise DataError(f"{field} is {longest}, the context leaves {room} tokens, no prompt is that short; raise {field}")
+        raise DataError(
+            f"{field} is {longest}, the context leaves {room} tokens, no prompt is that short; raise {field}"
+        )
     judge = Judge.beside(supervised, adapted.base, tokenizer, adapted.head)
-    return QuadrupleThinking(adapted, judge, [r for r, _ in asked], [ids for _, ids in asked], settings)
+    return QuadrupleThinking(
+        adapted, judge, [r for r, _ in asked], [ids for _, ids in asked], settings
+    )
 
 
 def _write_adapter(
@@ -429,16 +493,33 @@ def _write_adapter(
     logs: Sequence[dict[str, Any]],
     metrics: dict[str, Any],
 ) -> dict[str, Any]:
-    """Weigh the decision head's two eyes anew and write what every algorithm leaves; return `metrics` with validation."""
+    """Weigh the decision head's two eyes anew and write what every algorithm leaves; return
+    `metrics` with validation."""
     system, limit = config.model.system_prompt, config.train.max_length
-    fitting = [record for record in validation if len(prompt_ids(tokenizer, record.prompt, system=system)) <= limit]
-    shared: dict[str, Any] = {"system": system, "max_length": limit, "section_weight": 0.0, "final_weight": 0.0}
+    fitting = [
+        record
+        for record in validation
+        if len(prompt_ids(tokenizer, record.prompt, system=system)) <= limit
+    ]
+    shared: dict[str, Any] = {
+        "system": system,
+        "max_length": limit,
+        "section_weight": 0.0,
+        "final_weight": 0.0,
+    }
     held_out, _ = encode_all(tokenizer, fitting, [], thinking_records=0, seed=config.seed, **shared)
     lexical = LexicalHead.load(supervised)
     if held_out:
-        checks, (deep, truth) = validate(adapted, held_out, config.train, pad_id=tokenizer.pad_token_id)
+        checks, (deep, truth) = validate(
+            adapted, held_out, config.train, pad_id=tokenizer.pad_token_id
+        )
         prompts = [record.prompt for record in fitting]
-        fit(deep, lexical.logits(prompts) if lexical else None, is_spelled(tokenizer, prompts), truth).save(folder)
+        fit(
+            deep,
+            lexical.logits(prompts) if lexical else None,
+            is_spelled(tokenizer, prompts),
+            truth,
+        ).save(folder)
         metrics = metrics | checks
     training = {**card.training, algorithm: {"settings": settings, "metrics": metrics}}
     save_adapter(folder, adapted, replace(card, training=training))
@@ -481,12 +562,19 @@ def summarize(logs: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def _pairs(config: Config, tokenizer: Any, pairs: Sequence[Pair]) -> list[EncodedPair]:
-    """The pairs as ids, ending where a sampled response ends; those longer than `train.max_length` are left out."""
+    """The pairs as ids, ending where a sampled response ends; those longer than `train.max_length`
+    are left out."""
     found = []
     for pair in pairs:
-        _, chosen, rejected = encode_pair(tokenizer, pair, system=config.model.system_prompt, end=False)
+        _, chosen, rejected = encode_pair(
+            tokenizer, pair, system=config.model.system_prompt, end=False
+        )
         if max(len(chosen), len(rejected)) <= config.train.max_length:
-            found.append(EncodedPair(chosen, rejected, distance(pair.chosen.decision, pair.rejected.decision)))
+            found.append(
+                EncodedPair(
+                    chosen, rejected, distance(pair.chosen.decision, pair.rejected.decision)
+                )
+            )
     return found
 
 
@@ -498,7 +586,8 @@ def _examples(
     validation: Sequence[Record],
     others: Sequence[Dataset] = (),
 ) -> tuple[list[Example], list[Example], int, list[int]]:
-    """What to train on, what to validate on, how many were too long, and how many examples are own and each dataset's."""
+    """What to train on, what to validate on, how many were too long, and how many examples are own
+    and each dataset's."""
     settings = config.train
     shared: dict[str, Any] = {
         "system": config.model.system_prompt,
@@ -508,12 +597,18 @@ def _examples(
         "final_weight": settings.loss.final,
         "seed": config.seed,
     }
-    examples, dropped = encode_all(tokenizer, train, pairs, thinking_records=settings.thinking_records, **shared)
+    examples, dropped = encode_all(
+        tokenizer, train, pairs, thinking_records=settings.thinking_records, **shared
+    )
     sizes = [len(examples)]
     for dataset in others:
-        more, gone = encode_all(tokenizer, dataset.records, [], thinking_records=settings.thinking_records, **shared)
+        more, gone = encode_all(
+            tokenizer, dataset.records, [], thinking_records=settings.thinking_records, **shared
+        )
         examples, dropped, sizes = examples + more, dropped + gone, [*sizes, len(more)]
     held_out, _ = encode_all(tokenizer, validation, [], thinking_records=0, **shared)
     if not examples:
-        raise DataError(f"train.max_length is {settings.max_length}, and no record is that short; raise it")
+        raise DataError(
+            f"train.max_length is {settings.max_length}, and no record is that short; raise it"
+        )
     return examples, held_out, dropped, sizes

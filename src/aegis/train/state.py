@@ -1,7 +1,9 @@
-"""Everything that an unfinished training is: captured at a step's end, written without pickles, restored to the last bit.
+"""Everything that an unfinished training is: captured at a step's end, written without pickles,
+restored to the last bit.
 
-A training registers its parts by name. A snapshot holds exactly those parts, each with exactly its tensors and values; a
-missing or an extra one is an error, never a silent default, so that a part added later cannot be forgotten.
+A training registers its parts by name. A snapshot holds exactly those parts, each with exactly its
+tensors and values; a missing or an extra one is an error, never a silent default, so that a part
+added later cannot be forgotten.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ _TENSORS, _VALUES = "state.safetensors", "state.json"
 
 @dataclass(frozen=True)
 class Content:
-    """One part's state: tensors by name, and whatever JSON can hold. Tensors may be those that train: write them at once."""
+    """One part's state: tensors by name, and whatever JSON can hold. Tensors may be those that
+    train: write them at once."""
 
     tensors: dict[str, Tensor]
     values: Any
@@ -41,13 +44,16 @@ class Part(Protocol):
 
 
 class ModuleState:
-    """The trainable parameters of a module and the buffers of the named children; the frozen rest is the base's."""
+    """The trainable parameters of a module and the buffers of the named children; the frozen rest
+    is the base's."""
 
     def __init__(self, module: nn.Module, *, buffers_of: tuple[str, ...] = ()) -> None:
         self.module, self.buffers_of = module, buffers_of
 
     def capture(self) -> Content:
-        return Content({name: tensor.detach().cpu() for name, tensor in self._tensors().items()}, None)
+        return Content(
+            {name: tensor.detach().cpu() for name, tensor in self._tensors().items()}, None
+        )
 
     def restore(self, content: Content) -> None:
         own = self._tensors()
@@ -58,7 +64,9 @@ class ModuleState:
                 tensor.copy_(content.tensors[name])
 
     def _tensors(self) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {name: value for name, value in self.module.named_parameters() if value.requires_grad}
+        found: dict[str, Tensor] = {
+            name: value for name, value in self.module.named_parameters() if value.requires_grad
+        }
         for child in self.buffers_of:
             buffers = self.module.get_submodule(child).named_buffers()
             found |= {f"{child}.{name}": value for name, value in buffers}
@@ -68,7 +76,8 @@ class ModuleState:
 class OptimizerState:
     """A torch optimizer: the moments of every parameter, and each group's settings.
 
-    Single float32 numbers, the counters of steps, are written as values: a third as many tensors to write one by one.
+    Single float32 numbers, the counters of steps, are written as values: a third as many tensors to
+    write one by one.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
@@ -81,7 +90,9 @@ class OptimizerState:
         for index, state in raw["state"].items():
             for key, value in state.items():
                 if not isinstance(value, Tensor):
-                    raise AegisError(f"optimizer state {key!r} is a {type(value).__name__}; only tensors can be saved")
+                    raise AegisError(
+                        f"optimizer state {key!r} is a {type(value).__name__}; only tensors can be saved"
+                    )
                 if _is_number(value):
                     numbers[f"{index}/{key}"] = value.item()
                 else:
@@ -90,7 +101,10 @@ class OptimizerState:
 
     def restore(self, content: Content) -> None:
         state: dict[int, dict[str, Tensor]] = {}
-        numbers = {name: torch.tensor(value, dtype=torch.float32) for name, value in content.values["numbers"].items()}
+        numbers = {
+            name: torch.tensor(value, dtype=torch.float32)
+            for name, value in content.values["numbers"].items()
+        }
         for name, value in {**content.tensors, **numbers}.items():
             index, _, key = name.partition("/")
             state.setdefault(int(index), {})[key] = value
@@ -98,8 +112,13 @@ class OptimizerState:
         for fields in state.values():
             _require_same("optimizer state", known, fields)
         own, found = self.optimizer.state_dict()["param_groups"], content.values["groups"]
-        _require_same("optimizer groups", [str(g["params"]) for g in own], [str(g["params"]) for g in found])
-        groups = [dict(group, betas=tuple(group["betas"])) if "betas" in group else group for group in found]
+        _require_same(
+            "optimizer groups", [str(g["params"]) for g in own], [str(g["params"]) for g in found]
+        )
+        groups = [
+            dict(group, betas=tuple(group["betas"])) if "betas" in group else group
+            for group in found
+        ]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
@@ -110,23 +129,36 @@ class SchedulerState:
         self.scheduler = scheduler
 
     def capture(self) -> Content:
-        return Content({}, {key: value for key, value in self.scheduler.state_dict().items() if key != "lr_lambdas"})
+        return Content(
+            {},
+            {
+                key: value
+                for key, value in self.scheduler.state_dict().items()
+                if key != "lr_lambdas"
+            },
+        )
 
     def restore(self, content: Content) -> None:
-        lambdas = {key: value for key, value in self.scheduler.state_dict().items() if key == "lr_lambdas"}
+        lambdas = {
+            key: value for key, value in self.scheduler.state_dict().items() if key == "lr_lambdas"
+        }
         _require_same("scheduler fields", self.capture().values.keys(), content.values.keys())
         self.scheduler.load_state_dict({**content.values, **lambdas})
 
 
 class RandomState:
-    """Every generator that a training may draw from: Python's, numpy's, torch's on the CPU and on each CUDA device."""
+    """Every generator that a training may draw from: Python's, numpy's, torch's on the CPU and on
+    each CUDA device."""
 
     def capture(self) -> Content:
         version, internal, gauss = random.getstate()
         kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
         tensors = {"torch": torch.get_rng_state()}
         if torch.cuda.is_available():
-            tensors |= {f"cuda{number}": state for number, state in enumerate(torch.cuda.get_rng_state_all())}
+            tensors |= {
+                f"cuda{number}": state
+                for number, state in enumerate(torch.cuda.get_rng_state_all())
+            }
         numpy = [str(kind), np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)]
         return Content(tensors, {"python": [version, list(internal), gauss], "numpy": numpy})
 
@@ -157,11 +189,17 @@ class Values:
 def write_state(folder: Path, parts: Mapping[str, Part], *, step: int) -> None:
     """Write every part's content into a snapshot's staging folder."""
     contents = {name: part.capture() for name, part in parts.items()}
-    tensors = {f"{name}:{key}": value for name, content in contents.items() for key, value in content.tensors.items()}
+    tensors = {
+        f"{name}:{key}": value
+        for name, content in contents.items()
+        for key, value in content.tensors.items()
+    }
     save_file({key: value.contiguous() for key, value in tensors.items()}, folder / _TENSORS)
     values = {name: content.values for name, content in contents.items()}
     # Without indentation, for Python's JSON is ten times as fast then; a long log is in here.
-    text = json.dumps({"version": VERSION, "step": step, "values": values}, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(
+        {"version": VERSION, "step": step, "values": values}, ensure_ascii=False, allow_nan=False
+    )
     (folder / _VALUES).write_text(text, encoding="utf-8")
 
 
@@ -169,13 +207,15 @@ def read_state(folder: Path, parts: Mapping[str, Part]) -> int:
     """Put every part back as it was and return the step.
 
     Raises:
-        AegisError: if the snapshot is of another version, or its parts are not exactly these. Nothing that has been
-            restored by then can be used.
+        AegisError: if the snapshot is of another version, or its parts are not exactly these.
+            Nothing that has been restored by then can be used.
     """
     try:
         raw = json.loads((folder / _VALUES).read_text(encoding="utf-8"))
         if raw["version"] != VERSION:
-            raise AegisError(f"{folder}: written by version {raw['version']} of this format, this is {VERSION}")
+            raise AegisError(
+                f"{folder}: written by version {raw['version']} of this format, this is {VERSION}"
+            )
         _require_same("parts", parts.keys(), raw["values"].keys())
         tensors: dict[str, dict[str, Tensor]] = {name: {} for name in parts}
         for key, value in load_file(folder / _TENSORS).items():
@@ -186,7 +226,15 @@ def read_state(folder: Path, parts: Mapping[str, Part]) -> int:
         for name, part in parts.items():
             part.restore(Content(tensors[name], raw["values"][name]))
         return int(raw["step"])
-    except (OSError, ValueError, KeyError, TypeError, IndexError, SafetensorError, AegisError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        SafetensorError,
+        AegisError,
+    ) as error:
         raise AegisError(
             f"{folder}: this snapshot cannot be resumed from ({error}); "
             "start anew with --no-auto-resume, or with the version of AEGIS that wrote it"
@@ -194,15 +242,24 @@ def read_state(folder: Path, parts: Mapping[str, Part]) -> int:
 
 
 def _is_number(value: Tensor) -> bool:
-    return value.ndim == 0 and value.dtype == torch.float32 and value.device.type == "cpu" and bool(value.isfinite())
+    return (
+        value.ndim == 0
+        and value.dtype == torch.float32
+        and value.device.type == "cpu"
+        and bool(value.isfinite())
+    )
 
 
 def _require_same(what: str, own: Any, found: Any) -> None:
     missing, extra = sorted(set(own) - set(found)), sorted(set(found) - set(own))
     if missing or extra:
-        raise AegisError(f"{what}: missing {missing[:3] or 'nothing'}, extra {extra[:3] or 'nothing'}")
+        raise AegisError(
+            f"{what}: missing {missing[:3] or 'nothing'}, extra {extra[:3] or 'nothing'}"
+        )
 
 
 def _require_shape(name: str, own: Tensor, found: Tensor) -> None:
     if own.shape != found.shape or own.dtype != found.dtype:
-        raise AegisError(f"{name}: {tuple(found.shape)} {found.dtype} saved, {tuple(own.shape)} {own.dtype} needed")
+        raise AegisError(
+            f"{name}: {tuple(found.shape)} {found.dtype} saved, {tuple(own.shape)} {own.dtype} needed"
+        )

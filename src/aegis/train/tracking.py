@@ -1,8 +1,10 @@
-"""Scalars of every step of training, for TensorBoard always, for MLflow and trackio where the user asks for them.
+"""Scalars of every step of training, for TensorBoard always, for MLflow and trackio where the user
+asks for them.
 
-A tracker looks on. One that fails is told once and left out; the training goes on, and draws the same random numbers as
-without it. It holds no state that a snapshot would need: what a tracker lacks after a kill or a power cut is written again
-from the training's own log, and what it has too much (steps after the snapshot that was resumed from) is superseded.
+A tracker looks on. One that fails is told once and left out; the training goes on, and draws the
+same random numbers as without it. It holds no state that a snapshot would need: what a tracker
+lacks after a kill or a power cut is written again from the training's own log, and what it has too
+much (steps after the snapshot that was resumed from) is superseded.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from aegis.durable.files import fingerprint, sync_file
 from aegis.errors import MissingPackageError
+from aegis.storage.files import fingerprint, sync_file
 from aegis.train.loop import StepLog
 from aegis.train.state import RandomState
 
@@ -44,7 +46,8 @@ def require_trackers(names: Iterable[str]) -> None:
 
 
 def step_scalars(log: StepLog) -> dict[str, float]:
-    """What one optimizer step is drawn by: loss and its parts, gradient norm, learning rate, speed, α and g."""
+    """What one optimizer step is drawn by: loss and its parts, gradient norm, learning rate, speed,
+    α and g."""
     return {
         "loss": log.loss,
         **{f"parts/{name}": value for name, value in log.parts.items()},
@@ -59,7 +62,8 @@ class Sink(Protocol):
     """Where scalars go."""
 
     def begin(self, done: int) -> int:
-        """Get ready to go on after `done` steps; return the first step that is still wanted, 0 for all."""
+        """Get ready to go on after `done` steps; return the first step that is still wanted, 0 for
+        all."""
         ...
 
     def write(self, step: int, scalars: Scalars) -> None: ...
@@ -75,7 +79,10 @@ class Tracker:
     """
 
     def __init__(
-        self, sinks: Mapping[str, Callable[[], Sink]] | None = None, *, say: Callable[[str], None] = lambda _: None
+        self,
+        sinks: Mapping[str, Callable[[], Sink]] | None = None,
+        *,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._makers, self._sinks, self._say = dict(sinks or {}), dict[str, Sink](), say
 
@@ -83,7 +90,8 @@ class Tracker:
         """Go on after `done` steps (0 for a new training).
 
         Args:
-            history: (step, scalars) of the steps done, oldest first: what a sink lacks of it is written to it.
+            history: (step, scalars) of the steps done, oldest first: what a sink lacks of it is
+                written to it.
         """
         rows = sorted(history, key=lambda row: row[0])  # stable: a step's rows stay in their order
         kept = RandomState()
@@ -115,7 +123,12 @@ class Tracker:
     def __enter__(self) -> Tracker:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close(finished=kind is None)
 
     def _guarded(self, name: str, act: Callable[[], None]) -> None:
@@ -124,11 +137,18 @@ class Tracker:
         except Exception as error:  # whatever a tracker raises, the training is worth more
             self._sinks.pop(name, None)
             first = (str(error).splitlines() or [""])[0][:200]
-            self._say(f"tracking: {name} failed ({type(error).__name__}: {first}); the training goes on without it")
+            self._say(
+                f"tracking: {name} failed ({type(error).__name__}: {first}); the training goes on without it"
+            )
 
 
 def open_tracker(
-    names: Sequence[str], *, session: Path, step: str, mark: str, say: Callable[[str], None] = lambda _: None
+    names: Sequence[str],
+    *,
+    session: Path,
+    step: str,
+    mark: str,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Tracker:
     """The tracker of one step of training in a session.
 
@@ -138,7 +158,9 @@ def open_tracker(
         step: `sft`, `reward`, `ppo` …: names the TensorBoard folder and the MLflow or trackio run.
         mark: fingerprint of what the step is made of; a run of another mark is another run.
     """
-    sinks: dict[str, Callable[[], Sink]] = {TENSORBOARD: lambda: TensorBoard(session / TENSORBOARD / step)}
+    sinks: dict[str, Callable[[], Sink]] = {
+        TENSORBOARD: lambda: TensorBoard(session / TENSORBOARD / step)
+    }
     run = f"{session.name}/{step}/{mark[:8]}"
     if "mlflow" in names:
         sinks["mlflow"] = lambda: MLflow(run, mark=f"{session.name}:{mark}", folder=session.parent)
@@ -150,8 +172,9 @@ def open_tracker(
 class TensorBoard:
     """Event files in one folder, read with `tensorboard --logdir`.
 
-    A file that a kill cut short ends at some step, perhaps in its middle: from that step on everything is written again, and
-    a START event with `purge_step` tells TensorBoard to forget what it had read from there on.
+    A file that a kill cut short ends at some step, perhaps in its middle: from that step on
+    everything is written again, and a START event with `purge_step` tells TensorBoard to forget
+    what it had read from there on.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -203,7 +226,8 @@ def _event_files(folder: Path) -> list[Path]:
 
 
 class MLflow:
-    """A run in the experiment `aegis`; on this machine (`mlflow.db` beside the sessions) unless MLFLOW_TRACKING_URI is set.
+    """A run in the experiment `aegis`; on this machine (`mlflow.db` beside the sessions) unless
+    MLFLOW_TRACKING_URI is set.
 
     MLflow keeps every value it is sent, so a step that it has already is not sent again.
     """
@@ -220,16 +244,23 @@ class MLflow:
         from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
 
         local = f"sqlite:///{(self.folder / 'mlflow.db').as_posix()}"
-        self._client = client = MlflowClient(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or local)
+        self._client = client = MlflowClient(
+            tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or local
+        )
         found = client.get_experiment_by_name(_PROJECT)
         experiment = found.experiment_id if found else client.create_experiment(_PROJECT)
         runs = client.search_runs([experiment], f"tags.aegis_mark = '{self.mark}'", max_results=1)
-        run = runs[0] if runs else client.create_run(experiment, run_name=self.name, tags={"aegis_mark": self.mark})
+        run = (
+            runs[0]
+            if runs
+            else client.create_run(experiment, run_name=self.name, tags={"aegis_mark": self.mark})
+        )
         self._run = run.info.run_id
         if runs:
             client.update_run(self._run, status="RUNNING")
         self._last = {
-            key: max(metric.step for metric in client.get_metric_history(self._run, key)) for key in run.data.metrics
+            key: max(metric.step for metric in client.get_metric_history(self._run, key))
+            for key in run.data.metrics
         }
         return 0
 
@@ -237,7 +268,11 @@ class MLflow:
         from mlflow.entities import Metric  # pyright: ignore[reportMissingImports]
 
         now = round(time.time() * 1000)
-        new = [Metric(key, value, now, step) for key, value in scalars.items() if step > self._last.get(key, -1)]
+        new = [
+            Metric(key, value, now, step)
+            for key, value in scalars.items()
+            if step > self._last.get(key, -1)
+        ]
         if new:
             self._client.log_batch(self._run, metrics=new)
 
@@ -246,10 +281,11 @@ class MLflow:
 
 
 class Trackio:
-    """A run in the project `aegis` of trackio's store on this machine, which `trackio show --project aegis` shows.
+    """A run in the project `aegis` of trackio's store on this machine, which `trackio show
+    --project aegis` shows.
 
-    Rows go into the store itself: `trackio.init` would look the user's name up over the network. A row that is there already
-    is not written again.
+    Rows go into the store itself: `trackio.init` would look the user's name up over the network. A
+    row that is there already is not written again.
     """
 
     def __init__(self, name: str, *, mark: str) -> None:
@@ -265,7 +301,9 @@ class Trackio:
     def write(self, step: int, scalars: Scalars) -> None:
         row = fingerprint(self.mark, step, sorted(scalars))
         run = fingerprint(self.mark)[:32]
-        self._store.bulk_log(_PROJECT, self.name, [dict(scalars)], steps=[step], log_ids=[row], run_id=run)
+        self._store.bulk_log(
+            _PROJECT, self.name, [dict(scalars)], steps=[step], log_ids=[row], run_id=run
+        )
 
     def close(self, *, finished: bool) -> None:
         pass

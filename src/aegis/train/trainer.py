@@ -1,8 +1,10 @@
-"""TRL's trainers on our terms: our parameters, our order of data, our snapshots, no pickles, and nothing sent anywhere.
+"""TRL's trainers on our terms: our parameters, our order of data, our snapshots, no pickles, and
+nothing sent anywhere.
 
-TRL's trainers are transformers' `Trainer`, which knows the PEFT model alone. Gates and decision head hang beside it, so the
-optimizer is made here, and gradients are clipped and cleared here. The trainer always runs from its own step 0: resumed, it
-gets the rest of the plan, and everything else that an unfinished training is comes out of the snapshot.
+TRL's trainers are transformers' `Trainer`, which knows the PEFT model alone. Gates and decision
+head hang beside it, so the optimizer is made here, and gradients are clipped and cleared here. The
+trainer always runs from its own step 0: resumed, it gets the rest of the plan, and everything else
+that an unfinished training is comes out of the snapshot.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 
 from aegis.errors import AegisError, StoppedError
-from aegis.model.adapt import Adapted, parameters_by_kind
-from aegis.progress import Advance, bar
-from aegis.train.checkpoints import Checkpoints
+from aegis.model.adapted import Adapted, parameters_by_kind
+from aegis.runs.reporter import Advance, bar
+from aegis.train.snapshot_policy import Checkpoints
 from aegis.train.state import ModuleState, OptimizerState, Part, RandomState, SchedulerState, Values
 
 # The trainer's own clock and counters start anew with it; a resumed log would differ from an uninterrupted one.
@@ -32,7 +34,8 @@ OnLog = Callable[[Log, int], None]  # a step's log, and how many steps there are
 
 
 def train_policy_only(adapted: Adapted) -> None:
-    """LoRA and gates train; neither what the reference shares nor α nor the decision head, which stay as SFT left them."""
+    """LoRA and gates train; neither what the reference shares nor α nor the decision head, which
+    stay as SFT left them."""
     adapted.train_only("default")
     adapted.head.requires_grad_(False)
     if adapted.rows:
@@ -46,7 +49,11 @@ def make_policy_optimizer(adapted: Adapted, *, lr: float, gate_lr: float) -> tor
     kinds = parameters_by_kind(adapted)
     rates = {"lora": lr, "gates": gate_lr}
     return torch.optim.AdamW(
-        [{"params": kinds[kind], "lr": rate, "weight_decay": 0.0} for kind, rate in rates.items() if kinds[kind]]
+        [
+            {"params": kinds[kind], "lr": rate, "weight_decay": 0.0}
+            for kind, rate in rates.items()
+            if kinds[kind]
+        ]
     )
 
 
@@ -77,7 +84,9 @@ class Ledger:
         self.adapted, self.optimizer, self.scheduler = adapted, optimizer, scheduler
         self.name, self.setting, self.steps, self.seed = name, setting, steps, seed % 2**32
         self.clip_norm, self.checkpoints, self.on_log = clip_norm, checkpoints, on_log
-        self.parameters: list[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
+        self.parameters: list[nn.Parameter] = [
+            p for group in optimizer.param_groups for p in group["params"]
+        ]
         self.logs: list[Log] = []
         self.stopped: StoppedError | None = None
         self.parts: dict[str, Part] = {
@@ -85,7 +94,9 @@ class Ledger:
             "optimizer": OptimizerState(optimizer),
             "scheduler": SchedulerState(scheduler),
             "random": RandomState(),
-            "steps": Values(lambda: self.logs, lambda rows: self.logs.__setitem__(slice(None), rows)),
+            "steps": Values(
+                lambda: self.logs, lambda rows: self.logs.__setitem__(slice(None), rows)
+            ),
         }
         if checkpoints is None or checkpoints.restore(self.parts) is None:
             set_seed(self.seed)
@@ -130,15 +141,20 @@ class Ledger:
 
         Raises:
             StoppedError: if a stop was asked for; the state is saved.
-            AegisError: if a gradient is not finite; nothing is stepped then, and the last good snapshot stays.
+            AegisError: if a gradient is not finite; nothing is stepped then, and the last good
+                snapshot stays.
         """
         if self.done == self.steps:
             return self.logs
-        with tempfile.TemporaryDirectory(prefix="aegis-trl-") as folder:  # nothing is written there, but it must exist
+        with tempfile.TemporaryDirectory(
+            prefix="aegis-trl-"
+        ) as folder:  # nothing is written there, but it must exist
             weights = [parameter.data for parameter in self.parameters]
             trainer = make(self._arguments(folder, accumulation))
             for parameter, weight in zip(self.parameters, weights, strict=True):
-                parameter.data = weight  # TRL casts LoRA on a quantised base; the snapshots keep it as it was
+                parameter.data = (
+                    weight  # TRL casts LoRA on a quantised base; the snapshots keep it as it was
+                )
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(_Bookkeeper(self))
             with bar(self.name, self.steps, done=self.done, stoppable=False) as advance:
@@ -184,9 +200,13 @@ class _Bookkeeper(TrainerCallback):
         self.begun = time.perf_counter()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.ledger.optimizer.zero_grad(set_to_none=True)  # the trainer clears the PEFT model's gradients alone
+        self.ledger.optimizer.zero_grad(
+            set_to_none=True
+        )  # the trainer clears the PEFT model's gradients alone
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Log | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Log | None = None, **kwargs: Any
+    ) -> None:
         if logs is None or "train_runtime" in logs:  # the trainer's own summary
             return
         found = {key: value for key, value in logs.items() if key not in _NOT_LOGGED}
@@ -198,7 +218,8 @@ class _Bookkeeper(TrainerCallback):
 
 
 class Durable:
-    """Mixed into a TRL trainer: its data, clipping and silence. `ledger` and `batches` are set before training begins.
+    """Mixed into a TRL trainer: its data, clipping and silence. `ledger` and `batches` are set
+    before training begins.
 
     `batches`: what each backward pass that is still to be done reads, in order.
     """

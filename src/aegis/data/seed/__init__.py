@@ -13,7 +13,11 @@ FILES = ("decisions.jsonl", "dialogues.jsonl", "pairs.jsonl", "topics.jsonl")
 def seed_records() -> list[Record]:
     """Decision records, then dialogues."""
     files = ("decisions.jsonl", "dialogues.jsonl")
-    return [record for name in files for record in read_jsonl(FOLDER / name, parse_record, name=f"seed/{name}")[0]]
+    return [
+        record
+        for name in files
+        for record in read_jsonl(FOLDER / name, parse_record, name=f"seed/{name}")[0]
+    ]
 
 
 def seed_pairs() -> list[Pair]:

@@ -1,0 +1,17 @@
+"""The audit log: what was answered to whom, provable later and readable by nobody; docs/audit.md
+says how and what for."""
+
+import importlib.util
+
+from aegis.errors import MissingPackageError
+
+if importlib.util.find_spec("cryptography") is None:
+    raise MissingPackageError(
+        "the audit log needs the package cryptography; run: pip install 'aegis-so8t[serve]'"
+    )
+
+from aegis.audit.entry import AuditEntry
+from aegis.audit.keys import AuditKeys
+from aegis.audit.log import AuditLog
+
+__all__ = ["AuditEntry", "AuditKeys", "AuditLog"]

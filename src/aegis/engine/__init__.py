@@ -1,0 +1,1 @@
+"""One protocol to judge and to think, and the engines behind it."""

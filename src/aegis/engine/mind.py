@@ -1,0 +1,130 @@
+"""Decide, think in private, answer: one call, from an adapter or from a folded model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aegis.engine.judge import Judge
+from aegis.engine.thinker import Limits, Thinker, require_paths, steady
+from aegis.errors import ModelError
+from aegis.model.adapter_folder import CARD, load_adapter, read_card, require_base
+from aegis.model.base import load_model, load_tokenizer, read_config, resolve_base
+from aegis.model.device import fast_dtype, pick_device, quick_attention
+from aegis.model.head import FILE as HEAD
+from aegis.model.head import DecisionHead
+from aegis.model.prompt import prompt_ids, require_fit
+from aegis.model.tags import Tags, add_tags, known_tags
+from aegis.serve.answer import Answer, settle
+
+
+class Mind:
+    """A model with its decision head and its thinker.
+
+    Args:
+        model: a transformers causal language model, adapted or folded, that knows the tags.
+        judge: decides from the prompt alone.
+        gates: of an adapted model; they turn once and not at every token.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, tags: Tags, judge: Judge, gates: Sequence[Any] = ()
+    ) -> None:
+        self.model, self.tokenizer, self.tags, self.judge, self.gates = (
+            model,
+            tokenizer,
+            tags,
+            judge,
+            gates,
+        )
+
+    @classmethod
+    def load(cls, folder: Path, *, base_spec: str | None = None) -> Mind:
+        """Read an adapter folder (with its base) or a model folder.
+
+        Args:
+            base_spec: the adapter's base, if it is not to be found under the name that the adapter
+                carries.
+
+        Raises:
+            ModelError: if the folder is neither, or was made without the tags.
+        """
+        if not folder.is_dir():
+            raise ModelError(
+                f"{folder}: no such folder; give an adapter or a model that `aegis run` made"
+            )
+        device = pick_device()
+        attention = quick_attention(device)
+        if (folder / CARD).is_file():
+            card = read_card(folder)
+            trusted = card.settings.trust_remote_code
+            base = resolve_base(base_spec or card.base["spec"], trust_remote_code=trusted)
+            require_base(card, base, folder=folder)
+            tokenizer = load_tokenizer(base.folder, trust_remote_code=trusted)
+            loaded: Any = load_model(
+                base.folder,
+                dtype=fast_dtype(),
+                trust_remote_code=trusted,
+                attention=attention,
+                quantization=card.settings.quantization,
+            )
+            tags = add_tags(tokenizer, loaded)
+            adapted = load_adapter(folder, loaded, card, tags=tags).to(device)
+            model, head, gates = adapted.base, adapted.head, adapted.all_gates()
+        else:
+            read_config(folder, spec=str(folder))
+            if not (folder / HEAD).is_file():
+                raise ModelError(
+                    f"{folder}: has no decision head; give an adapter or a model that `aegis run` made"
+                )
+            tokenizer = load_tokenizer(folder)
+            tags = known_tags(tokenizer)
+            loaded = load_model(folder, dtype=fast_dtype(), attention=attention)
+            model, head = loaded.to(device), DecisionHead.load(folder).to(device)
+            gates = []
+        return cls(model, tokenizer, tags, Judge.beside(folder, model, tokenizer, head), gates)
+
+    def answer(
+        self,
+        prompt: str,
+        *,
+        paths: int = 1,
+        threshold: float = 0.5,
+        temperature: float = 0.7,
+        limits: Limits = Limits(section=48, final=160),  # noqa: B008 - frozen
+        seed: int = 0,
+    ) -> Answer:
+        """Decide about a prompt, think about it, and answer as `settle` says.
+
+        Args:
+            paths: how many ways of thinking are weighed against each other.
+            threshold: below this score several paths become an ESCALATION.
+            temperature: 0 takes the most probable token.
+
+        Raises:
+            DataError: if the prompt is longer than the model's context leaves room for.
+        """
+        verdict = self.judge.decide([prompt])[0]
+        ids = self.ids(prompt)
+        require_fit(ids, limit=self.judge.context - limits.total, where="prompt")
+        thinker = Thinker(self.model, self.tokenizer, self.tags, limits)
+        generator = torch.Generator().manual_seed(seed)
+        with steady(self.gates):
+            sampled = thinker(
+                [ids] * paths,
+                [verdict.decision] * paths,
+                temperature=temperature,
+                generator=generator,
+            )
+        return settle(prompt, verdict, require_paths(sampled), threshold=threshold)
+
+    def ids(self, prompt: str) -> list[int]:
+        """Token ids of the prompt, up to where the model starts to think."""
+        return prompt_ids(
+            self.tokenizer,
+            prompt,
+            system=self.judge.head.system_prompt if self.judge.head else None,
+        )

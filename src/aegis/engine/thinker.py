@@ -1,0 +1,263 @@
+"""Sample responses in the protocol's form: the engine writes the tags, the model the bodies, so the
+form cannot break."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from aegis.engine.writer import Limits, Path, Row, Writer
+from aegis.errors import DataError
+from aegis.model.prompt import pad
+from aegis.model.tags import Tags
+from aegis.protocol.decisions import Decision
+from aegis.protocol.thinking import Thinking
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One response to sample among others that differ from it.
+
+    Args:
+        prompt: ids of the prompt.
+        decision: what was decided about it.
+        temperature: 0 takes the most probable token.
+        seed: the row draws from a generator of its own, so that the company it is sampled in
+            changes no draw.
+    """
+
+    prompt: tuple[int, ...]
+    decision: Decision
+    limits: Limits
+    temperature: float
+    seed: int
+
+
+class Thinker(Writer):
+    """Samples responses, a batch at a time, each row at its own place in the protocol.
+
+    Args:
+        model: a transformers causal language model, adapted or folded.
+        tokenizer: its tokenizer, with the tags.
+        tags: their ids.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, tags: Tags, limits: Limits) -> None:
+        super().__init__(tokenizer, tags)
+        self.model, self.limits = model, limits
+        self.allowed = allowed_tokens(
+            tokenizer, width=model.get_output_embeddings().weight.shape[0]
+        ).to(model.device)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        decisions: Sequence[Decision],
+        *,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        on_token: Callable[[], None] = lambda: None,
+    ) -> list[Path]:
+        """One response a prompt, in their order.
+
+        Args:
+            decisions: what was decided about each prompt.
+            temperature: 0 takes the most probable token.
+            on_token: called after each step; it may raise to stop.
+        """
+        rows = [
+            Row(tuple(prompt), self.limits, temperature, verdict=self.verdicts[decision])
+            for prompt, decision in zip(prompts, decisions, strict=True)
+        ]
+        self._sample(rows, generator=generator, on_token=on_token)
+        return [row.path() for row in rows]
+
+    @torch.inference_mode()
+    def each(
+        self,
+        wanted: Sequence[Wanted],
+        *,
+        on_path: Callable[[int, Path], None],
+        dropped: Callable[[int], bool] = lambda _: False,
+        on_token: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Sample responses that differ in limits, temperature and seed; each is handed over as soon
+        as it is whole.
+
+        Args:
+            on_path: gets the index of what was wanted, and its response.
+            dropped: asked between steps; a row for which it is true goes no further and is never
+                handed over.
+        """
+        rows = [
+            Row(
+                tuple(one.prompt),
+                one.limits,
+                one.temperature,
+                random.Random(one.seed),
+                number,
+                verdict=self.verdicts[one.decision],
+            )
+            for number, one in enumerate(wanted)
+        ]
+        self._sample(
+            rows,
+            on_token=on_token,
+            on_path=lambda row: on_path(row.number, row.path()),
+            dropped=lambda row: dropped(row.number),
+        )
+
+    def _sample(
+        self,
+        rows: Sequence[Row],
+        *,
+        generator: torch.Generator | None = None,
+        on_token: Callable[[], None],
+        on_path: Callable[[Row], None] = lambda _: None,
+        dropped: Callable[[Row], bool] = lambda _: False,
+    ) -> None:
+        """Write the rows until every one is whole or dropped."""
+        ids, mask = pad(
+            [[*row.prompt, self.begin(row)] for row in rows],
+            value=self.tokenizer.pad_token_id,
+            left=True,
+        )
+        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+        active, cache = list(rows), DynamicCache(config=self.model.config)
+        while True:
+            logits = self._logits(ids, mask, cache)
+            chosen = self._choose(logits, active, generator)
+            tokens = [self.advance(row, token) for row, token in zip(active, chosen, strict=True)]
+            for row in active:
+                if row.whole:
+                    on_path(row)
+            keep = [
+                index
+                for index, token in enumerate(tokens)
+                if token is not None and not dropped(active[index])
+            ]
+            if not keep:
+                return
+            if len(keep) < len(active):
+                active = [active[index] for index in keep]
+                kept = torch.tensor(keep, device=mask.device)
+                cache.batch_select_indices(kept)
+                mask = mask[kept]
+            ids = torch.tensor([[tokens[index]] for index in keep], device=mask.device)
+            mask = torch.cat([mask, mask.new_ones(len(keep), 1)], dim=1)
+            on_token()
+
+    def _logits(self, ids: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        return self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+
+    def _choose(
+        self, logits: Tensor, rows: Sequence[Row], generator: torch.Generator | None
+    ) -> list[int | None]:
+        """A token a row; None where the engine writes the next one."""
+        free = [not self.forced(row) for row in rows]
+        if not any(free):
+            return [None] * len(rows)
+        closing = torch.tensor([self.tags.pairs[row.part][1] for row in rows], device=logits.device)
+        may = torch.tensor([self.may_close(row) for row in rows], device=logits.device)
+        masked = restrict(logits.to(torch.float32, copy=True), self.allowed, closing, may)
+        picked = _pick(masked, rows, free, generator)
+        return [
+            token if is_free else None for token, is_free in zip(picked.tolist(), free, strict=True)
+        ]
+
+
+def _draws(rows: Sequence[Row], free: Sequence[bool], generator: torch.Generator | None) -> Tensor:
+    """(n,) uniform in (0, 1], on the CPU: from each row's own generator, or for all rows from
+    one."""
+    if rows[0].rng is None:
+        return 1 - torch.rand(len(rows), generator=generator)
+    # Only where the row chooses: its draws must not depend on what its company does.
+    return torch.tensor(
+        [
+            1 - row.rng.random() if row.rng and is_free else 1.0
+            for row, is_free in zip(rows, free, strict=True)
+        ]
+    )
+
+
+def _pick(
+    logits: Tensor, rows: Sequence[Row], free: Sequence[bool], generator: torch.Generator | None
+) -> Tensor:
+    """(n,) a token a row, at its own temperature, through the cumulated chances: one draw a row,
+    where `torch.multinomial` makes one for every token of the vocabulary."""
+    best = logits.argmax(-1)
+    if all(row.temperature == 0 for row in rows):
+        return best
+    temperatures = torch.tensor([row.temperature or 1.0 for row in rows], device=logits.device)
+    cumulated = torch.softmax(logits / temperatures[:, None], -1).cumsum(-1)
+    draws = _draws(rows, free, generator).to(logits.device)
+    # The first place that reaches the draw has a chance of its own, so that what may not follow is never drawn.
+    drawn = torch.searchsorted(cumulated, (draws * cumulated[:, -1])[:, None]).squeeze(1)
+    greedy = torch.tensor([row.temperature == 0 for row in rows], device=logits.device)
+    return torch.where(greedy, best, drawn)
+
+
+def allowed_tokens(tokenizer: Any, *, width: int) -> Tensor:
+    """(width,) bool: ordinary text tokens; neither markers nor rows that no token stands for."""
+    allowed = torch.zeros(width, dtype=torch.bool)
+    allowed[: len(tokenizer)] = True
+    forbidden = [
+        *tokenizer.all_special_ids,
+        *(n for text, n in tokenizer.get_added_vocab().items() if text.strip()),
+    ]
+    allowed[torch.tensor(sorted(set(forbidden)))] = False
+    return allowed
+
+
+def restrict(logits: Tensor, allowed: Tensor, closing: Tensor, may_close: Tensor) -> Tensor:
+    """(n, vocabulary) logits with −inf on what may not follow, changed in place: they are the
+    largest tensors there are.
+
+    Args:
+        allowed: (vocabulary,) from `allowed_tokens`.
+        closing: (n,) each row's own closing tag.
+        may_close: (n,) whether it may be chosen.
+    """
+    present = closing.unique()
+    possible = allowed.clone()
+    possible[present] = True
+    logits.masked_fill_(~possible, -torch.inf)
+    for tag in present.tolist():
+        logits[:, tag].masked_fill_((closing != tag) | ~may_close, -torch.inf)
+    return logits
+
+
+@contextlib.contextmanager
+def steady(gates: Sequence[Any]) -> Iterator[None]:
+    """While entered, no gate computes its rotation anew."""
+    with contextlib.ExitStack() as stack:
+        for gate in gates:
+            stack.enter_context(gate.held())
+        yield
+
+
+def require_paths(paths: Sequence[Path]) -> list[Thinking | None]:
+    """The responses by sections; None where a body is empty."""
+    found: list[Thinking | None] = []
+    for path in paths:
+        try:
+            found.append(path.thinking())
+        except DataError:
+            found.append(None)
+    return found

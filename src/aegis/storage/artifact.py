@@ -1,0 +1,314 @@
+"""Artifact folders: the only thing that passes between stages, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from aegis.errors import ArtifactError, BadInputError
+from aegis.storage.files import (
+    disk_full_explained,
+    hash_file,
+    make_folder,
+    start_sync,
+    sync_file,
+    sync_folder,
+    to_json,
+    write_synced,
+    write_text,
+)
+from aegis.storage.files import fingerprint as _fingerprint
+
+MANIFEST = "manifest.json"
+_VERSION = 2
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What made the folder (`fingerprint`), what it is (`kind`), and the sha256 of every file in
+    it.
+
+    `revised`: other contents that a file may have by now (`revise`). `files` keeps what was first
+    written: that is what later stages go by, so that a revision makes nothing stale. `facts`: what
+    its writer will want to know.
+    """
+
+    kind: str
+    fingerprint: str
+    files: dict[str, str]
+    revised: dict[str, list[str]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def writing(
+    target: Path,
+    *,
+    kind: str,
+    fingerprint: str,
+    facts: dict[str, Any] | None = None,
+    like: Manifest | None = None,
+) -> Iterator[Path]:
+    """Yield a staging folder that becomes `target` when the block ends well, and vanishes when it
+    does not.
+
+    Order: every file fsynced → hashed manifest last → folder fsynced → rename → parent fsynced. An
+    older artifact of the same name stays whole until the new one is complete.
+
+    Args:
+        facts: kept in the manifest.
+        like: the manifest of the artifact that the new one is a copy of.
+
+    Raises:
+        DiskFullError: if there is no room; an older artifact is intact.
+    """
+    make_folder(target.parent)
+    staging, old = (
+        target.with_name(f".{target.name}.writing"),
+        target.with_name(f".{target.name}.old"),
+    )
+    _recover(target, old)
+    _remove(staging)
+    with disk_full_explained(target):
+        try:
+            staging.mkdir()
+            yield staging
+            _seal(staging, like or Manifest(kind, fingerprint, {}, facts=facts or {}))
+            if target.exists():
+                target.rename(old)
+            staging.rename(target)
+            sync_folder(target.parent)
+        except BaseException:
+            _remove(staging)
+            _recover(target, old)
+            raise
+    _remove(old)
+
+
+def verify(folder: Path) -> Manifest:
+    """Return the manifest of a folder whose every file is as it was written.
+
+    An artifact inside the folder, with a manifest of its own, is not part of it, and neither is
+    what a cut writer left.
+
+    Raises:
+        ArtifactError: if the manifest is absent or unreadable, or a file is missing, extra, changed
+            or unreadable.
+    """
+    manifest = read_manifest(folder)
+    try:
+        _compare(folder, manifest)
+    except OSError as error:
+        raise ArtifactError(
+            f"{folder}: cannot be read ({error.strerror or error}); check the disk"
+        ) from error
+    return manifest
+
+
+def _compare(folder: Path, manifest: Manifest) -> None:
+    found = _own_files(folder)
+    if missing := sorted(manifest.files.keys() - found.keys()):
+        raise ArtifactError(
+            f"{folder}: {missing[0]} is missing; run the stage that writes this folder again"
+        )
+    if extra := sorted(found.keys() - manifest.files.keys()):
+        raise ArtifactError(
+            f"{folder}: {extra[0]} was not written with the rest; move it elsewhere"
+        )
+    for name, digest in manifest.files.items():
+        if hash_file(found[name]) not in (digest, *manifest.revised.get(name, ())):
+            raise ArtifactError(
+                f"{folder}: {name} has changed since it was written; run the stage again"
+            )
+
+
+def _own_files(folder: Path) -> dict[str, Path]:
+    """The files that the folder's manifest answers for, by their names in it."""
+    found = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    others = [name.parent for name in found if name.name == MANIFEST and name.parent.name]
+    return {
+        name.as_posix(): path
+        for name, path in found.items()
+        if name.as_posix() != MANIFEST
+        and not _is_transient(name)
+        and not any(other in name.parents for other in others)
+    }
+
+
+def _is_transient(name: Path) -> bool:
+    return any(
+        part == ".lock" or (part[0] == "." and part.endswith((".writing", ".old")))
+        for part in name.parts
+    )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return the manifest without checking the files.
+
+    Raises:
+        ArtifactError: if it is absent or unreadable.
+    """
+    path = folder / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = json.loads(text)
+        if text != to_json(raw) or raw.pop("digest") != _fingerprint(raw):
+            raise ValueError("changed since it was written")
+        revised = {name: list(digests) for name, digests in raw.get("revised", {}).items()}
+        facts = dict(raw.get("facts", {}))
+        return Manifest(
+            raw["kind"], raw["fingerprint"], dict(raw["files"]), revised=revised, facts=facts
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{path}: not a readable manifest; run the stage that writes this folder again"
+        ) from error
+
+
+def is_current(folder: Path, fingerprint: str) -> bool:
+    """True if the folder is whole and was made by exactly what `fingerprint` stands for."""
+    _recover(folder, folder.with_name(f".{folder.name}.old"))
+    try:
+        return was_made_by(folder, fingerprint) and bool(verify(folder))
+    except ArtifactError:
+        return False
+
+
+def was_made_by(folder: Path, fingerprint: str) -> bool:
+    """True if the folder's manifest says so; its files are not read."""
+    try:
+        return read_manifest(folder).fingerprint == fingerprint
+    except ArtifactError:
+        return False
+
+
+def require_output(target: Path, *, kind: str, inputs: Iterable[Path] = ()) -> None:
+    """`target` may be written: it is absent, an empty folder, or an artifact of the same kind, and
+    holds no input.
+
+    Raises:
+        BadInputError: if it is anything else; nothing has been touched.
+    """
+    place = target.absolute()
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise BadInputError(f"{target}: is not a folder; give a new folder")
+    for path in inputs:
+        if place.resolve() == path.resolve() or place.resolve() in path.resolve().parents:
+            raise BadInputError(f"{target}: holds the input {path}; give another folder")
+    if not place.name or place == Path.cwd():
+        raise BadInputError(f"{target}: cannot be replaced as a whole; give a folder below it")
+    if not target.exists() or not any(target.iterdir()):
+        return
+    try:
+        found = read_manifest(target).kind
+    except ArtifactError:
+        found = None
+    if found != kind:
+        raise BadInputError(
+            f"{target}: holds something other than earlier {kind}; give an empty or new folder"
+        )
+
+
+def adopt(target: Path, candidates: Iterable[Path], fingerprint: str) -> bool:
+    """Make `target` a copy (hard links where possible) of a whole artifact with this fingerprint;
+    False if there is none."""
+    for folder in candidates:
+        if folder != target and is_current(folder, fingerprint):
+            manifest = read_manifest(folder)
+            with writing(
+                target, kind=manifest.kind, fingerprint=fingerprint, like=manifest
+            ) as staging:
+                for name in sorted(
+                    path.relative_to(folder) for path in folder.rglob("*") if path.is_file()
+                ):
+                    if name != Path(MANIFEST) and not _is_transient(name):
+                        link(folder / name, staging / name)
+            return True
+    return False
+
+
+def revise(folder: Path, name: str, text: str) -> None:
+    """Have one file of a finished artifact hold this text; nothing is written if it does already.
+
+    Cut anywhere, the folder is whole with the old content or the new one.
+
+    Fingerprint and hashes stay what they were: what is told later about an artifact does not make
+    it another one.
+
+    Raises:
+        ArtifactError: if the folder has no such file.
+        DiskFullError: if there is no room; the old content is intact.
+    """
+    manifest = read_manifest(folder)
+    if name not in manifest.files or not (folder / name).is_file():
+        raise ArtifactError(
+            f"{folder}: {name} is missing; run the stage that writes this folder again"
+        )
+    digests = [hash_file(folder / name), hashlib.sha256(text.encode()).hexdigest()]
+    if digests[0] == digests[1]:
+        return
+    write_text(
+        folder / MANIFEST,
+        _manifest_text(replace(manifest, revised={**manifest.revised, name: digests})),
+    )
+    write_text(folder / name, text)
+
+
+def link(source: Path, target: Path) -> None:
+    """`target` has the content of `source`: a hard link where possible, a copy elsewhere; parents
+    are made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _seal(staging: Path, manifest: Manifest) -> None:
+    """Make the folder durable, with its manifest; the hashes are computed if the manifest has
+    none."""
+    files = [path for path in sorted(staging.rglob("*")) if path.is_file()]
+    for path in files:
+        start_sync(path)  # the disk works while the hashes are computed
+    if not manifest.files:
+        manifest = replace(
+            manifest, files={name: hash_file(path) for name, path in _own_files(staging).items()}
+        )
+    for path in files:
+        path.chmod(
+            staging.stat().st_mode & 0o666
+        )  # some writers leave files that only their owner reads
+        sync_file(path)
+    for folder in sorted((path for path in staging.rglob("*") if path.is_dir()), reverse=True):
+        sync_folder(folder)
+    write_synced(staging / MANIFEST, _manifest_text(manifest))
+    sync_folder(staging)
+
+
+def _manifest_text(manifest: Manifest) -> str:
+    content: dict[str, Any] = {"version": _VERSION, **asdict(manifest)}
+    for field_ in ("revised", "facts"):
+        if not content[field_]:
+            del content[field_]
+    return to_json({**content, "digest": _fingerprint(content)})
+
+
+def _recover(target: Path, old: Path) -> None:
+    """Finish or undo a replacement that was cut between its two renames."""
+    if old.exists() and not target.exists():
+        old.rename(target)
+        sync_folder(target.parent)
+    elif old.exists():
+        _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)

@@ -1,0 +1,81 @@
+"""What a stage has worked out so far, by key: a killed stage does not work it out twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aegis.storage.files import disk_full_explained, make_folder, sync_folder
+
+
+class Journal:
+    """JSON values by key in one file that only grows; every value is on the disk before it is used.
+
+    Each line carries a checksum. A line that a power cut tore or a bad sector changed is passed
+    over and made again; the lines around it count.
+
+    Args:
+        path: the file; created with the first value. Remove its folder when the work is done.
+        check: called after each new value; raises StoppedError if a stop was asked for.
+        say: told how many lines could not be used.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        check: Callable[[], None] = lambda: None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.path, self.check = path, check
+        self.values: dict[str, Any] = {}
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        damaged = 0
+        for line in filter(None, lines):
+            try:
+                digest, body = line.split(b" ", 1)
+                if digest.decode() != _digest(body):
+                    raise ValueError
+                key, value = json.loads(body)
+                self.values[key] = value
+            except ValueError:
+                damaged += 1
+        if damaged:
+            say(
+                f"{path.name}: {damaged} damaged line(s) passed over, what they held is worked out again"
+            )
+        self.found = len(self.values)
+
+    def __call__(self, key: str, make: Callable[[], Any]) -> Any:
+        """The value for the key: remembered, or made now.
+
+        Raises:
+            StoppedError: if a stop was asked for; the value is kept.
+            DiskFullError: if there is no room; what was there before is intact.
+        """
+        if key not in self.values:
+            value = make()
+            self._append(key, value)
+            self.values[key] = value
+            self.check()
+        return self.values[key]
+
+    def _append(self, key: str, value: Any) -> None:
+        fresh = not self.path.exists()
+        make_folder(self.path.parent)
+        body = json.dumps([key, value], ensure_ascii=False).encode()
+        with disk_full_explained(self.path), self.path.open("ab") as file:
+            # A line break first: whatever a cut left unfinished cannot swallow this line.
+            file.write(b"\n" + _digest(body).encode() + b" " + body + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if fresh:
+            sync_folder(self.path.parent)
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()[:16]

@@ -1,0 +1,22 @@
+"""What a training needs around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from aegis.runs.events import Reporter
+from aegis.train.snapshot_policy import Checkpoints
+
+
+@dataclass(frozen=True)
+class TrainServices:
+    """Who is told how a training goes, and where it saves itself.
+
+    Args:
+        reporter: gets `TrainingBegun`, `Metrics` and messages.
+        snapshots: where to take up an unfinished training, when to save, and whether to stop; None
+            for neither.
+    """
+
+    reporter: Reporter = field(default_factory=Reporter)
+    snapshots: Checkpoints | None = None

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from aegis.engine.judge import Judge
+from aegis.errors import DataError, ModelError
+from aegis.model.calibration import Calibration, Weights
+from aegis.model.head import DecisionHead
+from aegis.model.lexical import LexicalHead
+from aegis.protocol.decisions import Decision
+
+PROMPTS = [
+    "Hi",
+    "人を助けるには",
+    "A much longer request than the others, to mix lengths in one batch",
+    "x",
+]
+
+
+@pytest.fixture
+def model_folder(base_folder: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    shutil.copytree(base_folder, folder)
+    torch.manual_seed(0)
+    head = DecisionHead(32, system_prompt="S")
+    torch.nn.init.normal_(head.linear.weight)
+    head.save(folder)
+    return folder
+
+
+def test_batching_changes_no_verdict(model_folder: Path) -> None:
+    judge = Judge.load(model_folder)
+    together, _ = judge.logits(PROMPTS)
+    alone = np.concatenate([judge.logits([prompt])[0] for prompt in PROMPTS])
+    np.testing.assert_allclose(together, alone, atol=1e-4)
+    for verdict in judge.decide(PROMPTS):
+        assert sum(verdict.probabilities) == pytest.approx(1)
+        assert verdict.decision == Decision(int(np.argmax(verdict.probabilities)))
+
+
+def test_the_temperature_softens_and_never_turns(model_folder: Path) -> None:
+    before = Judge.load(model_folder).decide(PROMPTS)
+    Calibration(Weights(0.25), Weights(0.25)).save(model_folder)
+    after = Judge.load(model_folder).decide(PROMPTS)
+    assert [v.decision for v in after] == [v.decision for v in before]
+    assert max(after[0].probabilities) < max(before[0].probabilities)
+
+
+def test_the_lexical_head_speaks_where_it_is_weighed(model_folder: Path) -> None:
+    head = LexicalHead.fit(
+        ["Hi there", "hack it", "人を助けるには", "x y"], [3, 0, 1, 0], strength=100.0
+    )
+    head.save(model_folder)
+    Calibration(Weights(1e-6, 5.0), Weights(1e-6, 5.0)).save(model_folder)
+    found = Judge.load(model_folder).decide(PROMPTS)
+    assert [verdict.decision for verdict in found[:2]] == [Decision.REFUSE, Decision.ESCALATION]
+
+
+def test_a_base_without_a_head_is_asked_by_likelihood(base_folder: Path) -> None:
+    judge = Judge.load(base_folder)
+    assert judge.head is None
+    assert len({verdict.probabilities for verdict in judge.decide(PROMPTS)}) == len(PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "calibration.json").write_text("{"), "not a readable calibration"),
+        (lambda f: Calibration(Weights(0.0)).save(f), "weights must be finite"),
+        (
+            lambda f: (f / "lexical_head.safetensors").write_bytes(b"x"),
+            "not a readable lexical head",
+        ),
+        (
+            lambda f: (f / "decision_head.safetensors").write_bytes(b"x"),
+            "not a readable decision head",
+        ),
+        (lambda f: DecisionHead(64).save(f), "head is 64 wide, the model 32"),
+        (lambda f: (f / "config.json").unlink(), "no config.json"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x"), "weights cannot be loaded"),
+    ],
+)
+def test_damaged_model_folders_are_told(model_folder: Path, damage, message: str) -> None:
+    damage(model_folder)
+    with pytest.raises(ModelError, match=message):
+        Judge.load(model_folder)
+
+
+def test_missing_folders_and_long_prompts_are_told(model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such model folder"):
+        Judge.load(tmp_path / "none")
+    with pytest.raises(DataError, match=r"f:1: the prompt has .* tokens and the model reads 512"):
+        Judge.load(model_folder).decide(["x" * 600], names=["f:1"])

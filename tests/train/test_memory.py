@@ -1,0 +1,237 @@
+"""The plan against what really is allocated."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aegis.config import Config, load_config, parse_config
+from aegis.errors import ModelError
+from aegis.model.adapted import attach
+from aegis.model.base import Base, load_model, resolve_base
+from aegis.model.grad_checkpoint import checkpoint_layers
+from aegis.train.examples import Example
+from aegis.train.memory import rehearsal
+from aegis.train.memory.plan import Device, Plan, plan
+from aegis.train.memory.rehearsal import Allocations, Shapes
+from aegis.train.sft import Objective
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+GIB = 2**30
+SMALL: dict[str, Any] = {
+    "model": {"lora": {"rank": 4, "alpha": 8}},
+    "train": {
+        "batch_tokens": 256,
+        "max_length": 64,
+        "reward": {"pairs": 10},
+        "ppo": {"batch": 4},
+        "autocast": "off",
+    },
+}
+
+
+def small(**model: Any) -> Config:
+    raw = {**SMALL, "model": {**SMALL["model"], **model}}
+    return parse_config(raw, where="test")
+
+
+def device(gib: float, kind: Any = "cpu") -> Device:
+    return Device("test", kind, int(gib * GIB), bfloat16=kind == "cuda")
+
+
+@pytest.fixture(scope="module")
+def base(save_base: Callable[..., Path]) -> Base:
+    return resolve_base(str(save_base("llama", hidden_size=64, intermediate_size=128)))
+
+
+def phi(folder: Path) -> Base:
+    """Phi-3.5-mini's shape; its weights are not needed."""
+    from transformers import AutoConfig
+
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "original_max_position_embeddings": 4096,
+    }
+    AutoConfig.for_model(
+        "phi3",
+        hidden_size=3072,
+        intermediate_size=8192,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+        vocab_size=32064,
+        max_position_embeddings=131072,
+        original_max_position_embeddings=4096,
+        rope_parameters={**rope, "long_factor": [1.0] * 48, "short_factor": [1.0] * 48},
+    ).save_pretrained(folder)
+    return Base("microsoft/Phi-3.5-mini-instruct", folder, "", "phi3", 3072)
+
+
+def part(found: Plan, step: str, name: str) -> int:
+    parts = next(s for s in found.steps if s.name == step).parts
+    return next(size for key, size in parts.items() if key.startswith(name))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("architecture", ["llama", "phi3", "qwen2"])
+def test_the_rehearsed_step_allocates_what_the_real_one_does(
+    save_base: Callable[..., Path], architecture: str, checkpointing: bool
+) -> None:
+    base = resolve_base(str(save_base(architecture, hidden_size=64, intermediate_size=128)))
+    config = small(gradient_checkpointing=checkpointing)
+    adapted = attach(load_model(base.folder, dtype=torch.float32, attention="eager"), config.model)
+    if checkpointing:
+        checkpoint_layers(adapted)
+    hook = adapted.base.get_input_embeddings().register_forward_hook(
+        lambda module, inputs, output: output.requires_grad_()
+    )
+    rows = [Example(tuple(range(5, 69)), 1, 0, (1.0,) * 63)] * 4
+    objective = Objective(adapted, rows, [[0, 1, 2, 3]], config.train, pad_id=1)
+    with Allocations(adapted) as seen:
+        for step in range(2):
+            total = objective([0, 1, 2, 3], step).total
+            adapted.zero_grad(set_to_none=True)
+            total.backward()
+            del total
+    hook.remove()
+    own = load_model(base.folder, dtype=torch.float32).config
+    actors = rehearsal.actors(own, config.model, spec="test", dtype=torch.float32, fused=False)
+    found = rehearsal.supervised(actors, Shapes(4, 64), pet=False, bfloat16=False)
+    assert found == pytest.approx(seen.peak, rel=0.1)
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
+def test_weights_are_counted_to_the_byte(base: Base, quantization: Any) -> None:
+    if quantization != "none" and importlib.util.find_spec("bitsandbytes") is None:
+        pytest.skip("needs bitsandbytes; run: pip install bitsandbytes")
+    config = small(quantization=quantization)
+    model: Any = load_model(base.folder, dtype=torch.float32, quantization=quantization)
+    whole = sum(p.numel() * p.element_size() for p in model.parameters())
+    for layer in model.modules():
+        if type(layer).__name__ == "Linear4bit":
+            state = layer.weight.quant_state
+            whole += state.absmax.numel() + 4 * state.state2.absmax.numel()
+        elif type(layer).__name__ == "Linear8bitLt":
+            whole += 4 * layer.weight.SCB.numel()
+    found = plan(config, base, device=device(64))
+    assert part(found, "sft", "base weights") == whole
+    adapted = attach(model, config.model)
+    lora = sum(
+        p.numel() * p.element_size() for name, p in adapted.named_parameters() if ".lora_" in name
+    )
+    trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad) + 2 * 10 * 64
+    assert part(found, "sft", "LoRA") == lora
+    assert part(found, "sft", "gradients") == 4 * trainable
+    assert part(found, "sft", "optimizer moments") == 8 * trainable
+
+
+def test_settings_move_the_plan_the_right_way(base: Base) -> None:
+    whole = {step.name: step.total for step in plan(small(), base, device=device(64)).steps}
+    assert list(whole) == ["sft", "reward", "ppo, sampling", "ppo, update"]
+    for change in (
+        {"gradient_checkpointing": True},
+        {"lora": {"rank": 2, "alpha": 8}},
+        {"quantization": "nf4"},
+    ):
+        other = plan(small(**change), base, device=device(64))
+        assert other.steps[0].total < whole["sft"], change
+    less = parse_config({**SMALL, "train": {**SMALL["train"], "batch_tokens": 64}}, where="test")
+    assert plan(less, base, device=device(64)).steps[0].total < whole["sft"]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "steps"),
+    [
+        ("sft", ["sft"]),
+        ("dpo", ["sft", "dpo"]),
+        ("grpo", ["sft", "reward", "grpo, sampling", "grpo, update"]),
+    ],
+)
+def test_every_algorithm_has_its_steps(base: Base, algorithm: str, steps: list[str]) -> None:
+    config = parse_config(
+        {**SMALL, "train": {**SMALL["train"], "algorithm": algorithm}}, where="test"
+    )
+    assert [step.name for step in plan(config, base, device=device(64)).steps] == steps
+
+
+def test_what_does_not_fit_gets_remedies_in_order_of_effect(base: Base) -> None:
+    config = small()
+    config = config.model_copy(
+        update={"train": config.train.model_copy(update={"algorithm": "sft"})}
+    )
+    needed = plan(config, base, device=device(64)).worst.total
+    found = plan(config, base, device=device((needed - 1) / GIB))
+    assert not found.fits
+    saved = [remedy.saves for remedy in found.remedies]
+    assert saved == sorted(saved, reverse=True)
+    assert min(saved) > 0
+    assert {"model.gradient_checkpointing", "train.batch_tokens"} <= {
+        r.setting for r in found.remedies
+    }
+    assert "does not fit test" in found.advice()[0]
+    assert any(line.startswith("set train.batch_tokens: 128 (saves") for line in found.advice())
+    shown = found.to_json()
+    assert shown["fits"] is False
+    assert shown["peak_bytes"] == sum(
+        next(s for s in shown["steps"] if s["bytes"] == needed)["parts"].values()
+    )
+    assert found.rows()[-1][0] == "free on test"
+    hopeless = plan(config, base, device=device(0.01))
+    assert hopeless.advice()[-1].startswith("all of them together are not enough")
+
+
+def test_remedies_can_be_enough_together(base: Base) -> None:
+    def at(bytes_: float) -> Plan:
+        return plan(small(), base, device=device(bytes_ / GIB))
+
+    least, most = 0.0, float(plan(small(), base, device=device(64)).worst.total)
+    for _ in range(6):  # nearly the most memory for which no single remedy is enough
+        middle = (least + most) / 2
+        found = at(middle)
+        enough = found.fits or any(remedy.enough for remedy in found.remedies)
+        least, most = (least, middle) if enough else (middle, most)
+    found = at(least)
+    assert len(found.together) > 1
+    assert "together enough: " in found.advice()[-1]
+
+
+def test_remedies_that_contradict_each_other_are_not_taken_together(base: Base) -> None:
+    """Half of a batch of 4 cannot be cut into twice 2 minibatches."""
+    found = plan(small(), base, device=device(0.01))
+    assert {"train.ppo.batch", "train.ppo.minibatches"} <= {
+        remedy.setting for remedy in found.remedies
+    }
+    assert not found.together
+
+
+def test_a_model_whose_code_looks_at_values_is_told(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def looks(*_: Any, **__: Any) -> int:
+        return int(torch.zeros((), device="meta"))
+
+    monkeypatch.setattr(rehearsal, "supervised", looks)
+    with pytest.raises(
+        ModelError, match=r"no plan can be made for model_type 'llama', whose code looks at values"
+    ):
+        plan(small(), base, device=device(64))
+
+
+@pytest.mark.slow
+def test_the_example_for_12_gb_fits_12_gb(tmp_path: Path) -> None:
+    card = device(11.6, "cuda")
+    found = plan(load_config(EXAMPLES / "rtx3060.yaml"), phi(tmp_path), device=card)
+    assert found.fits, found.advice()
+    full = ["model.quantization=none", "model.gradient_checkpointing=false", "train.algorithm=sft"]
+    worse = plan(load_config(EXAMPLES / "rtx3060.yaml", full), phi(tmp_path), device=card)
+    assert not worse.fits
+    saved = {remedy.setting: remedy.saves for remedy in worse.remedies}
+    assert saved["model.quantization"] > 4 * GIB
+    assert saved["model.gradient_checkpointing"] > 0
+    assert plan(load_config(EXAMPLES / "h100.yaml"), phi(tmp_path), device=device(79, "cuda")).fits
