@@ -15,13 +15,22 @@ import pytest
 from typer.testing import CliRunner
 
 from aegis.cli import autostart as verb
+from aegis.errors import AegisError, BadInputError, ConfigError
 from aegis.runs import autostart
 from aegis.runs.autostart import Account, Job, Unit
 from aegis.runs.autostart.job import Words
-from aegis.errors import AegisError, BadInputError, ConfigError
 
 SYSTEMS = ("systemd", "launchd", "task-scheduler")
-AWKWARD = ["plain", "two  words ", "100%h %%", "a \"b\" 'c'", "back\\slash\\", "$HOME ${HOME} $$", "日本語 ; & <x> #", "-e"]
+AWKWARD = [
+    "plain",
+    "two  words ",
+    "100%h %%",
+    "a \"b\" 'c'",
+    "back\\slash\\",
+    "$HOME ${HOME} $$",
+    "日本語 ; & <x> #",
+    "-e",
+]
 NAMESPACE = "{http://schemas.microsoft.com/windows/2004/02/mit/task}"
 
 
@@ -43,7 +52,9 @@ def account(tmp_path: Path) -> Account:
 
 
 def job(folder: Path | str, *, name: str = "quick.yaml", python: str = sys.executable) -> Job:
-    return Job(python=python, config=f"{folder}/{name}", folder=str(folder), aegis_home=f"{folder}/home")
+    return Job(
+        python=python, config=f"{folder}/{name}", folder=str(folder), aegis_home=f"{folder}/home"
+    )
 
 
 def planned(system: str, account: Account, folder: Path | str = "/runs") -> Unit:
@@ -70,7 +81,9 @@ def unquoted(line: str) -> list[str]:
 def test_systemd_reads_back_what_was_meant(part: str, account: Account) -> None:
     meant = job(f"/runs/{part}", name=f"{part}.yaml", python="/a b/日本%/python")
     text = autostart.plan(meant, account, system="systemd").text
-    [command], [folder], [environment] = (values(text, key) for key in ("ExecStart", "WorkingDirectory", "Environment"))
+    [command], [folder], [environment] = (
+        values(text, key) for key in ("ExecStart", "WorkingDirectory", "Environment")
+    )
     words = unquoted(command)
     assert words[0].startswith(":") == ("$" in part)
     assert [words[0].removeprefix(":"), *words[1:]] == list(meant.words)
@@ -89,13 +102,19 @@ def test_systemd_restarts_only_what_can_go_on(account: Account) -> None:
         "KillMode": "mixed",
         "WantedBy": "default.target",
     }
-    assert {key: values(unit.text, key) for key in wanted} == {key: [value] for key, value in wanted.items()}
+    assert {key: values(unit.text, key) for key in wanted} == {
+        key: [value] for key, value in wanted.items()
+    }
     assert int(values(unit.text, "TimeoutStopSec")[0]) >= 120
     assert unit.path == account.systemd_units / f"{unit.name}.service"
-    assert not values(autostart.plan(Job("/p", "/c", "/"), account, system="systemd").text, "Environment")
+    assert not values(
+        autostart.plan(Job("/p", "/c", "/"), account, system="systemd").text, "Environment"
+    )
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not on this machine")
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not on this machine"
+)
 @pytest.mark.parametrize("part", AWKWARD)
 def test_systemd_accepts_the_unit(part: str, account: Account, tmp_path: Path) -> None:
     folder = tmp_path / part
@@ -104,7 +123,9 @@ def test_systemd_accepts_the_unit(part: str, account: Account, tmp_path: Path) -
     if not set(part) & set("\"'\\"):
         python = folder / "python"
         python.symlink_to(sys.executable)
-    unit = autostart.plan(job(folder, name=f"{part}.yaml", python=str(python)), account, system="systemd")
+    unit = autostart.plan(
+        job(folder, name=f"{part}.yaml", python=str(python)), account, system="systemd"
+    )
     file = tmp_path / unit.path.name
     file.write_text(unit.text, encoding="utf-8")
     runtime = tmp_path / "runtime"
@@ -130,15 +151,23 @@ def test_launchd_reads_back_what_was_meant(part: str, account: Account) -> None:
     assert agent["RunAtLoad"] is True
     assert agent["KeepAlive"] == {"SuccessfulExit": False}
     assert agent["ThrottleInterval"] > 0
-    assert Path(agent["StandardOutPath"]).parent == Path(agent["StandardErrorPath"]).parent == account.logs
+    assert (
+        Path(agent["StandardOutPath"]).parent
+        == Path(agent["StandardErrorPath"]).parent
+        == account.logs
+    )
 
 
 @pytest.mark.parametrize("part", [part for part in AWKWARD if "%h %%" not in part])
 @pytest.mark.parametrize("with_home", [False, True])
-def test_task_scheduler_reads_back_what_was_meant(part: str, with_home: bool, account: Account) -> None:
+def test_task_scheduler_reads_back_what_was_meant(
+    part: str, with_home: bool, account: Account
+) -> None:
     meant = job(f"C:\\{part}", name=f"{part}.yaml")
     meant = meant if with_home else dataclasses.replace(meant, aegis_home=None)
-    unit = autostart.plan(meant, dataclasses.replace(account, user="HOME\\太郎 & Co"), system="task-scheduler")
+    unit = autostart.plan(
+        meant, dataclasses.replace(account, user="HOME\\太郎 & Co"), system="task-scheduler"
+    )
     assert unit.text.startswith('<?xml version="1.0" encoding="UTF-8"?>')
     task = ET.fromstring(unit.text.encode("utf-8"))
     assert task.get("version") == "1.2"
@@ -148,8 +177,14 @@ def test_task_scheduler_reads_back_what_was_meant(part: str, with_home: bool, ac
 
     assert text("Actions/Exec/Command") == meant.python
     assert text("Actions/Exec/WorkingDirectory") == meant.folder
-    assert (text("Actions/Exec/Arguments") or "").endswith(subprocess.list2cmdline(["run", meant.config]))
-    assert text("Triggers/LogonTrigger/UserId") == text("Principals/Principal/UserId") == "HOME\\太郎 & Co"
+    assert (text("Actions/Exec/Arguments") or "").endswith(
+        subprocess.list2cmdline(["run", meant.config])
+    )
+    assert (
+        text("Triggers/LogonTrigger/UserId")
+        == text("Principals/Principal/UserId")
+        == "HOME\\太郎 & Co"
+    )
     settings = {
         "ExecutionTimeLimit": "PT0S",
         "DisallowStartIfOnBatteries": "false",
@@ -167,7 +202,9 @@ def test_the_task_passes_aegis_home_on(tmp_path: Path) -> None:
     package = tmp_path / "aegis"
     package.mkdir()
     (package / "__init__.py").touch()
-    (package / "__main__.py").write_text("import os, sys, json; print(json.dumps([os.environ['AEGIS_HOME'], *sys.argv[1:]]))")
+    (package / "__main__.py").write_text(
+        "import os, sys, json; print(json.dumps([os.environ['AEGIS_HOME'], *sys.argv[1:]]))"
+    )
     words = _words(job("/a 'b' \"c\"\\"))
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == ["/a 'b' \"c\"\\/home", "run", "/a 'b' \"c\"\\/quick.yaml"]
@@ -186,16 +223,28 @@ def test_the_job_is_absolute_and_keeps_links_to_files(tmp_path: Path) -> None:
     (tmp_path / "real" / "c.yaml").touch()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (tmp_path / "d.yaml").symlink_to(tmp_path / "real" / "c.yaml")
-    one = autostart.this_job(Path("link/../d.yaml"), folder=tmp_path, environment={"AEGIS_HOME": "cache"})
+    one = autostart.this_job(
+        Path("link/../d.yaml"), folder=tmp_path, environment={"AEGIS_HOME": "cache"}
+    )
     assert one.config == str(tmp_path.resolve() / "d.yaml")
-    assert (one.python, one.folder, one.aegis_home) == (sys.executable, str(tmp_path), str(tmp_path / "cache"))
-    assert autostart.this_job(Path("link/c.yaml"), folder=tmp_path, environment={}).config.endswith("/real/c.yaml")
+    assert (one.python, one.folder, one.aegis_home) == (
+        sys.executable,
+        str(tmp_path),
+        str(tmp_path / "cache"),
+    )
+    assert autostart.this_job(Path("link/c.yaml"), folder=tmp_path, environment={}).config.endswith(
+        "/real/c.yaml"
+    )
 
 
 def test_xdg_config_home_is_honoured() -> None:
-    assert autostart.this_account({"XDG_CONFIG_HOME": "/x"}).systemd_units == Path("/x/systemd/user")
+    assert autostart.this_account({"XDG_CONFIG_HOME": "/x"}).systemd_units == Path(
+        "/x/systemd/user"
+    )
     for settings in ({}, {"XDG_CONFIG_HOME": "relative"}):
-        assert autostart.this_account(settings).systemd_units == Path.home() / ".config/systemd/user"
+        assert (
+            autostart.this_account(settings).systemd_units == Path.home() / ".config/systemd/user"
+        )
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -239,7 +288,9 @@ def test_the_commands_are_the_systems_own(account: Account) -> None:
     assert autostart.install(task, run=Recorder(), find=found) == [
         ("schtasks", "/Create", "/TN", task.name, "/XML", str(task.path), "/F")
     ]
-    assert autostart.remove(task, run=Recorder()) == [("schtasks", "/Delete", "/TN", task.name, "/F")]
+    assert autostart.remove(task, run=Recorder()) == [
+        ("schtasks", "/Delete", "/TN", task.name, "/F")
+    ]
 
 
 def test_a_task_without_its_file_is_still_removed(account: Account) -> None:
@@ -250,7 +301,8 @@ def test_a_task_without_its_file_is_still_removed(account: Account) -> None:
 def test_a_failing_command_says_what_to_type_and_leaves_the_file(account: Account) -> None:
     unit = planned("systemd", account)
     with pytest.raises(
-        AegisError, match=r"is written, but not enabled: `systemctl --user enable .*` failed with 1 \(no bus\)"
+        AegisError,
+        match=r"is written, but not enabled: `systemctl --user enable .*` failed with 1 \(no bus\)",
     ) as at:
         autostart.install(unit, run=Recorder("enable"), find=found)
     assert str(at.value).endswith(
@@ -259,7 +311,9 @@ def test_a_failing_command_says_what_to_type_and_leaves_the_file(account: Accoun
     assert unit.path.is_file()
     with pytest.raises(AegisError, match="is not deleted yet: `systemctl --user disable") as raised:
         autostart.remove(unit, run=Recorder("disable"))
-    assert str(raised.value).endswith(f"{unit.name}.service ; delete {unit.path} ; systemctl --user daemon-reload")
+    assert str(raised.value).endswith(
+        f"{unit.name}.service ; delete {unit.path} ; systemctl --user daemon-reload"
+    )
     assert unit.path.is_file()
 
 
@@ -274,10 +328,14 @@ def test_an_unwritable_folder_is_named(account: Account) -> None:
         autostart.remove(unit, run=Recorder("print"))
 
 
-def test_what_cannot_work_is_refused_before_anything_is_written(account: Account, tmp_path: Path) -> None:
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    account: Account, tmp_path: Path
+) -> None:
     with pytest.raises(BadInputError, match="systemctl is not on this machine"):
         autostart.install(planned("systemd", account), run=Recorder(), find=lambda _: None)
-    with pytest.raises(BadInputError, match="--system must be one of systemd, launchd, task-scheduler, got 'cron'"):
+    with pytest.raises(
+        BadInputError, match="--system must be one of systemd, launchd, task-scheduler, got 'cron'"
+    ):
         planned("cron", account)
     with pytest.raises(BadInputError, match="no start-up system is known for plan9"):
         autostart.native_system("plan9")
@@ -291,12 +349,20 @@ def test_what_cannot_work_is_refused_before_anything_is_written(account: Account
 
 
 def test_native_systems() -> None:
-    assert [autostart.native_system(platform) for platform in ("linux", "darwin", "win32")] == list(SYSTEMS)
+    assert [autostart.native_system(platform) for platform in ("linux", "darwin", "win32")] == list(
+        SYSTEMS
+    )
 
 
 def test_a_missing_program_is_a_status_not_a_traceback() -> None:
-    assert autostart.run_command(("no-such-program-at-all",)) == (127, "no-such-program-at-all is not on this machine")
-    assert autostart.run_command((sys.executable, "-c", "print('a'); raise SystemExit(3)")) == (3, "a")
+    assert autostart.run_command(("no-such-program-at-all",)) == (
+        127,
+        "no-such-program-at-all is not on this machine",
+    )
+    assert autostart.run_command((sys.executable, "-c", "print('a'); raise SystemExit(3)")) == (
+        3,
+        "a",
+    )
 
 
 @pytest.fixture
@@ -318,7 +384,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def spoken(*arguments: str) -> str:
-    result = CliRunner().invoke(verb.app, list(arguments), catch_exceptions=False, standalone_mode=False)
+    result = CliRunner().invoke(
+        verb.app, list(arguments), catch_exceptions=False, standalone_mode=False
+    )
     if result.exception:
         raise result.exception
     return result.stdout
@@ -341,7 +409,11 @@ def test_show_install_and_remove_tell_the_same(system: str, home: Path) -> None:
     Path("c.yaml").unlink()  # removing asks nothing of the config
     assert f"removed  {path}" in spoken("remove", "c.yaml", *option)
     assert f"{shown['name']} is not installed" in spoken("remove", "c.yaml", *option)
-    assert json.loads(spoken("remove", "c.yaml", *option, "--json")) == {**shown, "text": "", "commands": []}
+    assert json.loads(spoken("remove", "c.yaml", *option, "--json")) == {
+        **shown,
+        "text": "",
+        "commands": [],
+    }
 
 
 def test_a_bad_config_is_refused_before_anything_is_written(home: Path) -> None:

@@ -14,10 +14,12 @@ import pytest
 import typer
 
 from aegis.cli import watch as verb
+from aegis.errors import ArtifactError, BadInputError
 from aegis.runs import foreign_log, supervisor
+from aegis.runs.health import SILENCE_S, Look, look, silence_of
 from aegis.runs.heartbeat import FILE, Beat
-from aegis.storage.lock import only_process
 from aegis.runs.process import Process, identify, this_process
+from aegis.runs.record import LATEST, STAGES, Session, load, open_session
 from aegis.runs.supervisor import (
     ASK,
     KILL,
@@ -31,9 +33,7 @@ from aegis.runs.supervisor import (
     wait_s,
     watch_over,
 )
-from aegis.runs.record import LATEST, STAGES, Session, load, open_session
-from aegis.runs.health import SILENCE_S, Look, look, silence_of
-from aegis.errors import ArtifactError, BadInputError
+from aegis.storage.lock import only_process
 
 OOM = "CUDA out of memory"
 
@@ -54,7 +54,13 @@ class Time:
         self.wall += seconds
 
     def look(self, path: Path, last: Look | None = None, *, silence_s: float = 300) -> Look:
-        return look(path, silence_s=silence_s, wall=lambda: self.wall, clock=lambda: self.monotonic, last=last)
+        return look(
+            path,
+            silence_s=silence_s,
+            wall=lambda: self.wall,
+            clock=lambda: self.monotonic,
+            last=last,
+        )
 
     def send(self, pid: int, number: int) -> None:
         self.sent.append((pid, number))
@@ -83,14 +89,18 @@ def identity(process: subprocess.Popen[bytes]) -> Process:
 
 
 def gone() -> Process:
-    return Process(os.getpid(), this_process().started - 1000, this_process().boot)  # our number, another process
+    return Process(
+        os.getpid(), this_process().started - 1000, this_process().boot
+    )  # our number, another process
 
 
 def other_boot() -> Process:
     return replace(this_process(), boot="another")
 
 
-def set_state(session: Session, state: str, *, process: Process | None = None, error: str | None = None) -> Session:
+def set_state(
+    session: Session, state: str, *, process: Process | None = None, error: str | None = None
+) -> Session:
     record = session.stage_record(STAGES[2])
     record.state, record.error = state, error
     session.stage = "failed" if state == "failed" else STAGES[2]
@@ -110,9 +120,16 @@ def write_beat(session: Session, *, count: int, at: float) -> None:
 def test_a_living_run_that_beats_is_running(session: Session, hands: Time) -> None:
     set_state(session, "running", process=this_process())
     write_beat(session, count=3, at=hands.wall - 20)
-    session.add_snapshot(STAGES[2], session.folder / "checkpoints" / "a", step=10, seconds=1.0, size=5)
+    session.add_snapshot(
+        STAGES[2], session.folder / "checkpoints" / "a", step=10, seconds=1.0, size=5
+    )
     found = hands.look(session.folder.parent / LATEST)
-    assert (found.state, found.stage, found.pid, found.alive) == ("running", STAGES[2], os.getpid(), True)
+    assert (found.state, found.stage, found.pid, found.alive) == (
+        "running",
+        STAGES[2],
+        os.getpid(),
+        True,
+    )
     assert (found.last_snapshot or {})["step"] == 10
     assert found.exit_code == 0
     wanted = "run state stage doing done total pid alive silent_s last_snapshot evidence resumes"
@@ -120,7 +137,9 @@ def test_a_living_run_that_beats_is_running(session: Session, hands: Time) -> No
     json.dumps(found.to_json(), allow_nan=False)
 
 
-def test_what_it_does_is_told_unless_an_earlier_process_wrote_it(session: Session, hands: Time) -> None:
+def test_what_it_does_is_told_unless_an_earlier_process_wrote_it(
+    session: Session, hands: Time
+) -> None:
     set_state(session, "running", process=this_process())
     write_beat(session, count=3, at=hands.wall + 1)
     found = hands.look(session.folder)
@@ -132,7 +151,11 @@ def test_what_it_does_is_told_unless_an_earlier_process_wrote_it(session: Sessio
 def test_finished_failed_and_stopped(session: Session, hands: Time) -> None:
     set_state(session, "failed", process=gone(), error="no\nluck")
     found = hands.look(session.folder)
-    assert (found.state, found.evidence, found.exit_code) == ("failed", f"{STAGES[2]} failed: no luck", 1)
+    assert (found.state, found.evidence, found.exit_code) == (
+        "failed",
+        f"{STAGES[2]} failed: no luck",
+        1,
+    )
     set_state(session, "stopped", process=gone())
     found = hands.look(session.folder)
     assert (found.state, found.exit_code, found.rebooted) == ("stopped", 75, False)
@@ -145,16 +168,25 @@ def test_finished_failed_and_stopped(session: Session, hands: Time) -> None:
 
 
 @pytest.mark.parametrize(
-    ("process", "evidence"), [(gone(), "gone without a word"), (other_boot(), "started anew"), (None, "no process is known")]
+    ("process", "evidence"),
+    [
+        (gone(), "gone without a word"),
+        (other_boot(), "started anew"),
+        (None, "no process is known"),
+    ],
 )
-def test_a_run_without_its_process_is_dead(session: Session, hands: Time, process: Process | None, evidence: str) -> None:
+def test_a_run_without_its_process_is_dead(
+    session: Session, hands: Time, process: Process | None, evidence: str
+) -> None:
     set_state(session, "running", process=process)
     found = hands.look(session.folder)
     assert (found.state, found.alive, found.exit_code) == ("dead", False, 75)
     assert evidence in found.evidence
 
 
-def test_a_dead_child_process_is_seen(session: Session, hands: Time, sleeper: subprocess.Popen[bytes]) -> None:
+def test_a_dead_child_process_is_seen(
+    session: Session, hands: Time, sleeper: subprocess.Popen[bytes]
+) -> None:
     set_state(session, "running", process=identity(sleeper))
     assert hands.look(session.folder).state == "running"
     sleeper.kill()
@@ -162,7 +194,9 @@ def test_a_dead_child_process_is_seen(session: Session, hands: Time, sleeper: su
     assert hands.look(session.folder).state == "dead"
 
 
-def test_a_held_lock_says_alive_where_the_start_time_does_not_fit(session: Session, hands: Time) -> None:
+def test_a_held_lock_says_alive_where_the_start_time_does_not_fit(
+    session: Session, hands: Time
+) -> None:
     set_state(session, "running", process=gone())
     with only_process(session.folder):
         assert hands.look(session.folder).state == "running"
@@ -240,7 +274,10 @@ RECOVERED = [
         ([*STEPS, "学習が完了しました"], "finished"),
         ([*STEPS, "すべての処理が完了しました。"], "finished"),
         (["データの読み込みが完了しました", "エポック 1 の学習が完了しました"], "running"),
-        (["Epoch 1: training complete", "the model is written when training is finished"], "running"),
+        (
+            ["Epoch 1: training complete", "the model is written when training is finished"],
+            "running",
+        ),
         (["Training completed", "***** Running training *****", "step 1/9"], "running"),
         (["Training completed", *STEPS], "running"),
         ([*STEPS, "RuntimeError: CUDA error", "bye"], "failed"),
@@ -269,10 +306,14 @@ def test_what_a_log_says(tmp_path: Path, hands: Time, lines: list[str], state: s
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp932", "utf-16"])
-def test_japanese_logs_are_read_in_their_encoding(tmp_path: Path, hands: Time, encoding: str) -> None:
+def test_japanese_logs_are_read_in_their_encoding(
+    tmp_path: Path, hands: Time, encoding: str
+) -> None:
     log = tmp_path / "train.out"
     text = "学習を開始\n" + "処理中です\n" * 100_000 + "学習完了\n"
-    log.write_bytes(b"\xff\xfe" + text.encode("utf-16-le") if encoding == "utf-16" else text.encode(encoding))
+    log.write_bytes(
+        b"\xff\xfe" + text.encode("utf-16-le") if encoding == "utf-16" else text.encode(encoding)
+    )
     found = hands.look(log)
     assert (found.state, found.evidence) == ("finished", "the log says: 学習完了")
 
@@ -346,13 +387,17 @@ class Started:
 class Rig:
     """A keeper whose processes only pretend, and what it did."""
 
-    def __init__(self, session: Session, hands: Time, *, code: int | None = 1, max_resumes: int = 5) -> None:
+    def __init__(
+        self, session: Session, hands: Time, *, code: int | None = 1, max_resumes: int = 5
+    ) -> None:
         self.session, self.hands, self.code = session, hands, code
         self.started: list[tuple[Sequence[str], Path, Path]] = []
         self.children: list[Started] = []
         self.said: list[str] = []
         self.alarms: list[Look] = []
-        self.system = System(lambda: hands.monotonic, lambda: hands.wall, hands.sleep, hands.send, self.start)
+        self.system = System(
+            lambda: hands.monotonic, lambda: hands.wall, hands.sleep, hands.send, self.start
+        )
         self.keeper = Keeper(session.folder, self.said.append, max_resumes, 300, self.system)
 
     def start(self, command: Sequence[str], folder: Path, log: Path) -> Child:
@@ -382,16 +427,32 @@ def dead(session: Session, tmp_path: Path) -> Session:
 
 
 def test_waits_grow_to_a_cap() -> None:
-    assert [wait_s(count) for count in (0, 1, 2, 5, 6, 7, 10_000)] == [10, 20, 40, 320, 600, 600, 600]
+    assert [wait_s(count) for count in (0, 1, 2, 5, 6, 7, 10_000)] == [
+        10,
+        20,
+        40,
+        320,
+        600,
+        600,
+        600,
+    ]
 
 
-def test_a_dead_run_is_resumed_with_growing_waits_and_given_up(dead: Session, hands: Time, tmp_path: Path) -> None:
+def test_a_dead_run_is_resumed_with_growing_waits_and_given_up(
+    dead: Session, hands: Time, tmp_path: Path
+) -> None:
     rig = Rig(dead, hands, max_resumes=3)
     found = rig.watch()
     assert [seconds for seconds in hands.slept if seconds != 60] == [10, 20, 40]
     command, folder, log = rig.started[0]
-    assert command == [sys.executable, "-m", "aegis", "run", "a.yaml"]  # --no-auto-resume would begin anew
-    assert (folder, log) == (tmp_path, dead.folder / "supervisor.log")
+    assert command == [
+        sys.executable,
+        "-m",
+        "aegis",
+        "run",
+        "a.yaml",
+    ]  # --no-auto-resume would begin anew
+    assert (folder, log) == (tmp_path, dead.folder / "resume.log")
     assert len(rig.started) == 3
     assert "3 resumes in a row got nowhere" in rig.said[-1]
     assert "given up: 3 resumes" in found.evidence
@@ -429,8 +490,13 @@ def test_a_started_process_has_time_to_take_over(dead: Session, hands: Time) -> 
     assert len(rig.started) == 2
 
 
-@pytest.mark.parametrize(("code", "message"), [(2, "ended with exit code 2, bad input"), (0, "worked on another session")])
-def test_bad_input_and_other_settings_are_never_resumed(dead: Session, hands: Time, code: int, message: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [(2, "ended with exit code 2, bad input"), (0, "worked on another session")],
+)
+def test_bad_input_and_other_settings_are_never_resumed(
+    dead: Session, hands: Time, code: int, message: str
+) -> None:
     rig = Rig(dead, hands, code=code)
     assert rig.watch().state == "dead"
     assert len(rig.started) == 1
@@ -459,7 +525,9 @@ def test_a_failed_run_whose_process_lives_is_waited_for(dead: Session, hands: Ti
     assert [line for line in rig.said if "waiting for it to end" in line] == rig.said[:1]
 
 
-def test_a_stopped_run_is_left_alone_unless_the_machine_started_anew(dead: Session, hands: Time) -> None:
+def test_a_stopped_run_is_left_alone_unless_the_machine_started_anew(
+    dead: Session, hands: Time
+) -> None:
     set_state(dead, "stopped", process=gone())
     rig = Rig(dead, hands)
     assert rig.tend()
@@ -470,10 +538,14 @@ def test_a_stopped_run_is_left_alone_unless_the_machine_started_anew(dead: Sessi
     assert len(rig.started) == 1
 
 
-def test_a_stop_by_the_watcher_itself_is_not_taken_for_the_users(dead: Session, hands: Time) -> None:
+def test_a_stop_by_the_watcher_itself_is_not_taken_for_the_users(
+    dead: Session, hands: Time
+) -> None:
     rig = Rig(dead, hands, code=1)
     assert rig.tend()
-    set_state(dead, "stopped", process=dead.process)  # what the process wrote when it was asked; its successor died at once
+    set_state(
+        dead, "stopped", process=dead.process
+    )  # what the process wrote when it was asked; its successor died at once
     assert rig.tend()
     assert len(rig.started) == 2
     set_state(dead, "running", process=this_process())  # started by the user meanwhile
@@ -497,7 +569,10 @@ def test_a_hung_run_is_ended_after_a_silence_of_the_own_clock_and_resumed(
     process = identity(sleeper)
     set_state(dead, "running", process=process)
     rig = Rig(dead, hands, code=None)
-    rig.system = replace(rig.system, send=lambda pid, number: (hands.send(pid, number), sleeper.kill(), sleeper.wait())[0])
+    rig.system = replace(
+        rig.system,
+        send=lambda pid, number: (hands.send(pid, number), sleeper.kill(), sleeper.wait())[0],
+    )
     rig.keeper.system = rig.system
     hands.wall += 5000  # the clock was set forth, or the machine slept
     found = hands.look(dead.folder)
@@ -534,9 +609,13 @@ def test_another_process_with_the_number_is_never_touched(hands: Time, process: 
 def test_a_number_reused_during_the_grace_is_not_killed(
     hands: Time, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = iter([True, True, False, False, False])  # before asking, once in the grace, and then it is another's
+    answers = iter(
+        [True, True, False, False, False]
+    )  # before asking, once in the grace, and then it is another's
     monkeypatch.setattr(supervisor, "is_alive", lambda _: next(answers))
-    assert end(identity(sleeper), System(clock=lambda: hands.monotonic, sleep=hands.sleep, send=hands.send))
+    assert end(
+        identity(sleeper), System(clock=lambda: hands.monotonic, sleep=hands.sleep, send=hands.send)
+    )
     assert [number for _, number in hands.sent] == [ASK]
 
 
@@ -562,7 +641,9 @@ def test_what_cannot_be_resumed_says_why(dead: Session, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="the record holds no command"):
         resume_command(replace(dead, command={}))
     with pytest.raises(ArtifactError, match="was started in is gone"):
-        resume_command(replace(dead, command={"argv": ["run", "a.yaml"], "cwd": str(tmp_path / "moved")}))
+        resume_command(
+            replace(dead, command={"argv": ["run", "a.yaml"], "cwd": str(tmp_path / "moved")})
+        )
     open_session(dead.folder.parent, config_fingerprint="a", resume=False)
     with pytest.raises(ArtifactError, match="a newer session of the same settings"):
         resume_command(dead)
@@ -590,7 +671,7 @@ def test_one_watcher_resumes(session: Session) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="sessions of processes are POSIX")
 def test_a_started_process_is_on_its_own_and_prints_to_the_log(tmp_path: Path) -> None:
-    log = tmp_path / "supervisor.log"
+    log = tmp_path / "resume.log"
     log.write_text("before\n")
     code = "import os; print(os.getcwd()); print(os.getsid(0) == os.getpid())"
     child = supervisor.start_process([sys.executable, "-S", "-c", code], tmp_path, log)
@@ -602,7 +683,9 @@ def test_a_started_process_is_on_its_own_and_prints_to_the_log(tmp_path: Path) -
 # Watching
 
 
-def test_watching_alone_tells_of_a_death_and_goes_on_to_the_end(session: Session, hands: Time) -> None:
+def test_watching_alone_tells_of_a_death_and_goes_on_to_the_end(
+    session: Session, hands: Time
+) -> None:
     set_state(session, "running", process=gone())
     said: list[str] = []
     alarms: list[Look] = []
@@ -614,7 +697,9 @@ def test_watching_alone_tells_of_a_death_and_goes_on_to_the_end(session: Session
             session.stage = "completed"
             session.save()
 
-    found = watch_over(session.folder, interval_s=7, silence_s=300, say=said.append, alarm=alarm, system=system)
+    found = watch_over(
+        session.folder, interval_s=7, silence_s=300, say=said.append, alarm=alarm, system=system
+    )
     assert [alarm.state for alarm in alarms] == ["dead", "finished"]
     assert hands.slept == [7]
     assert found.state == "finished"
@@ -636,8 +721,17 @@ def test_a_record_that_cannot_be_read_for_once_does_not_end_the_watching(
     monkeypatch.setattr(supervisor, "look", fake)
     said: list[str] = []
     system = System(sleep=hands.sleep)
-    watch_over(session.folder, interval_s=7, silence_s=300, say=said.append, alarm=lambda _: None, system=system)
-    assert [line for line in said if "cannot look now" in line] == ["cannot look now (busy); trying again"]
+    watch_over(
+        session.folder,
+        interval_s=7,
+        silence_s=300,
+        say=said.append,
+        alarm=lambda _: None,
+        system=system,
+    )
+    assert [line for line in said if "cannot look now" in line] == [
+        "cannot look now (busy); trying again"
+    ]
 
 
 # The verb
@@ -696,7 +790,9 @@ def test_ctrl_c_ends_the_watching(session: Session, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.skipif(os.name == "nt", reason="written for a POSIX shell")
-def test_the_users_command_finds_the_look_in_its_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_users_command_finds_the_look_in_its_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     evil = 'x"; touch hacked; echo $(touch hacked) `touch hacked`'
     found = Look(run=str(tmp_path / "a b"), state="failed", evidence=evil)
     out = tmp_path / "told"
@@ -707,12 +803,16 @@ def test_the_users_command_finds_the_look_in_its_environment(tmp_path: Path, cap
     assert said == ["--notify: told of failed"]
     verb.sound(found, "exit 3", said.append)
     assert said[-1] == "--notify: the command ended with exit code 3; the run is not affected"
-    assert "took longer than 0 s and was ended" in (verb.tell_command("sleep 30", found, limit_s=0.2) or "")
+    assert "took longer than 0 s and was ended" in (
+        verb.tell_command("sleep 30", found, limit_s=0.2) or ""
+    )
     assert "cannot be started" in (verb.tell_command("true", replace(found, evidence="a\0b")) or "")
     assert capsys.readouterr().out == ""  # no bell where nobody hears it
 
 
-def test_a_terminal_rings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_terminal_rings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     verb.sound(Look(run="a", state="failed", evidence="b"), None, lambda _: None)
     assert capsys.readouterr().out == "\a"

@@ -25,7 +25,13 @@ NOON = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone(timedelta(hours=9)))
 class Bench:
     """A log whose clocks and machine the test moves by hand."""
 
-    def __init__(self, folder: Path, *, interval_s: float = 180.0, thresholds: Thresholds = Thresholds()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        interval_s: float = 180.0,
+        thresholds: Thresholds = Thresholds(),  # noqa: B008
+    ) -> None:
         self.folder = folder / FOLDER
         self.clock_s, self.wall, self.machine, self.probes = 1000.0, NOON, CALM, 0
         self.said: list[str] = []
@@ -81,8 +87,14 @@ def test_rates_are_of_the_interval_and_not_of_the_whole(bench: Bench) -> None:
     for step in range(19, 22):
         bench.step(70, step=step, samples=7, tokens=1400)
     first, second = bench.entries()
-    assert (first["samples_per_s"], first["tokens_per_s"]) == (pytest.approx(0.2), pytest.approx(30.0))
-    assert (second["samples_per_s"], second["tokens_per_s"]) == (pytest.approx(0.1), pytest.approx(20.0))
+    assert (first["samples_per_s"], first["tokens_per_s"]) == (
+        pytest.approx(0.2),
+        pytest.approx(30.0),
+    )
+    assert (second["samples_per_s"], second["tokens_per_s"]) == (
+        pytest.approx(0.1),
+        pytest.approx(20.0),
+    )
     assert (second["interval_s"], second["elapsed_s"]) == (210.0, 390.0)
     assert (second["samples"], second["tokens"]) == (21, 4200)
 
@@ -99,19 +111,40 @@ def test_nothing_is_written_before_the_interval_is_over(bench: Bench) -> None:
     bench.step(179.9, samples=1)
     assert not bench.folder.exists()
     bench.step(0.1, samples=1)
-    assert [path.name for path in sorted(bench.folder.iterdir())] == ["progress_20260301_120300.json", SUMMARY]
+    assert [path.name for path in sorted(bench.folder.iterdir())] == [
+        "progress_20260301_120300.json",
+        SUMMARY,
+    ]
 
 
 def test_an_entry_holds_the_position_the_machine_and_the_zone(bench: Bench) -> None:
-    gpu = Gpu(index=0, use_percent=97.0, memory_used_bytes=5, memory_total_bytes=8, temperature_c=60.0)
+    gpu = Gpu(
+        index=0, use_percent=97.0, memory_used_bytes=5, memory_total_bytes=8, temperature_c=60.0
+    )
     bench.machine = replace(CALM, gpus=(gpu,))
     bench.step(180, step=3, steps=9, epoch=0.5, loss=1.25, samples=1, tokens=1)
     (entry,) = bench.entries()
     assert entry["timestamp"] == "2026-03-01T12:03:00+09:00"
-    assert [entry[name] for name in ("stage", "step", "steps", "epoch", "loss")] == ["training", 3, 9, 0.5, 1.25]
-    assert [entry[name] for name in ("cpu_percent", "memory_percent", "process_rss_bytes")] == [20.0, 40.0, 1 << 30]
+    assert [entry[name] for name in ("stage", "step", "steps", "epoch", "loss")] == [
+        "training",
+        3,
+        9,
+        0.5,
+        1.25,
+    ]
+    assert [entry[name] for name in ("cpu_percent", "memory_percent", "process_rss_bytes")] == [
+        20.0,
+        40.0,
+        1 << 30,
+    ]
     assert entry["gpus"] == [
-        {"index": 0, "use_percent": 97.0, "memory_used_bytes": 5, "memory_total_bytes": 8, "temperature_c": 60.0}
+        {
+            "index": 0,
+            "use_percent": 97.0,
+            "memory_used_bytes": 5,
+            "memory_total_bytes": 8,
+            "temperature_c": 60.0,
+        }
     ]
 
 
@@ -151,7 +184,9 @@ def test_a_clock_set_back_a_year_changes_no_measure_and_no_file(bench: Bench) ->
 
 
 def gpus(*temperatures: float | None) -> MachineState:
-    found = tuple(Gpu(index, 50.0, 1, 2, temperature) for index, temperature in enumerate(temperatures))
+    found = tuple(
+        Gpu(index, 50.0, 1, 2, temperature) for index, temperature in enumerate(temperatures)
+    )
     return replace(CALM, gpus=found)
 
 
@@ -159,12 +194,26 @@ def gpus(*temperatures: float | None) -> MachineState:
     ("state_of", "limit", "margin", "text"),
     [
         (gpus, 75.0, 5.0, "GPU 0 temperature: 76 °C is above 75 °C; improve its cooling"),
-        (lambda value: replace(CALM, memory_percent=value), 95.0, 3.0, "memory in use: 96 % is above 95 %"),
-        (lambda value: replace(CALM, cpu_percent=value), 90.0, 10.0, "CPU in use: 91 % is above 90 %"),
+        (
+            lambda value: replace(CALM, memory_percent=value),
+            95.0,
+            3.0,
+            "memory in use: 96 % is above 95 %",
+        ),
+        (
+            lambda value: replace(CALM, cpu_percent=value),
+            90.0,
+            10.0,
+            "CPU in use: 91 % is above 90 %",
+        ),
     ],
 )
 def test_one_warning_a_crossing(
-    bench: Bench, state_of: Callable[[float | None], MachineState], limit: float, margin: float, text: str
+    bench: Bench,
+    state_of: Callable[[float | None], MachineState],
+    limit: float,
+    margin: float,
+    text: str,
 ) -> None:
     bench.read(state_of(limit))
     assert not bench.said
@@ -180,13 +229,17 @@ def test_one_warning_a_crossing(
 def test_each_gpu_is_watched_by_itself(bench: Bench) -> None:
     for state in (gpus(80, 60), gpus(80, 80), gpus(60, 80), gpus(80, 80), gpus(80, None)):
         bench.read(state)
-    assert [line.split(":")[0] for line in bench.said] == [f"GPU {index} temperature" for index in (0, 1, 0)]
+    assert [line.split(":")[0] for line in bench.said] == [
+        f"GPU {index} temperature" for index in (0, 1, 0)
+    ]
 
 
 def test_thresholds_can_be_set(tmp_path: Path) -> None:
     bench = Bench(tmp_path, thresholds=Thresholds(cpu_percent=10.0))
     bench.read(CALM)
-    assert bench.said == ["CPU in use: 20 % is above 10 %; close other programs if steps have become slower"]
+    assert bench.said == [
+        "CPU in use: 20 % is above 10 %; close other programs if steps have become slower"
+    ]
 
 
 def test_the_machine_is_read_at_most_every_ten_seconds(bench: Bench) -> None:
@@ -206,12 +259,19 @@ def test_the_summary_tells_the_whole(bench: Bench) -> None:
     summary, entries = bench.summary(), bench.entries()
     assert summary["entries"] == len(entries) == 2
     assert summary["latest"] == entries[-1]
-    assert (summary["first_timestamp"], summary["last_timestamp"]) == tuple(entry["timestamp"] for entry in entries)
+    assert (summary["first_timestamp"], summary["last_timestamp"]) == tuple(
+        entry["timestamp"] for entry in entries
+    )
     assert (summary["best_loss"], summary["last_loss"]) == (1.0, 2.0)
-    assert (summary["samples_per_s"], summary["tokens_per_s"]) == (pytest.approx(0.1), pytest.approx(2.0))
+    assert (summary["samples_per_s"], summary["tokens_per_s"]) == (
+        pytest.approx(0.1),
+        pytest.approx(2.0),
+    )
     assert (summary["samples"], summary["tokens"], summary["elapsed_s"]) == (40, 800, 400.0)
     assert summary["warning_count"] == 1
-    assert summary["warnings"] == [{"timestamp": "2026-03-01T12:03:00+09:00", "message": bench.said[0]}]
+    assert summary["warnings"] == [
+        {"timestamp": "2026-03-01T12:03:00+09:00", "message": bench.said[0]}
+    ]
     bench.step(180, stage="preferences", loss=9.0)
     assert (bench.summary()["best_loss"], bench.summary()["last_loss"]) == (9.0, 9.0)
 
@@ -263,7 +323,9 @@ def test_closing_at_the_moment_of_the_entry_divides_by_nothing(bench: Bench) -> 
     assert [entry["samples_per_s"] for entry in bench.entries()] == [pytest.approx(1 / 180), None]
 
 
-def test_a_full_disk_is_said_once_and_training_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said_once_and_training_goes_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench.step(180, samples=1)
     before = bench.summary()
 
@@ -274,7 +336,9 @@ def test_a_full_disk_is_said_once_and_training_goes_on(bench: Bench, monkeypatch
         patch.setattr(os, "fsync", full)
         for _ in range(3):
             bench.step(180, samples=1)
-    assert bench.said == [f"{bench.folder}: the progress log cannot be written (the disk is full); training goes on"]
+    assert bench.said == [
+        f"{bench.folder}: the progress log cannot be written (the disk is full); training goes on"
+    ]
     assert bench.summary() == before
     assert len(list(bench.folder.iterdir())) == 2
     bench.step(180, samples=1)
@@ -326,7 +390,9 @@ def fail(*_: object) -> None:
     raise RuntimeError("Driver Not Loaded")
 
 
-def test_a_gpu_whose_temperature_cannot_be_read_keeps_its_other_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_whose_temperature_cannot_be_read_keeps_its_other_readings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     nvml = FakeNvml()
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     first, second = machine_state().gpus
@@ -345,8 +411,12 @@ def test_a_lost_gpu_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) ->
     assert [gpu.index for gpu in machine_state().gpus] == [1]
 
 
-@pytest.mark.parametrize("nvml", [None, FakeNvml(nvmlInit=fail), FakeNvml(nvmlDeviceGetCount=fail, nvmlShutdown=fail)])
-def test_without_a_gpu_the_list_is_empty(nvml: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "nvml", [None, FakeNvml(nvmlInit=fail), FakeNvml(nvmlDeviceGetCount=fail, nvmlShutdown=fail)]
+)
+def test_without_a_gpu_the_list_is_empty(
+    nvml: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     said: list[str] = []
     log = ProgressLog(tmp_path, interval_s=0, say=said.append)
@@ -367,7 +437,9 @@ def test_the_first_cpu_reading_of_a_thread_is_not_reported() -> None:
     assert found[1].cpu_percent is not None
 
 
-def test_a_system_that_tells_nothing_is_no_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_that_tells_nothing_is_no_error(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("cpu_percent", "virtual_memory", "Process"):
         monkeypatch.setattr(psutil, name, lambda *_, **__: fail())
     monkeypatch.setitem(sys.modules, "pynvml", None)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from aegis.errors import ArtifactError
 from aegis.runs.process import Process, is_alive, this_process
 from aegis.runs.record import DATABASE, LATEST, RECORD, load, locate, newest, open_session
-from aegis.errors import ArtifactError
 
 
 def test_a_session_is_found_again_by_its_config(tmp_path: Path) -> None:
@@ -87,9 +87,16 @@ def test_a_reused_number_or_another_boot_is_another_process() -> None:
 
 def test_snapshots_and_attempts_are_recorded(tmp_path: Path) -> None:
     session = open_session(tmp_path, config_fingerprint="a", resume=True)
-    session.add_snapshot("s", session.folder / "checkpoints" / "s" / "one", step=3, seconds=0.1, size=10)
+    session.add_snapshot(
+        "s", session.folder / "checkpoints" / "s" / "one", step=3, seconds=0.1, size=10
+    )
     row = session.rows("snapshots")[0]
-    assert (row["stage"], row["path"], row["step"], row["bytes"]) == ("s", "checkpoints/s/one", 3, 10)
+    assert (row["stage"], row["path"], row["step"], row["bytes"]) == (
+        "s",
+        "checkpoints/s/one",
+        3,
+        10,
+    )
     session.end_attempt(session.begin_attempt("s"), "completed")
     assert session.rows("attempts")[0]["outcome"] == "completed"
     with pytest.raises(ValueError, match="no such table"):

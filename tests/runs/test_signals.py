@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from aegis.runs.signals import Interrupt
 from aegis.errors import EXIT_RESUMABLE, StoppedError
+from aegis.runs.signals import Interrupt
 
 WORKER = """
 import time
@@ -24,7 +24,9 @@ with Interrupt() as interrupt:
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_the_first_signal_asks(name: str) -> None:
     number = getattr(signal, name)
-    inherited = signal.signal(number, signal.SIG_DFL)  # a shell lets what it starts with & ignore SIGINT
+    inherited = signal.signal(
+        number, signal.SIG_DFL
+    )  # a shell lets what it starts with & ignore SIGINT
     try:
         with Interrupt() as interrupt:
             interrupt.check()
@@ -50,7 +52,9 @@ def test_what_is_ignored_stays_ignored() -> None:
 
 
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
-    worker = subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert worker.stdout is not None
     assert worker.stdout.readline() == "working\n"
     worker.send_signal(signal.SIGTERM)

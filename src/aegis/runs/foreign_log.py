@@ -31,14 +31,21 @@ _FINISHED = _words(
     r"最終モデルを保存",
 )
 _NOT_YET = _words(
-    r"\b(?:not|will|until|once|when|if|before)\b", r"\bepoch\W*\d+.*\btraining\b", r"エポック\W*\d+|未完了|していません"
+    r"\b(?:not|will|until|once|when|if|before)\b",
+    r"\bepoch\W*\d+.*\btraining\b",
+    r"エポック\W*\d+|未完了|していません",
 )
 # Whatever was completed: the whole, unless the line names a part.
 _DONE = _words("(?:完了|終了)しました")
 _PART = _words(
     "読み込み|ロード|準備|前処理|初期化|インポート|インストール|トークン化|接続|チェックポイント|エポック|ステップ|検証|評価"
 )
-_BEGUN = _words(r"\brunning training\b", r"\bstart(?:ing|ed)? (?:the )?training\b", r"\btraining started\b", "学習を?開始")
+_BEGUN = _words(
+    r"\brunning training\b",
+    r"\bstart(?:ing|ed)? (?:the )?training\b",
+    r"\btraining started\b",
+    "学習を?開始",
+)
 _ERROR = _words(
     r"Traceback \(most recent call last\)",
     r"(?-i:^[\w.]*(?<!Squared)(?<!Absolute)(?:Error|Exception|Interrupt)(?::|\s*$))",
@@ -125,7 +132,10 @@ def read_tail(path: Path, *, lines: int = _FINISH_LINES) -> list[str]:
     found = text.split("\n")
     if begin and len(found) > 1:
         found = found[1:]
-    cleaned = (_ESCAPES.sub("", line.rstrip("\r").rpartition("\r")[2]).strip("\ufeff").rstrip() for line in found)
+    cleaned = (
+        _ESCAPES.sub("", line.rstrip("\r").rpartition("\r")[2]).strip("\ufeff").rstrip()
+        for line in found
+    )
     return [line for line in cleaned if line][-lines:]
 
 
@@ -176,7 +186,9 @@ def _error_line(lines: list[str]) -> int | None:
     found = [index for index in range(first, len(lines)) if _ERROR.search(lines[index])]
     imports = [index for index in found if _IMPORT_ERROR.search(lines[index])]
     if imports and any(_GOES_ON.search(line) for line in lines[imports[-1] + 1 :]):
-        forgiven = {index for index in found if index <= imports[-1] and _TRACEBACK.search(lines[index])} | set(imports)
+        forgiven = {
+            index for index in found if index <= imports[-1] and _TRACEBACK.search(lines[index])
+        } | set(imports)
         found = [index for index in found if index not in forgiven]
     return found[-1] if found else None
 
@@ -205,7 +217,11 @@ def _final_model(log: Path) -> Path | None:
     """A whole model beside the log, or in a folder beside it that is called final, written since
     the log's start."""
     status = log.stat()
-    started = getattr(status, "st_birthtime", None) or _first_time(log) or status.st_mtime - _SAVED_WITH_LAST_LINE_S
+    started = (
+        getattr(status, "st_birthtime", None)
+        or _first_time(log)
+        or status.st_mtime - _SAVED_WITH_LAST_LINE_S
+    )
     for folder in (log.parent, *log.parent.glob("final*/")):
         weights = [file for file in folder.glob("*.safetensors") if file.stat().st_mtime >= started]
         if weights and (folder / "config.json").is_file():
@@ -218,7 +234,11 @@ def _first_time(log: Path) -> float | None:
     with log.open("rb") as file:
         found = _TIME.search(file.read(_HEAD).decode("utf-8", "replace"))
     try:
-        return datetime.fromisoformat("{}-{}-{} {}:{}:{}".format(*found.groups())).timestamp() if found else None
+        return (
+            datetime.fromisoformat("{}-{}-{} {}:{}:{}".format(*found.groups())).timestamp()
+            if found
+            else None
+        )
     except (ValueError, OverflowError, OSError):
         return None
 

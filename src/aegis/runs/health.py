@@ -13,12 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from aegis.config import DurableSettings, load_config
+from aegis.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_RESUMABLE,
+    AegisError,
+    BadInputError,
+    ConfigError,
+)
 from aegis.runs.foreign_log import find_log, judge_log
 from aegis.runs.heartbeat import Beat, read_beat
-from aegis.storage.lock import only_process
 from aegis.runs.process import this_process
 from aegis.runs.record import DATABASE, RECORD, Session, load, locate
-from aegis.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, AegisError, BadInputError, ConfigError
+from aegis.storage.lock import only_process
 
 SILENCE_S = DurableSettings().silence_s
 KIND, RESUMED = "watch", "resumed"
@@ -79,7 +86,18 @@ class Look:
         return _EXIT_CODES.get(self.state, EXIT_RESUMABLE)
 
     def to_json(self) -> dict[str, Any]:
-        shown = ("run", "state", "stage", "doing", "done", "total", "pid", "alive", "silent_s", "last_snapshot")
+        shown = (
+            "run",
+            "state",
+            "stage",
+            "doing",
+            "done",
+            "total",
+            "pid",
+            "alive",
+            "silent_s",
+            "last_snapshot",
+        )
         return {name: getattr(self, name) for name in (*shown, "evidence", "resumes")}
 
 
@@ -106,9 +124,13 @@ def look(
     path = locate(run)
     silence = last.silence if last else None
     if is_session(path):
-        return _look_at_session(load(path), silence_s=silence_s, wall=wall(), now=clock(), last=silence)
+        return _look_at_session(
+            load(path), silence_s=silence_s, wall=wall(), now=clock(), last=silence
+        )
     if not path.exists():
-        raise BadInputError(f"{run}: no such run; give a session such as runs/latest, a log file, or the folder of one")
+        raise BadInputError(
+            f"{run}: no such run; give a session such as runs/latest, a log file, or the folder of one"
+        )
     return _look_at_log(find_log(path), silence_s=silence_s, wall=wall(), now=clock(), last=silence)
 
 
@@ -152,7 +174,9 @@ def _follow(last: Silence | None, sign: Hashable, *, age_s: float, now: float) -
     return last if last.sign == sign else Silence(sign, now, 0.0)
 
 
-def _look_at_session(session: Session, *, silence_s: float, wall: float, now: float, last: Silence | None) -> Look:
+def _look_at_session(
+    session: Session, *, silence_s: float, wall: float, now: float, last: Silence | None
+) -> Look:
     beat, process = read_beat(session.folder), session.process
     sign = (beat.count if beat else None, session.updated, process)
     silence = _follow(last, sign, age_s=wall - _last_sign(session, beat), now=now)
@@ -160,8 +184,12 @@ def _look_at_session(session: Session, *, silence_s: float, wall: float, now: fl
     silent = silence.before_s + watched
     alive = session.alive or (not session.finished and is_held(session.folder))
     rebooted = process is not None and process.boot != this_process().boot
-    state, evidence = _judge(session, alive=alive, rebooted=rebooted, silent_s=silent, silence_s=silence_s)
-    current = beat if beat and (process is None or beat.time >= process.started) else None  # not of an earlier process
+    state, evidence = _judge(
+        session, alive=alive, rebooted=rebooted, silent_s=silent, silence_s=silence_s
+    )
+    current = (
+        beat if beat and (process is None or beat.time >= process.started) else None
+    )  # not of an earlier process
     snapshots = session.rows("snapshots", last=1)
     return Look(
         run=str(session.folder),
@@ -174,7 +202,9 @@ def _look_at_session(session: Session, *, silence_s: float, wall: float, now: fl
         pid=process.pid if process else None,
         alive=alive,
         silent_s=round(silent, 1),
-        last_snapshot={key: snapshots[0][key] for key in ("stage", "path", "step", "saved")} if snapshots else None,
+        last_snapshot={key: snapshots[0][key] for key in ("stage", "path", "step", "saved")}
+        if snapshots
+        else None,
         resumes=_resumes(session),
         watched_s=watched,
         rebooted=rebooted,
@@ -182,7 +212,9 @@ def _look_at_session(session: Session, *, silence_s: float, wall: float, now: fl
     )
 
 
-def _judge(session: Session, *, alive: bool, rebooted: bool, silent_s: float, silence_s: float) -> tuple[str, str]:
+def _judge(
+    session: Session, *, alive: bool, rebooted: bool, silent_s: float, silence_s: float
+) -> tuple[str, str]:
     """State and evidence of a session."""
     states, stage = {record.name: record.state for record in session.stages}, _stage(session)
     who = f"process {session.process.pid}" if session.process else "no process of its own"
@@ -195,12 +227,20 @@ def _judge(session: Session, *, alive: bool, rebooted: bool, silent_s: float, si
             since = "; the machine was started anew since" if rebooted else " by the user"
             return "stopped", f"{stage} was stopped{since}"
     if alive and silent_s > silence_s:
-        return "hung", f"{who} is alive in {stage} and has given no sign of life for {silent_s:.0f} s"
+        return (
+            "hung",
+            f"{who} is alive in {stage} and has given no sign of life for {silent_s:.0f} s",
+        )
     if alive:
         return "running", f"{who} gave a sign of life in {stage} {silent_s:.0f} s ago"
     if rebooted:
         return "dead", f"the machine was started anew while {who} was in {stage}"
-    return "dead", f"{who} is gone without a word, in {stage}" if session.process else "no process is known to work on it"
+    return (
+        "dead",
+        f"{who} is gone without a word, in {stage}"
+        if session.process
+        else "no process is known to work on it",
+    )
 
 
 def _last_sign(session: Session, beat: Beat | None) -> float:
@@ -224,7 +264,9 @@ def _stage(session: Session) -> str:
 
 
 def _error(session: Session) -> str:
-    errors = [record.error for record in session.stages if record.state == "failed" and record.error]
+    errors = [
+        record.error for record in session.stages if record.state == "failed" and record.error
+    ]
     return " ".join(errors[-1].split()) if errors else "nothing is recorded of why"
 
 
@@ -233,7 +275,9 @@ def _resumes(session: Session) -> int:
     return sum(event["kind"] == KIND and event["message"].startswith(RESUMED) for event in events)
 
 
-def _look_at_log(log: Path, *, silence_s: float, wall: float, now: float, last: Silence | None) -> Look:
+def _look_at_log(
+    log: Path, *, silence_s: float, wall: float, now: float, last: Silence | None
+) -> Look:
     status = log.stat()
     sign = (str(log), status.st_size, status.st_mtime_ns)
     silence = _follow(last, sign, age_s=wall - status.st_mtime, now=now)

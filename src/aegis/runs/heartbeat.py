@@ -51,7 +51,9 @@ class Heartbeat:
         left = (now - self._begun) / moved * (total - done) if moved else None
         beat = Beat(self.count, time.time(), stage, doing, done, total, left, note)
         staging = self.path.with_name(f".{FILE}.writing")
-        with contextlib.suppress(OSError):  # a full disk must not end a run for want of a sign of life
+        with contextlib.suppress(
+            OSError
+        ):  # a full disk must not end a run for want of a sign of life
             staging.write_text(json.dumps(asdict(beat), ensure_ascii=False), encoding="utf-8")
             os.replace(staging, self.path)
 

@@ -67,8 +67,13 @@ def _gpus() -> list[Gpu]:
     except Exception:
         return []
     try:
-        handles = [_told(lambda at=at: nvml.nvmlDeviceGetHandleByIndex(at)) for at in range(nvml.nvmlDeviceGetCount())]
-        return [_gpu(nvml, index, handle) for index, handle in enumerate(handles) if handle is not None]
+        handles = [
+            _told(lambda at=at: nvml.nvmlDeviceGetHandleByIndex(at))
+            for at in range(nvml.nvmlDeviceGetCount())
+        ]
+        return [
+            _gpu(nvml, index, handle) for index, handle in enumerate(handles) if handle is not None
+        ]
     except Exception:
         return []
     finally:
@@ -83,7 +88,9 @@ def _gpu(nvml: Any, index: int, handle: Any) -> Gpu:
         use_percent=_told(lambda: float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)),
         memory_used_bytes=None if memory is None else int(memory.used),
         memory_total_bytes=None if memory is None else int(memory.total),
-        temperature_c=_told(lambda: float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))),
+        temperature_c=_told(
+            lambda: float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
+        ),
     )
 
 

@@ -51,7 +51,12 @@ def _started(pid: int) -> float:
     """On Linux counted from the boot, so that setting the clock changes nothing; elsewhere what
     psutil knows."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        fields = (
+            Path(f"/proc/{pid}/stat")
+            .read_text(encoding="utf-8", errors="replace")
+            .rpartition(")")[2]
+            .split()
+        )
         return int(fields[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):
         return psutil.Process(pid).create_time()

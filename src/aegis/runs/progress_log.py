@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from aegis.storage.files import make_folder, write_json
-from aegis.runs.machine import MachineState, machine_state
 from aegis.errors import DiskFullError
+from aegis.runs.machine import MachineState, machine_state
+from aegis.storage.files import make_folder, write_json
 
 FOLDER = "progress_logs"
 SUMMARY = "progress_summary.json"
@@ -125,7 +125,9 @@ class ProgressLog:
             samples, tokens: done since the previous update.
         """
         moment = self._clock()
-        self._move(_Position(stage, epoch, step, steps, None if loss is None else float(loss)), moment)
+        self._move(
+            _Position(stage, epoch, step, steps, None if loss is None else float(loss)), moment
+        )
         self._interval.add(samples, tokens)
         self._whole.add(samples, tokens)
         self._look(moment)
@@ -172,13 +174,19 @@ class ProgressLog:
         limits = self._thresholds
         for gpu in self._machine.gpus:
             hot = f"GPU {gpu.index} temperature"
-            self._watch(hot, gpu.temperature_c, limits.gpu_temperature_c, 5.0, "°C", "improve its cooling")
+            self._watch(
+                hot, gpu.temperature_c, limits.gpu_temperature_c, 5.0, "°C", "improve its cooling"
+            )
         remedy = "close other programs or lower train.batch_tokens"
-        self._watch("memory in use", self._machine.memory_percent, limits.memory_percent, 3.0, "%", remedy)
+        self._watch(
+            "memory in use", self._machine.memory_percent, limits.memory_percent, 3.0, "%", remedy
+        )
         remedy = "close other programs if steps have become slower"
         self._watch("CPU in use", self._machine.cpu_percent, limits.cpu_percent, 10.0, "%", remedy)
 
-    def _watch(self, name: str, value: float | None, limit: float, margin: float, unit: str, remedy: str) -> None:
+    def _watch(
+        self, name: str, value: float | None, limit: float, margin: float, unit: str, remedy: str
+    ) -> None:
         """Warn where the value rises above the limit; it counts as fallen only at `margin`
         below."""
         if value is None:
@@ -189,7 +197,9 @@ class ProgressLog:
             self._strained.add(name)
             message = f"{name}: {value:g} {unit} is above {limit:g} {unit}; {remedy}"
             self._warned += 1
-            self._warnings.append({"timestamp": self._now().isoformat(timespec="seconds"), "message": message})
+            self._warnings.append(
+                {"timestamp": self._now().isoformat(timespec="seconds"), "message": message}
+            )
             self._say(message)
 
     def _write(self, moment: float) -> None:
@@ -207,8 +217,14 @@ class ProgressLog:
         except (OSError, DiskFullError) as error:
             if not self._failure_told:
                 self._failure_told = True
-                reason = "the disk is full" if isinstance(error, DiskFullError) else error.strerror or str(error)
-                self._say(f"{self._folder}: the progress log cannot be written ({reason}); training goes on")
+                reason = (
+                    "the disk is full"
+                    if isinstance(error, DiskFullError)
+                    else error.strerror or str(error)
+                )
+                self._say(
+                    f"{self._folder}: the progress log cannot be written ({reason}); training goes on"
+                )
 
     def _free_path(self, now: datetime) -> Path:
         """A name not taken yet: a clock set back comes by the same second twice."""

@@ -18,9 +18,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from aegis.storage.files import disk_full_explained, make_folder, sync_folder, write_json
-from aegis.runs.process import Process, is_alive, this_process
 from aegis.errors import ArtifactError
+from aegis.runs.process import Process, is_alive, this_process
+from aegis.storage.files import disk_full_explained, make_folder, sync_folder, write_json
 
 STAGES = ("deep_research_data", "data_cleansing", "so8t_ppo_training", "aegis_v2_integration")
 RECORD, DATABASE, LATEST = "session_info.json", "session.db", "latest"
@@ -71,7 +71,9 @@ class Session:
     updated: str = ""
     process: Process | None = None
     command: dict[str, Any] = field(default_factory=dict)
-    stages: list[StageRecord] = field(default_factory=lambda: [StageRecord(name) for name in STAGES])
+    stages: list[StageRecord] = field(
+        default_factory=lambda: [StageRecord(name) for name in STAGES]
+    )
 
     def save(self) -> None:
         self.updated = _now()
@@ -113,7 +115,9 @@ class Session:
         if not left:
             return None
         who = f"process {dead.pid}" if dead else "an earlier process"
-        message = f"{who} ended in the middle of {left[0]} without saying so; going on from what it saved"
+        message = (
+            f"{who} ended in the middle of {left[0]} without saying so; going on from what it saved"
+        )
         with self._database() as database:
             database.execute("UPDATE attempts SET outcome = 'cut off' WHERE outcome IS NULL")
         self.event("taken_over", message)
@@ -145,19 +149,33 @@ class Session:
 
     def end_attempt(self, attempt: int, outcome: str) -> None:
         with self._database() as database:
-            database.execute("UPDATE attempts SET ended = ?, outcome = ? WHERE id = ?", (_now(), outcome, attempt))
+            database.execute(
+                "UPDATE attempts SET ended = ?, outcome = ? WHERE id = ?",
+                (_now(), outcome, attempt),
+            )
 
     def add_snapshot(self, stage: str, path: Path, *, step: int, seconds: float, size: int) -> None:
         """Record an acknowledged snapshot."""
-        row = (stage, path.relative_to(self.folder).as_posix(), step, _now(), datetime.now().timestamp(), seconds, size)
+        row = (
+            stage,
+            path.relative_to(self.folder).as_posix(),
+            step,
+            _now(),
+            datetime.now().timestamp(),
+            seconds,
+            size,
+        )
         with self._database() as database:
             database.execute(
-                "INSERT INTO snapshots (stage, path, step, saved, unix, seconds, bytes) VALUES (?, ?, ?, ?, ?, ?, ?)", row
+                "INSERT INTO snapshots (stage, path, step, saved, unix, seconds, bytes) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                row,
             )
 
     def event(self, kind: str, message: str) -> None:
         with self._database() as database:
-            database.execute("INSERT INTO events (at, kind, message) VALUES (?, ?, ?)", (_now(), kind, message))
+            database.execute(
+                "INSERT INTO events (at, kind, message) VALUES (?, ?, ?)", (_now(), kind, message)
+            )
 
     def rows(self, table: str, *, last: int = 20) -> list[dict[str, Any]]:
         """The newest rows of `attempts`, `snapshots` or `events`, oldest first."""
@@ -165,7 +183,9 @@ class Session:
             raise ValueError(f"no such table: {table}")
         with self._database() as database:
             database.row_factory = sqlite3.Row
-            found = database.execute(f"SELECT * FROM {table} ORDER BY id DESC LIMIT ?", (last,)).fetchall()
+            found = database.execute(
+                f"SELECT * FROM {table} ORDER BY id DESC LIMIT ?", (last,)
+            ).fetchall()
         return [dict(row) for row in reversed(found)]
 
     @contextlib.contextmanager
@@ -211,14 +231,19 @@ def load(folder: Path) -> Session:
     for read in (_from_database, _from_json):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, sqlite3.Error):
             return _parse(read(folder), folder)
-    raise ArtifactError(f"{folder}: no readable session record; give a folder that `aegis run` wrote")
+    raise ArtifactError(
+        f"{folder}: no readable session record; give a folder that `aegis run` wrote"
+    )
 
 
 def _from_database(folder: Path) -> dict[str, Any]:
     if not (folder / DATABASE).is_file():
         raise FileNotFoundError(folder / DATABASE)
     with _open(folder / DATABASE) as database:
-        return {key: json.loads(value) for key, value in database.execute("SELECT key, value FROM session")}
+        return {
+            key: json.loads(value)
+            for key, value in database.execute("SELECT key, value FROM session")
+        }
 
 
 def _from_json(folder: Path) -> dict[str, Any]:
@@ -228,7 +253,14 @@ def _from_json(folder: Path) -> dict[str, Any]:
 def _parse(raw: dict[str, Any], folder: Path) -> Session:
     stages = [StageRecord(**stage) for stage in raw.pop("stages")]
     process = raw.pop("process", None)
-    return Session(**{**raw, "folder": folder, "stages": stages, "process": Process(**process) if process else None})
+    return Session(
+        **{
+            **raw,
+            "folder": folder,
+            "stages": stages,
+            "process": Process(**process) if process else None,
+        }
+    )
 
 
 @contextlib.contextmanager
@@ -281,7 +313,11 @@ def locate(path: Path) -> Path:
     """The path, with `runs/latest` in it followed where that is a file instead of a link."""
     for parent in (path, *path.parents):
         if parent.name == LATEST and parent.is_file():
-            return parent.parent / parent.read_text(encoding="utf-8").strip() / path.relative_to(parent)
+            return (
+                parent.parent
+                / parent.read_text(encoding="utf-8").strip()
+                / path.relative_to(parent)
+            )
     return path
 
 

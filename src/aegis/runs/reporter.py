@@ -8,7 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 Advance = Callable[..., None]
 Listener = Callable[[str, int, int, str, bool], None]
@@ -30,7 +37,9 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def bar(description: str, total: int, *, done: int = 0, stoppable: bool = True) -> Iterator[Advance]:
+def bar(
+    description: str, total: int, *, done: int = 0, stoppable: bool = True
+) -> Iterator[Advance]:
     """Yield `advance(count=1, note="")`, which moves on from `done` and shows the note beside it.
 
     Args:

@@ -12,7 +12,11 @@ from typing import Any
 
 from aegis.errors import EXIT_RESUMABLE, StoppedError
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP") if hasattr(signal, name))
+SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP")
+    if hasattr(signal, name)
+)
 
 
 class Interrupt:
@@ -29,12 +33,17 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores one
+            heeded = [
+                number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN
+            ]  # nohup ignores one
             self._before = {number: signal.signal(number, self._on_signal) for number in heeded}
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -51,12 +60,17 @@ class Interrupt:
             StoppedError: if a stop was asked for.
         """
         if self.requested:
-            raise StoppedError(f"stopped by {self.requested}; what was finished is kept. Run the same command again to go on")
+            raise StoppedError(
+                f"stopped by {self.requested}; what was finished is kept. Run the same command again to go on"
+            )
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         name = signal.Signals(number).name
         if self.requested:
-            os.write(2, f"\nerror: stopped at once by a second {name}; the last snapshot is sound\n".encode())
+            os.write(
+                2,
+                f"\nerror: stopped at once by a second {name}; the last snapshot is sound\n".encode(),
+            )
             os._exit(EXIT_RESUMABLE)
         self.requested = name
         text = f"\n{name}: stopping at the end of this step; once more to stop at once\n"

@@ -18,10 +18,17 @@ from typing import Protocol
 
 from filelock import FileLock, Timeout
 
+from aegis.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    AegisError,
+    ArtifactError,
+    BadInputError,
+    DiskFullError,
+)
+from aegis.runs.health import KIND, RESUMED, SILENCE_S, Look, is_held, look
 from aegis.runs.process import Process, is_alive
 from aegis.runs.record import Session, load, newest
-from aegis.runs.health import KIND, RESUMED, SILENCE_S, Look, is_held, look
-from aegis.errors import EXIT_BAD_INPUT, EXIT_DONE, AegisError, ArtifactError, BadInputError, DiskFullError
 
 LOG = "resume.log"
 _GRACE_S, _KILL_S, _START_S = 60.0, 15.0, 900.0
@@ -112,9 +119,13 @@ def resume_command(session: Session) -> tuple[list[str], Path]:
     """
     argv, folder = session.command.get("argv"), Path(session.command.get("cwd", ""))
     if not argv:
-        raise ArtifactError(f"{session.folder}: the record holds no command; run the same aegis command again yourself")
+        raise ArtifactError(
+            f"{session.folder}: the record holds no command; run the same aegis command again yourself"
+        )
     if not folder.is_dir():
-        raise ArtifactError(f"{folder}: the folder that the run was started in is gone; put it back")
+        raise ArtifactError(
+            f"{folder}: the folder that the run was started in is gone; put it back"
+        )
     later = newest(session.folder.parent, config_fingerprint=session.config_fingerprint)
     if later and later.session_id != session.session_id:
         raise ArtifactError(f"{later.folder}: a newer session of the same settings; watch that one")
@@ -133,7 +144,9 @@ def only_watcher(folder: Path) -> Iterator[None]:
         with FileLock(folder / ".watch.lock").acquire(timeout=0):
             yield
     except Timeout as error:
-        raise BadInputError(f"{folder}: another aegis watch --auto-resume is at work; leave it to that one") from error
+        raise BadInputError(
+            f"{folder}: another aegis watch --auto-resume is at work; leave it to that one"
+        ) from error
 
 
 @dataclass
@@ -173,24 +186,34 @@ class Keeper:
             self._child = self._child if code is None else None
             return True
         if code == EXIT_BAD_INPUT:
-            return self._give_up(f"the resumed run ended with exit code 2, bad input; see {self.folder / LOG}")
+            return self._give_up(
+                f"the resumed run ended with exit code 2, bad input; see {self.folder / LOG}"
+            )
         if untouched and code == EXIT_DONE:
-            return self._give_up(f"the resumed run worked on another session: its settings have changed; see {LOG}")
+            return self._give_up(
+                f"the resumed run worked on another session: its settings have changed; see {LOG}"
+            )
         if found.state == "failed" and not is_transient(found.evidence):
             return self._give_up("it failed of something that another try would not mend")
         if found.state == "hung":
             return self._end_and_resume(session, found)
         if found.state == "stopped" and not found.rebooted and not untouched:
-            return self._leave("stopped by the user, so left alone; run the same command again to go on")
+            return self._leave(
+                "stopped by the user, so left alone; run the same command again to go on"
+            )
         if found.alive:
             return self._leave("its process is still there; waiting for it to end")
         return self._resume(found.evidence)
 
     def _end_and_resume(self, session: Session, found: Look) -> bool:
         if found.watched_s <= self.silence_s:
-            return self._leave("silent by the clock alone; it is ended only after as long a silence by this watcher's own")
+            return self._leave(
+                "silent by the clock alone; it is ended only after as long a silence by this watcher's own"
+            )
         if session.process is None or not session.alive:
-            return self._leave("it cannot be told for certain which process hangs, so none is ended; end it yourself")
+            return self._leave(
+                "it cannot be told for certain which process hangs, so none is ended; end it yourself"
+            )
         self._note(f"asking process {session.process.pid} to stop: {found.evidence}")
         if not end(session.process, self.system):
             return self._give_up(f"process {session.process.pid} cannot be ended; end it yourself")
@@ -204,7 +227,9 @@ class Keeper:
         if self.count and any(now > then for now, then in zip(mark, self._mark, strict=True)):
             self.count = 0
         if self.count >= self.max_resumes:
-            return self._give_up(f"{self.count} resumes in a row got nowhere; see {self.folder / LOG}")
+            return self._give_up(
+                f"{self.count} resumes in a row got nowhere; see {self.folder / LOG}"
+            )
         try:
             command, folder = resume_command(session)
         except ArtifactError as error:
@@ -227,7 +252,9 @@ class Keeper:
     def _mind_the_start(self) -> None:
         """A started process that never takes its session over is ended."""
         if self._child and self.system.clock() - self._started > _START_S:
-            self._note(f"process {self._child.pid} has not taken the session over for {_START_S:.0f} s; killing it")
+            self._note(
+                f"process {self._child.pid} has not taken the session over for {_START_S:.0f} s; killing it"
+            )
             self._child.kill()
 
     def _leave(self, why: str) -> bool:
@@ -251,7 +278,10 @@ class Keeper:
 def _progress(session: Session) -> tuple[int, int]:
     """Grows with every snapshot and every completed stage."""
     snapshots = session.rows("snapshots", last=1)
-    return (snapshots[0]["id"] if snapshots else 0, sum(record.state == "completed" for record in session.stages))
+    return (
+        snapshots[0]["id"] if snapshots else 0,
+        sum(record.state == "completed" for record in session.stages),
+    )
 
 
 def watch_over(
@@ -280,10 +310,15 @@ def watch_over(
                 say(f"{found.state}: {found.evidence}")
                 if keeper is None and found.exit_code and found.state != "failed":
                     alarm(found)
-            last, over = found, found.state in ("finished", "failed") if keeper is None else not keeper.tend(found)
+            last, over = (
+                found,
+                found.state in ("finished", "failed") if keeper is None else not keeper.tend(found),
+            )
             if over:
                 if keeper and keeper.given_up:
-                    found = replace(found, evidence=f"{found.evidence}; given up: {keeper.given_up}")
+                    found = replace(
+                        found, evidence=f"{found.evidence}; given up: {keeper.given_up}"
+                    )
                 alarm(found)
                 return found
             trouble = ""

@@ -7,10 +7,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 
+from aegis.errors import AegisError, BadInputError
 from aegis.runs.autostart import launchd, systemd, task_scheduler
 from aegis.runs.autostart.job import Account, Job, Unit, Words, this_account, this_job
 from aegis.storage.files import make_folder, write_text
-from aegis.errors import AegisError, BadInputError
 
 __all__ = [
     "Account",
@@ -38,7 +38,9 @@ def native_system(platform: str = sys.platform) -> str:
         BadInputError: if there is none that we know.
     """
     if platform not in _NATIVE:
-        raise BadInputError(f"no start-up system is known for {platform}; see one with --system {'|'.join(_PLANS)}")
+        raise BadInputError(
+            f"no start-up system is known for {platform}; see one with --system {'|'.join(_PLANS)}"
+        )
     return _NATIVE[platform]
 
 
@@ -56,7 +58,14 @@ def plan(job: Job, account: Account, *, system: str) -> Unit:
 def run_command(words: Words) -> tuple[int, str]:
     """Run a command; return its exit status (127 if there is no such program) and what it said."""
     try:
-        done = subprocess.run(words, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, timeout=120)
+        done = subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            timeout=120,
+        )
     except FileNotFoundError:
         return 127, f"{words[0]} is not on this machine"
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -86,7 +95,9 @@ def install(unit: Unit, *, run: Run, find: Callable[[str], str | None]) -> list[
             make_folder(folder)
         write_text(unit.path, unit.text)
     except OSError as error:
-        raise AegisError(f"{unit.path}: cannot be written ({error.strerror}); correct the folder's permissions") from error
+        raise AegisError(
+            f"{unit.path}: cannot be written ({error.strerror}); correct the folder's permissions"
+        ) from error
     commands = (*(_loaded(unit, run) if unit.load_once else ()), *unit.enable)
     _run_all(commands, run, f"{unit.path} is written, but not enabled")
     return list(commands)
@@ -112,7 +123,9 @@ def remove(unit: Unit, *, run: Run) -> list[Words] | None:
     try:
         unit.path.unlink(missing_ok=True)
     except OSError as error:
-        raise AegisError(f"{unit.path}: cannot be deleted ({error.strerror}); delete it by hand") from error
+        raise AegisError(
+            f"{unit.path}: cannot be deleted ({error.strerror}); delete it by hand"
+        ) from error
     _run_all(unit.refresh, run, f"{unit.path} is deleted")
     return [*before, *unit.refresh]
 

@@ -96,7 +96,10 @@ def this_job(config: Path, *, folder: Path, environment: Mapping[str, str]) -> J
         aegis_home=str(folder / Path(home).expanduser()) if home else None,
     )
     for path in (job.python, job.config, job.folder, job.aegis_home or ""):
-        if any(unicodedata.category(character) in ("Cc", "Cs") or character in "\ufffe\uffff" for character in path):
+        if any(
+            unicodedata.category(character) in ("Cc", "Cs") or character in "\ufffe\uffff"
+            for character in path
+        ):
             raise BadInputError(
                 f"{path!r}: a path in a start-up file must hold no line break, control character or invalid UTF-8; rename it"
             )
@@ -110,7 +113,9 @@ def this_account(environment: Mapping[str, str]) -> Account:
     return Account(
         user=f"{domain}\\{getpass.getuser()}" if domain and os.name == "nt" else getpass.getuser(),
         uid=uid,
-        systemd_units=(Path(settings) if os.path.isabs(settings) else home / ".config") / "systemd" / "user",
+        systemd_units=(Path(settings) if os.path.isabs(settings) else home / ".config")
+        / "systemd"
+        / "user",
         launch_agents=home / "Library" / "LaunchAgents",
         tasks=platformdirs.user_data_path("aegis", appauthor=False) / "autostart",
         logs=platformdirs.user_log_path("aegis", appauthor=False),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from aegis.runs.autostart.job import STOP_TIMEOUT_S, Account, Job, Unit, render
 from aegis.errors import BadInputError
+from aegis.runs.autostart.job import STOP_TIMEOUT_S, Account, Job, Unit, render
 
 _RESTART_DELAY_S = 60
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 
-from aegis.runs.autostart.job import Account, Job, Unit, Words, render
 from aegis.errors import BadInputError
+from aegis.runs.autostart.job import Account, Job, Unit, Words, render
 
 # A task has no environment of its own, and cmd.exe would read %, ^ and & in paths.
 _WITH_HOME = (
@@ -23,7 +23,9 @@ def plan(job: Job, account: Account) -> Unit:
     """
     for path in (job.python, job.config, job.folder, job.aegis_home or ""):
         if re.search(r"%[^%\\/]+%", path):
-            raise BadInputError(f"{path}: Task Scheduler reads %...% in a path as a variable; rename the folder or file")
+            raise BadInputError(
+                f"{path}: Task Scheduler reads %...% in a path as a variable; rename the folder or file"
+            )
     path = account.tasks / f"{job.name}.xml"
     return Unit(
         system="task-scheduler",
