@@ -42,11 +42,11 @@ from aegis.engine.mind import Mind
 from aegis.engine.protocol import Engine
 from aegis.engine.transformers_engine import HfEngine
 from aegis.engine.writer import Limits
-from aegis.serve.app import Settings, build_app
-from aegis.serve.escalations import Cases
+from aegis.serve.app import ServeSettings, build_app
+from aegis.serve.escalations import CaseQueue
 from aegis.serve.metrics import Metrics
 from aegis.serve.server import Server, bind
-from aegis.serve.service import Desk
+from aegis.serve.service import AnswerService
 
 LIMITS = Limits(section=24, final=48)
 CLIENTS = (1, 8, 32)
@@ -220,15 +220,15 @@ class served:  # noqa: N801 - a context manager
     def __init__(self, engine: Engine, folder: Path, *, places: int) -> None:
         engine.model = "bench"
         self.log = AuditLog.open(folder / "audit", AuditKeys.create(folder / "keys"))
-        self.cases = Cases(folder / "escalations.db")
-        desk = Desk(
+        self.cases = CaseQueue(folder / "escalations.db")
+        service = AnswerService(
             engine, audit=self.log, cases=self.cases, section_tokens=LIMITS.section, answer_s=600
         )
-        settings = Settings(final_tokens=LIMITS.final, places=places)
-        app = build_app(desk, self.cases, settings=settings, metrics=Metrics())
+        settings = ServeSettings(final_tokens=LIMITS.final, places=places)
+        app = build_app(service, self.cases, settings=settings, metrics=Metrics())
         self.socket = bind("127.0.0.1", 0)
         self.socket.listen(128)
-        self.server = Server(app, desk)
+        self.server = Server(app, service)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
 
     def __enter__(self) -> str:

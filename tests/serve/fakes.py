@@ -16,11 +16,11 @@ from aegis.engine.judge import Verdict
 from aegis.engine.thinker import Limits
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import Thinking
-from aegis.serve.app import Settings, build_app
-from aegis.serve.escalations import Cases
+from aegis.serve.app import ServeSettings, build_app
+from aegis.serve.escalations import CaseQueue
 from aegis.serve.metrics import Metrics
-from aegis.serve.service import Desk, Watched
-from aegis.serve.tokens import Tokens
+from aegis.serve.service import AnswerService, Observer
+from aegis.serve.tokens import TokenFile
 
 BODIES = {
     "task": "name a city",
@@ -107,8 +107,8 @@ class House:
 
     engine: Any
     audit: FakeAudit
-    cases: Cases
-    desk: Desk
+    cases: CaseQueue
+    service: AnswerService
     metrics: Metrics
     app: Any
 
@@ -127,16 +127,18 @@ def house(
     **settings: Any,
 ) -> House:
     engine, audit, metrics = engine or FakeEngine(), FakeAudit(), Metrics()
-    cases = Cases(folder / "escalations.db")
-    desk = Desk(
+    cases = CaseQueue(folder / "escalations.db")
+    service = AnswerService(
         engine,
         audit=audit,
         cases=cases,
         answer_s=answer_s,
         canary_key=canary_key,
         section_tokens=section_tokens,
-        watched=Watched(metrics.decided, metrics.withheld),
+        watched=Observer(metrics.decided, metrics.withheld),
     )
-    held = Tokens(tokens) if tokens else None
-    app = build_app(desk, cases, settings=Settings(**settings), metrics=metrics, tokens=held)
-    return House(engine, audit, cases, desk, metrics, app)
+    held = TokenFile(tokens) if tokens else None
+    app = build_app(
+        service, cases, settings=ServeSettings(**settings), metrics=metrics, tokens=held
+    )
+    return House(engine, audit, cases, service, metrics, app)

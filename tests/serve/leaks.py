@@ -31,7 +31,7 @@ from aegis.protocol.decisions import Decision
 from aegis.protocol.fixed_texts import FIXED
 from aegis.protocol.thinking import SECTIONS, TAGS, PrivateText, Thinking, compose, parse
 from aegis.serve import responses
-from aegis.serve.service import Reply, release
+from aegis.serve.service import AnswerResult, release
 
 WORDS = [
     "the",
@@ -316,7 +316,7 @@ def case(rng: random.Random) -> tuple[str, str, list[bytes], str | None]:
         why="engine error" if kind == "error" else None,
         canary=secret if rng.random() < 0.3 else None,
     )
-    reply = Reply(
+    reply = AnswerResult(
         "0" * 32,
         answer.final,
         answer.decision,

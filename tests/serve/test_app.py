@@ -10,7 +10,7 @@ import pytest
 
 from aegis.protocol.decisions import Decision
 from aegis.protocol.fixed_texts import fixed_text
-from aegis.serve import service as desk_module
+from aegis.serve import service as service_module
 from aegis.serve.tokens import new_token, revoke
 from tests.serve.fakes import BODIES, FakeEngine, House, house, thinking
 
@@ -316,7 +316,7 @@ def test_a_check_that_fails_gives_the_fixed_refusal(
     def fails(*_: Any, **__: Any) -> None:
         raise ValueError("secretword")
 
-    monkeypatch.setattr(desk_module, "leak", fails)
+    monkeypatch.setattr(service_module, "find_leak", fails)
     with plain.client() as client:
         answer = client.post("/think", json={"query": "hi"})
     assert answer.json()["final"] == fixed_text(Decision.REFUSE, "en")
@@ -352,7 +352,7 @@ def test_a_prompt_must_leave_room(tmp_path: Path) -> None:
 def test_nothing_is_asked_of_a_server_that_is_stopping(plain: House) -> None:
     with plain.client() as client:
         assert client.get("/readyz").status_code == 200
-        plain.desk.draining.set()
+        plain.service.draining.set()
         assert client.get("/readyz").status_code == 503
         assert client.post("/think", json={"query": "hi"}).status_code == 503
 

@@ -23,7 +23,7 @@ from aegis.cli import app
 from aegis.errors import BadInputError
 from aegis.model.head import DecisionHead
 from aegis.protocol.decisions import Decision
-from aegis.serve.escalations import Cases
+from aegis.serve.escalations import CaseQueue
 from aegis.serve.tokens import read_tokens
 from tests.conftest import byte_tokenizer, tiny_model
 
@@ -138,13 +138,15 @@ def test_ask_escalate_review_answer_and_verify(model: Path) -> None:
 
 def test_cases_survive_a_kill(tmp_path: Path) -> None:
     opened = (
-        "import os, sys; from pathlib import Path; from aegis.serve.escalations import Cases; "
-        "Cases(Path(sys.argv[1])).open('ab' * 16, owner='', user='', query='Pay it?', probabilities=(0.1, 0.7, 0.1, 0.1)); "
+        "import os, sys; from pathlib import Path; from aegis.serve.escalations import CaseQueue; "
+        "queue = CaseQueue(Path(sys.argv[1])); "
+        "queue.open('ab' * 16, owner='', user='', query='Pay it?', "
+        "probabilities=(0.1, 0.7, 0.1, 0.1)); "
         "os.kill(os.getpid(), 9)"
     )
     killed = subprocess.run([sys.executable, "-c", opened, str(tmp_path / "cases.db")], check=False)
     assert killed.returncode != 0
-    with contextlib.closing(Cases(tmp_path / "cases.db")) as cases:
+    with contextlib.closing(CaseQueue(tmp_path / "cases.db")) as cases:
         assert cases.get("ab" * 16).query == "Pay it?"
 
 
@@ -215,7 +217,7 @@ def test_tokens_are_made_shown_once_and_revoked(tmp_path: Path) -> None:
 
 
 def test_a_question_cannot_move_the_reviewers_cursor(tmp_path: Path) -> None:
-    with contextlib.closing(Cases(tmp_path / "cases.db")) as cases:
+    with contextlib.closing(CaseQueue(tmp_path / "cases.db")) as cases:
         cases.open(
             "ab" * 16,
             owner="",

@@ -13,8 +13,8 @@ import pytest
 from aegis.engine.thinker import Limits, Thinker
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import TAGS, Thinking, looks_like_a_tag
-from aegis.serve import service as desk_module
-from aegis.serve.leak_check import leak, secrets
+from aegis.serve import service as service_module
+from aegis.serve.leak_check import find_leak, key_like_words
 from tests.engine.test_mind import mind
 from tests.serve import leaks
 from tests.serve.fakes import FakeEngine, house, thinking
@@ -88,17 +88,21 @@ def test_the_servers_own_mark_never_leaves(tmp_path: Path) -> None:
 
 def test_what_the_asker_wrote_is_no_secret() -> None:
     assert (
-        leak("Your order is AB12CD34EF.", ["order AB12CD34EF"], query="Where is order AB12CD34EF?")
+        find_leak(
+            "Your order is AB12CD34EF.", ["order AB12CD34EF"], query="Where is order AB12CD34EF?"
+        )
         is None
     )
     assert (
-        leak("Your order is AB12CD34EF.", ["order AB12CD34EF"], query="Where is my order?")
+        find_leak("Your order is AB12CD34EF.", ["order AB12CD34EF"], query="Where is my order?")
         == "secret"
     )
     said = "You asked how to get from the old harbour to the station."
-    assert leak(said, ["asks how to get from the old harbour to the station"], query=said) is None
     assert (
-        leak(said, ["asks how to get from the old harbour to the station"], query="Hm?")
+        find_leak(said, ["asks how to get from the old harbour to the station"], query=said) is None
+    )
+    assert (
+        find_leak(said, ["asks how to get from the old harbour to the station"], query="Hm?")
         == "quotation"
     )
 
@@ -107,12 +111,12 @@ def test_what_the_asker_wrote_is_no_secret() -> None:
     "text", ["Python 3.11, utf8 and sha256", "in 2019", "COVID-19", "ALLOW", "mp4", "0570-064-556"]
 )
 def test_ordinary_words_are_no_secrets(text: str) -> None:
-    assert secrets(text) == []
+    assert key_like_words(text) == []
 
 
 @pytest.mark.parametrize("final", ["a\x00b", "a\ufffdb", "a\x1b[31mb"])
 def test_what_is_no_text_does_not_leave(final: str) -> None:
-    assert leak(final, [], query="x") == "not text"
+    assert find_leak(final, [], query="x") == "not text"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +129,7 @@ def test_what_is_no_text_does_not_leave(final: str) -> None:
 )
 def test_invisible_marks_at_entities_hide_nothing(final: str) -> None:
     assert (
-        leak(f"Take it. {final}", ["near the x7r6h5y7m7q7h8q3 about"], query="Which train?")
+        find_leak(f"Take it. {final}", ["near the x7r6h5y7m7q7h8q3 about"], query="Which train?")
         == "secret"
     )
 
@@ -137,7 +141,7 @@ def test_a_few_thousand_hostile_cases() -> None:
 
 
 def test_the_search_for_leaks_finds_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk_module, "leak", lambda *_, **__: None)
+    monkeypatch.setattr(service_module, "find_leak", lambda *_, **__: None)
     found = leaks.run(1_000, seed="test")
     assert found["LEAK secret: secret"] > 20
     assert found["LEAK tag: secret"] > 5

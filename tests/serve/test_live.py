@@ -24,7 +24,7 @@ import pytest
 from aegis.errors import BadInputError
 from aegis.protocol.decisions import Decision
 from aegis.serve.middleware import is_loopback
-from aegis.serve.server import Server, bind, require_guarded, settle
+from aegis.serve.server import Server, bind, freeze_loaded_objects, require_guarded
 from tests.serve.fakes import FakeEngine, House, house, thinking
 
 
@@ -33,7 +33,7 @@ def living(made: House, *, grace_s: float = 5) -> Iterator[tuple[str, Server]]:
     """The server, in a thread of its own."""
     bound = bind("127.0.0.1", 0)
     bound.listen(16)
-    server = Server(made.app, made.desk, grace_s=grace_s)
+    server = Server(made.app, made.service, grace_s=grace_s)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     soon(lambda: server.started)
@@ -133,7 +133,7 @@ def test_a_stop_lets_answers_finish(tmp_path: Path, stream: bool) -> None:
         thread.start()
         soon(lambda: engine.prompts)
         server.should_exit = True
-        soon(made.desk.draining.is_set)
+        soon(made.service.draining.is_set)
         assert engine.hold
         engine.hold.set()
         thread.join()
@@ -244,7 +244,7 @@ def test_garbage_does_not_wait_for_a_quarter_of_what_was_loaded() -> None:
 
     loaded = [[] for _ in range(500_000)]
     try:
-        settle()
+        freeze_loaded_objects()
         assert gc.get_freeze_count() > len(loaded)
         rings, recent = weakref.WeakSet[Ring](), deque[Ring](maxlen=10_000)
         for _ in range(60_000):
@@ -303,10 +303,10 @@ async def soak(url: str, *, clients: int, seconds: float) -> dict[str, int]:
 
 def test_a_stop_signal_is_heeded(tmp_path: Path) -> None:
     made = house(tmp_path)
-    server = Server(made.app, made.desk)
+    server = Server(made.app, made.service)
     server.handle_exit(signal.SIGTERM, None)
     assert server.should_exit
-    assert made.desk.draining.is_set()
-    assert not made.desk.stopping.is_set()
+    assert made.service.draining.is_set()
+    assert not made.service.stopping.is_set()
     server.handle_exit(signal.SIGINT, None)
-    assert made.desk.stopping.is_set()
+    assert made.service.stopping.is_set()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from aegis.serve.escalations import Cases
+    from aegis.serve.escalations import CaseQueue
 
 app = typer.Typer(
     help="Look at what the server handed over to a person, and answer it; the asker fetches the answer by the case's id.",
@@ -106,17 +106,17 @@ def answer(
         tell(f"{case.id} is answered; {queue.waiting()} waiting")
 
 
-def _queue(path: Path) -> Cases:
+def _queue(path: Path) -> CaseQueue:
     from aegis.errors import BadInputError
     from aegis.runs.record import locate
-    from aegis.serve.escalations import Cases
+    from aegis.serve.escalations import CaseQueue
 
     found = locate(path)
     if not found.is_file():
         raise BadInputError(
             f"{path}: no such queue; `aegis serve` makes it beside its model, or give --cases FILE"
         )
-    return Cases(found)
+    return CaseQueue(found)
 
 
 def _harmless(text: str) -> str:

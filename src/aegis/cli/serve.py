@@ -99,7 +99,7 @@ def serve(
     from aegis.cli.show import tell
     from aegis.runs.record import locate
     from aegis.serve.server import bind, require_guarded
-    from aegis.serve.tokens import Tokens
+    from aegis.serve.tokens import TokenFile
 
     folder = locate(model)
     kind = engine or ("gguf" if folder.suffix.lower() == ".gguf" else "hf")
@@ -110,7 +110,7 @@ def serve(
             f"{model}: no such model; give a folder that `aegis run` wrote, or a .gguf file"
         )
     require_guarded(host, tokens)
-    held = Tokens(tokens) if tokens else None
+    held = TokenFile(tokens) if tokens else None
     public = name or _public_name(folder)
     if not public.isprintable() or not 0 < len(public) <= 200:
         raise BadInputError("--name must be 1 to 200 printable characters; choose another")
@@ -118,17 +118,17 @@ def serve(
 
     from aegis.audit import AuditLog
     from aegis.model.device import set_threads
-    from aegis.serve.app import Settings, build_app
-    from aegis.serve.escalations import FILE, Cases
+    from aegis.serve.app import ServeSettings, build_app
+    from aegis.serve.escalations import FILE, CaseQueue
     from aegis.serve.metrics import Metrics
     from aegis.serve.server import log_to_stderr
     from aegis.serve.server import serve as run
-    from aegis.serve.service import Desk, Watched
+    from aegis.serve.service import AnswerService, Observer
 
     set_threads(threads)
     log_to_stderr()
     log, metrics = audit or home / "audit", Metrics()
-    settings = Settings(
+    settings = ServeSettings(
         final_tokens=final_tokens,
         temperature=temperature,
         seed=seed,
@@ -138,19 +138,19 @@ def serve(
     )
     with contextlib.ExitStack() as stack:
         bound = stack.enter_context(contextlib.closing(bind(host, port)))
-        queue = stack.enter_context(contextlib.closing(Cases(cases or home / FILE)))
+        queue = stack.enter_context(contextlib.closing(CaseQueue(cases or home / FILE)))
         recorded = stack.enter_context(AuditLog.open(log, _keys(log, keys)))
         loaded = stack.enter_context(
             contextlib.closing(_load(kind, folder, public, base=base, batch=batch))
         )
-        desk = Desk(
+        service = AnswerService(
             loaded,
             audit=recorded,
             cases=queue,
             section_tokens=section_tokens,
             answer_s=answer_s,
             canary_key=secrets.token_bytes(32) if canary else None,
-            watched=Watched(metrics.decided, metrics.withheld),
+            watched=Observer(metrics.decided, metrics.withheld),
         )
         tell(f"model {public}, engine {kind}; audit log {log}; escalations {queue.path}")
         if held is None:
@@ -159,8 +159,8 @@ def serve(
             )
         tell(f"http://{f'[{host}]' if ':' in host else host}:{port}/docs")
         run(
-            build_app(desk, queue, settings=settings, metrics=metrics, tokens=held),
-            desk,
+            build_app(service, queue, settings=settings, metrics=metrics, tokens=held),
+            service,
             bound,
             grace_s=grace_s,
         )

@@ -1,4 +1,4 @@
-"""The line before the desk: so many questions and no more, each in a thread of its own, each of
+"""The line before the service: so many questions and no more, each in a thread of its own, each of
 which can be abandoned."""
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from aegis.errors import AegisError
-from aegis.serve.service import Ask, Desk, Reply
+from aegis.serve.service import AnswerRequest, AnswerResult, AnswerService
 
 
-class Left(AegisError):  # noqa: N818
+class ClientDisconnected(AegisError):  # noqa: N818
     """The client has left."""
 
 
-class Full(AegisError):  # noqa: N818
+class QueueFullError(AegisError):
     """As many questions wait as may wait."""
 
 
 @dataclass(frozen=True)
-class Working:
-    """A question on its way through the desk."""
+class Ticket:
+    """A question on its way through the service."""
 
-    future: asyncio.Future[Reply]
+    future: asyncio.Future[AnswerResult]
     abandoned: threading.Event
 
 
-class Line:
-    """Bridges the event loop and the desk's threads.
+class RequestQueue:
+    """Bridges the event loop and the service's threads.
 
     Args:
         places: questions answered or waiting at once.
@@ -40,36 +40,40 @@ class Line:
     """
 
     def __init__(
-        self, desk: Desk, *, places: int, changed: Callable[[int], None] = lambda _: None
+        self,
+        service: AnswerService,
+        *,
+        places: int,
+        changed: Callable[[int], None] = lambda _: None,
     ) -> None:
-        self.desk, self.places, self._changed, self._taken = desk, places, changed, 0
-        self._pool = ThreadPoolExecutor(places, thread_name_prefix="aegis-desk")
+        self.service, self.places, self._changed, self._taken = service, places, changed, 0
+        self._pool = ThreadPoolExecutor(places, thread_name_prefix="aegis-service")
 
-    def join(self, ask: Ask) -> Working:
+    def join(self, ask: AnswerRequest) -> Ticket:
         """The question is being worked on.
 
         Raises:
-            Full: if there is no place; nothing was begun.
+            QueueFullError: if there is no place; nothing was begun.
         """
         if self._taken >= self.places:
-            raise Full("as many questions as may wait are waiting; try again later")
+            raise QueueFullError("as many questions as may wait are waiting; try again later")
         abandoned = threading.Event()
         self._take(1)
         future = asyncio.get_running_loop().run_in_executor(
-            self._pool, self.desk.answer, ask, abandoned.is_set
+            self._pool, self.service.answer, ask, abandoned.is_set
         )
         future.add_done_callback(
             self._done
         )  # the place is free when the work has ended, not when its asker leaves
-        return Working(future, abandoned)
+        return Ticket(future, abandoned)
 
     async def wait(
-        self, working: Working, request: Request, *, seconds: float | None = None
+        self, working: Ticket, request: Request, *, seconds: float | None = None
     ) -> bool:
         """True once the answer is there; False after so many seconds.
 
         Raises:
-            Left: if the client has left; the work is abandoned.
+            ClientDisconnected: if the client has left; the work is abandoned.
         """
         left = asyncio.ensure_future(_left(request))
         try:
@@ -77,7 +81,7 @@ class Line:
                 {working.future, left}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
             )
             if not working.future.done() and left.done():
-                raise Left("the client has left")
+                raise ClientDisconnected("the client has left")
             return working.future.done()
         except BaseException:
             working.abandoned.set()
@@ -88,7 +92,7 @@ class Line:
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _done(self, future: asyncio.Future[Reply]) -> None:
+    def _done(self, future: asyncio.Future[AnswerResult]) -> None:
         self._take(-1)
         if not future.cancelled():
             future.exception()  # an abandoned question's error is nobody's any more

@@ -14,21 +14,21 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from aegis import __version__
 from aegis.serve import responses, schemas
-from aegis.serve.admission import Full, Line, Working
+from aegis.serve.admission import QueueFullError, RequestQueue, Ticket
 from aegis.serve.conversation import Turn
 from aegis.serve.document import document
 from aegis.serve.errors import Problem, handle_errors, problem
-from aegis.serve.escalations import Case, Cases, NoCaseError
+from aegis.serve.escalations import Case, CaseQueue, NoCaseError
 from aegis.serve.metrics import Metrics
-from aegis.serve.middleware import Caller, Doors
-from aegis.serve.service import Ask, Desk, Gone, Reply
-from aegis.serve.tokens import Scope, Tokens
+from aegis.serve.middleware import AccessMiddleware, Caller
+from aegis.serve.service import AbandonedError, AnswerRequest, AnswerResult, AnswerService
+from aegis.serve.tokens import Scope, TokenFile
 
 SSE = "text/event-stream"
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServeSettings:
     """What a server allows.
 
     Args:
@@ -49,26 +49,31 @@ class Settings:
 
 
 def build_app(
-    desk: Desk, cases: Cases, *, settings: Settings, metrics: Metrics, tokens: Tokens | None = None
-) -> Doors:
+    service: AnswerService,
+    cases: CaseQueue,
+    *,
+    settings: ServeSettings,
+    metrics: Metrics,
+    tokens: TokenFile | None = None,
+) -> AccessMiddleware:
     """The whole ASGI application, doors included."""
-    line = Line(desk, places=settings.places, changed=metrics.working.set)
+    line = RequestQueue(service, places=settings.places, changed=metrics.working.set)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        desk.stopping.set()
+        service.stopping.set()
         line.close()
 
     app = FastAPI(
         title="AEGIS", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan
     )
-    _answers(app, line, desk, settings)
+    _answers(app, line, service, settings)
     _cases(app, cases)
-    _state(app, desk, cases, metrics)
+    _state(app, service, cases, metrics)
     handle_errors(app)
     document(app, locked=tokens is not None)
-    return Doors(
+    return AccessMiddleware(
         app,
         tokens=tokens,
         metrics=metrics,
@@ -110,8 +115,10 @@ _TEXT = {"text/plain": {"schema": {"type": "string"}}}
 _STREAM = {SSE: {}}
 
 
-def _answers(app: FastAPI, line: Line, desk: Desk, settings: Settings) -> None:
-    model, born = desk.engine.model, int(time.time())
+def _answers(
+    app: FastAPI, line: RequestQueue, service: AnswerService, settings: ServeSettings
+) -> None:
+    model, born = service.engine.model, int(time.time())
 
     @app.post(
         "/think",
@@ -120,7 +127,7 @@ def _answers(app: FastAPI, line: Line, desk: Desk, settings: Settings) -> None:
     )
     async def think(request: Request, body: schemas.ThinkRequest, who: Asker) -> Response:
         """One question, one public answer."""
-        ask = Ask(
+        ask = AnswerRequest(
             id=request.state.request_id,
             caller=who.id,
             user=_user(who, body.user_id),
@@ -154,7 +161,7 @@ def _answers(app: FastAPI, line: Line, desk: Desk, settings: Settings) -> None:
         if body.messages[-1].role != "user" or not body.messages[-1].text.strip():
             last = "the last message must be the user's and hold more than spaces"
             raise Problem(400, "invalid_value", last, param="messages")
-        ask = Ask(
+        ask = AnswerRequest(
             id=request.state.request_id,
             caller=who.id,
             user=_user(who, body.user),
@@ -196,7 +203,7 @@ def _answers(app: FastAPI, line: Line, desk: Desk, settings: Settings) -> None:
         return card
 
 
-def _cases(app: FastAPI, cases: Cases) -> None:
+def _cases(app: FastAPI, cases: CaseQueue) -> None:
     @app.get("/escalations", responses=_documented(), tags=["escalations"])
     def listed(
         _: Reviewer,
@@ -241,7 +248,7 @@ def _view(case: Case, *, whole: bool) -> schemas.CaseView:
     )
 
 
-def _state(app: FastAPI, desk: Desk, cases: Cases, metrics: Metrics) -> None:
+def _state(app: FastAPI, service: AnswerService, cases: CaseQueue, metrics: Metrics) -> None:
     @app.get("/healthz", tags=["state"])
     async def healthz() -> schemas.State:
         """The process lives."""
@@ -250,7 +257,7 @@ def _state(app: FastAPI, desk: Desk, cases: Cases, metrics: Metrics) -> None:
     @app.get("/readyz", responses={503: {"model": schemas.State}}, tags=["state"])
     async def readyz() -> Response:
         """Questions are taken."""
-        stopping = desk.stopping.is_set() or desk.draining.is_set()
+        stopping = service.stopping.is_set() or service.draining.is_set()
         state = schemas.State(status="stopping" if stopping else "ok")
         return JSONResponse(state.model_dump(), 503 if stopping else 200)
 
@@ -268,16 +275,16 @@ def _state(app: FastAPI, desk: Desk, cases: Cases, metrics: Metrics) -> None:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _join(line: Line, ask: Ask) -> Working:
-    if line.desk.draining.is_set():
-        raise problem(Gone("stopping"))
+def _join(line: RequestQueue, ask: AnswerRequest) -> Ticket:
+    if line.service.draining.is_set():
+        raise problem(AbandonedError("stopping"))
     try:
         return line.join(ask)
-    except Full as error:
+    except QueueFullError as error:
         raise problem(error) from None
 
 
-async def _reply(line: Line, working: Working, request: Request) -> Reply:
+async def _reply(line: RequestQueue, working: Ticket, request: Request) -> AnswerResult:
     try:
         await line.wait(working, request)
         return working.future.result()
@@ -286,11 +293,11 @@ async def _reply(line: Line, working: Working, request: Request) -> Reply:
 
 
 async def _streamed(
-    line: Line,
-    working: Working,
+    line: RequestQueue,
+    working: Ticket,
     request: Request,
-    settings: Settings,
-    events: Callable[[Reply], Iterable[bytes]],
+    settings: ServeSettings,
+    events: Callable[[AnswerResult], Iterable[bytes]],
 ) -> Response:
     """The events of a whole, checked and recorded answer; signs of life before it. An early error
     keeps its status."""
@@ -332,6 +339,6 @@ def _user(who: Caller, named: str | None) -> str:
     return "/".join(part for part in (who.name, named) if part)
 
 
-def _seed(named: int | None, settings: Settings) -> int:
+def _seed(named: int | None, settings: ServeSettings) -> int:
     chosen = named if named is not None else settings.seed
     return secrets.randbits(31) if chosen is None else chosen

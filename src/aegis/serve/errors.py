@@ -8,10 +8,10 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from aegis.serve import responses, schemas
-from aegis.serve.admission import Full, Left
+from aegis.serve.admission import ClientDisconnected, QueueFullError
 from aegis.serve.escalations import NoCaseError, ResolvedError
 from aegis.serve.middleware import error_type
-from aegis.serve.service import Gone, TooLong, Unavailable, tell
+from aegis.serve.service import AbandonedError, PromptTooLongError, UnavailableError, tell
 
 
 class Problem(HTTPException):
@@ -116,18 +116,18 @@ def _explained(error: RequestValidationError) -> Problem:
 
 
 def problem(error: Exception) -> Problem:
-    """An error of the desk, as its asker is told of it."""
+    """An error of the service, as its asker is told of it."""
     if isinstance(error, Problem):
         return error
-    if isinstance(error, TooLong):
+    if isinstance(error, PromptTooLongError):
         return Problem(400, "context_length_exceeded", str(error), param="messages")
-    if isinstance(error, Unavailable):
+    if isinstance(error, UnavailableError):
         return Problem(503, "unavailable", str(error), retry_s=5)
-    if isinstance(error, Full):
+    if isinstance(error, QueueFullError):
         return Problem(429, "too_busy", str(error), retry_s=2)
-    if isinstance(error, Left):
+    if isinstance(error, ClientDisconnected):
         return Problem(499, "client_left", "the client has left")
-    if isinstance(error, Gone):
+    if isinstance(error, AbandonedError):
         return Problem(
             503, "stopping", "the server is going down; ask again in a moment", retry_s=10
         )

@@ -52,7 +52,7 @@ class Case:
     reviewer: str | None
 
 
-class Cases:
+class CaseQueue:
     """The queue. Safe to use from many threads and, for `aegis review`, from another process.
 
     Raises:

@@ -37,7 +37,7 @@ _PIECE = 4
 _GAP, _WIDE_GAP = 3, 40
 
 
-def leak(
+def find_leak(
     final: str, private: Iterable[str], *, query: str, canary: str | None = None
 ) -> Leak | None:
     """Why the answer must not leave; None if it may.
@@ -53,7 +53,7 @@ def leak(
     if any(looks_like_a_tag(text) for text in (final, *readings)):
         return "tag"
     asked, kept = plain(query), [undisguised(text) for text in private]
-    hidden = {secret for text in kept for secret in secrets(text)}
+    hidden = {secret for text in kept for secret in key_like_words(text)}
     for said in {_bare(text) for text in readings}:
         if canary and _spelled(plain(canary), said):
             return "canary"
@@ -101,7 +101,7 @@ def _bare(text: str) -> str:
     return _HIDDEN.sub("", text.casefold())
 
 
-def secrets(text: str) -> list[str]:
+def key_like_words(text: str) -> list[str]:
     """What is written like a key or a code name, as `plain` has it: letters and digits mixed, or
     many capitals."""
     found = []

@@ -21,7 +21,7 @@ from aegis.errors import AegisError
 from aegis.serve.metrics import Metrics
 from aegis.serve.responses import error_body
 from aegis.serve.service import tell
-from aegis.serve.tokens import SCOPES, Tokens
+from aegis.serve.tokens import SCOPES, TokenFile
 
 _log = logging.getLogger("aegis.serve")
 _OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
@@ -43,7 +43,7 @@ class Caller:
 
 
 @dataclass(frozen=True)
-class Turned:
+class Rejection:
     """A request that is turned away."""
 
     status: int
@@ -52,7 +52,7 @@ class Turned:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-class Doors:
+class AccessMiddleware:
     """An ASGI application around another.
 
     Args:
@@ -67,7 +67,7 @@ class Doors:
         self,
         app: ASGIApp,
         *,
-        tokens: Tokens | None,
+        tokens: TokenFile | None,
         metrics: Metrics,
         body_bytes: int = 1 << 18,
         body_s: float = 10,
@@ -105,7 +105,7 @@ class Doors:
             turned = self._come_in(scope)
             if turned is None:
                 body = await self._body(scope, receive)
-                if not isinstance(body, Turned):
+                if not isinstance(body, Rejection):
                     return await self.app(scope, _replayed(body, receive), marked)
                 turned = body
             await _turn_away(turned, marked)
@@ -117,7 +117,7 @@ class Doors:
             tell(error)
             if not status:
                 await _turn_away(
-                    Turned(500, "internal_error", "something went wrong here; it was logged"),
+                    Rejection(500, "internal_error", "something went wrong here; it was logged"),
                     marked,
                 )
         finally:
@@ -126,7 +126,7 @@ class Doors:
             self.metrics.request(route, status, seconds)
             _log.info("%s %s %d %.0f ms %s", _method(scope), route, status, 1000 * seconds, id)
 
-    def _come_in(self, scope: Scope) -> Turned | None:
+    def _come_in(self, scope: Scope) -> Rejection | None:
         headers = Headers(scope=scope)
         scope["state"]["caller"] = Caller("", "", SCOPES)
         if self.tokens is None:
@@ -135,7 +135,7 @@ class Doors:
             if not is_loopback(
                 name.strip("[]")
             ):  # a page elsewhere that had its own name lead here
-                return Turned(
+                return Rejection(
                     421,
                     "wrong_host",
                     "this server answers to its loopback names only; start it with --tokens",
@@ -148,20 +148,20 @@ class Doors:
             token = self.tokens.find(presented.strip()) if scheme.lower() == "bearer" else None
         except AegisError as error:
             tell(error)
-            return Turned(
+            return Rejection(
                 503,
                 "no_tokens",
                 "tokens cannot be checked now, so nobody may come in; try again later",
             )
         if token is None:
             challenge = (("WWW-Authenticate", "Bearer"),)
-            return Turned(
+            return Rejection(
                 401, "invalid_token", "a valid token is needed: Authorization: Bearer …", challenge
             )
         scope["state"]["caller"] = Caller(token.id, token.name, token.scopes)
         wait_s = self._wait(token.id)
         if wait_s > 0:
-            return Turned(
+            return Rejection(
                 429,
                 "rate_limit_exceeded",
                 "too many requests with this token; wait",
@@ -179,8 +179,8 @@ class Doors:
         self._left[token_id] = (left - 1 if left >= 1 else left, now)
         return 0 if left >= 1 else (1 - left) * 60 / self.rate
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes | Turned:
-        too_large = Turned(
+    async def _body(self, scope: Scope, receive: Receive) -> bytes | Rejection:
+        too_large = Rejection(
             413,
             "too_large",
             f"the body may have {self.body_bytes} bytes; send less",
@@ -188,7 +188,7 @@ class Doors:
         )
         stated = Headers(scope=scope).get("content-length", "0")
         if not stated.isdecimal() or len(stated) > 15:
-            return Turned(400, "bad_length", "Content-Length is no number")
+            return Rejection(400, "bad_length", "Content-Length is no number")
         if int(stated) > self.body_bytes:
             return too_large
         found = bytearray()
@@ -204,7 +204,7 @@ class Doors:
                     if not message.get("more_body"):
                         return bytes(found)
         except TimeoutError:
-            return Turned(
+            return Rejection(
                 408,
                 "too_slow",
                 f"the body must arrive within {self.body_s:g} s",
@@ -225,7 +225,7 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def _turn_away(turned: Turned, send: Send) -> None:
+async def _turn_away(turned: Rejection, send: Send) -> None:
     body = error_body(turned.message, code=turned.code, type=error_type(turned.status))
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     headers += [(name.lower().encode(), value.encode()) for name, value in turned.headers]

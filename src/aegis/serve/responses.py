@@ -10,26 +10,26 @@ from typing import Literal
 from pydantic import BaseModel
 
 from aegis.serve.schemas import (
+    AssistantMessage,
     ChatChunk,
     ChatResponse,
     Choice,
     ChunkChoice,
     Delta,
     ErrorBody,
-    Problem,
-    Said,
+    ErrorDetail,
     ThinkPiece,
     ThinkResponse,
     Usage,
     probabilities,
 )
-from aegis.serve.service import Reply
+from aegis.serve.service import AnswerResult
 
 KEEP_ALIVE = b": thinking\n\n"
 _PIECE = re.compile(r"\S{1,24}\s*|\s+")
 
 
-def think_body(reply: Reply) -> bytes:
+def think_body(reply: AnswerResult) -> bytes:
     return _bytes(
         ThinkResponse(
             id=reply.id,
@@ -41,7 +41,7 @@ def think_body(reply: Reply) -> bytes:
     )
 
 
-def think_events(reply: Reply) -> Iterator[bytes]:
+def think_events(reply: AnswerResult) -> Iterator[bytes]:
     """`piece` events whose texts make up the final, then one `answer` event, the body of the answer
     without streaming."""
     for text in pieces(reply.final):
@@ -49,9 +49,11 @@ def think_events(reply: Reply) -> Iterator[bytes]:
     yield b"event: answer\ndata: " + think_body(reply) + b"\n\n"
 
 
-def chat_body(reply: Reply, *, model: str, created: int) -> bytes:
+def chat_body(reply: AnswerResult, *, model: str, created: int) -> bytes:
     choice = Choice(
-        index=0, message=Said(role="assistant", content=reply.final), finish_reason=_finish(reply)
+        index=0,
+        message=AssistantMessage(role="assistant", content=reply.final),
+        finish_reason=_finish(reply),
     )
     return _bytes(
         ChatResponse(
@@ -66,7 +68,7 @@ def chat_body(reply: Reply, *, model: str, created: int) -> bytes:
 
 
 def chat_events(
-    reply: Reply, *, model: str, created: int, include_usage: bool = False
+    reply: AnswerResult, *, model: str, created: int, include_usage: bool = False
 ) -> Iterator[bytes]:
     """The chunks of OpenAI's stream, `[DONE]` included."""
 
@@ -94,7 +96,7 @@ def error_body(
     message: str, *, code: str, type: str = "invalid_request_error", param: str | None = None
 ) -> bytes:
     return _bytes(
-        ErrorBody(error=Problem(message=message, type=type, code=code, param=param)),
+        ErrorBody(error=ErrorDetail(message=message, type=type, code=code, param=param)),
         keep_nulls=True,
     )
 
@@ -109,14 +111,14 @@ def pieces(final: str) -> list[str]:
     return _PIECE.findall(final)
 
 
-def _usage(reply: Reply) -> Usage:
+def _usage(reply: AnswerResult) -> Usage:
     total = reply.prompt_tokens + reply.final_tokens
     return Usage(
         prompt_tokens=reply.prompt_tokens, completion_tokens=reply.final_tokens, total_tokens=total
     )
 
 
-def _finish(reply: Reply) -> Literal["stop", "length", "content_filter"]:
+def _finish(reply: AnswerResult) -> Literal["stop", "length", "content_filter"]:
     """In OpenAI's words; `content_filter`: the answer was replaced by a fixed text."""
     return "content_filter" if not reply.own else "length" if reply.cut else "stop"
 

@@ -23,7 +23,7 @@ def _whole(number: object) -> object:
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
-Tokens = Annotated[
+TokenLimit = Annotated[
     int, Field(ge=1, le=MOST_TOKENS), BeforeValidator(_whole)
 ]  # else the document has no bounds
 # Holds more than spaces and controls; one pattern for the server and for its document, whose dialects differ on spaces.
@@ -46,7 +46,7 @@ class ThinkRequest(_Closed):
 
     query: Text
     user_id: Annotated[str, Field(max_length=128)] | None = None
-    max_new_tokens: Tokens | None = None
+    max_new_tokens: TokenLimit | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     stream: bool = False
 
@@ -143,8 +143,8 @@ class ChatRequest(_Unsupported):
 
     model: Annotated[str, Field(max_length=200)]
     messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_TURNS)]
-    max_tokens: Tokens | None = None
-    max_completion_tokens: Tokens | None = None
+    max_tokens: TokenLimit | None = None
+    max_completion_tokens: TokenLimit | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63), BeforeValidator(_whole)] | None = None
     stream: bool | None = None
@@ -152,14 +152,14 @@ class ChatRequest(_Unsupported):
     user: Annotated[str, Field(max_length=128)] | None = None
 
 
-class Said(_Closed):
+class AssistantMessage(_Closed):
     role: Literal["assistant"]
     content: str
 
 
 class Choice(_Closed):
     index: Literal[0]
-    message: Said
+    message: AssistantMessage
     finish_reason: Literal["stop", "length", "content_filter"]
 
 
@@ -244,7 +244,7 @@ class State(_Closed):
     status: Literal["ok", "stopping", "not ready"]
 
 
-class Problem(_Closed):
+class ErrorDetail(_Closed):
     """What is wrong, in words that never repeat what was sent."""
 
     message: str
@@ -254,7 +254,7 @@ class Problem(_Closed):
 
 
 class ErrorBody(_Closed):
-    error: Problem
+    error: ErrorDetail
 
 
 def probabilities(found: tuple[float, ...]) -> Probabilities:

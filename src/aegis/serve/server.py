@@ -17,7 +17,7 @@ import uvicorn
 
 from aegis.errors import BadInputError
 from aegis.serve.middleware import is_loopback
-from aegis.serve.service import Desk
+from aegis.serve.service import AnswerService
 
 _log = logging.getLogger("aegis.serve")
 
@@ -69,7 +69,7 @@ class Server(uvicorn.Server):
     """uvicorn, which at a stop signal takes no new questions, gives those on their way `grace_s`
     and then lets them go."""
 
-    def __init__(self, app: Any, desk: Desk, *, grace_s: float = 20) -> None:
+    def __init__(self, app: Any, service: AnswerService, *, grace_s: float = 20) -> None:
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -82,24 +82,24 @@ class Server(uvicorn.Server):
             h11_max_incomplete_event_size=1 << 16,
         )
         super().__init__(config)
-        self.desk, self.grace_s = desk, grace_s
+        self.service, self.grace_s = service, grace_s
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.desk.draining.set()
-        latest = asyncio.get_running_loop().call_later(self.grace_s, self.desk.stopping.set)
+        self.service.draining.set()
+        latest = asyncio.get_running_loop().call_later(self.grace_s, self.service.stopping.set)
         try:
             await super().shutdown(sockets)
         finally:
             latest.cancel()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        self.desk.draining.set()
+        self.service.draining.set()
         _log.info(
             "%s: finishing what was asked; once more to leave at once", signal.Signals(sig).name
         )
         super().handle_exit(sig, frame)
         if self.force_exit:
-            self.desk.stopping.set()
+            self.service.stopping.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -110,7 +110,7 @@ class Server(uvicorn.Server):
             self._captured_signals.clear()
 
 
-def settle() -> None:
+def freeze_loaded_objects() -> None:
     """What is alive now is taken to live as long as the process, and collections of garbage pass it
     by.
 
@@ -123,11 +123,11 @@ def settle() -> None:
     gc.collect()  # only a whole collection counts what is old anew
 
 
-def serve(app: Any, desk: Desk, bound: socket.socket, *, grace_s: float = 20) -> None:
+def serve(app: Any, service: AnswerService, bound: socket.socket, *, grace_s: float = 20) -> None:
     """Answer until a stop signal; returns when the last answer has left."""
-    server = Server(app, desk, grace_s=grace_s)
+    server = Server(app, service, grace_s=grace_s)
     bound.listen(128)
-    settle()
+    freeze_loaded_objects()
     server.run(sockets=[bound])
     if not server.started:
         raise BadInputError("the server could not start; its log says why")

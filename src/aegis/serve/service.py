@@ -22,21 +22,21 @@ from aegis.protocol.fixed_texts import fixed_text
 from aegis.protocol.thinking import Thinking
 from aegis.serve.answer import Answer, settle
 from aegis.serve.conversation import Turn, last_and_whole
-from aegis.serve.escalations import Cases
-from aegis.serve.leak_check import leak
+from aegis.serve.escalations import CaseQueue
+from aegis.serve.leak_check import find_leak
 
 _log = logging.getLogger("aegis.serve")
 
 
-class Unavailable(AegisError):  # noqa: N818 - a state of the server, not a mistake of anyone
+class UnavailableError(AegisError):
     """No answer can be given now; nothing of one has left."""
 
 
-class TooLong(BadInputError):  # noqa: N818
+class PromptTooLongError(BadInputError):
     """The prompt and the answer asked for do not fit the model's context."""
 
 
-class Gone(AegisError):  # noqa: N818
+class AbandonedError(AegisError):
     """Whoever asked has left, or the server is going down: nobody waits for the answer any more."""
 
 
@@ -49,7 +49,7 @@ class Audit(Protocol):
 
 
 @dataclass(frozen=True)
-class Ask:
+class AnswerRequest:
     """One request, checked.
 
     Args:
@@ -69,7 +69,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Reply:
+class AnswerResult:
     """What leaves, and nothing else.
 
     Args:
@@ -91,14 +91,14 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Watched:
-    """What the desk reports about its work, in numbers and fixed words only."""
+class Observer:
+    """What the service reports about its work, in numbers and fixed words only."""
 
     decided: Callable[[Decision], None] = lambda _: None
     withheld: Callable[[str], None] = lambda _: None
 
 
-class Desk:
+class AnswerService:
     """Answers one request at a time for each thread that calls it.
 
     Args:
@@ -113,11 +113,11 @@ class Desk:
         engine: Engine,
         *,
         audit: Audit,
-        cases: Cases,
+        cases: CaseQueue,
         section_tokens: int = 48,
         answer_s: float = 120,
         canary_key: bytes | None = None,
-        watched: Watched | None = None,
+        watched: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine, self.audit, self.cases, self.section_tokens = (
@@ -129,18 +129,18 @@ class Desk:
         self.answer_s, self.canary_key, self.watched, self.clock = (
             answer_s,
             canary_key,
-            watched or Watched(),
+            watched or Observer(),
             clock,
         )
         self.draining, self.stopping = threading.Event(), threading.Event()
 
-    def answer(self, ask: Ask, gone: Callable[[], bool] = lambda: False) -> Reply:
+    def answer(self, ask: AnswerRequest, gone: Callable[[], bool] = lambda: False) -> AnswerResult:
         """The reply, recorded before it is returned.
 
         Raises:
-            TooLong: if the prompt leaves no room.
-            Unavailable: if the engine cannot decide, or the answer cannot be recorded.
-            Gone: if nobody waits any more.
+            PromptTooLongError: if the prompt leaves no room.
+            UnavailableError: if the engine cannot decide, or the answer cannot be recorded.
+            AbandonedError: if nobody waits any more.
         """
         until = self.clock() + self.answer_s
         query, whole = last_and_whole(ask.turns)
@@ -159,12 +159,12 @@ class Desk:
             ask, marked, verdict.decision, limits, cancelled=lambda: left() or self.clock() > until
         )
         if left():
-            raise Gone("nobody waits for the answer")
+            raise AbandonedError("nobody waits for the answer")
         if why is None and thinking is None and self.clock() > until:
             why = "out of time"
         answer, why = release(query, verdict, thinking, why=why, canary=canary, asked=whole)
         tokens = max(0, self.engine.prompt_tokens(answer.final) - self.engine.prompt_tokens(""))
-        reply = Reply(
+        reply = AnswerResult(
             ask.id,
             answer.final,
             answer.decision,
@@ -185,7 +185,7 @@ class Desk:
         tokens = self.engine.prompt_tokens(prompt)
         room = self.engine.context - limits.total
         if tokens > room:
-            raise TooLong(
+            raise PromptTooLongError(
                 f"the prompt has {tokens} tokens and {max(0, room)} fit beside the answer asked for; "
                 "shorten it or ask for fewer tokens"
             )
@@ -195,11 +195,11 @@ class Desk:
             return severest(self.engine.decide([query] if query == whole else [query, whole]))
         except Exception as error:
             tell(error)
-            raise Unavailable("the engine cannot decide now; try again later") from None
+            raise UnavailableError("the engine cannot decide now; try again later") from None
 
     def _think(
         self,
-        ask: Ask,
+        ask: AnswerRequest,
         prompt: str,
         decision: Decision,
         limits: Limits,
@@ -218,14 +218,19 @@ class Desk:
             return None, "engine error"
         return found, None
 
-    def _canary(self, ask: Ask) -> str | None:
+    def _canary(self, ask: AnswerRequest) -> str | None:
         if self.canary_key is None:
             return None
         said = "\x1f".join([str(ask.seed), *(turn.text for turn in ask.turns)])
         return hmac.digest(self.canary_key, said.encode(), "sha256").hex()[:16]
 
     def _record(
-        self, ask: Ask, whole: str, thinking: Thinking | None, reply: Reply, why: str | None
+        self,
+        ask: AnswerRequest,
+        whole: str,
+        thinking: Thinking | None,
+        reply: AnswerResult,
+        why: str | None,
     ) -> None:
         """The case is open and the answer is in the audit log, or neither counts."""
         try:
@@ -253,7 +258,7 @@ class Desk:
             tell(error)
             if reply.escalated:
                 self.cases.withdraw(ask.id)
-            raise Unavailable(
+            raise UnavailableError(
                 "the answer cannot be recorded, so it is not given; try again later"
             ) from None
 
@@ -279,7 +284,7 @@ def release(
             answer = settle(query, verdict, [thinking])
             private = [text.reveal() for text in thinking.bodies().values()] if thinking else []
             why = (
-                leak(answer.final, private, query=asked or query, canary=canary)
+                find_leak(answer.final, private, query=asked or query, canary=canary)
                 if answer.own
                 else None
             )

@@ -37,7 +37,7 @@ class Token:
     revoked: str | None = None
 
 
-class Tokens:
+class TokenFile:
     """Who may come in.
 
     Raises:
