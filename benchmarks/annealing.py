@@ -34,9 +34,9 @@ from aegis.model.base import load_model, load_tokenizer, resolve_base
 from aegis.model.device import pick_device, quick_attention
 from aegis.model.tags import add_tags
 from aegis.storage.files import to_json
-from aegis.train.evidence import compare, draw_comparison
 from aegis.train.examples import Example, encode_all, epoch_batches
 from aegis.train.sft import Trained, train_sft
+from benchmarks.annealing_comparison import compare, draw_comparison
 
 ARMS = {
     "annealed": AnnealSettings(),

@@ -12,15 +12,14 @@ import pytest
 from aegis.config import AnnealSettings
 from aegis.so8 import Schedule, alpha_at, opening
 from aegis.train.evidence import (
-    compare,
     difference,
-    draw_comparison,
     gather,
     interval,
     steepest,
     write_evidence,
 )
 from aegis.train.loop import StepLog
+from benchmarks.annealing_comparison import compare, draw_comparison
 from tests.train.test_sft import trained
 
 

@@ -2,14 +2,13 @@
 before, around and after.
 
 A training's loss falls whether or not gates open, so that it is lower after the steepest ascent is
-no evidence by itself. `compare` sets a training beside one whose gates stand open from the start,
-step by step on the same batches; only that difference can be laid to annealing, and it may be none.
+no evidence by itself: `benchmarks/annealing.py` sets a training beside one without annealing.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from aegis.storage.files import to_json
 from aegis.train.figures import smooth
 from aegis.train.loop import StepLog
 
-FILE, PICTURE = "evidence.json", "phase_transition.png"
+EVIDENCE_FILE, EVIDENCE_PICTURE = "evidence.json", "phase_transition.png"
 MEASURES = ("loss", "gradient_norm")
 CONFIDENCE = 0.95
 _PLATEAU = 1e-6  # rises closer to the largest than this share count as equal to it
@@ -42,7 +41,7 @@ class Interval:
 
     @property
     def clear_of_zero(self) -> bool:
-        """Zero lies outside."""
+        """Whether zero lies outside."""
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
     def __str__(self) -> str:
@@ -112,7 +111,7 @@ class Evidence:
 
 
 def gather(history: Sequence[StepLog]) -> Evidence | None:
-    """The evidence in a training's log; None where α is learned, not scheduled, or never rises."""
+    """Return what a log shows; None where α is learned, not scheduled, or never rises."""
     logs = [log for log in history if "alpha" in log.extra]
     if len(logs) < 2 or len(logs) < len(history):
         return None
@@ -124,15 +123,16 @@ def gather(history: Sequence[StepLog]) -> Evidence | None:
     change = {}
     if {"before", "after"} <= windows.keys():
         before, after = (
-            _inside(logs, windows[name].first, windows[name].last) for name in ("before", "after")
+            steps_between(logs, windows[name].first, windows[name].last)
+            for name in ("before", "after")
         )
         for name in MEASURES:
-            change[name] = difference(_values(before, name), _values(after, name))
+            change[name] = difference(values_of(before, name), values_of(after, name))
     return Evidence(len(logs), alpha, g, windows, change)
 
 
 def steepest(steps: Sequence[int], values: Sequence[float]) -> Ascent | None:
-    """Where a series rises most; None if it never does."""
+    """Return where a series rises most; None if it never does."""
     rises = [after - before for before, after in itertools.pairwise(values)]
     peak = max(rises, default=0.0)
     if peak <= 0:
@@ -148,169 +148,71 @@ def steepest(steps: Sequence[int], values: Sequence[float]) -> Ascent | None:
 
 
 def windows_of(logs: Sequence[StepLog], transition: Ascent) -> dict[str, Window]:
-    """Before, around and after a transition, which may be another training's."""
+    """Return before, around and after a transition, which may be another training's."""
     width = transition.last - transition.first + 1
     bounds = {
         "before": (transition.first - width, transition.first - 1),
         "around": (transition.first, transition.last),
         "after": (transition.last + 1, transition.last + width),
     }
-    found = {}
+    windows = {}
     for name, (first, last) in bounds.items():
-        if inside := _inside(logs, first, last):
-            loss, norm = (interval(_values(inside, measure)) for measure in MEASURES)
-            found[name] = Window(inside[0].step, inside[-1].step, loss, norm)
-    return found
+        if inside := steps_between(logs, first, last):
+            loss, norm = (interval(values_of(inside, measure)) for measure in MEASURES)
+            windows[name] = Window(inside[0].step, inside[-1].step, loss, norm)
+    return windows
 
 
 def interval(values: np.ndarray) -> Interval:
-    """Mean of (n,) values and its percentile bootstrap interval, the same every time.
+    """Return the mean of (n,) values and its percentile bootstrap interval, the same every time.
 
     Source:
         Efron, Bootstrap Methods: Another Look at the Jackknife, 1979.
     """
-    mean = float(values.mean())
-    if len(values) < 2:
-        return Interval(mean, None, None, len(values))
-    found = bootstrap(
-        (values,),
-        np.mean,
-        confidence_level=CONFIDENCE,
-        n_resamples=_RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return Interval(mean, float(found.low), float(found.high), len(values))
+    return _bootstrapped((values,), np.mean)
 
 
 def difference(before: np.ndarray, after: np.ndarray) -> Interval:
-    """Mean of `after` minus mean of `before`, each resampled by itself."""
-    mean, n = float(after.mean() - before.mean()), min(len(before), len(after))
+    """Return the mean of `after` minus the mean of `before`, each resampled by itself."""
+    return _bootstrapped(
+        (before, after), lambda x, y, axis=None: np.mean(y, axis=axis) - np.mean(x, axis=axis)
+    )
+
+
+def _bootstrapped(samples: tuple[np.ndarray, ...], statistic: Callable[..., Any]) -> Interval:
+    mean, n = float(statistic(*samples)), min(map(len, samples))
     if n < 2:
         return Interval(mean, None, None, n)
-    found = bootstrap(
-        (before, after),
-        lambda one, two, axis: np.mean(two, axis=axis) - np.mean(one, axis=axis),
+    bounds = bootstrap(
+        samples,
+        statistic,
         confidence_level=CONFIDENCE,
         n_resamples=_RESAMPLES,
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return Interval(mean, float(found.low), float(found.high), n)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Annealed minus not annealed, step by step on the same batches.
-
-    Args:
-        windows: loss and gradient norm differences `before`, `around` and `after` the annealed
-            training's transition, and over the `whole`.
-    """
-
-    steps: int
-    transition: Ascent
-    windows: dict[str, Window]
-    confidence: float = CONFIDENCE
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "reading": self.reading()}
-
-    def reading(self) -> str:
-        """What the differences say, in words."""
-        parts = [f"{name} {self._verdict(getattr(self._last, name))}" for name in MEASURES]
-        return (
-            f"annealed − constant over steps {self._last.first}–{self._last.last}: {'; '.join(parts)}. "
-            "One seed: the intervals cover the batches, not other seeds"
-        )
-
-    @property
-    def _last(self) -> Window:
-        return self.windows.get("after", self.windows["whole"])
-
-    @staticmethod
-    def _verdict(found: Interval) -> str:
-        if not found.clear_of_zero:
-            return f"{found}, no difference can be seen"
-        return f"{found}, {'higher' if found.mean > 0 else 'lower'} with annealing"
-
-
-def compare(history_with: Sequence[StepLog], history_without: Sequence[StepLog]) -> Comparison:
-    """Set an annealed training beside one without annealing.
-
-    Raises:
-        ValueError: if the first was not annealed, or the two did not take the same batches in the
-            same order.
-    """
-    evidence = gather(history_with)
-    if evidence is None:
-        raise ValueError("the first history has no rising α; give an annealed training's")
-    batches = [[(log.step, log.tokens) for log in logs] for logs in (history_with, history_without)]
-    if batches[0] != batches[1]:
-        raise ValueError(
-            "the histories are of different batches; train both with the same seed, data and number of steps"
-        )
-    paired = [
-        StepLog(
-            a.step,
-            a.loss - b.loss,
-            {},
-            a.tokens,
-            0.0,
-            a.gradient_norm - b.gradient_norm,
-            a.learning_rate,
-        )
-        for a, b in zip(history_with, history_without, strict=True)
-    ]
-    loss, norm = (interval(_values(paired, measure)) for measure in MEASURES)
-    windows = {
-        **windows_of(paired, evidence.alpha),
-        "whole": Window(paired[0].step, paired[-1].step, loss, norm),
-    }
-    return Comparison(len(paired), evidence.alpha, windows)
+    return Interval(mean, float(bounds.low), float(bounds.high), n)
 
 
 def write_evidence(folder: Path, history: Sequence[StepLog]) -> Evidence | None:
     """Write `evidence.json` and `phase_transition.png` beside the adapter, if α was annealed."""
     evidence = gather(history)
     if evidence is not None:
-        (folder / FILE).write_text(to_json(evidence.to_json()), encoding="utf-8")
-        draw_transition(folder / PICTURE, history, evidence)
+        (folder / EVIDENCE_FILE).write_text(to_json(evidence.to_json()), encoding="utf-8")
+        draw_transition(folder / EVIDENCE_PICTURE, history, evidence)
     return evidence
 
 
 def draw_transition(path: Path, history: Sequence[StepLog], evidence: Evidence) -> None:
-    """Four panels over the steps: α and g, loss, gradient norm, dα/dt; the transition shaded, its
-    steepest step marked."""
+    """Draw α and g, loss, gradient norm and dα/dt over the steps, the transition shaded."""
     figure = Figure(figsize=(9, 9), layout="constrained")
     panels = figure.subplots(4, 1, sharex=True)
-    _draw_column(list(panels), history, evidence.alpha)
+    draw_column(list(panels), history, evidence.alpha)
     panels[0].set(title=f"Opening of the SO(8) gates: steepest at step {evidence.alpha.step}")
     figure.savefig(path, dpi=110)
 
 
-def draw_comparison(
-    path: Path, history_with: Sequence[StepLog], history_without: Sequence[StepLog]
-) -> None:
-    """The four panels of both trainings side by side on the same axes, the annealed one's
-    transition shaded in both.
-
-    Raises:
-        ValueError: as `compare`.
-    """
-    comparison = compare(history_with, history_without)
-    figure = Figure(figsize=(14, 9), layout="constrained")
-    panels = figure.subplots(4, 2, sharex=True, sharey="row")
-    for column, (title, logs) in enumerate(
-        {"annealed": history_with, "open from the start": history_without}.items()
-    ):
-        _draw_column([row[column] for row in panels], logs, comparison.transition)
-        panels[0][column].set(title=title)
-    figure.supxlabel(comparison.reading(), fontsize="small", wrap=True)
-    figure.savefig(path, dpi=110)
-
-
-def _draw_column(panels: Sequence[Axes], history: Sequence[StepLog], transition: Ascent) -> None:
+def draw_column(panels: Sequence[Axes], history: Sequence[StepLog], transition: Ascent) -> None:
     logs = [log for log in history if "alpha" in log.extra]
     steps, alphas = [log.step for log in logs], [log.extra["alpha"] for log in logs]
     panels[0].plot(steps, alphas, color="tab:blue", label="α")
@@ -318,7 +220,7 @@ def _draw_column(panels: Sequence[Axes], history: Sequence[StepLog], transition:
     panels[0].set(ylabel="α, g")
     panels[0].legend(loc="upper left")
     for panel, measure, label in zip(panels[1:3], MEASURES, ("loss", "gradient norm"), strict=True):
-        every, values = [log.step for log in history], _values(history, measure).tolist()
+        every, values = [log.step for log in history], values_of(history, measure).tolist()
         panel.plot(every, values, color="tab:grey", alpha=0.4, linewidth=0.8)
         panel.plot(every, smooth(values), color="tab:red")
         panel.set(ylabel=f"{label} (and smoothed)")
@@ -330,9 +232,9 @@ def _draw_column(panels: Sequence[Axes], history: Sequence[StepLog], transition:
         panel.grid(alpha=0.3)
 
 
-def _inside(logs: Sequence[StepLog], first: int, last: int) -> list[StepLog]:
+def steps_between(logs: Sequence[StepLog], first: int, last: int) -> list[StepLog]:
     return [log for log in logs if first <= log.step <= last]
 
 
-def _values(logs: Sequence[StepLog], measure: str) -> np.ndarray:
+def values_of(logs: Sequence[StepLog], measure: str) -> np.ndarray:
     return np.array([getattr(log, measure) for log in logs], dtype=float)

@@ -13,7 +13,7 @@ from aegis.train.loop import StepLog
 
 
 def smooth(values: Sequence[float], *, weight: float = 0.9) -> list[float]:
-    """Exponential moving average without the pull towards the first value (bias-corrected)."""
+    """Return the bias-corrected exponential moving average."""
     average, correction, result = 0.0, 1.0, []
     for value in values:
         average = weight * average + (1 - weight) * value
@@ -25,7 +25,7 @@ def smooth(values: Sequence[float], *, weight: float = 0.9) -> list[float]:
 def draw_learning_curve(
     path: Path, history: Sequence[StepLog], validation: Sequence[dict[str, float]]
 ) -> None:
-    """Loss and its parts per step, with the decision loss on validation."""
+    """Draw loss and its parts per step, with the decision loss on validation."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for name in dict.fromkeys(part for log in history for part in log.parts):
@@ -43,7 +43,7 @@ def draw_learning_curve(
 
 
 def draw_alpha(path: Path, history: Sequence[StepLog]) -> None:
-    """α and the gate's opening g = σ(α) per step, with the step of steepest ascent marked."""
+    """Draw α and the opening g = σ(α) per step, the steepest ascent marked."""
     logs = [log for log in history if "alpha" in log.extra]
     if len(logs) < 2:
         return
@@ -64,8 +64,7 @@ def draw_alpha(path: Path, history: Sequence[StepLog]) -> None:
 
 
 def draw_reward(path: Path, history: Sequence[StepLog], *, held_out: float | None) -> None:
-    """The reward model's loss and accuracy per step; `held_out` is its accuracy on pairs that it
-    did not learn from."""
+    """Draw the reward model's loss and accuracy per step; `held_out`: on pairs it did not see."""
     steps = [log.step for log in history]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -92,7 +91,7 @@ def draw_reward(path: Path, history: Sequence[StepLog], *, held_out: float | Non
 
 
 def draw_ppo(path: Path, logs: Sequence[dict[str, Any]]) -> None:
-    """Reward and its terms, KL, entropy and clip fraction per update."""
+    """Draw reward and its terms, KL, entropy and clip fraction per update."""
     figure = Figure(figsize=(10, 6), layout="constrained")
     axes = figure.subplots(2, 2)
     updates = [log["update"] for log in logs]
@@ -111,6 +110,6 @@ def draw_ppo(path: Path, logs: Sequence[dict[str, Any]]) -> None:
     axes[1, 1].set(title="Policy", xlabel="update")
     axes[1, 1].legend()
     for row in axes:
-        for one in row:
-            one.grid(alpha=0.3)
+        for panel in row:
+            panel.grid(alpha=0.3)
     figure.savefig(path, dpi=110)

@@ -67,8 +67,7 @@ def probe(
 
 
 def _copy(adapted: Adapted, fitted: LogisticRegression) -> None:
-    """The probe's coefficients into the head; a class that the probe never saw keeps zeros and a
-    low bias."""
+    """Put the probe's coefficients into the head; an unseen class keeps zeros and a low bias."""
     linear = adapted.head.linear
     weight, bias = torch.zeros(len(NAMES), linear.in_features), torch.full((len(NAMES),), -5.0)
     coefficients, intercepts = torch.tensor(fitted.coef_), torch.tensor(fitted.intercept_)

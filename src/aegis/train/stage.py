@@ -37,9 +37,7 @@ from aegis.model.offload import free_room, offload_layers
 from aegis.model.prompt import prompt_ids
 from aegis.model.scalar import VALUE, ScalarHead
 from aegis.model.tags import Tags, add_tags
-from aegis.train.evidence import FILE as EVIDENCE
-from aegis.train.evidence import PICTURE as TRANSITION
-from aegis.train.evidence import write_evidence
+from aegis.train.evidence import EVIDENCE_FILE, EVIDENCE_PICTURE, write_evidence
 from aegis.train.examples import Example, encode_all, encode_pair, mixed
 from aegis.train.figures import draw_alpha, draw_learning_curve, draw_ppo, draw_reward
 from aegis.train.ppo import PPO, OnUpdate
@@ -523,7 +521,14 @@ def _write_adapter(
         metrics = metrics | checks
     training = {**card.training, algorithm: {"settings": settings, "metrics": metrics}}
     save_adapter(folder, adapted, replace(card, training=training))
-    for name in (LEXICAL, "history.jsonl", "learning_curve.png", "alpha.png", EVIDENCE, TRANSITION):
+    for name in (
+        LEXICAL,
+        "history.jsonl",
+        "learning_curve.png",
+        "alpha.png",
+        EVIDENCE_FILE,
+        EVIDENCE_PICTURE,
+    ):
         if (supervised / name).exists():
             shutil.copyfile(supervised / name, folder / name)
     history = "".join(json.dumps(log) + "\n" for log in logs)
