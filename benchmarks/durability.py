@@ -55,7 +55,7 @@ from aegis.storage.snapshots import SnapshotStore
 from aegis.train.examples import encode_all
 from aegis.train.loop import StepLog
 from aegis.train.sft import Objective, make_optimizer, make_plan
-from aegis.train.snapshot_policy import Checkpoints
+from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.stage import write_supervised
 from aegis.train.state import ModuleState, OptimizerState, Part, RandomState, SchedulerState, Values
 
@@ -301,7 +301,7 @@ def our_save(
         )
         sizes.append(snapshot.size)
 
-    checkpoints = Checkpoints(store, interval_s=0.0, on_saved=saved)
+    checkpoints = SnapshotPolicy(store, interval_s=0.0, on_saved=saved)
     parts: dict[str, Part] = {
         "adapted": ModuleState(adapted, buffers_of=("gates", "head")),
         "optimizer": OptimizerState(optimizer),
@@ -457,7 +457,7 @@ def work(folder: Path, *, records: int, with_probe: bool) -> None:
         validation=[],
         origin={"session_id": "benchmark", "records_sha256": ""},
         say=lambda _: None,
-        checkpoints=Checkpoints(
+        checkpoints=SnapshotPolicy(
             store, interval_s=0.0, on_saved=lambda snapshot: tell("saved", snapshot.step)
         ),
         on_step=lambda progress: tell("step", progress.log.step),

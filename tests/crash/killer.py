@@ -33,7 +33,7 @@ from aegis.model.adapted import attach
 from aegis.storage.snapshots import Kind, Snapshot, SnapshotStore
 from aegis.train.reward import EncodedPair, pair_plan, train_reward
 from aegis.train.sft import make_plan, train_sft
-from aegis.train.snapshot_policy import Checkpoints
+from aegis.train.snapshot_policy import SnapshotPolicy
 from tests.conftest import tagged_tokenizer, tiny_model
 from tests.train.test_ppo import bandit
 from tests.train.test_sft import encoded, settings
@@ -70,7 +70,7 @@ class NotingStore(SnapshotStore):
         return snapshot
 
 
-class NotingCheckpoints(Checkpoints):
+class NotingPolicy(SnapshotPolicy):
     """Notes the step from which a training goes on, and every step's end; its clock counts
     steps."""
 
@@ -99,13 +99,13 @@ class Training:
     """What is trained: its number of steps, and how to train it to the end and tell the end."""
 
     steps: int
-    run: Callable[[Checkpoints], dict[str, Any]]
+    run: Callable[[SnapshotPolicy], dict[str, Any]]
 
 
 def supervised() -> Training:
     examples = encoded(tagged_tokenizer())[0]
 
-    def run(checkpoints: Checkpoints) -> dict[str, Any]:
+    def run(checkpoints: SnapshotPolicy) -> dict[str, Any]:
         torch.manual_seed(0)
         adapted = attach(tiny_model(), MODEL)
         trained = train_sft(
@@ -128,7 +128,7 @@ def rewarded() -> Training:
     pairs = [EncodedPair((*chosen, 7), tuple(rejected), 1) for chosen, rejected in rows]
     given = RewardSettings(epochs=4, batch_tokens=72, lora=LoraSettings(rank=2, layers=(0.5, 1.0)))
 
-    def run(checkpoints: Checkpoints) -> dict[str, Any]:
+    def run(checkpoints: SnapshotPolicy) -> dict[str, Any]:
         torch.manual_seed(0)
         adapted = attach(tiny_model(), MODEL)
         adapted.add_reference()
@@ -150,7 +150,7 @@ def rewarded() -> Training:
 def optimized() -> Training:
     given: dict[str, Any] = {"updates": 8, "epochs": 2}
 
-    def run(checkpoints: Checkpoints) -> dict[str, Any]:
+    def run(checkpoints: SnapshotPolicy) -> dict[str, Any]:
         ppo = bandit(checkpoints=checkpoints, **given)
         logs = [
             {key: value for key, value in log.items() if "second" not in key} for log in ppo.train()
@@ -174,7 +174,7 @@ def train(training: Training, folder: Path, result: Path, cells: memoryview, *, 
         folder, fingerprint="crash", keep=3, say=lambda line: print(line, file=sys.stderr)
     )
     store.cells = cells
-    end = training.run(NotingCheckpoints(store, every=every))
+    end = training.run(NotingPolicy(store, every=every))
     cells[PHASE] = PHASES.index("ending")
     staging = result.with_suffix(".writing")
     staging.write_text(json.dumps(end), encoding="utf-8")

@@ -16,7 +16,7 @@ import torch
 from aegis.model.adapted import attach
 from aegis.storage.snapshots import SnapshotStore
 from aegis.train.sft import train_sft
-from aegis.train.snapshot_policy import Checkpoints
+from aegis.train.snapshot_policy import SnapshotPolicy
 from tests.conftest import tiny_model
 from tests.crash.report import Report
 from tests.train.test_sft import encoded, settings
@@ -28,7 +28,7 @@ def train(tokenizer: Any, folder: Path, told: list[str]) -> Any:
     adapted = attach(tiny_model(), MODEL)
     examples = encoded(tokenizer)[0]
     store = SnapshotStore(folder, fingerprint="f", keep=3, say=told.append)
-    checkpoints = Checkpoints(store, interval_s=0, say=told.append)
+    checkpoints = SnapshotPolicy(store, interval_s=0, say=told.append)
     result = train_sft(
         adapted,
         examples,

@@ -89,7 +89,7 @@ def replacing(root: Path) -> None:
 def emergency(root: Path) -> None:
     """A training saves itself at steps 0 and 1, and in emergency at step 2, for a stop was asked
     for."""
-    from aegis.train.snapshot_policy import Checkpoints
+    from aegis.train.snapshot_policy import SnapshotPolicy
 
     steps: list[int] = []
 
@@ -97,7 +97,7 @@ def emergency(root: Path) -> None:
         if len(steps) == 2:
             raise StoppedError("stopped by SIGTERM")
 
-    checkpoints = Checkpoints(
+    checkpoints = SnapshotPolicy(
         make_store(root, keep=5),
         interval_s=0,
         check=check,

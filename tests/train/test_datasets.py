@@ -19,7 +19,7 @@ from aegis.model.adapted import attach
 from aegis.storage.snapshots import SnapshotStore
 from aegis.train.examples import epoch_batches, mixed
 from aegis.train.sft import make_plan, train_sft
-from aegis.train.snapshot_policy import Checkpoints
+from aegis.train.snapshot_policy import SnapshotPolicy
 from tests.conftest import tiny_model
 from tests.train.test_sft import THINKING, encoded, settings
 from tests.train.test_state import MODEL, StopAt, same
@@ -85,7 +85,7 @@ def test_stopped_and_resumed_a_mixture_is_uninterrupted(tokenizer: Any, tmp_path
         examples = encoded(tokenizer)[0]
         checkpoints = None
         if folder:
-            checkpoints = Checkpoints(
+            checkpoints = SnapshotPolicy(
                 SnapshotStore(folder, fingerprint="f", keep=3), interval_s=1e9, check=StopAt(stop)
             )
         shares = [(12, 1.0), (8, 0.5), (4, 2.5)]

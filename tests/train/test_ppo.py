@@ -19,7 +19,7 @@ from aegis.storage.snapshots import SnapshotStore
 from aegis.train.ppo import PPO
 from aegis.train.reward import RewardModel
 from aegis.train.rollout import Limiter, drift, whiten_by_part
-from aegis.train.snapshot_policy import Checkpoints
+from aegis.train.snapshot_policy import SnapshotPolicy
 from tests.conftest import tiny_model
 
 TARGET, CHOICES = 7, tuple(range(4, 12))
@@ -64,7 +64,7 @@ class Bandit:
 
 
 def bandit(
-    length: int = 4, *, checkpoints: Checkpoints | None = None, seed: int = 0, **changes: Any
+    length: int = 4, *, checkpoints: SnapshotPolicy | None = None, seed: int = 0, **changes: Any
 ) -> PPO:
     model = ModelSettings(
         lora=LoraSettings(rank=4, layers=(0.5, 1.0)), gates=GateSettings(layers=(0.5, 0.75))
@@ -256,8 +256,8 @@ def test_with_a_reward_model_and_a_moving_coefficient_it_resumes_to_the_last_bit
         if left[0] <= 0:
             raise StoppedError("asked to")
 
-    def saving(check: Callable[[], None]) -> Checkpoints:
-        return Checkpoints(
+    def saving(check: Callable[[], None]) -> SnapshotPolicy:
+        return SnapshotPolicy(
             SnapshotStore(tmp_path, fingerprint="same", keep=3), interval_s=1e9, check=check
         )
 
@@ -362,9 +362,9 @@ def test_stopped_anywhere_and_resumed_is_uninterrupted(
         if calls == at or calls == at + 1:
             raise StoppedError("asked to")
 
-    def saving(check: Callable[[], None]) -> Checkpoints:
+    def saving(check: Callable[[], None]) -> SnapshotPolicy:
         store = SnapshotStore(tmp_path, fingerprint="same", keep=3)
-        return Checkpoints(store, interval_s=1e9, check=check)
+        return SnapshotPolicy(store, interval_s=1e9, check=check)
 
     with pytest.raises(StoppedError, match="from step"):
         bandit(updates=3, checkpoints=saving(check)).train()

@@ -27,7 +27,7 @@ from aegis.train.group import Algorithm, train_group
 from aegis.train.packages import require_trl
 from aegis.train.preference import Preference, Scorer, encode_preferences, train_dpo
 from aegis.train.rollout import Limiter
-from aegis.train.snapshot_policy import Checkpoints
+from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.task import QuadrupleThinking
 from tests.conftest import tiny_model
 from tests.train.test_ppo import Bandit
@@ -79,7 +79,7 @@ def margins(adapted: Adapted, pairs: Sequence[Preference]) -> torch.Tensor:
 
 
 def dpo(
-    adapted: Adapted, tokenizer: Any, *, checkpoints: Checkpoints | None = None, **changes: Any
+    adapted: Adapted, tokenizer: Any, *, checkpoints: SnapshotPolicy | None = None, **changes: Any
 ) -> list[dict[str, Any]]:
     settings = DpoSettings(
         **{"epochs": 4.0, "batch_tokens": 48, "lr": 3e-3, "gate_lr": 3e-3, **changes}
@@ -94,7 +94,7 @@ def group(
     adapted: Adapted,
     tokenizer: Any,
     *,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: SnapshotPolicy | None = None,
     **changes: Any,
 ) -> list[dict[str, Any]]:
     given = {
@@ -129,7 +129,7 @@ def changed(before: dict[str, torch.Tensor], adapted: Adapted) -> set[str]:
     }
 
 
-def stopping(folder: FilePath, at: Callable[[int], bool]) -> Checkpoints:
+def stopping(folder: FilePath, at: Callable[[int], bool]) -> SnapshotPolicy:
     """Snapshots where the calls of `check` that `at` names raise."""
     calls = 0
 
@@ -139,7 +139,7 @@ def stopping(folder: FilePath, at: Callable[[int], bool]) -> Checkpoints:
         if at(calls):
             raise StoppedError("asked to")
 
-    return Checkpoints(
+    return SnapshotPolicy(
         SnapshotStore(folder, fingerprint="same", keep=3), interval_s=1e9, check=check
     )
 

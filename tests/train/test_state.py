@@ -15,7 +15,7 @@ from aegis.errors import AegisError, StoppedError
 from aegis.model.adapted import attach
 from aegis.storage.snapshots import SnapshotStore
 from aegis.train.sft import train_sft
-from aegis.train.snapshot_policy import Checkpoints
+from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.state import (
     ModuleState,
     OptimizerState,
@@ -55,7 +55,7 @@ def attempt(
     checkpoints = None
     if folder:
         store = SnapshotStore(folder, fingerprint="f", keep=3)
-        checkpoints = Checkpoints(store, interval_s=interval_s, check=StopAt(stop))
+        checkpoints = SnapshotPolicy(store, interval_s=interval_s, check=StopAt(stop))
     result = train_sft(
         adapted,
         examples,

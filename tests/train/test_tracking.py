@@ -19,7 +19,7 @@ from aegis.storage.snapshots import SnapshotStore
 from aegis.train.figures import draw_reward
 from aegis.train.reward import EncodedPair, train_reward
 from aegis.train.sft import train_sft
-from aegis.train.snapshot_policy import Checkpoints
+from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.state import RandomState
 from aegis.train.tracking import (
     TensorBoard,
@@ -70,7 +70,7 @@ def attempt(
     examples = encoded(tokenizer)[0]
     checkpoints = None
     if folder:
-        checkpoints = Checkpoints(
+        checkpoints = SnapshotPolicy(
             SnapshotStore(folder, fingerprint="f", keep=3), interval_s=1e9, check=StopAt(stop)
         )
 
@@ -205,7 +205,7 @@ def test_ppo_shows_every_update_once(tmp_path: Path) -> None:
 
     def run(check: Callable[[], None]) -> list[dict[str, Any]]:
         store = SnapshotStore(tmp_path / "snapshots", fingerprint="same", keep=3)
-        ppo = bandit(updates=3, checkpoints=Checkpoints(store, interval_s=1e9, check=check))
+        ppo = bandit(updates=3, checkpoints=SnapshotPolicy(store, interval_s=1e9, check=check))
         with board(tmp_path / "events") as ppo.tracker:
             return ppo.train()
 

@@ -18,7 +18,7 @@ from aegis.storage.artifact import adopt, is_current, read_manifest, writing
 from aegis.storage.files import fingerprint
 from aegis.storage.journal import Journal
 from aegis.storage.snapshots import Snapshot, SnapshotStore
-from aegis.train.snapshot_policy import Checkpoints
+from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.tracking import Tracker, open_tracker
 
 Say = Callable[[str], None]
@@ -62,7 +62,7 @@ class Run:
             self.unfinished(stage) / f"{mark[:16]}.jsonl", check=self.interrupt.check, say=self.say
         )
 
-    def checkpoints(self, stage: str, mark: str, *, step: str) -> Checkpoints:
+    def checkpoints(self, stage: str, mark: str, *, step: str) -> SnapshotPolicy:
         """The snapshots of one step of a training stage."""
         durable = self.config.durable
 
@@ -82,7 +82,7 @@ class Run:
             say=self.say,
             wait=wait,
         )
-        return Checkpoints(
+        return SnapshotPolicy(
             store,
             interval_s=durable.interval_s,
             check=self.interrupt.check,

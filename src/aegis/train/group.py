@@ -31,7 +31,7 @@ from aegis.model.trunk import Trunk
 from aegis.train.examples import prompt_plan
 from aegis.train.reward import RewardModel
 from aegis.train.rollout import Rollout, Task, chosen_logprobs, decided_before, drift, make_rollout
-from aegis.train.snapshot_policy import Checkpoints
+from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.state import RandomState
 from aegis.train.trainer import (
     Durable,
@@ -56,7 +56,7 @@ def train_group(
     seed: int,
     clip_norm: float = 1.0,
     reward: RewardModel | None = None,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: SnapshotPolicy | None = None,
     on_log: OnLog = lambda *_: None,
 ) -> list[Log]:
     """Train LoRA and gates in place; `adapted` has its reference already. Returns the log of every

@@ -44,7 +44,7 @@ from aegis.train.rollout import (
     make_rollout,
     whiten_by_part,
 )
-from aegis.train.snapshot_policy import Checkpoints
+from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.state import Content, ModuleState, OptimizerState, Part, RandomState, Values
 from aegis.train.tracking import Tracker
 
@@ -73,7 +73,7 @@ class PPO:
         seed: int,
         clip_norm: float = 1.0,
         reward: RewardModel | None = None,
-        checkpoints: Checkpoints | None = None,
+        checkpoints: SnapshotPolicy | None = None,
         tracker: Tracker | None = None,
         on_update: OnUpdate = lambda _: None,
     ) -> None:

@@ -27,7 +27,7 @@ from aegis.model.adapted import Adapted
 from aegis.model.chunks import in_chunks
 from aegis.train.examples import encode_pair
 from aegis.train.reward import EncodedPair, pair_plan
-from aegis.train.snapshot_policy import Checkpoints
+from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.task import distance
 from aegis.train.trainer import (
     Durable,
@@ -77,7 +77,7 @@ def train_dpo(
     tokenizer: Any,
     seed: int,
     clip_norm: float = 1.0,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: SnapshotPolicy | None = None,
     on_log: OnLog = lambda *_: None,
 ) -> list[Log]:
     """Train LoRA and gates in place; `adapted` has its reference already. Returns the log of every

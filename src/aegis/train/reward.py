@@ -26,7 +26,7 @@ from aegis.model.trunk import Trunk
 from aegis.runs.reporter import bar
 from aegis.storage.files import to_json
 from aegis.train.loop import Loss, StepLog, fit
-from aegis.train.snapshot_policy import Checkpoints
+from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.state import ModuleState, OptimizerState, Part, RandomState, SchedulerState, Values
 from aegis.train.tracking import Tracker, step_scalars
 
@@ -105,7 +105,7 @@ def train_reward(
     pad_id: int,
     seed: int,
     clip_norm: float = 1.0,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: SnapshotPolicy | None = None,
     tracker: Tracker | None = None,
 ) -> tuple[RewardModel, RewardReport, list[StepLog]]:
     """Train the reward LoRA and its head; `adapted` has a reference and a reward adapter.

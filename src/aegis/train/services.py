@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from aegis.runs.events import Reporter
-from aegis.train.snapshot_policy import Checkpoints
+from aegis.train.snapshot_policy import SnapshotPolicy
 
 
 @dataclass(frozen=True)
@@ -19,4 +19,4 @@ class TrainServices:
     """
 
     reporter: Reporter = field(default_factory=Reporter)
-    snapshots: Checkpoints | None = None
+    snapshots: SnapshotPolicy | None = None

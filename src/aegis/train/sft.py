@@ -31,7 +31,7 @@ from aegis.train.examples import (
 )
 from aegis.train.loop import Loss, StepLog, fit
 from aegis.train.probe import probe
-from aegis.train.snapshot_policy import Checkpoints
+from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.state import ModuleState, OptimizerState, Part, RandomState, SchedulerState, Values
 from aegis.train.tracking import Tracker, step_scalars
 
@@ -76,7 +76,7 @@ def train_sft(
     pad_id: int,
     seed: int,
     shares: Sequence[tuple[int, float]] = (),
-    checkpoints: Checkpoints | None = None,
+    checkpoints: SnapshotPolicy | None = None,
     tracker: Tracker | None = None,
     on_step: OnStep = lambda _: None,
 ) -> Trained:

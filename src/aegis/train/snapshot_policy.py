@@ -10,7 +10,7 @@ from aegis.storage.snapshots import Kind, Snapshot, SnapshotStore
 from aegis.train.state import Part, read_state, write_state
 
 
-class Checkpoints:
+class SnapshotPolicy:
     """Saves the parts of a training at step ends: every `interval_s` of monotonic time, at epoch
     ends, when stopped.
 

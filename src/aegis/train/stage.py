@@ -43,7 +43,7 @@ from aegis.train.figures import draw_alpha, draw_learning_curve, draw_ppo, draw_
 from aegis.train.ppo import PPO, OnUpdate
 from aegis.train.reward import EncodedPair, load_reward, save_reward, train_reward
 from aegis.train.sft import OnStep, Trained, train_sft, validate
-from aegis.train.snapshot_policy import Checkpoints
+from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.task import QuadrupleThinking, distance
 from aegis.train.tracking import Tracker
 
@@ -59,7 +59,7 @@ def write_supervised(
     origin: dict[str, Any],
     say: Callable[[str], None],
     mixture: Mixture | None = None,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: SnapshotPolicy | None = None,
     tracker: Tracker | None = None,
     on_step: OnStep = lambda _: None,
 ) -> Trained:
@@ -212,7 +212,7 @@ def write_reward(
     pairs: Sequence[Pair],
     held_out: Sequence[Pair],
     say: Callable[[str], None],
-    checkpoints: Checkpoints | None = None,
+    checkpoints: SnapshotPolicy | None = None,
     tracker: Tracker | None = None,
 ) -> dict[str, Any]:
     """Train the reward model on top of `supervised`; return its metrics on the held-out pairs."""
@@ -265,7 +265,7 @@ def write_policy(
     train: Sequence[Record],
     validation: Sequence[Record],
     say: Callable[[str], None],
-    checkpoints: Checkpoints | None = None,
+    checkpoints: SnapshotPolicy | None = None,
     tracker: Tracker | None = None,
     on_update: OnUpdate = lambda _: None,
 ) -> dict[str, Any]:
@@ -329,7 +329,7 @@ def write_preference(
     pairs: Sequence[Pair],
     validation: Sequence[Record],
     say: Callable[[str], None],
-    checkpoints: Checkpoints | None = None,
+    checkpoints: SnapshotPolicy | None = None,
     on_log: Callable[[dict[str, Any], int], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """Go on from `supervised` by DPO on the pairs; write an adapter folder like its own, with DPO's
@@ -393,7 +393,7 @@ def write_group(
     train: Sequence[Record],
     validation: Sequence[Record],
     say: Callable[[str], None],
-    checkpoints: Checkpoints | None = None,
+    checkpoints: SnapshotPolicy | None = None,
     on_log: Callable[[dict[str, Any], int], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """Go on from `supervised` by GRPO or RLOO; write an adapter folder like its own, with the

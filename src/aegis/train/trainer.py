@@ -23,7 +23,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 from aegis.errors import AegisError, StoppedError
 from aegis.model.adapted import Adapted, parameters_by_kind
 from aegis.runs.reporter import Advance, bar
-from aegis.train.snapshot_policy import Checkpoints
+from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.state import ModuleState, OptimizerState, Part, RandomState, SchedulerState, Values
 
 # The trainer's own clock and counters start anew with it; a resumed log would differ from an uninterrupted one.
@@ -78,7 +78,7 @@ class Ledger:
         steps: int,
         seed: int,
         clip_norm: float,
-        checkpoints: Checkpoints | None = None,
+        checkpoints: SnapshotPolicy | None = None,
         on_log: OnLog = lambda *_: None,
     ) -> None:
         self.adapted, self.optimizer, self.scheduler = adapted, optimizer, scheduler
