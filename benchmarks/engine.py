@@ -3,10 +3,10 @@ than transformers.
 
 Agreement: the same records through the judge (transformers, as it runs on this machine, or in
 float32 with --exact) and through the engine; the share of equal decisions, item by item. Speed: the
-same prompts, limits and temperature through the engine and through the thinker (transformers, in
+same prompts, limits and temperature through the engine and through the sampler (transformers, in
 the type that it serves in), alternating round by round in one process; tokens of whole responses a
 second, tags included, prompts read anew each time. One request: one after the other. Eight: eight
-threads here, one batch of eight there, which is the thinker's best case, for it needs all eight at
+threads here, one batch of eight there, which is the sampler's best case, for it needs all eight at
 once. Each side has the same number of threads.
 """
 
@@ -29,10 +29,10 @@ from gate import ratio
 
 from aegis.data.records import parse_record, read_jsonl
 from aegis.engine.judge import Judge, Verdict
-from aegis.engine.llamacpp_engine import GgufEngine, find_gguf
-from aegis.engine.mind import Mind
-from aegis.engine.thinker import Thinker
-from aegis.engine.writer import Limits
+from aegis.engine.llamacpp_engine import LlamaCppEngine, find_gguf
+from aegis.engine.local_thinker import LocalThinker
+from aegis.engine.response_grammar import Limits
+from aegis.engine.response_sampler import ResponseSampler
 from aegis.model.prompt import prompt_ids
 from aegis.protocol.decisions import Decision
 from aegis.runs.reporter import bar
@@ -72,20 +72,20 @@ def main() -> None:
         if options.exact
         else decided(Judge.load(options.model), prompts)
     )
-    mind = Mind.load(options.model) if options.rounds else None
+    thinker = LocalThinker.load(options.model) if options.rounds else None
     found: list[tuple[Claim, str]] = []
     lines: list[str] = []
     for file in options.files or [find_gguf(options.model)]:
-        engine = GgufEngine.load(options.model, file=file, threads=options.threads)
+        engine = LlamaCppEngine.load(options.model, file=file, threads=options.threads)
         found.append(agree(engine, file.stem, prompts, expected))
-        if mind:
+        if thinker:
             found += [
-                race(engine, mind, file.stem, prompts, count=count, rounds=options.rounds)
+                race(engine, thinker, file.stem, prompts, count=count, rounds=options.rounds)
                 for count in options.at
             ]
             rates = [
                 f"{name} {decisions(one, prompts[:32]):.1f}"
-                for name, one in (("engine", engine), ("transformers", mind.judge))
+                for name, one in (("engine", engine), ("transformers", thinker.judge))
             ]
             lines.append(f"{file.stem}: decisions/s, {', '.join(rates)}")
         engine.close()
@@ -116,7 +116,7 @@ def exactly(model: Path, prompts: list[str]) -> list[Verdict]:
 
 
 def agree(
-    engine: GgufEngine, name: str, prompts: list[str], expected: list[Verdict]
+    engine: LlamaCppEngine, name: str, prompts: list[str], expected: list[Verdict]
 ) -> tuple[Claim, str]:
     """Item by item: how often both decide alike, how far their probabilities are apart, and what
     that opens."""
@@ -140,12 +140,18 @@ def agree(
 
 
 def race(
-    engine: GgufEngine, mind: Mind, name: str, prompts: list[str], *, count: int, rounds: int
+    engine: LlamaCppEngine,
+    thinker: LocalThinker,
+    name: str,
+    prompts: list[str],
+    *,
+    count: int,
+    rounds: int,
 ) -> tuple[Claim, str]:
     """Tokens a second of both sides, `count` requests at a time."""
     sides = {
         "engine": partial(engine_tokens, engine, count),
-        "transformers": partial(peer_tokens, mind, count),
+        "transformers": partial(peer_tokens, thinker, count),
     }
     per_token: dict[str, list[float]] = {side: [] for side in sides}
     with bar(f"{name}: {count} at once", rounds + 1) as advance:
@@ -167,7 +173,7 @@ def race(
     return claim, f"{name}: {count} at once, {', '.join(shown)}"
 
 
-def engine_tokens(engine: GgufEngine, count: int, group: list[str], seed: int) -> int:
+def engine_tokens(engine: LlamaCppEngine, count: int, group: list[str], seed: int) -> int:
     """Tokens of the responses to a group of prompts, `count` of them asked at a time."""
     before = engine.written
 
@@ -186,17 +192,17 @@ def engine_tokens(engine: GgufEngine, count: int, group: list[str], seed: int) -
     return engine.written - before
 
 
-def peer_tokens(mind: Mind, count: int, group: list[str], seed: int) -> int:
+def peer_tokens(thinker: LocalThinker, count: int, group: list[str], seed: int) -> int:
     """The same through transformers, in batches of `count`."""
-    thinker = Thinker(mind.model, mind.tokenizer, mind.tags, LIMITS)
-    system = mind.judge.head.system_prompt if mind.judge.head else None
-    rows = [prompt_ids(mind.tokenizer, prompt, system=system) for prompt in group]
-    generator = torch.Generator(device=mind.model.device).manual_seed(seed)
+    sampler = ResponseSampler(thinker.model, thinker.tokenizer, thinker.tags, LIMITS)
+    system = thinker.judge.head.system_prompt if thinker.judge.head else None
+    rows = [prompt_ids(thinker.tokenizer, prompt, system=system) for prompt in group]
+    generator = torch.Generator(device=thinker.model.device).manual_seed(seed)
     batches = [rows[start : start + count] for start in range(0, len(rows), count)]
     return sum(
         len(path.ids)
         for batch in batches
-        for path in thinker(
+        for path in sampler(
             batch, [Decision.ALLOW] * len(batch), temperature=0.7, generator=generator
         )
     )

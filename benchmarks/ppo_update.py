@@ -49,8 +49,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from aegis.config import Config
 from aegis.data.seed import seed_records
-from aegis.engine.thinker import Path as Response
-from aegis.engine.thinker import steady
+from aegis.engine.response_sampler import SampledResponse as Response
+from aegis.engine.response_sampler import hold_gates
 from aegis.model.adapted import Adapted, attach, lora_config
 from aegis.model.base import cache_folder, load_model, load_tokenizer, resolve_base
 from aegis.model.device import fast_dtype, pick_device, quick_attention
@@ -277,7 +277,7 @@ class Plain:
         self, prompts: Sequence[tuple[int, ...]], on_token: Callable[[], None] = lambda: None
     ) -> list[Response]:
         ids = torch.tensor(prompts, device=self.adapted.device)
-        with steady(self.adapted.all_gates()):
+        with hold_gates(self.adapted.all_gates()):
             found = self.adapted.base.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),

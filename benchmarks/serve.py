@@ -38,10 +38,10 @@ from gate import ratio
 from aegis.audit import AuditKeys, AuditLog
 from aegis.data.records import parse_record, read_jsonl
 from aegis.engine.generate import complete
-from aegis.engine.mind import Mind
+from aegis.engine.local_thinker import LocalThinker
 from aegis.engine.protocol import Engine
-from aegis.engine.transformers_engine import HfEngine
-from aegis.engine.writer import Limits
+from aegis.engine.response_grammar import Limits
+from aegis.engine.transformers_engine import TransformersEngine
 from aegis.serve.app import ServeSettings, build_app
 from aegis.serve.escalations import CaseQueue
 from aegis.serve.metrics import Metrics
@@ -79,14 +79,14 @@ def main() -> None:
         return ask_all(json.loads(sys.stdin.read()), options.ask)
     torch.set_num_threads(options.threads)
     prompts = [record.prompt for record in read_jsonl(options.records, parse_record)[0]]
-    engine, mind = load(options.engine, options.model)
+    engine, thinker = load(options.engine, options.model)
     claims: list[Claim] = []
     try:
         for clients in options.clients:
             claims += overhead(engine, prompts, clients, options.questions, options.rounds)
         for clients in options.clients:
-            if mind:
-                claims += decisions(mind, prompts, clients, options.rounds)
+            if thinker:
+                claims += decisions(thinker, prompts, clients, options.rounds)
     finally:
         engine.close()
     details = {
@@ -97,13 +97,13 @@ def main() -> None:
     sys.exit(not report(claims, json_path=options.json, details=details))
 
 
-def load(kind: str, folder: Path) -> tuple[Engine, Mind | None]:
+def load(kind: str, folder: Path) -> tuple[Engine, LocalThinker | None]:
     if kind == "hf":
-        mind = Mind.load(folder)
-        return HfEngine(mind, model="bench"), mind
-    from aegis.engine.llamacpp_engine import GgufEngine
+        thinker = LocalThinker.load(folder)
+        return TransformersEngine(thinker, model="bench"), thinker
+    from aegis.engine.llamacpp_engine import LlamaCppEngine
 
-    return GgufEngine.load(folder, slots=32), None
+    return LlamaCppEngine.load(folder, slots=32), None
 
 
 Question = tuple[str, int]
@@ -244,20 +244,21 @@ class served:  # noqa: N801 - a context manager
         self.cases.close()
 
 
-def decisions(mind: Mind, prompts: Sequence[str], n: int, rounds: int) -> list[Claim]:
+def decisions(thinker: LocalThinker, prompts: Sequence[str], n: int, rounds: int) -> list[Claim]:
     """Requests a second, head against words."""
     chosen = [prompts[number % len(prompts)] for number in range(n)]
     lengths = [
-        len(mind.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (VERDICT, WORD)
+        len(thinker.tokenizer(text, add_special_tokens=False)["input_ids"])
+        for text in (VERDICT, WORD)
     ]
 
     def written(rules: str, tokens: int) -> None:
         options = {"max_new_tokens": tokens, "temperature": 1.0, "top_p": 1.0, "seed": 0}
         asked = [f"{rules}{prompt}\nVerdict as JSON:" for prompt in chosen]
-        complete(mind.model, mind.tokenizer, asked, **options)
+        complete(thinker.model, thinker.tokenizer, asked, **options)
 
     sides: list[Callable[[], Any]] = [
-        lambda: mind.judge.decide(chosen),
+        lambda: thinker.judge.decide(chosen),
         lambda: written(RULES, lengths[0]),
         lambda: written("", lengths[0]),
         lambda: written("", lengths[1]),

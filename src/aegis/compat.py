@@ -2,7 +2,7 @@
 
 | earlier name | now |
 |---|---|
-| `SelfVerification` | `aegis.protocol.verification.SelfVerification`, the same class |
+| `SelfVerification` | `aegis.protocol.checks.SelfVerification`, the same class |
 | `BurnInProcessor` | `aegis.export.fold.fold_in_place` |
 | `SO8TLoss` | `aegis.so8.So8Loss` |
 | `SO8TThinkingModel` | `aegis.model.adapted.Adapted`, the same class; `attach` makes one |
@@ -19,7 +19,7 @@ from typing import Any
 
 from aegis.export.fold import fold_in_place
 from aegis.model.adapted import Adapted
-from aegis.protocol.verification import SelfVerification
+from aegis.protocol.checks import SelfVerification
 from aegis.so8 import So8Loss, So8LossSettings
 
 __all__ = [
@@ -33,8 +33,9 @@ __all__ = [
 SO8TThinkingModel = Adapted
 """Now `aegis.model.adapted.Adapted`: a frozen base with LoRA, SO(8) gates, tag rows and a decision head.
 
-It is not constructed from a model's name any more: `attach(load_model(folder, …), ModelSettings(), tags=…)` makes one, and
-`load_adapter` one that was trained. The four private sections and the public answer are sampled by `aegis.engine.thinker`.
+It is not constructed from a model's name any more: `attach(load_model(folder, …), ModelSettings(),
+tags=…)` makes one, and `load_adapter` one that was trained. The four private sections and the public
+answer are sampled by `aegis.engine.response_sampler`.
 """
 
 

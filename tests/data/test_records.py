@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aegis.data.records import detect_language, parse_pair, parse_record, read_jsonl, write_jsonl
+from aegis.data.records import parse_pair, parse_record, read_jsonl, write_jsonl
 from aegis.data.topics import parse_topic
 from aegis.errors import DataError
 
@@ -110,15 +110,6 @@ def test_equal_sides_and_missing_sides_are_told() -> None:
 def test_topics_that_would_write_harm_are_refused() -> None:
     with pytest.raises(DataError, match="must be ALLOW or ESCALATION, got REFUSE"):
         parse_topic({"question": "x", "decision": "REFUSE"}, where="t:1")
-
-
-def test_languages_are_told_apart() -> None:
-    assert [detect_language(text) for text in ("hello", "こんにちは", "漢字", "Pythonで")] == [
-        "en",
-        "ja",
-        "ja",
-        "ja",
-    ]
 
 
 def test_a_decision_that_contradicts_its_response_is_an_error() -> None:

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from aegis.engine.judge import Judge, Verdict
-from aegis.engine.llamacpp_engine import GgufEngine, find_gguf
-from aegis.engine.thinker import Thinker, require_paths
-from aegis.engine.writer import Limits
+from aegis.engine.llamacpp_engine import LlamaCppEngine, find_gguf
+from aegis.engine.response_grammar import Limits
+from aegis.engine.response_sampler import ResponseSampler, usable_thinking
 from aegis.errors import AegisError, DataError, MissingPackageError, ModelError
 from aegis.model.calibration import Calibration, Weights
 from aegis.model.head import DecisionHead, Pooling
@@ -78,8 +78,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(folder: Path) -> Iterator[GgufEngine]:
-    engine = GgufEngine.load(folder, threads=1, slots=3)
+def engine(folder: Path) -> Iterator[LlamaCppEngine]:
+    engine = LlamaCppEngine.load(folder, threads=1, slots=3)
     yield engine
     engine.close()
 
@@ -91,7 +91,7 @@ def judged(folder: Path, prompts: list[str]) -> list[Verdict]:
         return Judge.load(folder).decide(prompts)
 
 
-def write(engine: GgufEngine, prompt: str, **changes: Any) -> Thinking | None:
+def write(engine: LlamaCppEngine, prompt: str, **changes: Any) -> Thinking | None:
     options: dict[str, Any] = {
         "limits": LIMITS,
         "temperature": 0.0,
@@ -101,7 +101,7 @@ def write(engine: GgufEngine, prompt: str, **changes: Any) -> Thinking | None:
     return engine.think(prompt, Decision.DENY, **{**options, **changes})
 
 
-def test_decisions_are_those_of_transformers(engine: GgufEngine, folder: Path) -> None:
+def test_decisions_are_those_of_transformers(engine: LlamaCppEngine, folder: Path) -> None:
     expected = judged(folder, PROMPTS)
     for found, wanted in zip(engine.decide(PROMPTS), expected, strict=True):
         assert found.decision == wanted.decision
@@ -117,7 +117,7 @@ def test_other_models_and_poolings_decide_and_think_alike(
     architecture: str, pooling: Pooling, tmp_path: Path
 ) -> None:
     model, tokenizer = write_model(tmp_path / "m", architecture, pooling=pooling)
-    engine = GgufEngine.load(tmp_path / "m", threads=1, slots=2)
+    engine = LlamaCppEngine.load(tmp_path / "m", threads=1, slots=2)
     expected = judged(tmp_path / "m", PROMPTS)
     for found, wanted in zip(engine.decide(PROMPTS), expected, strict=True):
         assert found.probabilities == pytest.approx(wanted.probabilities, abs=1e-4)
@@ -127,7 +127,7 @@ def test_other_models_and_poolings_decide_and_think_alike(
 
 def test_f16_decides_nearly_alike(tmp_path: Path) -> None:
     write_model(tmp_path / "m", kind="f16")
-    engine = GgufEngine.load(tmp_path / "m", threads=1)
+    engine = LlamaCppEngine.load(tmp_path / "m", threads=1)
     for found, wanted in zip(engine.decide(PROMPTS), judged(tmp_path / "m", PROMPTS), strict=True):
         assert found.probabilities == pytest.approx(wanted.probabilities, abs=0.02)
     engine.close()
@@ -135,15 +135,15 @@ def test_f16_decides_nearly_alike(tmp_path: Path) -> None:
 
 def greedy(model: Any, tokenizer: Any, prompt: str) -> Thinking | None:
     ids = prompt_ids(tokenizer, prompt, system=SYSTEM)
-    return require_paths(
-        Thinker(model, tokenizer, known_tags(tokenizer), LIMITS)(
+    return usable_thinking(
+        ResponseSampler(model, tokenizer, known_tags(tokenizer), LIMITS)(
             [ids], [Decision.DENY], temperature=0
         )
     )[0]
 
 
 def test_the_most_probable_response_is_that_of_transformers(
-    engine: GgufEngine, folder: Path
+    engine: LlamaCppEngine, folder: Path
 ) -> None:
     from aegis.model.base import load_model, load_tokenizer
 
@@ -153,7 +153,7 @@ def test_the_most_probable_response_is_that_of_transformers(
     assert len({thinking.public for thinking in found if thinking}) > 1
 
 
-def test_company_changes_nothing(engine: GgufEngine) -> None:
+def test_company_changes_nothing(engine: LlamaCppEngine) -> None:
     alone = {prompt: write(engine, prompt) for prompt in PROMPTS}
     sampled = {prompt: write(engine, prompt, temperature=0.8, seed=5) for prompt in PROMPTS}
     verdicts = {prompt: engine.decide([prompt])[0].probabilities for prompt in PROMPTS}
@@ -171,7 +171,7 @@ def test_company_changes_nothing(engine: GgufEngine) -> None:
     assert steps < 0.5 * 4 * len(PROMPTS) * LIMITS.total  # shared, not one after the other
 
 
-def test_every_response_has_the_protocols_form(engine: GgufEngine) -> None:
+def test_every_response_has_the_protocols_form(engine: LlamaCppEngine) -> None:
     limits = Limits(section=6, final=9)
     with ThreadPoolExecutor(6) as pool:
         jobs = [
@@ -192,13 +192,13 @@ def test_every_response_has_the_protocols_form(engine: GgufEngine) -> None:
             )  # a token is a byte here, so that no character has less than one
 
 
-def test_a_seed_gives_its_response_again(engine: GgufEngine) -> None:
+def test_a_seed_gives_its_response_again(engine: LlamaCppEngine) -> None:
     responses = [write(engine, "Hi", temperature=1.0, seed=seed) for seed in (3, 3, 4)]
     assert responses[0] == responses[1] != responses[2]
 
 
 def test_tag_like_text_in_ordinary_tokens_ends_the_body(
-    engine: GgufEngine, monkeypatch: pytest.MonkeyPatch
+    engine: LlamaCppEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spelled = [
         number
@@ -223,7 +223,7 @@ def test_tag_like_text_in_ordinary_tokens_ends_the_body(
     assert not any(rows[0].closed)
 
 
-def test_a_short_response_overtakes_a_long_one(engine: GgufEngine) -> None:
+def test_a_short_response_overtakes_a_long_one(engine: LlamaCppEngine) -> None:
     order: list[str] = []
     polls = iter(range(10**6))
     started = threading.Event()
@@ -249,7 +249,7 @@ def test_a_short_response_overtakes_a_long_one(engine: GgufEngine) -> None:
 
 
 def test_a_cancelled_response_gives_its_slot_to_the_next(folder: Path) -> None:
-    engine = GgufEngine.load(folder, threads=1, slots=1)
+    engine = LlamaCppEngine.load(folder, threads=1, slots=1)
     stop, started = threading.Event(), threading.Event()
 
     def cancelled() -> bool:
@@ -279,7 +279,7 @@ def test_a_cancelled_response_gives_its_slot_to_the_next(folder: Path) -> None:
 
 
 def test_what_fails_in_one_request_is_told_to_that_one(
-    engine: GgufEngine, monkeypatch: pytest.MonkeyPatch
+    engine: LlamaCppEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken() -> bool:
         raise KeyError("whoever asked is gone")
@@ -313,7 +313,7 @@ def test_what_fails_in_one_request_is_told_to_that_one(
 
 def test_prompts_of_many_steps_are_read_whole(tmp_path: Path) -> None:
     write_model(tmp_path / "m", max_position_embeddings=2048)
-    engine = GgufEngine.load(tmp_path / "m", threads=1, slots=2)
+    engine = LlamaCppEngine.load(tmp_path / "m", threads=1, slots=2)
     prompts = ["x" * 900, "Hi", "y" * 700 + "z"]
     expected = judged(tmp_path / "m", prompts)
     for found, wanted in zip(engine.decide(prompts), expected, strict=True):
@@ -324,7 +324,7 @@ def test_prompts_of_many_steps_are_read_whole(tmp_path: Path) -> None:
     engine.close()
 
 
-def test_prompts_must_fit(engine: GgufEngine) -> None:
+def test_prompts_must_fit(engine: LlamaCppEngine) -> None:
     with pytest.raises(DataError, match="the model reads 512; shorten it"):
         engine.decide(["Hi", "x" * 500])
     with pytest.raises(DataError, match="shorten it"):
@@ -332,7 +332,7 @@ def test_prompts_must_fit(engine: GgufEngine) -> None:
 
 
 def test_a_closed_engine_says_so(folder: Path) -> None:
-    engine = GgufEngine.load(folder, threads=1, slots=1)
+    engine = LlamaCppEngine.load(folder, threads=1, slots=1)
     started = threading.Event()
 
     def under_way() -> bool:
@@ -385,23 +385,23 @@ def test_what_cannot_be_served_is_told(
     shutil.copytree(folder, copy)
     damage(copy)
     with pytest.raises(ModelError, match=message):
-        GgufEngine.load(copy, threads=1)
+        LlamaCppEngine.load(copy, threads=1)
 
 
 def test_impossible_settings_are_told(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ModelError, match="slots must be >= 1, got 0"):
-        GgufEngine.load(folder, slots=0)
+        LlamaCppEngine.load(folder, slots=0)
     with pytest.raises(
         ModelError, match="context must be in 1…512, what the model was trained for, got 9999"
     ):
-        GgufEngine.load(folder, threads=1, context=9999)
+        LlamaCppEngine.load(folder, threads=1, context=9999)
     with pytest.raises(ModelError, match=r"none.gguf: no such file"):
-        GgufEngine.load(folder, file=tmp_path / "none.gguf")
+        LlamaCppEngine.load(folder, file=tmp_path / "none.gguf")
     monkeypatch.setattr("aegis.engine.llama.importlib.util.find_spec", lambda _: None)
     with pytest.raises(MissingPackageError, match=r"pip install 'aegis-so8t\[gguf-serve\]'"):
-        GgufEngine.load(folder)
+        LlamaCppEngine.load(folder)
 
 
 def test_the_most_exact_file_is_served(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from aegis.engine.thinker import Limits
-from aegis.engine.transformers_engine import HfEngine
+from aegis.engine.response_sampler import Limits
+from aegis.engine.transformers_engine import TransformersEngine
 from aegis.errors import AegisError, DataError
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import Thinking
-from tests.engine.test_mind import mind
+from tests.engine.test_local_thinker import local_thinker
 from tests.serve.fakes import house
 
 LIMITS = Limits(section=6, final=9)
@@ -29,13 +29,13 @@ def one_thread() -> Any:
 
 @pytest.fixture
 def engine() -> Any:
-    made = HfEngine(mind(Decision.ALLOW), model="tiny", gather_s=0.05)
+    made = TransformersEngine(local_thinker(Decision.ALLOW), model="tiny", gather_s=0.05)
     yield made
     made.close()
 
 
 def ask(
-    engine: HfEngine,
+    engine: TransformersEngine,
     prompt: str,
     *,
     seed: int = 0,
@@ -52,7 +52,7 @@ def ask(
     )
 
 
-def test_the_seed_fixes_the_answer_whatever_company_it_has(engine: HfEngine) -> None:
+def test_the_seed_fixes_the_answer_whatever_company_it_has(engine: TransformersEngine) -> None:
     wanted = [
         ("hello", 1, LIMITS),
         ("what is this?", 2, Limits(3, 20)),
@@ -70,23 +70,23 @@ def test_the_seed_fixes_the_answer_whatever_company_it_has(engine: HfEngine) -> 
 
 
 def test_what_is_asked_together_is_sampled_together(
-    engine: HfEngine, monkeypatch: pytest.MonkeyPatch
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    each = engine._thinker.each
+    each = engine._sampler.each
 
     def counted(wanted: Any, **options: Any) -> None:
         sizes.append(len(wanted))
         each(wanted, **options)
 
-    monkeypatch.setattr(engine._thinker, "each", counted)
+    monkeypatch.setattr(engine._sampler, "each", counted)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda seed: ask(engine, "hello", seed=seed), range(8)))
     assert sum(sizes) == 8
     assert len(sizes) <= 2
 
 
-def test_decisions_do_not_wait_for_a_batch_to_end(engine: HfEngine) -> None:
+def test_decisions_do_not_wait_for_a_batch_to_end(engine: TransformersEngine) -> None:
     done: list[str] = []
     long = Limits(section=60, final=60)
 
@@ -111,7 +111,7 @@ def test_decisions_do_not_wait_for_a_batch_to_end(engine: HfEngine) -> None:
     assert done == ["decided", "thought"]
 
 
-def test_a_cancelled_row_goes_no_further_and_the_others_do(engine: HfEngine) -> None:
+def test_a_cancelled_row_goes_no_further_and_the_others_do(engine: TransformersEngine) -> None:
     steps = 0
     left = threading.Event()
     between = engine._between
@@ -143,24 +143,24 @@ def test_a_cancelled_row_goes_no_further_and_the_others_do(engine: HfEngine) -> 
 
 
 def test_an_error_reaches_whoever_asked_and_the_engine_goes_on(
-    engine: HfEngine, monkeypatch: pytest.MonkeyPatch
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine._thinker, "each", fails)
+        patched.setattr(engine._sampler, "each", fails)
         with pytest.raises(RuntimeError, match="out of memory"):
             ask(engine, "hello")
     assert ask(engine, "hello")
     with monkeypatch.context() as patched:
-        patched.setattr(engine.mind.judge, "decide", fails)
+        patched.setattr(engine.thinker.judge, "decide", fails)
         with pytest.raises(RuntimeError, match="out of memory"):
             engine.decide(["hello"])
     assert engine.decide(["hello"])
 
 
-def test_a_prompt_must_fit(engine: HfEngine) -> None:
+def test_a_prompt_must_fit(engine: TransformersEngine) -> None:
     with pytest.raises(DataError, match="shorten it"):
         engine.decide(["x" * 600])
     with pytest.raises(DataError, match="shorten it"):
@@ -169,13 +169,13 @@ def test_a_prompt_must_fit(engine: HfEngine) -> None:
 
 
 def test_a_closed_engine_says_so() -> None:
-    made = HfEngine(mind(Decision.ALLOW), model="tiny")
+    made = TransformersEngine(local_thinker(Decision.ALLOW), model="tiny")
     made.close()
     with pytest.raises(AegisError, match="closed"):
         made.decide(["hello"])
 
 
-def test_a_whole_server_around_a_tiny_model(engine: HfEngine, tmp_path: Path) -> None:
+def test_a_whole_server_around_a_tiny_model(engine: TransformersEngine, tmp_path: Path) -> None:
     made = house(tmp_path, engine, canary_key=None, section_tokens=6, seed=7, final_tokens=20)
     with made.client() as client:
         first = client.post("/think", json={"query": "hello"}).json()

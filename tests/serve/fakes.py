@@ -13,7 +13,7 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from aegis.engine.judge import Verdict
-from aegis.engine.thinker import Limits
+from aegis.engine.response_sampler import Limits
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import Thinking
 from aegis.serve.app import ServeSettings, build_app

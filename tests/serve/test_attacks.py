@@ -3,10 +3,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from aegis.engine.transformers_engine import HfEngine
+from aegis.engine.transformers_engine import TransformersEngine
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import looks_like_a_tag
-from tests.engine.test_mind import mind
+from tests.engine.test_local_thinker import local_thinker
 from tests.serve.fakes import house
 
 ATTACKS = Path(__file__).parents[2] / "examples" / "attacks.jsonl"
@@ -24,7 +24,7 @@ def test_the_attacks_are_what_they_say() -> None:
 
 
 def test_a_tiny_model_cannot_be_talked_out_of_its_thinking(tmp_path: Path) -> None:
-    engine = HfEngine(mind(Decision.ALLOW), model="tiny")
+    engine = TransformersEngine(local_thinker(Decision.ALLOW), model="tiny")
     made = house(tmp_path, engine, section_tokens=8, final_tokens=12, canary_key=None)
     try:
         with made.client() as client:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from aegis.engine.thinker import Limits, Thinker
+from aegis.engine.response_sampler import Limits, ResponseSampler
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import TAGS, Thinking, looks_like_a_tag
 from aegis.serve import service as service_module
 from aegis.serve.leak_check import find_leak, key_like_words
-from tests.engine.test_mind import mind
+from tests.engine.test_local_thinker import local_thinker
 from tests.serve import leaks
 from tests.serve.fakes import FakeEngine, house, thinking
 
@@ -149,7 +149,7 @@ def test_the_search_for_leaks_finds_them(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found["LEAK quotation: quotation"] > 5
 
 
-class Scripted(Thinker):
+class Scripted(ResponseSampler):
     """Chooses what it is told to."""
 
     script: Iterator[int]
@@ -164,7 +164,7 @@ class Scripted(Thinker):
 def test_tags_torn_over_tokens_in_any_way_close_the_body() -> None:
     """The sampler is given bytes that spell tags, one token a byte, with the engine's forced ends
     anywhere between."""
-    made = mind(Decision.ALLOW)
+    made = local_thinker(Decision.ALLOW)
     rng = random.Random(0)
     for _ in range(60):
         limits = Limits(section=rng.randint(1, 40), final=rng.randint(1, 40))

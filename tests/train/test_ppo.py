@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from aegis.config import GateSettings, LoraSettings, ModelSettings, PpoSettings
-from aegis.engine.thinker import Path
+from aegis.engine.response_sampler import SampledResponse
 from aegis.errors import AegisError, StoppedError
 from aegis.model.adapted import Adapted, attach
 from aegis.model.scalar import ScalarHead
@@ -41,7 +41,7 @@ class Bandit:
 
     def sample(
         self, prompts: Sequence[tuple[int, ...]], on_token: Callable[[], None] = lambda: None
-    ) -> list[Path]:
+    ) -> list[SampledResponse]:
         assert self.limiter
         ids = torch.tensor(prompts)
         for _ in range(self.length):
@@ -51,15 +51,18 @@ class Bandit:
             on_token()
         yes, part, no = (True,) * self.length, (0,) * self.length, (False,) * self.length
         return [
-            Path(tuple(row[:3]), tuple(row[3:]), yes, part, no, (True,), ()) for row in ids.tolist()
+            SampledResponse(tuple(row[:3]), tuple(row[3:]), yes, part, no, (True,), ())
+            for row in ids.tolist()
         ]
 
-    def terms(self, indices: Sequence[int], paths: Sequence[Path]) -> list[dict[str, float]]:
+    def terms(
+        self, indices: Sequence[int], paths: Sequence[SampledResponse]
+    ) -> list[dict[str, float]]:
         return [
             {"share": sum(token == TARGET for token in path.ids) / len(path.ids)} for path in paths
         ]
 
-    def due(self, index: int, path: Path) -> dict[int, float]:
+    def due(self, index: int, path: SampledResponse) -> dict[int, float]:
         return {}
 
 
@@ -169,7 +172,10 @@ def test_whitening_takes_the_rewards_size_out() -> None:
 
 def test_each_body_is_whitened_by_itself() -> None:
     chosen, part = (True, True, False, True, True), (0, 0, 1, 1, 1)
-    paths = [Path((1,), (5,) * 5, chosen, part, chosen, (True, True), ("a", "b")) for _ in range(2)]
+    paths = [
+        SampledResponse((1,), (5,) * 5, chosen, part, chosen, (True, True), ("a", "b"))
+        for _ in range(2)
+    ]
     real = torch.ones(2, 4)
     real[1, 3] = 0.0
     advantages = torch.tensor([[0.1, 0.0, 30.0, -10.0], [0.0, 0.1, 10.0, 99.0]])

@@ -14,7 +14,7 @@ import torch
 from aegis.config import DpoSettings, GateSettings, GroupSettings, LoraSettings, ModelSettings
 from aegis.data.records import Record
 from aegis.engine.judge import Judge
-from aegis.engine.thinker import Path
+from aegis.engine.response_sampler import SampledResponse
 from aegis.errors import AegisError, DataError, MissingPackageError, StoppedError
 from aegis.model.adapted import Adapted, attach
 from aegis.model.prompt import prompt_ids
@@ -311,12 +311,12 @@ def test_groups_stopped_anywhere_and_resumed_are_uninterrupted(
 class Scripted(QuadrupleThinking):
     """Quadruple thinking that keeps what it sampled."""
 
-    seen: list[Path]
+    seen: list[SampledResponse]
     judged: dict[tuple[int, ...], Decision]
 
     def sample(
         self, prompts: Sequence[tuple[int, ...]], on_token: Callable[[], None] = lambda: None
-    ) -> list[Path]:
+    ) -> list[SampledResponse]:
         verdicts = self.judge.decide([record.prompt for record in self.records])
         self.judged = {
             ids: verdict.decision for ids, verdict in zip(self.prompts, verdicts, strict=True)
@@ -372,7 +372,9 @@ def test_groups_think_in_the_protocol(algorithm: Algorithm, tokenizer: Any) -> N
     )  # an opening tag, a word and a closing tag each
     closed = (True, False, True, True, True)
     chosen = tuple(place % 3 == 1 or (place % 3 == 2 and closed[place // 3]) for place in range(15))
-    path = Path((1,), tuple(range(15)), chosen, part, chosen, closed, ("a", "b", "c", "d", "e"))
+    path = SampledResponse(
+        (1,), tuple(range(15)), chosen, part, chosen, closed, ("a", "b", "c", "d", "e")
+    )
     assert task.due(0, path) == {
         2: 0.2,
         8: 0.2,
@@ -386,7 +388,7 @@ def test_groups_think_in_the_protocol(algorithm: Algorithm, tokenizer: Any) -> N
     ] == words  # a byte a token
     ids, many = (*range(13), *spelled, 14), (True,) * len(spelled)
     chosen, part = (*chosen[:13], *many, True), (*part[:13], *(4,) * len(spelled), 4)
-    path = Path((1,), ids, chosen, part, chosen, closed, ("a", "b", "c", "d", words[-1]))
+    path = SampledResponse((1,), ids, chosen, part, chosen, closed, ("a", "b", "c", "d", words[-1]))
     sections = {2: 0.2, 8: 0.2, 11: 0.2}
     assert task.due(0, path) == sections | {
         13 + len("I can'"): -2.0
@@ -396,7 +398,7 @@ def test_groups_think_in_the_protocol(algorithm: Algorithm, tokenizer: Any) -> N
     }  # REFUSE: right, and no longer answered
     whole = sum(task.terms([1], [path])[0][name] for name in ("decision", "answered"))
     assert whole == pytest.approx(3.0 - 2.0)  # an empty answer stands for answering
-    white = Path((1,), ids, chosen, part, chosen, closed, ("a", "b", "c", "d", " "))
+    white = SampledResponse((1,), ids, chosen, part, chosen, closed, ("a", "b", "c", "d", " "))
     assert task.due(1, white) == sections
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from aegis.config import LoraSettings, ModelSettings, RewardSettings
-from aegis.engine.thinker import Limits, Thinker
+from aegis.engine.response_sampler import Limits, ResponseSampler
 from aegis.errors import AdapterError, DataError
 from aegis.model.adapted import Adapted, attach
 from aegis.model.prompt import pad
@@ -141,7 +141,7 @@ def test_a_side_ends_where_a_sampled_response_ends(tokenizer: Any) -> None:
     ids, weights = response_ids(
         tokenizer, thinking, Decision.DENY, section_weight=0.5, final_weight=1.0, end=False
     )
-    path = Thinker(tiny_model(), tokenizer, tags, Limits(section=3, final=3))(
+    path = ResponseSampler(tiny_model(), tokenizer, tags, Limits(section=3, final=3))(
         [(2, 40)], [Decision.DENY]
     )[0]
     assert ids[-1] == path.ids[-1] == tags.pairs[-1][1]

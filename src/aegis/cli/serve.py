@@ -198,7 +198,7 @@ def _keys(log: Path, keys: Path | None) -> AuditKeys:
 
 def _load(kind: str, path: Path, name: str, *, base: str | None, batch: int) -> Engine:
     if kind == "gguf":
-        from aegis.engine.llamacpp_engine import GgufEngine
+        from aegis.engine.llamacpp_engine import LlamaCppEngine
 
         folder = (
             path
@@ -207,12 +207,12 @@ def _load(kind: str, path: Path, name: str, *, base: str | None, batch: int) -> 
             if path.parent.name == "gguf"
             else path.parent
         )
-        loaded = GgufEngine.load(folder, file=None if path.is_dir() else path, slots=batch)
+        loaded = LlamaCppEngine.load(folder, file=None if path.is_dir() else path, slots=batch)
         loaded.model = name
         return loaded
-    from aegis.engine.mind import Mind
-    from aegis.engine.transformers_engine import HfEngine
+    from aegis.engine.local_thinker import LocalThinker
+    from aegis.engine.transformers_engine import TransformersEngine
     from aegis.model.device import limit_shape_cache
 
     limit_shape_cache()
-    return HfEngine(Mind.load(path, base_spec=base), model=name, most_rows=batch)
+    return TransformersEngine(LocalThinker.load(path, base_spec=base), model=name, most_rows=batch)

@@ -54,12 +54,12 @@ def think(
 
     text = require_text(prompt, "prompt", "argument")
 
-    from aegis.engine.mind import Mind
-    from aegis.engine.thinker import Limits
+    from aegis.engine.local_thinker import LocalThinker
+    from aegis.engine.response_sampler import Limits
 
     limits = Limits(section=section_tokens, final=final_tokens)
-    mind = Mind.load(locate(model), base_spec=base)
-    answer = mind.answer(
+    thinker = LocalThinker.load(locate(model), base_spec=base)
+    answer = thinker.answer(
         text, paths=paths, threshold=threshold, temperature=temperature, limits=limits, seed=seed
     )
     if debug_private:

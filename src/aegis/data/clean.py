@@ -13,8 +13,9 @@ import numpy as np
 from datasketch import MinHash, MinHashLSH
 
 from aegis.config import QualitySettings
-from aegis.data.records import Pair, Record, Rejected, detect_language
+from aegis.data.records import Pair, Record, Rejected
 from aegis.protocol.decisions import Decision
+from aegis.protocol.language import detect_language
 from aegis.runs.reporter import bar
 
 T = TypeVar("T", Record, Pair)

@@ -7,15 +7,14 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from aegis.errors import DataError
 from aegis.protocol.decisions import Decision, parse_decision
+from aegis.protocol.language import LANGUAGES, detect_language
+from aegis.protocol.stance import require_consistent
 from aegis.protocol.thinking import Thinking
-from aegis.protocol.verification import require_consistent
 
-Language = Literal["ja", "en"]
-LANGUAGES = ("ja", "en")
 T = TypeVar("T")
 
 
@@ -210,14 +209,6 @@ def write_jsonl(path: Path, items: Iterable[Any]) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for item in items:
             file.write(json.dumps(item.to_json(), ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def detect_language(text: str) -> Language:
-    """`ja` if any kana or kanji is in the text, `en` otherwise: the two languages AEGIS is built
-    for."""
-    return (
-        "ja" if any("\u3040" <= c <= "\u30ff" or "\u4e00" <= c <= "\u9fff" for c in text) else "en"
-    )
 
 
 def _object(line: str, where: str) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from aegis.data.records import LANGUAGES, detect_language, require_text
+from aegis.data.records import require_text
 from aegis.errors import DataError
 from aegis.protocol.decisions import UNSAFE, Decision, parse_decision
+from aegis.protocol.language import LANGUAGES, detect_language
 
 _FIELDS = ("id", "question", "language", "domain", "decision")
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from aegis.engine.llama import Input, Llama
-from aegis.engine.writer import Path, Row, Writer
+from aegis.engine.response_grammar import PartialResponse, ResponseGrammar, SampledResponse
 from aegis.errors import AegisError
 
 _PREFIX = 0  # the sequence that holds what all prompts begin with
@@ -44,11 +44,11 @@ class Writing:
     """A response to be written; `future` gets its path, or None if `cancelled` became true
     first."""
 
-    row: Row
+    row: PartialResponse
     seed: int
     cancelled: Callable[[], bool]
     ids: list[int]
-    future: Future[Path | None] = field(default_factory=Future)
+    future: Future[SampledResponse | None] = field(default_factory=Future)
     samplers: dict[int | None, Any] = field(default_factory=dict)
 
     most_tokens = property(lambda self: len(self.row.prompt) + self.row.limits.total)
@@ -96,7 +96,7 @@ class Batcher:
     def __init__(
         self,
         llama: Llama,
-        writer: Writer,
+        writer: ResponseGrammar,
         *,
         banned: Sequence[int],
         prefix: Sequence[int],

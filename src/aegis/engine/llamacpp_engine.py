@@ -18,8 +18,8 @@ from aegis.engine.batching import Batcher, Reading, Writing, common
 from aegis.engine.judge import Verdict
 from aegis.engine.llama import Llama, require_package
 from aegis.engine.protocol import forget_words
-from aegis.engine.thinker import allowed_tokens
-from aegis.engine.writer import Limits, Row, Writer
+from aegis.engine.response_grammar import Limits, PartialResponse, ResponseGrammar
+from aegis.engine.response_sampler import allowed_tokens
 from aegis.errors import AegisError, DataError, ModelError
 from aegis.model.base import load_tokenizer
 from aegis.model.calibration import Calibration, is_spelled, probabilities
@@ -61,11 +61,11 @@ class NumpyHead:
         return (pooled - self.mean) / self.scale @ self.weight.T + self.bias
 
 
-class GgufEngine:
+class LlamaCppEngine:
     """Decides and thinks with a GGUF file; the heads, the calibration and the tokenizer are those
     of the model folder.
 
-    Decisions are those of `aegis.engine.judge`, responses those of `aegis.engine.thinker`, up to
+    Decisions are those of `aegis.engine.judge`, responses those of `aegis.engine.response_sampler`, up to
     what rounding in llama.cpp changes. Every method may be called from many threads.
     """
 
@@ -97,7 +97,7 @@ class GgufEngine:
         threads: int | None = None,
         slots: int = 8,
         context: int | None = None,
-    ) -> GgufEngine:
+    ) -> LlamaCppEngine:
         """Read a model folder and its GGUF file; everything small is checked before the weights are
         touched.
 
@@ -141,7 +141,7 @@ class GgufEngine:
             prefix = shared_prefix(tokenizer, head.system_prompt)[: context - 1]
             batcher = _start(
                 llama,
-                Writer(tokenizer, tags),
+                ResponseGrammar(tokenizer, tags),
                 prefix,
                 context,
                 slots,
@@ -207,7 +207,7 @@ class GgufEngine:
         ids = self._ids(prompt)
         require_fit(ids, limit=self.context - limits.total, where="prompt")
         writer = self._batcher.writer
-        row = Row(tuple(ids), limits, temperature, verdict=writer.verdicts[decision])
+        row = PartialResponse(tuple(ids), limits, temperature, verdict=writer.verdicts[decision])
         job = Writing(row, seed, cancelled, [*ids, writer.begin(row)])
         self._batcher.ask(job)
         path = job.future.result()
@@ -273,7 +273,7 @@ def _context(llama: Llama, asked: int | None) -> int:
 
 
 def _start(
-    llama: Llama, writer: Writer, prefix: list[int], context: int, slots: int, threads: int
+    llama: Llama, writer: ResponseGrammar, prefix: list[int], context: int, slots: int, threads: int
 ) -> Batcher:
     """A batcher with room for the slots' ordinary requests, or for one as long as the context, and
     for decisions."""

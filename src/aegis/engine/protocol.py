@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from aegis.engine.judge import Verdict
-from aegis.engine.thinker import Limits
+from aegis.engine.response_sampler import Limits
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import Thinking
 

@@ -13,9 +13,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aegis.engine.judge import Verdict
-from aegis.engine.mind import Mind
+from aegis.engine.local_thinker import LocalThinker
 from aegis.engine.protocol import forget_words
-from aegis.engine.thinker import Limits, Path, Thinker, Wanted, require_paths, steady
+from aegis.engine.response_sampler import (
+    Limits,
+    ResponseRequest,
+    ResponseSampler,
+    SampledResponse,
+    hold_gates,
+    usable_thinking,
+)
 from aegis.errors import AegisError
 from aegis.model.device import trim_heap
 from aegis.model.prompt import require_fit
@@ -30,7 +37,7 @@ TRIM_S = 15.0
 
 @dataclass
 class _Thought:
-    wanted: Wanted
+    wanted: ResponseRequest
     cancelled: Callable[[], bool]
     future: Future[Thinking | None] = field(default_factory=Future)
 
@@ -41,12 +48,12 @@ class _Question:
     future: Future[list[Verdict]] = field(default_factory=Future)
 
 
-class HfEngine:
+class TransformersEngine:
     """Batches what is asked at the same time; what is asked during a batch is decided between two
     steps of it and thought about in the next.
 
     Args:
-        mind: the loaded model.
+        thinker: the loaded model.
         model: the name under which it is served.
         most_rows: responses sampled at once.
         gather_s: how long a batch waits for company after the last arrival.
@@ -55,12 +62,12 @@ class HfEngine:
     name = "hf"
 
     def __init__(
-        self, mind: Mind, *, model: str, most_rows: int = 32, gather_s: float = 0.005
+        self, thinker: LocalThinker, *, model: str, most_rows: int = 32, gather_s: float = 0.005
     ) -> None:
-        self.mind, self.model, self.context = mind, model, mind.judge.context
+        self.thinker, self.model, self.context = thinker, model, thinker.judge.context
         self.most_rows, self.gather_s = most_rows, gather_s
-        forget_words(mind.tokenizer)
-        self._thinker = Thinker(mind.model, mind.tokenizer, mind.tags, Limits())
+        forget_words(thinker.tokenizer)
+        self._sampler = ResponseSampler(thinker.model, thinker.tokenizer, thinker.tags, Limits())
         self._questions: deque[_Question] = deque()
         self._thoughts: deque[_Thought] = deque()
         self._changed = threading.Condition()
@@ -101,7 +108,9 @@ class HfEngine:
         """
         ids = self._ids(prompt)
         require_fit(ids, limit=self.context - limits.total, where="prompt")
-        thought = _Thought(Wanted(tuple(ids), decision, limits, temperature, seed), cancelled)
+        thought = _Thought(
+            ResponseRequest(tuple(ids), decision, limits, temperature, seed), cancelled
+        )
         self._ask(self._thoughts, thought)
         while True:
             with contextlib.suppress(NotYet):
@@ -122,7 +131,7 @@ class HfEngine:
 
     def _ids(self, prompt: str) -> list[int]:
         with self._tokenizing:
-            return self.mind.ids(prompt)
+            return self.thinker.ids(prompt)
 
     def _ask(self, queue: deque[Any], job: Any) -> None:
         with self._changed:
@@ -133,7 +142,7 @@ class HfEngine:
 
     def _work(self) -> None:
         trimmed = time.monotonic()
-        with steady(self.mind.gates):
+        with hold_gates(self.thinker.gates):
             while self._wait():
                 self._decide_waiting()
                 if self._thoughts:
@@ -179,7 +188,7 @@ class HfEngine:
             return False
         try:
             verdicts = iter(
-                self.mind.judge.decide(
+                self.thinker.judge.decide(
                     [prompt for question in questions for prompt in question.prompts]
                 )
             )
@@ -205,8 +214,8 @@ class HfEngine:
         if not batch:
             return
 
-        def whole(number: int, path: Path) -> None:
-            _tell(batch[number].future, require_paths([path])[0])
+        def whole(number: int, path: SampledResponse) -> None:
+            _tell(batch[number].future, usable_thinking([path])[0])
 
         def dropped(number: int) -> bool:
             found = self._closed or batch[number].future.cancelled() or batch[number].cancelled()
@@ -215,7 +224,7 @@ class HfEngine:
             return found
 
         try:
-            self._thinker.each(
+            self._sampler.each(
                 [thought.wanted for thought in batch],
                 on_path=whole,
                 dropped=dropped,

@@ -19,8 +19,8 @@ from typing import Any
 
 from aegis.errors import AegisError, BadInputError, MissingPackageError
 from aegis.export.modelfile import Modelfile
+from aegis.protocol.stance import stance
 from aegis.protocol.thinking import SECTIONS, opening
-from aegis.protocol.verification import stance
 from aegis.storage.files import hash_file
 
 DEFAULT_HOST = "http://127.0.0.1:11434"

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from aegis.audit import AuditEntry
-from aegis.data.records import detect_language
+from aegis.engine.answer import Answer, final_answer
 from aegis.engine.judge import Verdict
 from aegis.engine.protocol import Engine
-from aegis.engine.thinker import Limits
+from aegis.engine.response_sampler import Limits
 from aegis.errors import AegisError, BadInputError
 from aegis.protocol.decisions import Decision
 from aegis.protocol.fixed_texts import fixed_text
+from aegis.protocol.language import detect_language
 from aegis.protocol.thinking import Thinking
-from aegis.serve.answer import Answer, settle
 from aegis.serve.conversation import Turn, last_and_whole
 from aegis.serve.escalations import CaseQueue
 from aegis.serve.leak_check import find_leak
@@ -281,7 +281,7 @@ def release(
     """
     if why is None:
         try:
-            answer = settle(query, verdict, [thinking])
+            answer = final_answer(query, verdict, [thinking])
             private = [text.reveal() for text in thinking.bodies().values()] if thinking else []
             why = (
                 find_leak(answer.final, private, query=asked or query, canary=canary)

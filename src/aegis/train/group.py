@@ -24,7 +24,7 @@ from trl.trainer.rloo_config import RLOOConfig
 from trl.trainer.rloo_trainer import RLOOTrainer
 
 from aegis.config import GroupSettings
-from aegis.engine.thinker import Path
+from aegis.engine.response_sampler import SampledResponse
 from aegis.errors import DataError, StoppedError
 from aegis.model.adapted import Adapted
 from aegis.model.trunk import Trunk
@@ -125,7 +125,7 @@ class Engine:
         self.ledger, self.task, self.settings, self.pad_id = ledger, task, settings, pad_id
         self.adapted, self.reward_model = ledger.adapted, reward
         self.layer = self.adapted.lowest_layer()
-        self.paths: list[Path] = []
+        self.paths: list[SampledResponse] = []
         self.rewards: list[float] = []
         self.facts: dict[str, float] = {}
         self.rollout: Rollout | None = None
@@ -136,7 +136,7 @@ class Engine:
     def _holds(self) -> bool:
         return self.task.decides and self.settings.decision > 0
 
-    def sample(self, indices: Sequence[int]) -> list[Path]:
+    def sample(self, indices: Sequence[int]) -> list[SampledResponse]:
         """A response to each; a stop in the middle saves the state from before the first sampled
         token.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aegis.engine.thinker import Path, restrict
+from aegis.engine.response_sampler import SampledResponse, restrict
 from aegis.model.adapted import Adapted
 from aegis.model.chunks import in_chunks
 from aegis.model.trunk import Trunk
@@ -41,12 +41,14 @@ class Task(Protocol):
 
     def sample(
         self, prompts: Sequence[tuple[int, ...]], on_token: Callable[[], None]
-    ) -> list[Path]: ...
-    def terms(self, indices: Sequence[int], paths: Sequence[Path]) -> list[dict[str, float]]:
+    ) -> list[SampledResponse]: ...
+    def terms(
+        self, indices: Sequence[int], paths: Sequence[SampledResponse]
+    ) -> list[dict[str, float]]:
         """Weighted terms of each response's reward, by name; their sum is what counts."""
         ...
 
-    def due(self, index: int, path: Path) -> dict[int, float]:
+    def due(self, index: int, path: SampledResponse) -> dict[int, float]:
         """What of that sum is earned before the end: by place in the response's ids, that of a
         token the model chose."""
         ...
@@ -161,7 +163,7 @@ def drift(logits: Tensor, decided: Tensor) -> Tensor:
     )
 
 
-def whiten_by_part(advantages: Tensor, real: Tensor, paths: Sequence[Path]) -> Tensor:
+def whiten_by_part(advantages: Tensor, real: Tensor, paths: Sequence[SampledResponse]) -> Tensor:
     """(batch, steps) advantages with mean 0 and variance 1 over the real steps of each body by
     itself.
 
@@ -179,7 +181,7 @@ def whiten_by_part(advantages: Tensor, real: Tensor, paths: Sequence[Path]) -> T
 
 
 def make_rollout(
-    paths: Sequence[Path], task: Task, *, pad_id: int, device: torch.device
+    paths: Sequence[SampledResponse], task: Task, *, pad_id: int, device: torch.device
 ) -> Rollout:
     """The responses as padded tensors, everything that is still to be computed zero."""
     rows = [[*path.prompt, *path.ids] for path in paths]

@@ -17,7 +17,7 @@ from aegis.config import Config, GroupSettings, ModelSettings, PpoSettings
 from aegis.data.mixture import Dataset, Mixture
 from aegis.data.records import Pair, Record, write_jsonl
 from aegis.engine.judge import Judge
-from aegis.engine.thinker import Limits
+from aegis.engine.response_sampler import Limits
 from aegis.errors import DataError
 from aegis.model.adapted import Adapted, attach, freeze
 from aegis.model.adapter_folder import (

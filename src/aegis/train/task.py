@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from aegis.config import GroupSettings, PpoSettings, RewardWeights
 from aegis.data.records import Record
 from aegis.engine.judge import Judge
-from aegis.engine.thinker import Limits, Path, Thinker, steady
+from aegis.engine.response_sampler import Limits, ResponseSampler, SampledResponse, hold_gates
 from aegis.errors import DataError
 from aegis.model.adapted import Adapted
 from aegis.model.tags import known_tags
+from aegis.protocol.checks import check
 from aegis.protocol.decisions import UNSAFE, Decision
-from aegis.protocol.verification import STANCE_OF, Stance, check, stance
+from aegis.protocol.stance import STANCE_OF, Stance, stance
 from aegis.train.rollout import Limiter
 
 
@@ -43,15 +44,15 @@ class QuadrupleThinking:
         self.decides = True
         tags = known_tags(judge.tokenizer)
         limits = Limits(section=settings.section_tokens, final=settings.final_tokens)
-        self.thinker = Thinker(adapted.base, judge.tokenizer, tags, limits)
+        self.thinker = ResponseSampler(adapted.base, judge.tokenizer, tags, limits)
         self.limiter: Limiter | None = Limiter(
             self.thinker.allowed, tuple(closing for _, closing in tags.pairs)
         )
 
     def sample(
         self, prompts: Sequence[tuple[int, ...]], on_token: Callable[[], None] = lambda: None
-    ) -> list[Path]:
-        with steady(self.adapted.all_gates()):
+    ) -> list[SampledResponse]:
+        with hold_gates(self.adapted.all_gates()):
             different = list(dict.fromkeys(prompts))
             verdicts = self.judge.decide([self._asked[ids] for ids in different])
             told = {ids: verdict.decision for ids, verdict in zip(different, verdicts, strict=True)}
@@ -60,13 +61,15 @@ class QuadrupleThinking:
                 prompts, decisions, temperature=self.settings.temperature, on_token=on_token
             )
 
-    def terms(self, indices: Sequence[int], paths: Sequence[Path]) -> list[dict[str, float]]:
+    def terms(
+        self, indices: Sequence[int], paths: Sequence[SampledResponse]
+    ) -> list[dict[str, float]]:
         return [
             reward_terms(self.records[index], path, self.settings.weights)
             for index, path in zip(indices, paths, strict=True)
         ]
 
-    def due(self, index: int, path: Path) -> dict[int, float]:
+    def due(self, index: int, path: SampledResponse) -> dict[int, float]:
         """What is earned before the end, where it is earned; what would wait for the end reaches
         the sections through some eighty tokens of GAE, 0.95 to the eightieth of it.
 
@@ -101,7 +104,7 @@ class QuadrupleThinking:
         return found
 
 
-def _is_whole(path: Path) -> bool:
+def _is_whole(path: SampledResponse) -> bool:
     """No body is white space."""
     with contextlib.suppress(DataError):
         path.thinking()
@@ -118,7 +121,7 @@ def _stance_terms(does: Stance, decision: Decision, weights: RewardWeights) -> d
     }
 
 
-def reward_terms(record: Record, path: Path, weights: RewardWeights) -> dict[str, float]:
+def reward_terms(record: Record, path: SampledResponse, weights: RewardWeights) -> dict[str, float]:
     """The verifiable terms of one response's reward.
 
     `decision`: +1 if the answer does what the decision asks for, else −1. `answered`: −1 for

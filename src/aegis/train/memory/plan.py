@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from aegis.config import Config, LoraSettings, parse_config
-from aegis.engine.thinker import Limits
+from aegis.engine.response_sampler import Limits
 from aegis.errors import ConfigError, ModelError
 from aegis.model.adapted import Adapted
 from aegis.model.base import Base, context_length, read_config

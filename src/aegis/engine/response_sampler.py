@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from aegis.engine.writer import Limits, Path, Row, Writer
+from aegis.engine.response_grammar import Limits, PartialResponse, ResponseGrammar, SampledResponse
 from aegis.errors import DataError
 from aegis.model.prompt import pad
 from aegis.model.tags import Tags
@@ -22,7 +22,7 @@ from aegis.protocol.thinking import Thinking
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ResponseRequest:
     """One response to sample among others that differ from it.
 
     Args:
@@ -40,7 +40,7 @@ class Wanted:
     seed: int
 
 
-class Thinker(Writer):
+class ResponseSampler(ResponseGrammar):
     """Samples responses, a batch at a time, each row at its own place in the protocol.
 
     Args:
@@ -65,7 +65,7 @@ class Thinker(Writer):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
         on_token: Callable[[], None] = lambda: None,
-    ) -> list[Path]:
+    ) -> list[SampledResponse]:
         """One response a prompt, in their order.
 
         Args:
@@ -74,7 +74,9 @@ class Thinker(Writer):
             on_token: called after each step; it may raise to stop.
         """
         rows = [
-            Row(tuple(prompt), self.limits, temperature, verdict=self.verdicts[decision])
+            PartialResponse(
+                tuple(prompt), self.limits, temperature, verdict=self.verdicts[decision]
+            )
             for prompt, decision in zip(prompts, decisions, strict=True)
         ]
         self._sample(rows, generator=generator, on_token=on_token)
@@ -83,9 +85,9 @@ class Thinker(Writer):
     @torch.inference_mode()
     def each(
         self,
-        wanted: Sequence[Wanted],
+        wanted: Sequence[ResponseRequest],
         *,
-        on_path: Callable[[int, Path], None],
+        on_path: Callable[[int, SampledResponse], None],
         dropped: Callable[[int], bool] = lambda _: False,
         on_token: Callable[[], None] = lambda: None,
     ) -> None:
@@ -98,7 +100,7 @@ class Thinker(Writer):
                 handed over.
         """
         rows = [
-            Row(
+            PartialResponse(
                 tuple(one.prompt),
                 one.limits,
                 one.temperature,
@@ -117,12 +119,12 @@ class Thinker(Writer):
 
     def _sample(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[PartialResponse],
         *,
         generator: torch.Generator | None = None,
         on_token: Callable[[], None],
-        on_path: Callable[[Row], None] = lambda _: None,
-        dropped: Callable[[Row], bool] = lambda _: False,
+        on_path: Callable[[PartialResponse], None] = lambda _: None,
+        dropped: Callable[[PartialResponse], bool] = lambda _: False,
     ) -> None:
         """Write the rows until every one is whole or dropped."""
         ids, mask = pad(
@@ -167,7 +169,7 @@ class Thinker(Writer):
         ).logits[:, -1]
 
     def _choose(
-        self, logits: Tensor, rows: Sequence[Row], generator: torch.Generator | None
+        self, logits: Tensor, rows: Sequence[PartialResponse], generator: torch.Generator | None
     ) -> list[int | None]:
         """A token a row; None where the engine writes the next one."""
         free = [not self.forced(row) for row in rows]
@@ -182,7 +184,9 @@ class Thinker(Writer):
         ]
 
 
-def _draws(rows: Sequence[Row], free: Sequence[bool], generator: torch.Generator | None) -> Tensor:
+def _draws(
+    rows: Sequence[PartialResponse], free: Sequence[bool], generator: torch.Generator | None
+) -> Tensor:
     """(n,) uniform in (0, 1], on the CPU: from each row's own generator, or for all rows from
     one."""
     if rows[0].rng is None:
@@ -197,7 +201,10 @@ def _draws(rows: Sequence[Row], free: Sequence[bool], generator: torch.Generator
 
 
 def _pick(
-    logits: Tensor, rows: Sequence[Row], free: Sequence[bool], generator: torch.Generator | None
+    logits: Tensor,
+    rows: Sequence[PartialResponse],
+    free: Sequence[bool],
+    generator: torch.Generator | None,
 ) -> Tensor:
     """(n,) a token a row, at its own temperature, through the cumulated chances: one draw a row,
     where `torch.multinomial` makes one for every token of the vocabulary."""
@@ -244,7 +251,7 @@ def restrict(logits: Tensor, allowed: Tensor, closing: Tensor, may_close: Tensor
 
 
 @contextlib.contextmanager
-def steady(gates: Sequence[Any]) -> Iterator[None]:
+def hold_gates(gates: Sequence[Any]) -> Iterator[None]:
     """While entered, no gate computes its rotation anew."""
     with contextlib.ExitStack() as stack:
         for gate in gates:
@@ -252,7 +259,7 @@ def steady(gates: Sequence[Any]) -> Iterator[None]:
         yield
 
 
-def require_paths(paths: Sequence[Path]) -> list[Thinking | None]:
+def usable_thinking(paths: Sequence[SampledResponse]) -> list[Thinking | None]:
     """The responses by sections; None where a body is empty."""
     found: list[Thinking | None] = []
     for path in paths:

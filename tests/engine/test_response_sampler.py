@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aegis.engine.thinker import Limits, Thinker, allowed_tokens, steady
+from aegis.engine.response_sampler import Limits, ResponseSampler, allowed_tokens, hold_gates
 from aegis.model.tags import verdict_ids
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import TAGS, VERDICT_SECTION, compose, looks_like_a_tag, parse
@@ -19,7 +19,7 @@ DECISIONS = [Decision.ALLOW, Decision.ESCALATION, Decision.REFUSE]
 def test_every_response_has_the_protocols_form(architecture: str) -> None:
     adapted, tokenizer, tags = tagged(architecture)
     open_up(adapted)
-    thinker = Thinker(adapted.base, tokenizer, tags, LIMITS)
+    thinker = ResponseSampler(adapted.base, tokenizer, tags, LIMITS)
     torch.manual_seed(0)
     paths = thinker(PROMPTS * 4, DECISIONS * 4, temperature=1.5)
     for path, prompt in zip(paths, PROMPTS * 4, strict=True):
@@ -47,7 +47,7 @@ def test_the_policy_section_begins_with_what_was_decided(section: int) -> None:
     """The line is the engine's, not the body's; it counts toward the section's limit, and a token
     is left in any case."""
     adapted, tokenizer, tags = tagged()
-    thinker = Thinker(adapted.base, tokenizer, tags, Limits(section=section, final=3))
+    thinker = ResponseSampler(adapted.base, tokenizer, tags, Limits(section=section, final=3))
     for path, decision in zip(thinker(PROMPTS, DECISIONS), DECISIONS, strict=True):
         line = verdict_ids(tokenizer, decision)[: section - 1]
         at = path.ids.index(tags.pairs[VERDICT_SECTION][0]) + 1
@@ -65,8 +65,10 @@ def test_sampling_with_a_cache_agrees_with_a_whole_pass() -> None:
     response finds."""
     adapted, tokenizer, tags = tagged()
     open_up(adapted)
-    with steady(adapted.all_gates()):
-        paths = Thinker(adapted.base, tokenizer, tags, LIMITS)(PROMPTS, DECISIONS, temperature=0)
+    with hold_gates(adapted.all_gates()):
+        paths = ResponseSampler(adapted.base, tokenizer, tags, LIMITS)(
+            PROMPTS, DECISIONS, temperature=0
+        )
     allowed = allowed_tokens(tokenizer, width=400)
     for path in paths:
         ids = torch.tensor([[*path.prompt, *path.ids]])
@@ -84,7 +86,7 @@ def test_sampling_with_a_cache_agrees_with_a_whole_pass() -> None:
 
 def test_the_same_seed_gives_the_same_responses() -> None:
     adapted, tokenizer, tags = tagged()
-    thinker = Thinker(adapted.base, tokenizer, tags, LIMITS)
+    thinker = ResponseSampler(adapted.base, tokenizer, tags, LIMITS)
     first, second, other = (
         thinker(PROMPTS, DECISIONS, generator=torch.Generator().manual_seed(seed))
         for seed in (3, 3, 4)
@@ -94,7 +96,7 @@ def test_the_same_seed_gives_the_same_responses() -> None:
 
 def test_tag_like_text_in_ordinary_tokens_ends_the_body() -> None:
     adapted, tokenizer, tags = tagged()
-    thinker = Thinker(adapted.base, tokenizer, tags, Limits(section=20, final=20))
+    thinker = ResponseSampler(adapted.base, tokenizer, tags, Limits(section=20, final=20))
     spelled = tokenizer("ok <final>", add_special_tokens=False, split_special_tokens=True)[
         "input_ids"
     ]
@@ -126,8 +128,8 @@ def test_tag_like_text_in_ordinary_tokens_ends_the_body() -> None:
 
 
 def _row() -> object:
-    from aegis.engine.writer import Row
+    from aegis.engine.response_grammar import PartialResponse
 
-    row = Row((2, 40))
+    row = PartialResponse((2, 40))
     row.add(0, chosen=False)
     return row

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aegis.data.records import detect_language
 from aegis.engine.judge import Verdict
+from aegis.protocol.checks import SelfVerification, check
 from aegis.protocol.decisions import NAMES, Decision
 from aegis.protocol.fixed_texts import fixed_text
+from aegis.protocol.language import detect_language
+from aegis.protocol.stance import stance
 from aegis.protocol.thinking import Thinking
-from aegis.protocol.verification import SelfVerification, check, stance
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Answer:
         return found if self.score is None else {**found, "score": round(self.score, 4)}
 
 
-def settle(
+def final_answer(
     prompt: str, verdict: Verdict, paths: Sequence[Thinking | None], *, threshold: float = 0.5
 ) -> Answer:
     """The answer that a verdict and one or more ways of thinking come to.

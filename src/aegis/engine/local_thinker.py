@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from aegis.engine.answer import Answer, final_answer
 from aegis.engine.judge import Judge
-from aegis.engine.thinker import Limits, Thinker, require_paths, steady
+from aegis.engine.response_sampler import Limits, ResponseSampler, hold_gates, usable_thinking
 from aegis.errors import ModelError
 from aegis.model.adapter_folder import CARD, load_adapter, read_card, require_base
 from aegis.model.base import load_model, load_tokenizer, read_config, resolve_base
@@ -18,10 +19,9 @@ from aegis.model.head import FILE as HEAD
 from aegis.model.head import DecisionHead
 from aegis.model.prompt import prompt_ids, require_fit
 from aegis.model.tags import Tags, add_tags, known_tags
-from aegis.serve.answer import Answer, settle
 
 
-class Mind:
+class LocalThinker:
     """A model with its decision head and its thinker.
 
     Args:
@@ -42,7 +42,7 @@ class Mind:
         )
 
     @classmethod
-    def load(cls, folder: Path, *, base_spec: str | None = None) -> Mind:
+    def load(cls, folder: Path, *, base_spec: str | None = None) -> LocalThinker:
         """Read an adapter folder (with its base) or a model folder.
 
         Args:
@@ -97,7 +97,7 @@ class Mind:
         limits: Limits = Limits(section=48, final=160),  # noqa: B008 - frozen
         seed: int = 0,
     ) -> Answer:
-        """Decide about a prompt, think about it, and answer as `settle` says.
+        """Decide about a prompt, think about it, and answer as `final_answer` says.
 
         Args:
             paths: how many ways of thinking are weighed against each other.
@@ -110,16 +110,16 @@ class Mind:
         verdict = self.judge.decide([prompt])[0]
         ids = self.ids(prompt)
         require_fit(ids, limit=self.judge.context - limits.total, where="prompt")
-        thinker = Thinker(self.model, self.tokenizer, self.tags, limits)
+        thinker = ResponseSampler(self.model, self.tokenizer, self.tags, limits)
         generator = torch.Generator().manual_seed(seed)
-        with steady(self.gates):
+        with hold_gates(self.gates):
             sampled = thinker(
                 [ids] * paths,
                 [verdict.decision] * paths,
                 temperature=temperature,
                 generator=generator,
             )
-        return settle(prompt, verdict, require_paths(sampled), threshold=threshold)
+        return final_answer(prompt, verdict, usable_thinking(sampled), threshold=threshold)
 
     def ids(self, prompt: str) -> list[int]:
         """Token ids of the prompt, up to where the model starts to think."""

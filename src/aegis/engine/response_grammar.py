@@ -35,7 +35,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Path:
+class SampledResponse:
     """One response.
 
     Args:
@@ -68,7 +68,7 @@ class Path:
 
 
 @dataclass(repr=False)
-class Row:
+class PartialResponse:
     """A response while it is written; `path` is what it came to. `rng` and `number` are for who
     samples it.
 
@@ -114,12 +114,12 @@ class Row:
         """All bodies are closed."""
         return len(self.bodies) == len(SECTIONS) + 1
 
-    def path(self) -> Path:
+    def path(self) -> SampledResponse:
         rows = (self.ids, self.chosen, self.parts, self.may_close, self.closed, self.bodies)
-        return Path(self.prompt, *map(tuple, rows))  # pyright: ignore[reportArgumentType]
+        return SampledResponse(self.prompt, *map(tuple, rows))  # pyright: ignore[reportArgumentType]
 
 
-class Writer:
+class ResponseGrammar:
     """The rules by which a response grows: the engine writes the tags and what was decided, the
     model the bodies.
 
@@ -132,13 +132,13 @@ class Writer:
         self.tokenizer, self.tags = tokenizer, tags
         self.verdicts = {decision: verdict_ids(tokenizer, decision) for decision in Decision}
 
-    def begin(self, row: Row) -> int:
+    def begin(self, row: PartialResponse) -> int:
         """Write the first opening tag; return it, the first input behind the prompt."""
         opening = self.tags.pairs[0][0]
         row.add(opening, chosen=False)
         return opening
 
-    def advance(self, row: Row, token: int | None) -> int | None:
+    def advance(self, row: PartialResponse, token: int | None) -> int | None:
         """Append what comes next and return it, the next input; None when the response is whole."""
         opening, closing = self.tags.pairs[row.part]
         if token is None and self._between(row):
@@ -164,7 +164,7 @@ class Writer:
         row.add(token, chosen=True, may_close=may_close)
         return token
 
-    def _close(self, row: Row, *, by_model: bool) -> int | None:
+    def _close(self, row: PartialResponse, *, by_model: bool) -> int | None:
         row.closed.append(by_model)
         text = self.text(row.body)
         row.bodies.append(text if any(map(_visible, text)) else _NOTHING)
@@ -172,21 +172,21 @@ class Writer:
         row.part += 1
         return None if row.part == len(self.tags.pairs) else row.ids[-1]
 
-    def _between(self, row: Row) -> bool:
+    def _between(self, row: PartialResponse) -> bool:
         """The last token closed a part: an opening tag comes next."""
         return bool(row.ids) and row.parts[-1] < row.part
 
-    def _telling(self, row: Row) -> bool:
+    def _telling(self, row: PartialResponse) -> bool:
         """The policy section is open, and not all of what was decided is written."""
         return row.part == VERDICT_SECTION and row.told < min(
             len(row.verdict), row.limits.section - 1
         )
 
-    def forced(self, row: Row) -> bool:
+    def forced(self, row: PartialResponse) -> bool:
         """The engine writes the next token, whatever the model says: a tag, or what was decided."""
         return self._between(row) or self._telling(row) or row.room <= 0
 
-    def may_close(self, row: Row) -> bool:
+    def may_close(self, row: PartialResponse) -> bool:
         """A visible character is there, and none is torn between two tokens."""
         text = self._text(row.body) if row.body else ""
         return not text.endswith(_TORN) and any(_visible(character) for character in text)
