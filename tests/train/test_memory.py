@@ -70,7 +70,13 @@ def phi(folder: Path) -> Base:
         original_max_position_embeddings=4096,
         rope_parameters={**rope, "long_factor": [1.0] * 48, "short_factor": [1.0] * 48},
     ).save_pretrained(folder)
-    return Base("microsoft/Phi-3.5-mini-instruct", folder, "", "phi3", 3072)
+    return Base(
+        folder,
+        "microsoft/Phi-3.5-mini-instruct",
+        fingerprint="",
+        model_type="phi3",
+        hidden_size=3072,
+    )
 
 
 def part(found: Plan, step: str, name: str) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from aegis.errors import AegisError, ModelError
-from aegis.model.base import context_length, load_model, load_tokenizer, read_config
+from aegis.model.base import ModelFolder, context_length
 from aegis.model.calibration import Calibration, is_spelled, probabilities
 from aegis.model.device import autocast, pick_device, quick_attention
 from aegis.model.head import FILE as HEAD
@@ -88,7 +88,8 @@ class Judge:
             raise ModelError(
                 f"{folder}: no such model folder; give one that `aegis fold` or `aegis run` wrote"
             )
-        config = read_config(folder, spec=str(folder), trust_remote_code=trust_remote_code)
+        source = ModelFolder(folder, trust_remote_code=trust_remote_code)
+        config = source.read_config()
         head = DecisionHead.load(folder) if (folder / HEAD).exists() else None
         width = config.get_text_config().hidden_size
         if head and head.features != width:
@@ -96,12 +97,10 @@ class Judge:
                 f"{folder}: the decision head is {head.features} wide, the model {width}; fold it again"
             )
         lexical, calibration = LexicalHead.load(folder) if head else None, Calibration.load(folder)
-        tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+        tokenizer = source.load_tokenizer()
         device = pick_device()
         attention = quick_attention(device)
-        model: Any = load_model(
-            folder, dtype=dtype, trust_remote_code=trust_remote_code, attention=attention
-        )
+        model: Any = source.load_model(dtype=dtype, attention=attention)
         model, head = model.to(device), head.to(device) if head else None
         return cls(
             model,

@@ -21,7 +21,7 @@ from aegis.engine.protocol import forget_words
 from aegis.engine.response_grammar import Limits, PartialResponse, ResponseGrammar
 from aegis.engine.response_sampler import allowed_tokens
 from aegis.errors import AegisError, DataError, ModelError
-from aegis.model.base import load_tokenizer
+from aegis.model.base import ModelFolder
 from aegis.model.calibration import Calibration, is_spelled, probabilities
 from aegis.model.head import FILE as HEAD
 from aegis.model.head import DecisionHead
@@ -132,7 +132,7 @@ class LlamaCppEngine:
             LexicalHead.load(folder),
             Calibration.load(folder),
         )
-        tokenizer = load_tokenizer(folder)
+        tokenizer = ModelFolder(folder).load_tokenizer()
         tags = known_tags(tokenizer)
         llama = Llama(file)
         try:

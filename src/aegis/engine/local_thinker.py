@@ -13,7 +13,7 @@ from aegis.engine.judge import Judge
 from aegis.engine.response_sampler import Limits, ResponseSampler, hold_gates, usable_thinking
 from aegis.errors import ModelError
 from aegis.model.adapter_folder import CARD, load_adapter, read_card, require_base
-from aegis.model.base import load_model, load_tokenizer, read_config, resolve_base
+from aegis.model.base import ModelFolder, resolve_base
 from aegis.model.device import fast_dtype, pick_device, quick_attention
 from aegis.model.head import FILE as HEAD
 from aegis.model.head import DecisionHead
@@ -63,11 +63,9 @@ class LocalThinker:
             trusted = card.settings.trust_remote_code
             base = resolve_base(base_spec or card.base["spec"], trust_remote_code=trusted)
             require_base(card, base, folder=folder)
-            tokenizer = load_tokenizer(base.folder, trust_remote_code=trusted)
-            loaded: Any = load_model(
-                base.folder,
+            tokenizer = base.load_tokenizer()
+            loaded: Any = base.load_model(
                 dtype=fast_dtype(),
-                trust_remote_code=trusted,
                 attention=attention,
                 quantization=card.settings.quantization,
             )
@@ -75,14 +73,15 @@ class LocalThinker:
             adapted = load_adapter(folder, loaded, card, tags=tags).to(device)
             model, head, gates = adapted.base, adapted.head, adapted.all_gates()
         else:
-            read_config(folder, spec=str(folder))
+            source = ModelFolder(folder)
+            source.read_config()
             if not (folder / HEAD).is_file():
                 raise ModelError(
                     f"{folder}: has no decision head; give an adapter or a model that `aegis run` made"
                 )
-            tokenizer = load_tokenizer(folder)
+            tokenizer = source.load_tokenizer()
             tags = known_tags(tokenizer)
-            loaded = load_model(folder, dtype=fast_dtype(), attention=attention)
+            loaded = source.load_model(dtype=fast_dtype(), attention=attention)
             model, head = loaded.to(device), DecisionHead.load(folder).to(device)
             gates = []
         return cls(model, tokenizer, tags, Judge.beside(folder, model, tokenizer, head), gates)

@@ -24,7 +24,7 @@ from aegis.export.certificate import (
 )
 from aegis.model.adapted import Adapted
 from aegis.model.adapter_folder import AdapterCard, load_adapter, read_card, require_base
-from aegis.model.base import Base, load_model, load_tokenizer, resolve_base, save_tokenizer
+from aegis.model.base import Base, ModelFolder, resolve_base, save_tokenizer
 from aegis.model.calibration import FILE as CALIBRATION
 from aegis.model.head import FILE as HEAD
 from aegis.model.lexical import FILE as LEXICAL
@@ -82,7 +82,6 @@ def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Ce
         AegisError: if the certificate breaks a limit that the settings set.
         DiskFullError: if there is no room.
     """
-    trusted = folding.card.settings.trust_remote_code
     quantization = folding.card.settings.quantization
     adapted, tokenizer = _live(folding, plain=quantization == "int8")
     model: Any = adapted.base
@@ -110,7 +109,9 @@ def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Ce
             if (folding.adapter / name).exists():
                 shutil.copyfile(folding.adapter / name, staging / name)
         del folded, adapted, model
-        reloaded = load_model(staging, dtype=dtype, trust_remote_code=trusted)
+        reloaded = ModelFolder(
+            staging, trust_remote_code=folding.base.trust_remote_code
+        ).load_model(dtype=dtype)
         certificate = compare(
             live, probe_logits(reloaded, tokenizer, probes), dtype=settings.dtype, probes=probes
         )
@@ -151,15 +152,10 @@ def _live(folding: Folding, *, plain: bool) -> tuple[Adapted, Any]:
         plain: a quantised base's codes are replaced by the weights that they stand for.
     """
     settings = folding.card.settings
-    model: Any = load_model(
-        folding.base.folder,
-        dtype=torch.float32,
-        trust_remote_code=settings.trust_remote_code,
-        quantization=settings.quantization,
-    )
+    model: Any = folding.base.load_model(dtype=torch.float32, quantization=settings.quantization)
     if plain and settings.quantization != "none":
         model = dequantised(model, device=torch.device("cpu"))
-    tokenizer = load_tokenizer(folding.base.folder, trust_remote_code=settings.trust_remote_code)
+    tokenizer = folding.base.load_tokenizer()
     adapted = load_adapter(folding.adapter, model, folding.card, tags=add_tags(tokenizer, model))
     return adapted.to(model.device), tokenizer
 

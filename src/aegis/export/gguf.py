@@ -25,7 +25,7 @@ from aegis.errors import AegisError, BadInputError, DiskFullError, MissingPackag
 from aegis.export.certificate import CERTIFICATE, measure, probe_texts
 from aegis.export.reference import Reference
 from aegis.export.roundtrip import check_tensors, check_tokenizer, stored_shapes
-from aegis.model.base import load_tokenizer, read_config
+from aegis.model.base import ModelFolder
 from aegis.model.device import release_memory, trim_heap
 from aegis.model.lm_head import lm_head_refusal
 from aegis.runs.reporter import bar
@@ -286,7 +286,7 @@ def _require_model(model: Path) -> Manifest:
             f"{model}: holds {manifest.kind} without {sorted(missing)[0]}, no folded model; give another folder"
         )
     if "lm_head.weight" in stored_shapes(model):
-        config = read_config(model, spec=str(model))
+        config = ModelFolder(model).read_config()
         if refusal := lm_head_refusal(config.model_type):
             raise ModelError(f"{model}: {refusal}; train again with model.gates.lm_head: auto")
     return manifest
@@ -308,7 +308,7 @@ def _export(job: _Job) -> dict[str, Any]:
 def _write_types(
     job: _Job, todo: Sequence[str], kept: Mapping[str, Any], scratch: Path
 ) -> dict[str, Any]:
-    master, tokenizer = _master(job, todo, kept, scratch), load_tokenizer(job.model)
+    master, tokenizer = _master(job, todo, kept, scratch), ModelFolder(job.model).load_tokenizer()
     found = check_tokenizer(master[1], job.model, tokenizer)
     job.say(
         f"tokenizer: the same ids on {found['texts']} texts, bare and as prompts; each of {found['tags']} tags is one token"

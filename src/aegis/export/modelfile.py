@@ -18,7 +18,7 @@ from aegis.engine.llamacpp_files import FTYPES
 from aegis.errors import ModelError
 from aegis.export.gguf import FOLDER
 from aegis.export.licences import licence_of
-from aegis.model.base import context_length, load_tokenizer, read_config
+from aegis.model.base import ModelFolder, context_length
 from aegis.model.head import FILE as HEAD
 from aegis.model.head import DecisionHead
 from aegis.model.prompt import prompt_text
@@ -74,8 +74,8 @@ def make_modelfile(model: Path, gguf: Path, *, temperature: float = 0.7) -> Mode
     Raises:
         ModelError: if the chat template cannot be said in Go's language.
     """
-    tokenizer = load_tokenizer(model)
-    context = context_length(read_config(model, spec=str(model)))
+    source = ModelFolder(model)
+    tokenizer, context = source.load_tokenizer(), context_length(source.read_config())
     return Modelfile(
         gguf=gguf,
         template=go_template(tokenizer, where=model),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from aegis.export.roundtrip import weight_files, weights_in
-from aegis.model.base import load_model, read_config
+from aegis.model.base import ModelFolder
 from aegis.model.device import release_memory
 from aegis.model.lm_head import vocabulary_logits
 from aegis.model.prompt import by_length, pad
@@ -94,15 +94,13 @@ def streamed(folder: Path) -> Any:
 
     An architecture whose tensors go by other names in the file than in the model is loaded whole.
     """
-    stored = _Stored(folder)
+    stored, source = _Stored(folder), ModelFolder(folder)
     with init_empty_weights(include_buffers=False):
-        model: Any = AutoModelForCausalLM.from_config(
-            read_config(folder, spec=str(folder)), dtype=torch.float32
-        )
+        model: Any = AutoModelForCausalLM.from_config(source.read_config(), dtype=torch.float32)
     if model.config.get_text_config().tie_word_embeddings and "lm_head.weight" not in stored.files:
         model.get_output_embeddings().weight = model.get_input_embeddings().weight
     if {name for name, _ in model.named_parameters()} != stored.files.keys():
-        return load_model(folder, dtype=torch.float32)
+        return source.load_model(dtype=torch.float32)
     layers = model.get_decoder().layers
     prefixes = {
         f"{name}.": layer

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from aegis.config import GateSettings, LoraSettings, ModelSettings
 from aegis.errors import ModelError
-from aegis.model.base import Base, meta_model, read_config
+from aegis.model.base import Base, meta_model
 from aegis.model.head import DecisionHead
 from aegis.model.lm_head import lm_head_refusal, vocabulary_logits
 from aegis.model.offload import require_gpu
@@ -240,13 +240,13 @@ def check_attachable(
         ModelError: if the base is no causal language model, or a gate or LoRA cannot be put where
             it is asked.
     """
-    config = read_config(base.folder, spec=base.spec, trust_remote_code=settings.trust_remote_code)
+    config = base.read_config()
     require_package(settings.quantization)
     if settings.quantization != "none":
         require_plain(config, where=f"base {base.spec!r}")
     if settings.offload:
         require_gpu()
-    model = meta_model(config, spec=base.spec, trust_remote_code=settings.trust_remote_code)
+    model = meta_model(config, spec=base.spec, trust_remote_code=base.trust_remote_code)
     gate_sites(model, settings.gates)
     lora_config(model, settings.lora)
     if reward:

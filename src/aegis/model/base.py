@@ -7,7 +7,7 @@ import importlib.util
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from aegis.errors import MissingPackageError, ModelError
-from aegis.model.quantize import Quantization, quantization_config, settle
+from aegis.model.quantize import Quantization, quantization_config, set_compute_dtype
 from aegis.so8 import BLOCK
 from aegis.storage.artifact import read_manifest, was_made_by, writing
 from aegis.storage.files import fingerprint, hash_file, require_space
@@ -40,15 +40,119 @@ _TOKENIZER_FILES = (
 
 
 @dataclass(frozen=True)
-class Base:
-    """A base on disk: its folder in the Hugging Face layout, and a fingerprint of its weights and
-    config."""
+class ModelFolder:
+    """A model on disk in the Hugging Face layout, and whether its own code may run.
 
-    spec: str
+    Args:
+        name: how messages call it; the folder by default.
+        trust_remote_code: run Python files that the folder holds.
+    """
+
     folder: Path
+    name: str = ""
+    trust_remote_code: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or str(self.folder))
+
+    def read_config(self) -> Any:
+        """Return the model's own config.
+
+        Raises:
+            ModelError: if the folder holds no causal language model that transformers knows.
+        """
+        if not (self.folder / "config.json").is_file():
+            raise ModelError(
+                f"base {self.name!r}: {self.folder} holds no config.json; "
+                "give a Hugging Face model folder"
+            )
+        try:
+            return AutoConfig.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
+        except Exception as error:  # many classes validate configs, each with errors of its own
+            raise ModelError(
+                f"base {self.name!r}: config.json is not that of a known model "
+                f"({_first_line(error)})"
+            ) from error
+
+    def load_tokenizer(self) -> Any:
+        """Return the tokenizer, padding with the end token where it has no padding token.
+
+        Raises:
+            ModelError: if there is none.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.folder, trust_remote_code=self.trust_remote_code
+            )
+        except Exception as error:  # many classes parse tokenizers, each with errors of its own
+            raise ModelError(
+                f"{self.folder}: the tokenizer cannot be loaded ({_first_line(error)})"
+            ) from error
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def load_model(
+        self,
+        *,
+        dtype: torch.dtype,
+        attention: str | None = None,
+        quantization: Quantization = "none",
+    ) -> PreTrainedModel:
+        """Return the model in `dtype`, in evaluation mode.
+
+        Args:
+            attention: transformers' name of an attention implementation; its own choice by default.
+            quantization: hold the decoder's linear layers in codes of 4 or 8 bits, on the GPU if
+                there is one.
+
+        Raises:
+            ModelError: if the weights do not fit the config.
+            MissingPackageError: if bitsandbytes is needed and not installed.
+        """
+        transformers.utils.logging.disable_progress_bar()
+        options: dict[str, Any] = {"dtype": dtype}
+        if quantization != "none":
+            options = {
+                "dtype": torch.float32,
+                "quantization_config": quantization_config(quantization, dtype=dtype),
+            }
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                self.folder,
+                trust_remote_code=self.trust_remote_code,
+                attn_implementation=attention,
+                output_loading_info=True,
+                **options,
+            )
+        except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as error:
+            raise ModelError(
+                f"{self.folder}: the weights cannot be loaded ({_first_line(error)})"
+            ) from error
+        model, report = loaded
+        mismatched = (key for key, *_ in report["mismatched_keys"])
+        if lost := sorted([*report["missing_keys"], *mismatched]):
+            raise ModelError(
+                f"{self.folder}: {lost[0]} and {len(lost) - 1} more tensors are missing "
+                "or of the wrong shape"
+            )
+        if quantization != "none":
+            set_compute_dtype(model, dtype)
+        return model.eval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base(ModelFolder):
+    """A base model: `spec` is what the user named, `fingerprint` stands for weights and config."""
+
     fingerprint: str
     model_type: str
     hidden_size: int
+
+    @property
+    def spec(self) -> str:
+        """What the user named it, made absolute if it is a path."""
+        return self.name
 
 
 def cache_folder() -> Path:
@@ -71,7 +175,8 @@ def resolve_base(spec: str, *, trust_remote_code: bool = False) -> Base:
     folder = _folder(spec, trust_remote_code=trust_remote_code)
     if Path(spec).expanduser().exists():  # a relative path would be lost in another working folder
         spec = str(Path(spec).expanduser().resolve())
-    config = read_config(folder, spec=spec, trust_remote_code=trust_remote_code)
+    source = ModelFolder(folder, spec, trust_remote_code=trust_remote_code)
+    config = source.read_config()
     text = config.get_text_config()
     hidden_size = getattr(text, "hidden_size", None)
     if not isinstance(hidden_size, int) or hidden_size % BLOCK:
@@ -80,26 +185,13 @@ def resolve_base(spec: str, *, trust_remote_code: bool = False) -> Base:
             "choose another base"
         )
     return Base(
-        spec, folder, weights_fingerprint(folder, spec=spec), config.model_type, hidden_size
+        folder,
+        spec,
+        trust_remote_code=trust_remote_code,
+        fingerprint=weights_fingerprint(source),
+        model_type=config.model_type,
+        hidden_size=hidden_size,
     )
-
-
-def read_config(folder: Path, *, spec: str, trust_remote_code: bool = False) -> Any:
-    """The model's own config.
-
-    Raises:
-        ModelError: if the folder holds no causal language model that transformers knows.
-    """
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"base {spec!r}: {folder} holds no config.json; give a Hugging Face model folder"
-        )
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:  # configs are validated by many classes, each with errors of its own
-        raise ModelError(
-            f"base {spec!r}: config.json is not that of a known model ({_first_line(error)})"
-        ) from error
 
 
 def context_length(config: Any) -> int:
@@ -107,19 +199,21 @@ def context_length(config: Any) -> int:
     return getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 30
 
 
-def weights_fingerprint(folder: Path, *, spec: str) -> str:
-    """One digest of config.json, every safetensors file, the tokenizer and its chat template.
+def weights_fingerprint(source: ModelFolder) -> str:
+    """Return one digest of config.json, every safetensors file, tokenizer and chat template.
 
     Raises:
         ModelError: if there are no safetensors files.
     """
+    folder = source.folder
     weights = sorted(folder.glob("*.safetensors"))
     weights = [
         path for path in weights if path.name.startswith(("model", "pytorch_model", "consolidated"))
     ]
     if not weights:
         raise ModelError(
-            f"base {spec!r}: {folder} holds no model*.safetensors; convert the weights to safetensors first"
+            f"base {source.name!r}: {folder} holds no model*.safetensors; "
+            "convert the weights to safetensors first"
         )
     rest = [path for name in _TOKENIZER_FILES if (path := folder / name).is_file()]
     names = [folder / "config.json", *weights, *rest]
@@ -128,58 +222,25 @@ def weights_fingerprint(folder: Path, *, spec: str) -> str:
     return fingerprint({path.name: known.get(path.name) or hash_file(path) for path in names})
 
 
-def load_model(
-    folder: Path,
-    *,
-    dtype: torch.dtype,
-    trust_remote_code: bool = False,
-    attention: str | None = None,
-    quantization: Quantization = "none",
-) -> PreTrainedModel:
-    """The model in `dtype`, in evaluation mode.
+def read_config(folder: Path, *, spec: str, trust_remote_code: bool = False) -> Any:
+    """Call `ModelFolder.read_config`."""
+    return ModelFolder(folder, spec, trust_remote_code=trust_remote_code).read_config()
 
-    Args:
-        attention: transformers' name of an attention implementation; its own choice by default.
-        quantization: hold the decoder's linear layers in codes of 4 or 8 bits, on the GPU if there
-            is one.
 
-    Raises:
-        ModelError: if the weights do not fit the config.
-        MissingPackageError: if bitsandbytes is needed and not installed.
-    """
-    transformers.utils.logging.disable_progress_bar()
-    options: dict[str, Any] = {"dtype": dtype}
-    if quantization != "none":
-        options = {
-            "dtype": torch.float32,
-            "quantization_config": quantization_config(quantization, dtype=dtype),
-        }
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            trust_remote_code=trust_remote_code,
-            attn_implementation=attention,
-            output_loading_info=True,
-            **options,
-        )
-    except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"{folder}: the weights cannot be loaded ({_first_line(error)})"
-        ) from error
-    model, report = loaded
-    if lost := sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]):
-        raise ModelError(
-            f"{folder}: {lost[0]} and {len(lost) - 1} more tensors are missing or of the wrong shape"
-        )
-    if quantization != "none":
-        settle(model, dtype)
-    return model.eval()
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """Call `ModelFolder.load_tokenizer`."""
+    return ModelFolder(folder, trust_remote_code=trust_remote_code).load_tokenizer()
+
+
+def load_model(folder: Path, *, trust_remote_code: bool = False, **options: Any) -> Any:
+    """Call `ModelFolder.load_model`."""
+    return ModelFolder(folder, trust_remote_code=trust_remote_code).load_model(**options)
 
 
 def meta_model(
     config: Any, *, spec: str, trust_remote_code: bool = False, attention: str | None = None
 ) -> Any:
-    """The model with every shape and no weight.
+    """Return the model with every shape and no weight.
 
     Raises:
         ModelError: if the config is not that of a causal language model.
@@ -194,25 +255,9 @@ def meta_model(
             )
     except Exception as error:  # whatever a model class makes of a config that is not its own
         raise ModelError(
-            f"base {spec!r}: is no causal language model that AEGIS can adapt ({_first_line(error)})"
+            f"base {spec!r}: is no causal language model that AEGIS can adapt "
+            f"({_first_line(error)})"
         ) from error
-
-
-def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """The tokenizer, with a padding token (the end token where it has none).
-
-    Raises:
-        ModelError: if there is none.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:  # tokenizers are parsed by many classes, each with errors of its own
-        raise ModelError(
-            f"{folder}: the tokenizer cannot be loaded ({_first_line(error)})"
-        ) from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:

@@ -92,7 +92,7 @@ def is_quantised(layer: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def settle(model: Any, dtype: torch.dtype) -> None:
+def set_compute_dtype(model: Any, dtype: torch.dtype) -> None:
     """The codes are made from float32, so that they are a function of the base alone; the rest goes
     to `dtype` only now."""
     for parameter in model.parameters():

@@ -16,7 +16,7 @@ from aegis.data.mixture import check_datasets
 from aegis.data.stage import collect
 from aegis.errors import ConfigError, StoppedError
 from aegis.model.adapted import check_attachable
-from aegis.model.base import Base, load_tokenizer, resolve_base
+from aegis.model.base import Base, resolve_base
 from aegis.model.device import release_memory, set_threads
 from aegis.pipeline import stages
 from aegis.pipeline.context import Reached, Run, Say, Write
@@ -135,7 +135,7 @@ def _preflight(config: Config) -> Base:
     base = resolve_base(config.base, trust_remote_code=config.model.trust_remote_code)
     reward = config.train.reward.lora if config.train.algorithm not in ("sft", "dpo") else None
     check_attachable(base, config.model, reward=reward)
-    load_tokenizer(base.folder, trust_remote_code=config.model.trust_remote_code)
+    base.load_tokenizer()
     return base
 
 

@@ -20,7 +20,7 @@ from aegis.evaluate.report import draw_confusion, render
 from aegis.export.certificate import CERTIFICATE
 from aegis.export.fold import prepare, write_model
 from aegis.model.adapter_folder import read_card
-from aegis.model.base import context_length, load_model, load_tokenizer, read_config
+from aegis.model.base import context_length
 from aegis.model.device import fast_dtype, pick_device, release_memory
 from aegis.model.prompt import prompt_ids
 from aegis.pipeline.context import Reached, Run, Write
@@ -80,12 +80,12 @@ class _Generator:
         """One batch; its seed comes from its prompts, so that it does not matter which batches came
         before."""
         config, base = self.run.config, self.run.base
-        settings, trusted = config.data.generate, config.model.trust_remote_code
+        settings = config.data.generate
         if self.model is None:
             self.run.say(f"asking {base.spec} to write samples")
-            model: Any = load_model(base.folder, dtype=fast_dtype(), trust_remote_code=trusted)
+            model: Any = base.load_model(dtype=fast_dtype())
             self.model = model.to(pick_device())
-            self.tokenizer = load_tokenizer(base.folder, trust_remote_code=trusted)
+            self.tokenizer = base.load_tokenizer()
         return complete(
             self.model,
             self.tokenizer,
@@ -101,9 +101,8 @@ def data_cleansing(run: Run, write: Write) -> dict[str, str]:
     config, base, system = run.config, run.base, run.config.model.system_prompt
 
     def make(staging: Path, mark: str) -> None:
-        trusted = config.model.trust_remote_code
-        tokenizer = load_tokenizer(base.folder, trust_remote_code=trusted)
-        limit = context_length(read_config(base.folder, spec=base.spec, trust_remote_code=trusted))
+        tokenizer = base.load_tokenizer()
+        limit = context_length(base.read_config())
 
         def too_long(prompt: str) -> str | None:
             count = len(prompt_ids(tokenizer, prompt, system=system))

@@ -27,7 +27,7 @@ from aegis.model.adapter_folder import (
     require_base,
     save_adapter,
 )
-from aegis.model.base import Base, context_length, load_model, load_tokenizer
+from aegis.model.base import Base, context_length
 from aegis.model.calibration import fit, is_spelled
 from aegis.model.device import fast_dtype, pick_device, quick_attention
 from aegis.model.grad_checkpoint import checkpoint_layers
@@ -168,12 +168,9 @@ def _lexical_head(
 
 def _tagged(config: Config, base: Base, *, dtype: torch.dtype) -> tuple[Any, Any, Tags]:
     """The base with its tokenizer, both knowing the tags."""
-    trusted = config.model.trust_remote_code
-    tokenizer = load_tokenizer(base.folder, trust_remote_code=trusted)
-    model = load_model(
-        base.folder,
+    tokenizer = base.load_tokenizer()
+    model = base.load_model(
         dtype=dtype,
-        trust_remote_code=trusted,
         attention=quick_attention(pick_device()),
         quantization=config.model.quantization,
     )

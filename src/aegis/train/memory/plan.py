@@ -15,7 +15,7 @@ from aegis.config import Config, LoraSettings, parse_config
 from aegis.engine.response_sampler import Limits
 from aegis.errors import ConfigError, ModelError
 from aegis.model.adapted import Adapted
-from aegis.model.base import Base, context_length, read_config
+from aegis.model.base import Base, context_length
 from aegis.model.device import bfloat16_is_fast
 from aegis.model.offload import SHARE, waiting_layers
 from aegis.protocol.thinking import TAGS
@@ -164,7 +164,7 @@ def plan(config: Config, base: Base, *, device: Device | None = None) -> Plan:
             not there.
     """
     device = device or Device.here()
-    own = read_config(base.folder, spec=base.spec, trust_remote_code=config.model.trust_remote_code)
+    own = base.read_config()
     seen: dict[Any, Any] = {}
 
     def steps_of(config: Config) -> tuple[StepPlan, ...]:
