@@ -6,9 +6,25 @@ import tempfile
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from aegis.cli.options import AsJson, AutoResume, ConfigFile, Overrides
+
+if TYPE_CHECKING:
+    from aegis.config import Config
+
+_ONE_STEP = (
+    "data.generate.samples=0",
+    "train.epochs=1e-9",
+    "train.probe_records=64",
+    "train.reward.epochs=1e-9",
+    "train.reward.pairs=16",
+    "train.ppo.updates=1",
+    "train.dpo.epochs=1e-9",
+    "train.group.updates=1",
+)
 
 
 class Step(StrEnum):
@@ -25,15 +41,8 @@ def train(
         Step,
         typer.Argument(help="How far to train; what comes before it is done first, or found done."),
     ],
-    config: Annotated[
-        Path, typer.Argument(help="YAML file with the settings, e.g. examples/quickstart.yaml.")
-    ],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="A.B=C", help="Override a setting, e.g. --set train.lr=1e-4."
-        ),
-    ] = None,
+    config: ConfigFile,
+    set_: Overrides = None,
     plan: Annotated[
         bool,
         typer.Option(
@@ -48,13 +57,8 @@ def train(
             help="Print the plan, train one step in a folder that is thrown away, and report.",
         ),
     ] = False,
-    auto_resume: Annotated[
-        bool,
-        typer.Option(
-            help="Go on with the newest session of this config; --no-auto-resume starts anew."
-        ),
-    ] = True,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    auto_resume: AutoResume = True,
+    json: AsJson = False,
 ) -> None:
     """Train as far as one step: sft, reward, or one of ppo, dpo, grpo, rloo.
 
@@ -62,7 +66,6 @@ def train(
     finished steps are skipped, and `aegis run` goes on from here. A step other than the config's
     own `train.algorithm` gets a session of its own.
     """
-    from aegis.cli.show import print_json, print_table, tell
     from aegis.config import load_config
     from aegis.errors import BadInputError
 
@@ -72,79 +75,90 @@ def train(
     settings = load_config(config, overrides)
     if step is Step.reward and settings.train.algorithm in ("sft", "dpo"):
         raise BadInputError(
-            f"train.algorithm is {settings.train.algorithm}, which uses no reward model; set it to ppo, grpo or rloo"
+            f"train.algorithm is {settings.train.algorithm}, which uses no reward model; "
+            "set it to ppo, grpo or rloo"
         )
     if plan and dry_run:
         raise BadInputError("give either --plan or --dry-run, and not both")
     if plan or dry_run:
-        from aegis.model.base import resolve_base
-        from aegis.train.memory.plan import plan as estimate
+        _show_plan(settings, config, json=json, quiet=json and not plan)
+    if dry_run:
+        _dry_run(step, config, overrides)
+    elif not plan:
+        _train(step, config, set_ or [], overrides, auto_resume=auto_resume, json=json)
 
-        base = resolve_base(settings.base, trust_remote_code=settings.model.trust_remote_code)
-        found = estimate(settings, base)
-        if json and plan:
-            print_json(found.to_json())
-        elif not json:
-            print_table(("part", "memory"), found.rows(), title=f"{config}: training plan")
-            for line in found.advice():
-                typer.echo(line)
-        if plan:
-            return
 
+def _show_plan(settings: Config, config: Path, *, json: bool, quiet: bool) -> None:
+    from aegis.cli.show import print_json, print_table
+    from aegis.model.base import resolve_base
+    from aegis.train.memory.plan import plan
+
+    base = resolve_base(settings.base, trust_remote_code=settings.model.trust_remote_code)
+    estimate = plan(settings, base)
+    if quiet:
+        return
+    if json:
+        print_json(estimate.to_json())
+        return
+    print_table(("part", "memory"), estimate.rows(), title=f"{config}: training plan")
+    for line in estimate.advice():
+        typer.echo(line)
+
+
+def _dry_run(step: Step, config: Path, overrides: list[str]) -> None:
+    from aegis.cli.show import print_json, tell
+    from aegis.config import load_config
     from aegis.pipeline import run_pipeline
 
-    if dry_run:
-        with tempfile.TemporaryDirectory(prefix="aegis-dry-run-") as folder:
-            small = load_config(config, [*overrides, *_ONE_STEP, f"runs={folder}"])
-            begun = time.monotonic()
-            session = run_pipeline(small, resume=False, say=tell, until=step)
-            report = {
-                "step": str(step),
-                "seconds": round(time.monotonic() - begun, 1),
-                "peak_memory_gib": _peak_gib(),
-            }
-            report |= {"metrics": session.stage_record("so8t_ppo_training").steps[step]["metrics"]}
-        print_json(report)
-        return
+    with tempfile.TemporaryDirectory(prefix="aegis-dry-run-") as folder:
+        small = load_config(config, [*overrides, *_ONE_STEP, f"runs={folder}"])
+        begun = time.monotonic()
+        session = run_pipeline(small, resume=False, say=tell, until=step)
+        seconds = round(time.monotonic() - begun, 1)
+        metrics = session.stage_record("so8t_ppo_training").steps[step]["metrics"]
+    peak = _peak_gib()
+    print_json({"step": str(step), "seconds": seconds, "peak_memory_gib": peak, "metrics": metrics})
+
+
+def _train(
+    step: Step,
+    config: Path,
+    given: list[str],
+    overrides: list[str],
+    *,
+    auto_resume: bool,
+    json: bool,
+) -> None:
+    from aegis.cli.show import print_json, print_table, tell
+    from aegis.config import load_config
+    from aegis.pipeline import run_pipeline
+
     argv = ["train", str(step), str(config)]
-    for override in set_ or []:
-        argv += ["--set", override]
+    argv += [word for override in given for word in ("--set", override)]
     session = run_pipeline(
-        settings,
+        load_config(config, overrides),
         resume=auto_resume,
         say=tell,
         command={"argv": argv, "cwd": str(Path.cwd())},
         until=step,
     )
-    record = session.stage_record("so8t_ppo_training")
+    steps = session.stage_record("so8t_ppo_training").steps
     if json:
-        print_json(
-            {"session_id": session.session_id, "folder": str(session.folder), "steps": record.steps}
-        )
+        session_id, folder = session.session_id, str(session.folder)
+        print_json({"session_id": session_id, "folder": folder, "steps": steps})
         return
     rows = []
-    for name, found in record.steps.items():
-        known = [(key, value) for key, value in found["metrics"].items() if value is not None]
-        rows.append((name, found["state"], "  ".join(f"{key} {value:.4g}" for key, value in known)))
+    for name, record in steps.items():
+        known = [(key, value) for key, value in record["metrics"].items() if value is not None]
+        metrics = "  ".join(f"{key} {value:.4g}" for key, value in known)
+        rows.append((name, record["state"], metrics))
     print_table(("step", "state", "metrics"), rows, title=session.session_id)
     changed = "".join(f" --set '{override}'" for override in overrides)
     typer.echo(f"go on with: aegis run {config}{changed}")
 
 
-_ONE_STEP = (
-    "data.generate.samples=0",
-    "train.epochs=1e-9",
-    "train.probe_records=64",
-    "train.reward.epochs=1e-9",
-    "train.reward.pairs=16",
-    "train.ppo.updates=1",
-    "train.dpo.epochs=1e-9",
-    "train.group.updates=1",
-)
-
-
 def _peak_gib() -> float:
-    """Peak memory of this process so far: of the GPU if there is one, else resident."""
+    """Return the peak memory of this process: of the GPU if there is one, else resident."""
     import sys
 
     import psutil
