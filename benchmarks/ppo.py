@@ -38,8 +38,8 @@ from aegis.engine.judge import Judge
 from aegis.model.adapted import Adapted, attach
 from aegis.model.base import load_model, load_tokenizer, resolve_base
 from aegis.model.device import fast_dtype, pick_device, quick_attention
+from aegis.model.heads import ScalarHead
 from aegis.model.prompt import prompt_ids
-from aegis.model.scalar import ScalarHead
 from aegis.model.tags import add_tags
 from aegis.runs.reporter import bar
 from aegis.train.ppo import PPO

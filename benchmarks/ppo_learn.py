@@ -47,9 +47,9 @@ from aegis.model.adapter_folder import load_adapter, read_card, require_base
 from aegis.model.base import Base, load_model, load_tokenizer, resolve_base
 from aegis.model.calibration import fit, is_spelled
 from aegis.model.device import fast_dtype, pick_device, quick_attention
+from aegis.model.heads import ScalarHead
 from aegis.model.lexical import LexicalHead
 from aegis.model.prompt import by_length, pad, prompt_ids
-from aegis.model.scalar import ScalarHead
 from aegis.model.tags import add_tags
 from aegis.protocol.thinking import compose, parse
 from aegis.runs.record import locate

@@ -54,8 +54,8 @@ from aegis.engine.response_sampler import hold_gates
 from aegis.model.adapted import Adapted, attach, lora_config
 from aegis.model.base import cache_folder, load_model, load_tokenizer, resolve_base
 from aegis.model.device import fast_dtype, pick_device, quick_attention
+from aegis.model.heads import ScalarHead
 from aegis.model.prompt import prompt_ids
-from aegis.model.scalar import ScalarHead
 from aegis.runs.reporter import bar
 from aegis.train.ppo import PPO
 from aegis.train.reward import RewardModel

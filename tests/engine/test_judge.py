@@ -10,7 +10,7 @@ import torch
 from aegis.engine.judge import Judge
 from aegis.errors import DataError, ModelError
 from aegis.model.calibration import Calibration, Weights
-from aegis.model.head import DecisionHead
+from aegis.model.heads import DecisionHead
 from aegis.model.lexical import LexicalHead
 from aegis.protocol.decisions import Decision
 

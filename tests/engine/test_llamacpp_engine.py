@@ -18,7 +18,7 @@ from aegis.engine.response_grammar import Limits
 from aegis.engine.response_sampler import ResponseSampler, usable_thinking
 from aegis.errors import AegisError, DataError, MissingPackageError, ModelError
 from aegis.model.calibration import Calibration, Weights
-from aegis.model.head import DecisionHead, Pooling
+from aegis.model.heads import DecisionHead, Pooling
 from aegis.model.lexical import LexicalHead
 from aegis.model.prompt import prompt_ids
 from aegis.model.tags import add_tags, known_tags

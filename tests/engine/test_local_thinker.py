@@ -11,7 +11,7 @@ from aegis.engine.judge import Judge
 from aegis.engine.local_thinker import LocalThinker
 from aegis.engine.response_sampler import Limits, SampledResponse
 from aegis.errors import DataError
-from aegis.model.head import DecisionHead
+from aegis.model.heads import DecisionHead
 from aegis.protocol.decisions import Decision
 from aegis.protocol.fixed_texts import fixed_text
 from tests.model.test_tags import tagged

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from aegis.cli import app
 from aegis.errors import BadInputError
-from aegis.model.head import DecisionHead
+from aegis.model.heads import DecisionHead
 from aegis.protocol.decisions import Decision
 from aegis.serve.escalations import CaseQueue
 from aegis.serve.tokens import read_tokens

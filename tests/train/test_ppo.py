@@ -14,7 +14,7 @@ from aegis.config import GateSettings, LoraSettings, ModelSettings, PpoSettings
 from aegis.engine.response_sampler import SampledResponse
 from aegis.errors import AegisError, StoppedError
 from aegis.model.adapted import Adapted, attach
-from aegis.model.scalar import ScalarHead
+from aegis.model.heads import ScalarHead
 from aegis.storage.snapshots import SnapshotStore
 from aegis.train.ppo import PPO
 from aegis.train.reward import RewardModel

@@ -16,8 +16,7 @@ from aegis.errors import AegisError, ModelError
 from aegis.model.base import ModelFolder, context_length
 from aegis.model.calibration import Calibration, is_spelled, probabilities
 from aegis.model.device import autocast, pick_device, quick_attention
-from aegis.model.head import FILE as HEAD
-from aegis.model.head import DecisionHead
+from aegis.model.heads import DECISION_HEAD_FILE, DecisionHead
 from aegis.model.lexical import LexicalHead
 from aegis.model.prompt import by_length, pad, prompt_ids, require_fit
 from aegis.protocol.decisions import NAMES, Decision
@@ -90,7 +89,7 @@ class Judge:
             )
         source = ModelFolder(folder, trust_remote_code=trust_remote_code)
         config = source.read_config()
-        head = DecisionHead.load(folder) if (folder / HEAD).exists() else None
+        head = DecisionHead.load(folder) if (folder / DECISION_HEAD_FILE).exists() else None
         width = config.get_text_config().hidden_size
         if head and head.features != width:
             raise ModelError(

@@ -23,8 +23,7 @@ from aegis.engine.response_sampler import allowed_tokens
 from aegis.errors import AegisError, DataError, ModelError
 from aegis.model.base import ModelFolder
 from aegis.model.calibration import Calibration, is_spelled, probabilities
-from aegis.model.head import FILE as HEAD
-from aegis.model.head import DecisionHead
+from aegis.model.heads import DECISION_HEAD_FILE, DecisionHead
 from aegis.model.lexical import LexicalHead
 from aegis.model.prompt import prompt_ids, require_fit
 from aegis.model.tags import Tags, known_tags
@@ -123,7 +122,7 @@ class LlamaCppEngine:
             )
         require_package()
         file = file or find_gguf(folder)
-        if not (folder / HEAD).is_file():
+        if not (folder / DECISION_HEAD_FILE).is_file():
             raise ModelError(
                 f"{folder}: has no decision head; give a model that `aegis fold` or `aegis run` wrote"
             )

@@ -12,11 +12,10 @@ from aegis.engine.answer import Answer, final_answer
 from aegis.engine.judge import Judge
 from aegis.engine.response_sampler import Limits, ResponseSampler, hold_gates, usable_thinking
 from aegis.errors import ModelError
-from aegis.model.adapter_folder import CARD, load_adapter, read_card, require_base
+from aegis.model.adapter_folder import ADAPTER_CARD_FILE, load_adapter, read_card, require_base
 from aegis.model.base import ModelFolder, resolve_base
 from aegis.model.device import fast_dtype, pick_device, quick_attention
-from aegis.model.head import FILE as HEAD
-from aegis.model.head import DecisionHead
+from aegis.model.heads import DECISION_HEAD_FILE, DecisionHead
 from aegis.model.prompt import prompt_ids, require_fit
 from aegis.model.tags import Tags, add_tags, known_tags
 
@@ -58,7 +57,7 @@ class LocalThinker:
             )
         device = pick_device()
         attention = quick_attention(device)
-        if (folder / CARD).is_file():
+        if (folder / ADAPTER_CARD_FILE).is_file():
             card = read_card(folder)
             trusted = card.settings.trust_remote_code
             base = resolve_base(base_spec or card.base["spec"], trust_remote_code=trusted)
@@ -75,7 +74,7 @@ class LocalThinker:
         else:
             source = ModelFolder(folder)
             source.read_config()
-            if not (folder / HEAD).is_file():
+            if not (folder / DECISION_HEAD_FILE).is_file():
                 raise ModelError(
                     f"{folder}: has no decision head; give an adapter or a model that `aegis run` made"
                 )

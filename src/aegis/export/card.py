@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from aegis import __version__
 from aegis.errors import ArtifactError, BadInputError, ModelError
-from aegis.export.certificate import CERTIFICATE
+from aegis.export.certificate import CERTIFICATE_FILE
 from aegis.export.licences import EMBEDDED_NAME, licence_of, read_metadata
 from aegis.model.base import EMBEDDED
 from aegis.storage.artifact import MANIFEST, verify
@@ -43,7 +43,7 @@ def write_card(
         ModelError: if the folder is no folded model.
         ArtifactError: if the results are not as they were written.
     """
-    certificate = _json(model / CERTIFICATE, needed=True)
+    certificate = _json(model / CERTIFICATE_FILE, needed=True)
     metadata = read_metadata(model)
     measured = _results(model, results)
     candidate, base = measured.get("candidate"), measured.get("base")

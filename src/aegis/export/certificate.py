@@ -16,7 +16,7 @@ from aegis.errors import AegisError
 from aegis.runs.reporter import bar
 from aegis.storage.files import hash_file
 
-CERTIFICATE = "certificate.json"
+CERTIFICATE_FILE = "certificate.json"
 MAX_PROBE_TOKENS = 128
 _ROWS = 16  # positions compared at a time: in float64 a whole probe of a large vocabulary takes gigabytes
 PROBES = Path(__file__).with_name("probes.jsonl")

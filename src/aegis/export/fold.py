@@ -14,7 +14,7 @@ from aegis import __version__
 from aegis.config import ExportSettings
 from aegis.errors import AegisError, ModelError
 from aegis.export.certificate import (
-    CERTIFICATE,
+    CERTIFICATE_FILE,
     MAX_PROBE_TOKENS,
     Certificate,
     compare,
@@ -25,9 +25,9 @@ from aegis.export.certificate import (
 from aegis.model.adapted import Adapted
 from aegis.model.adapter_folder import AdapterCard, load_adapter, read_card, require_base
 from aegis.model.base import Base, ModelFolder, resolve_base, save_tokenizer
-from aegis.model.calibration import FILE as CALIBRATION
-from aegis.model.head import FILE as HEAD
-from aegis.model.lexical import FILE as LEXICAL
+from aegis.model.calibration import CALIBRATION_FILE
+from aegis.model.heads import DECISION_HEAD_FILE
+from aegis.model.lexical import LEXICAL_HEAD_FILE
 from aegis.model.lm_head import lm_head_refusal
 from aegis.model.quantize import count, dequantised, require_package
 from aegis.model.tags import add_tags
@@ -35,7 +35,7 @@ from aegis.so8 import fold
 from aegis.storage.artifact import read_manifest
 from aegis.storage.files import require_space, to_json
 
-METADATA = "metadata.json"
+METADATA_FILE = "metadata.json"
 # What the certificate's live model computes with. LLM.int8() rounds activations too, each by the largest of its batch, so
 # that no weights are the same function; what is certified is the fold onto the weights that its codes stand for.
 LIVE = {"none": "base", "nf4": "quantised base", "int8": "dequantised base"}
@@ -105,7 +105,7 @@ def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Ce
         folded.to(dtype).save_pretrained(staging)
         save_tokenizer(tokenizer, staging)
         _keep_sentencepiece(folding.base.folder / "tokenizer.model", tokenizer, staging)
-        for name in (HEAD, LEXICAL, CALIBRATION):
+        for name in (DECISION_HEAD_FILE, LEXICAL_HEAD_FILE, CALIBRATION_FILE):
             if (folding.adapter / name).exists():
                 shutil.copyfile(folding.adapter / name, staging / name)
         del folded, adapted, model
@@ -117,10 +117,10 @@ def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Ce
         )
     finally:
         shutil.rmtree(scratch)
-    (staging / CERTIFICATE).write_text(
+    (staging / CERTIFICATE_FILE).write_text(
         to_json({**certificate.to_json(), "live": LIVE[quantization]}), encoding="utf-8"
     )
-    (staging / METADATA).write_text(to_json(metadata(folding, settings)), encoding="utf-8")
+    (staging / METADATA_FILE).write_text(to_json(metadata(folding, settings)), encoding="utf-8")
     _require_limits(certificate, settings)
     return certificate
 

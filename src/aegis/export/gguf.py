@@ -22,7 +22,7 @@ from torch import Tensor
 
 from aegis.engine.llamacpp_files import FTYPES, Gguf, quantise
 from aegis.errors import AegisError, BadInputError, DiskFullError, MissingPackageError, ModelError
-from aegis.export.certificate import CERTIFICATE, measure, probe_texts
+from aegis.export.certificate import CERTIFICATE_FILE, measure, probe_texts
 from aegis.export.reference import Reference
 from aegis.export.roundtrip import check_tensors, check_tokenizer, stored_shapes
 from aegis.model.base import ModelFolder
@@ -183,7 +183,7 @@ def export_gguf(
     with only_process(model):
         job = _job(model, model / FOLDER, settings, say)
         entries = _export(job)
-        revise(model, CERTIFICATE, (job.target / CERTIFICATE).read_text(encoding="utf-8"))
+        revise(model, CERTIFICATE_FILE, (job.target / CERTIFICATE_FILE).read_text(encoding="utf-8"))
         return entries
 
 
@@ -203,7 +203,7 @@ class _Job:
         """The entries of the types that are whole and made from this very model."""
         if not is_current(self.target, self.mark):
             return {}
-        entries = json.loads((self.target / CERTIFICATE).read_text(encoding="utf-8")).get(
+        entries = json.loads((self.target / CERTIFICATE_FILE).read_text(encoding="utf-8")).get(
             "gguf", {}
         )
         return {
@@ -214,7 +214,7 @@ class _Job:
 
     def certificate(self, entries: Mapping[str, Any]) -> str:
         """The model's certificate with these entries, as text."""
-        whole = json.loads((self.model / CERTIFICATE).read_text(encoding="utf-8"))
+        whole = json.loads((self.model / CERTIFICATE_FILE).read_text(encoding="utf-8"))
         limited = {kind: self.limited(kind, entries[kind]) for kind in KL_LIMITS if kind in entries}
         return to_json({**whole, "gguf": limited})
 
@@ -233,7 +233,7 @@ class _Job:
                     new if entry["file"] == name else self.target / entry["file"],
                     staging / entry["file"],
                 )
-            (staging / CERTIFICATE).write_text(self.certificate(entries), encoding="utf-8")
+            (staging / CERTIFICATE_FILE).write_text(self.certificate(entries), encoding="utf-8")
 
 
 def beside_weights(model: Path) -> list[Path]:
@@ -244,7 +244,7 @@ def beside_weights(model: Path) -> list[Path]:
         for path in sorted(model.iterdir())
         if path.is_file()
         and path.name[0] != "."
-        and path.name not in (MANIFEST, CERTIFICATE)
+        and path.name not in (MANIFEST, CERTIFICATE_FILE)
         and not path.name.startswith("model.safetensors")
         and not (path.name.startswith("model-") and path.suffix == ".safetensors")
     ]
@@ -281,7 +281,7 @@ def _require_model(model: Path) -> Manifest:
             f"{model}: not written by `aegis run` or `aegis fold`, so nothing certifies it; fold an adapter"
         )
     manifest = verify(model)
-    if missing := {"config.json", "tokenizer.json", CERTIFICATE} - manifest.files.keys():
+    if missing := {"config.json", "tokenizer.json", CERTIFICATE_FILE} - manifest.files.keys():
         raise ModelError(
             f"{model}: holds {manifest.kind} without {sorted(missing)[0]}, no folded model; give another folder"
         )
@@ -301,7 +301,7 @@ def _export(job: _Job) -> dict[str, Any]:
             kept = _write_types(job, todo, kept, scratch)
     else:
         job.say("all types are there already, made from this very model")
-        revise(job.target, CERTIFICATE, job.certificate(kept))  # the limits may be others now
+        revise(job.target, CERTIFICATE_FILE, job.certificate(kept))  # the limits may be others now
     return {kind: job.limited(kind, kept[kind]) for kind in job.settings.types}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from aegis.export.fold import METADATA
+from aegis.export.fold import METADATA_FILE
 from aegis.model.base import EMBEDDED
 
 EMBEDDED_LICENCE, EMBEDDED_NAME = "apache-2.0", "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -17,7 +17,7 @@ EMBEDDED_LICENCE, EMBEDDED_NAME = "apache-2.0", "HuggingFaceTB/SmolLM2-135M-Inst
 def read_metadata(model: Path) -> dict[str, Any]:
     """What `metadata.json` says; empty where there is none."""
     try:
-        return dict(json.loads((model / METADATA).read_text(encoding="utf-8")))
+        return dict(json.loads((model / METADATA_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
 

@@ -19,8 +19,7 @@ from aegis.errors import ModelError
 from aegis.export.gguf import FOLDER
 from aegis.export.licences import licence_of
 from aegis.model.base import ModelFolder, context_length
-from aegis.model.head import FILE as HEAD
-from aegis.model.head import DecisionHead
+from aegis.model.heads import DECISION_HEAD_FILE, DecisionHead
 from aegis.model.prompt import prompt_text
 from aegis.protocol.thinking import TAGS
 
@@ -84,7 +83,9 @@ def make_modelfile(model: Path, gguf: Path, *, temperature: float = 0.7) -> Mode
             "temperature": temperature,
             "num_ctx": min(context, _MAX_CONTEXT),
         },
-        system=DecisionHead.load(model).system_prompt if (model / HEAD).is_file() else None,
+        system=DecisionHead.load(model).system_prompt
+        if (model / DECISION_HEAD_FILE).is_file()
+        else None,
         licence=licence_of(model),
     )
 

@@ -13,8 +13,7 @@ from safetensors import SafetensorError, safe_open
 from aegis.engine.llamacpp_files import Gguf
 from aegis.errors import ModelError
 from aegis.export.certificate import probe_texts
-from aegis.model.head import FILE as HEAD
-from aegis.model.head import DecisionHead
+from aegis.model.heads import DECISION_HEAD_FILE, DecisionHead
 from aegis.model.prompt import prompt_text
 from aegis.protocol.thinking import TAGS
 
@@ -97,7 +96,11 @@ def check_tokenizer(gguf: Path, model: Path, tokenizer: Any) -> dict[str, Any]:
         texts = [probe.text for probe in probe_texts()]
         for text in [*texts, "".join(TAGS)]:
             _same(loaded, tokenizer, text, special=True, where=model)
-        system = DecisionHead.load(model).system_prompt if (model / HEAD).is_file() else None
+        system = (
+            DecisionHead.load(model).system_prompt
+            if (model / DECISION_HEAD_FILE).is_file()
+            else None
+        )
         for text in texts:
             prompt, special = prompt_text(tokenizer, text, system=system)
             _same(loaded, tokenizer, prompt, special=special, where=model)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from aegis.config import GateSettings, LoraSettings, ModelSettings
 from aegis.errors import ModelError
 from aegis.model.base import Base, meta_model
-from aegis.model.head import DecisionHead
+from aegis.model.heads import DecisionHead
 from aegis.model.lm_head import lm_head_refusal, vocabulary_logits
 from aegis.model.offload import require_gpu
 from aegis.model.quantize import count, require_package, require_plain

@@ -16,12 +16,12 @@ from aegis.config import ModelSettings
 from aegis.errors import AdapterError, ArtifactError
 from aegis.model.adapted import Adapted, attach
 from aegis.model.base import Base
-from aegis.model.head import DecisionHead
+from aegis.model.heads import DecisionHead
 from aegis.model.tags import Tags
 from aegis.storage.artifact import verify
 from aegis.storage.files import to_json
 
-CARD, GATES = "so8.json", "so8.safetensors"
+ADAPTER_CARD_FILE, GATES_FILE = "so8.json", "so8.safetensors"
 _PEFT_WEIGHTS = "adapter_model.safetensors"
 
 
@@ -48,12 +48,13 @@ def save_adapter(folder: Path, adapted: Adapted, card: AdapterCard) -> None:
     )
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     save_file(
-        {name: tensor.contiguous() for name, tensor in _gate_state(adapted).items()}, folder / GATES
+        {name: tensor.contiguous() for name, tensor in _gate_state(adapted).items()},
+        folder / GATES_FILE,
     )
     adapted.head.save(folder)
     if adapted.rows:
         adapted.rows.save(folder)
-    (folder / CARD).write_text(to_json(asdict(card)), encoding="utf-8")
+    (folder / ADAPTER_CARD_FILE).write_text(to_json(asdict(card)), encoding="utf-8")
 
 
 def read_card(folder: Path) -> AdapterCard:
@@ -64,7 +65,7 @@ def read_card(folder: Path) -> AdapterCard:
     """
     try:
         verify(folder)
-        card = AdapterCard(**json.loads((folder / CARD).read_text(encoding="utf-8")))
+        card = AdapterCard(**json.loads((folder / ADAPTER_CARD_FILE).read_text(encoding="utf-8")))
         if not ({"spec", "fingerprint"} <= card.base.keys() and card.settings):
             raise KeyError("base")
         return card
@@ -109,7 +110,7 @@ def load_adapter(
         adapted.rows.load(folder)
     try:
         _load_lora(adapted.peft, folder)
-        adapted.gates.load_state_dict(_unflatten(load_file(folder / GATES)))
+        adapted.gates.load_state_dict(_unflatten(load_file(folder / GATES_FILE)))
     except (RuntimeError, SafetensorError, OSError, KeyError) as error:
         raise AdapterError(
             f"{folder}: the adapter's tensors do not fit the base; train it again"

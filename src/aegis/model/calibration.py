@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 from aegis.errors import ModelError
 from aegis.storage.files import to_json
 
-FILE = "calibration.json"
+CALIBRATION_FILE = "calibration.json"
 _FEW = 50
 _CAUTION = 0.05
 
@@ -56,7 +56,7 @@ class Calibration:
         )
 
     def save(self, folder: Path) -> None:
-        (folder / FILE).write_text(to_json(asdict(self)), encoding="utf-8")
+        (folder / CALIBRATION_FILE).write_text(to_json(asdict(self)), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Calibration:
@@ -65,7 +65,7 @@ class Calibration:
         Raises:
             ModelError: if calibration.json is there and unusable.
         """
-        path = folder / FILE
+        path = folder / CALIBRATION_FILE
         if not path.exists():
             return cls()
         try:

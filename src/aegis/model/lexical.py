@@ -23,7 +23,7 @@ from sklearn.pipeline import make_union
 from aegis.errors import ModelError
 from aegis.protocol.decisions import NAMES
 
-FILE = "lexical_head.safetensors"
+LEXICAL_HEAD_FILE = "lexical_head.safetensors"
 _BITS = 18
 
 
@@ -75,7 +75,7 @@ class LexicalHead:
         metadata = {"classes": ",".join(NAMES), "features": json.dumps({"bits": _BITS})}
         save_file(
             {"idf": self.idf, "weight": self.weight, "bias": self.bias},
-            folder / FILE,
+            folder / LEXICAL_HEAD_FILE,
             metadata=metadata,
         )
 
@@ -86,7 +86,7 @@ class LexicalHead:
         Raises:
             ModelError: if the file is there and unusable.
         """
-        path = folder / FILE
+        path = folder / LEXICAL_HEAD_FILE
         if not path.exists():
             return None
         try:

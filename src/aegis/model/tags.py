@@ -19,7 +19,7 @@ from aegis.errors import AdapterError
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import TAGS, verdict_line
 
-FILE = "tags.safetensors"
+TAGS_FILE = "tags.safetensors"
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class TagRows(nn.Module):
         state = {"input": self.input} if self.tied else {"input": self.input, "output": self.output}
         save_file(
             {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
-            folder / FILE,
+            folder / TAGS_FILE,
         )
 
     def load(self, folder: Path) -> None:
@@ -143,10 +143,10 @@ class TagRows(nn.Module):
             AdapterError: if it does not fit.
         """
         try:
-            self.load_state_dict(load_file(folder / FILE), strict=not self.tied)
+            self.load_state_dict(load_file(folder / TAGS_FILE), strict=not self.tied)
         except (OSError, RuntimeError, SafetensorError) as error:
             raise AdapterError(
-                f"{folder / FILE}: does not fit the base; train the adapter again"
+                f"{folder / TAGS_FILE}: does not fit the base; train the adapter again"
             ) from error
 
     def _embed(self) -> Callable[..., Tensor]:

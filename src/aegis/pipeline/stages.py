@@ -17,7 +17,7 @@ from aegis.engine.judge import Judge
 from aegis.errors import DataError
 from aegis.evaluate.decisions import evaluate_decisions, write_results
 from aegis.evaluate.report import draw_confusion, render
-from aegis.export.certificate import CERTIFICATE
+from aegis.export.certificate import CERTIFICATE_FILE
 from aegis.export.fold import prepare, write_model
 from aegis.model.adapter_folder import read_card
 from aegis.model.base import context_length
@@ -420,7 +420,9 @@ def _evaluate(run: Run, staging: Path) -> None:
         base_spec=run.base.spec,
         base=results["base"],
         candidate=results["candidate"],
-        certificate=json.loads((run.artifact("model") / CERTIFICATE).read_text(encoding="utf-8")),
+        certificate=json.loads(
+            (run.artifact("model") / CERTIFICATE_FILE).read_text(encoding="utf-8")
+        ),
         statistics=json.loads(
             (run.artifact("records") / "statistics.json").read_text(encoding="utf-8")
         ),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from aegis.config import PpoSettings
 from aegis.errors import AegisError, StoppedError
 from aegis.model.adapted import Adapted, Role, parameters_by_kind
-from aegis.model.scalar import ScalarHead
+from aegis.model.heads import ScalarHead
 from aegis.model.trunk import Trunk
 from aegis.runs.reporter import bar
 from aegis.train.advantages import (

@@ -20,8 +20,8 @@ from transformers import get_cosine_schedule_with_warmup
 from aegis.config import DpoSettings, RewardSettings
 from aegis.errors import AdapterError, DataError
 from aegis.model.adapted import Adapted
+from aegis.model.heads import REWARD_HEAD_FILE, ScalarHead, last_real
 from aegis.model.prompt import by_length, pad
-from aegis.model.scalar import REWARD, ScalarHead, last_real
 from aegis.model.trunk import Trunk
 from aegis.runs.reporter import bar
 from aegis.storage.files import to_json
@@ -264,7 +264,7 @@ def save_reward(folder: Path, adapted: Adapted, model: RewardModel, card: dict[s
         path.rename(folder / path.name)
     (folder / "reward").rmdir()
     (folder / "README.md").unlink(missing_ok=True)
-    model.head.save(folder / REWARD)
+    model.head.save(folder / REWARD_HEAD_FILE)
     facts = {"layer": model.layer, "mean": model.mean, "std": model.std}
     (folder / CARD).write_text(to_json({**card, **facts}), encoding="utf-8")
 
@@ -292,7 +292,7 @@ def load_reward(
         )
         if result.unexpected_keys:
             raise KeyError(result.unexpected_keys[0])
-        head = ScalarHead.load(folder / REWARD).to(adapted.device).requires_grad_(False)
+        head = ScalarHead.load(folder / REWARD_HEAD_FILE).to(adapted.device).requires_grad_(False)
         adapted.train_only("default")
         return RewardModel(head, int(card["layer"]), float(card["mean"]), float(card["std"]))
     except (OSError, ValueError, KeyError, RuntimeError) as error:

@@ -31,11 +31,10 @@ from aegis.model.base import Base, context_length
 from aegis.model.calibration import fit, is_spelled
 from aegis.model.device import fast_dtype, pick_device, quick_attention
 from aegis.model.grad_checkpoint import checkpoint_layers
-from aegis.model.lexical import FILE as LEXICAL
-from aegis.model.lexical import LexicalHead
+from aegis.model.heads import VALUE_HEAD_FILE, ScalarHead
+from aegis.model.lexical import LEXICAL_HEAD_FILE, LexicalHead
 from aegis.model.offload import free_room, offload_layers
 from aegis.model.prompt import prompt_ids
-from aegis.model.scalar import VALUE, ScalarHead
 from aegis.model.tags import Tags, add_tags
 from aegis.train.evidence import EVIDENCE_FILE, EVIDENCE_PICTURE, write_evidence
 from aegis.train.examples import Example, encode_all, encode_pair, mixed
@@ -310,7 +309,7 @@ def write_policy(
         logs=logs,
         metrics=summarize(logs),
     )
-    value.save(folder / VALUE)
+    value.save(folder / VALUE_HEAD_FILE)
     draw_ppo(folder / "ppo.png", logs)
     rise = f"{metrics['reward_first']:+.2f} → {metrics['reward_last']:+.2f}"
     say(f"PPO: reward {rise}, KL {metrics['kl_last']:.2f} nats a response")
@@ -519,7 +518,7 @@ def _write_adapter(
     training = {**card.training, algorithm: {"settings": settings, "metrics": metrics}}
     save_adapter(folder, adapted, replace(card, training=training))
     for name in (
-        LEXICAL,
+        LEXICAL_HEAD_FILE,
         "history.jsonl",
         "learning_curve.png",
         "alpha.png",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from aegis.errors import DataError, ModelError
-from aegis.model.head import DecisionHead, Pooling, pool
+from aegis.model.heads import DecisionHead, Pooling, pool
 from aegis.model.prompt import by_length, pad, prompt_ids, require_fit
 
 POOLINGS: tuple[Pooling, ...] = ("last", "mean", "last+mean")

@@ -1,4 +1,4 @@
-"""The decision head: four logits from the last hidden states of the prompt."""
+"""Heads that read the last hidden states: the decision, the value of a state, the reward."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from aegis.errors import ModelError
 from aegis.protocol.decisions import NAMES
 
-FILE = "decision_head.safetensors"
+DECISION_HEAD_FILE = "decision_head.safetensors"
+VALUE_HEAD_FILE = "value_head.safetensors"
+REWARD_HEAD_FILE = "reward_head.safetensors"
 Pooling = Literal["last", "mean", "last+mean"]
 
 
 class DecisionHead(nn.Module):
-    """Standardises the pooled hidden state and maps it to logits over ALLOW, ESCALATION, DENY,
-    REFUSE, in float32.
+    """Map the pooled, standardised hidden state to logits over ALLOW, ESCALATION, DENY, REFUSE.
 
     Each dimension has its own mean and scale, measured on training prompts (`set_scale`): a few
     dimensions of a language model's states are hundreds of times larger than the rest and would
@@ -28,8 +29,7 @@ class DecisionHead(nn.Module):
     Args:
         features: width d of the hidden state.
         pooling: the last token's state, the mean over the prompt's tokens, or both side by side.
-        system_prompt: the system text that the prompt was read with; it belongs to what the head
-            learned.
+        system_prompt: the system text that the head's training prompts were read with.
     """
 
     mean: Tensor
@@ -42,19 +42,16 @@ class DecisionHead(nn.Module):
         self.features, self.system_prompt = features, system_prompt
         self.pooling: Pooling = pooling
         width = features * len(pooling.split("+"))
-        self.linear = nn.Linear(width, len(NAMES))
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        self.linear = _zeroed(nn.Linear(width, len(NAMES)))
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """(batch, time, d) last hidden states and (batch, time) mask of the prompt's tokens →
-        (batch, 4) logits."""
+        """(batch, time, d) last hidden states, (batch, time) mask of the prompt → (batch, 4)."""
         return self.linear((self.pooled(hidden, mask) - self.mean) / self.scale)
 
     def pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """(batch, width): what the head reads, before it is standardised."""
+        """Return the (batch, width) float32 states that the head reads, not yet standardised."""
         return pool(hidden.float(), mask, pooling=self.pooling)
 
     @torch.no_grad()
@@ -64,6 +61,7 @@ class DecisionHead(nn.Module):
         self.scale.copy_(pooled.std(0) + 1e-3)
 
     def save(self, folder: Path) -> None:
+        """Write the head and how it pools into the folder."""
         metadata = {
             "pooling": self.pooling,
             "features": str(self.features),
@@ -71,10 +69,7 @@ class DecisionHead(nn.Module):
         }
         if self.system_prompt is not None:
             metadata["system_prompt"] = self.system_prompt
-        tensors = {
-            name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()
-        }
-        save_file(tensors, folder / FILE, metadata=metadata)
+        save_file(_state(self), folder / DECISION_HEAD_FILE, metadata=metadata)
 
     @classmethod
     def load(cls, folder: Path) -> DecisionHead:
@@ -83,18 +78,19 @@ class DecisionHead(nn.Module):
         Raises:
             ModelError: if the file is absent or not a decision head.
         """
-        path = folder / FILE
+        path = folder / DECISION_HEAD_FILE
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             if metadata["classes"] != ",".join(NAMES):
                 raise ModelError(
-                    f"{path}: made for the classes {metadata['classes']}; train again with this version"
+                    f"{path}: made for the classes {metadata['classes']}; "
+                    "train again with this version"
                 )
             head = cls(
                 int(metadata["features"]),
-                pooling=metadata["pooling"],  # pyright: ignore[reportArgumentType] - checked by the shapes below
+                pooling=metadata["pooling"],  # pyright: ignore[reportArgumentType] - load_state_dict checks it
                 system_prompt=metadata.get("system_prompt"),
             )
             head.load_state_dict(state)
@@ -105,9 +101,44 @@ class DecisionHead(nn.Module):
         return head.eval()
 
 
+class ScalarHead(nn.Module):
+    """Normalise a hidden state and map it to a number in float32, zero at first.
+
+    Args:
+        features: width d of the hidden state.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(features)
+        self.linear = _zeroed(nn.Linear(features, 1))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., d) → (...)."""
+        return self.linear(self.norm(hidden.float())).squeeze(-1)
+
+    def save(self, path: Path) -> None:
+        """Write the head to a safetensors file."""
+        save_file(_state(self), path)
+
+    @classmethod
+    def load(cls, path: Path) -> ScalarHead:
+        """Read what `save` wrote.
+
+        Raises:
+            ModelError: if the file is absent or not such a head.
+        """
+        try:
+            state = load_file(path)
+            head = cls(state["linear.weight"].shape[1])
+            head.load_state_dict(state)
+        except (OSError, KeyError, RuntimeError, SafetensorError) as error:
+            raise ModelError(f"{path}: not a readable head; train again") from error
+        return head
+
+
 def pool(hidden: Tensor, mask: Tensor, *, pooling: Pooling) -> Tensor:
-    """(batch, time, d) → (batch, d), or (batch, 2d) for `last+mean`. Padding may be on either
-    side."""
+    """(batch, time, d) → (batch, d), or (batch, 2d) for `last+mean`; padding on either side."""
     parts = []
     for part in pooling.split("+"):
         if part == "last":
@@ -117,3 +148,18 @@ def pool(hidden: Tensor, mask: Tensor, *, pooling: Pooling) -> Tensor:
             weights = mask.to(hidden.dtype).unsqueeze(-1)
             parts.append((hidden * weights).sum(1) / weights.sum(1))
     return torch.cat(parts, dim=-1)
+
+
+def last_real(hidden: Tensor, mask: Tensor) -> Tensor:
+    """(batch, time, d), mask padded on the right → (batch, d): each row's last real token."""
+    return hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1]
+
+
+def _zeroed(linear: nn.Linear) -> nn.Linear:
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def _state(head: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
