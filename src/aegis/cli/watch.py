@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from aegis.runs.health import Look
+    from aegis.runs.health import RunStatus
     from aegis.runs.supervisor import System
 
 _NOTIFY_LIMIT_S = 60.0
@@ -19,7 +19,7 @@ def watch(
     run: Annotated[
         Path,
         typer.Argument(
-            help="A session folder; or another trainer's log file, or the folder that it writes into."
+            help="A session folder; or another trainer's log file, or the folder it writes into."
         ),
     ] = Path("runs/latest"),
     check_only: Annotated[
@@ -71,7 +71,7 @@ def watch(
     """
     from aegis.runs.supervisor import System
 
-    found = watched(
+    status = wait_for_end(
         run,
         check_only=check_only,
         auto_resume=auto_resume,
@@ -81,18 +81,18 @@ def watch(
         notify=notify,
         system=System(),
     )
-    if found is None:
+    if status is None:
         return
     if json:
         from aegis.cli.show import print_json
 
-        print_json(found.to_json())
+        print_json(status.to_json())
     else:
-        typer.echo(line(found))
-    raise typer.Exit(found.exit_code)
+        typer.echo(one_line(status))
+    raise typer.Exit(status.exit_code)
 
 
-def watched(
+def wait_for_end(
     run: Path,
     *,
     check_only: bool,
@@ -102,8 +102,8 @@ def watched(
     max_resumes: int,
     notify: str | None,
     system: System,
-) -> Look | None:
-    """The last look at the run; None if the user ended the watching.
+) -> RunStatus | None:
+    """Return the run's last status; None if the user ended the watching.
 
     Raises:
         BadInputError: if there is no such run, or it cannot be resumed from here.
@@ -111,35 +111,37 @@ def watched(
     import contextlib
 
     from aegis.errors import ArtifactError, BadInputError
-    from aegis.runs.health import SILENCE_S, is_session, look, silence_of
+    from aegis.runs.health import SILENCE_S, configured_silence_s, is_session, read_status
     from aegis.runs.record import load, locate
-    from aegis.runs.supervisor import Keeper, only_watcher, watch_over
+    from aegis.runs.supervisor import Supervisor, WatchSettings, only_watcher, watch_over
 
     run = locate(run).resolve()  # runs/latest may lead elsewhere tomorrow
     if auto_resume and check_only:
         raise BadInputError("--check-only looks and does nothing: leave --auto-resume out")
     try:
-        silence_s = silence_s or (silence_of(load(run)) if is_session(run) else SILENCE_S)
-        found = look(run, silence_s=silence_s, wall=system.wall, clock=system.clock)
+        if silence_s is None:
+            silence_s = configured_silence_s(load(run)) if is_session(run) else SILENCE_S
+        status = read_status(run, silence_s=silence_s, wall=system.wall, clock=system.clock)
     except ArtifactError as error:
         raise BadInputError(str(error)) from error
     if check_only:
-        return found
+        return status
     if auto_resume and not is_session(run):
         raise BadInputError(
-            f"{run}: a foreign run can be watched and never resumed, as its command is unknown; leave --auto-resume out"
+            f"{run}: a foreign run can be watched and never resumed, as its command is unknown; "
+            "leave --auto-resume out"
         )
-    say = _say(system.wall)
-    keeper = Keeper(run, say, max_resumes, silence_s, system) if auto_resume else None
-    with only_watcher(run) if keeper else contextlib.nullcontext():
+    say = _timed(system.wall)
+    settings = WatchSettings(interval_s, silence_s, max_resumes)
+    supervisor = Supervisor(run, say, settings, system) if auto_resume else None
+    with only_watcher(run) if supervisor else contextlib.nullcontext():
         try:
             return watch_over(
                 run,
-                interval_s=interval_s,
-                silence_s=silence_s,
+                settings,
                 say=say,
-                alarm=lambda last: sound(last, notify, say),
-                keeper=keeper,
+                alarm=lambda last: alert(last, notify, say),
+                supervisor=supervisor,
                 system=system,
             )
         except KeyboardInterrupt:
@@ -147,55 +149,50 @@ def watched(
             return None
 
 
-def line(found: Look) -> str:
-    """One look in one line."""
-    parts = [f"{found.state}: {found.evidence}"]
-    if found.doing and found.state not in ("finished", "failed"):
-        parts.append(f"{found.doing} {found.done}/{found.total}")
-    elif found.total and found.doing is None:
-        parts.append(f"{found.done}/{found.total} steps")
-    if found.last_snapshot and found.state != "finished":
-        parts.append(
-            f"last snapshot at step {found.last_snapshot['step']}, {found.last_snapshot['saved']}"
-        )
-    if found.resumes:
-        parts.append(f"resumes: {found.resumes}")
-    return f"{Path(found.run).name} {'; '.join(parts)}"
+def one_line(status: RunStatus) -> str:
+    parts = [f"{status.state}: {status.evidence}"]
+    if status.doing and status.state not in ("finished", "failed"):
+        parts.append(f"{status.doing} {status.done}/{status.total}")
+    elif status.total and status.doing is None:
+        parts.append(f"{status.done}/{status.total} steps")
+    if (snapshot := status.last_snapshot) and status.state != "finished":
+        parts.append(f"last snapshot at step {snapshot['step']}, {snapshot['saved']}")
+    if status.resumes:
+        parts.append(f"resumes: {status.resumes}")
+    return f"{Path(status.run).name} {'; '.join(parts)}"
 
 
-def sound(found: Look, notify: str | None, say: Callable[[str], None]) -> None:
-    """The user hears of it: by the terminal's bell, and by their own command."""
+def alert(status: RunStatus, notify: str | None, say: Callable[[str], None]) -> None:
+    """Ring the terminal's bell, and run the user's own command."""
     import sys
 
     if sys.stdout.isatty():
         sys.stdout.write("\a")
         sys.stdout.flush()
     if notify:
-        problem = tell_command(notify, found)
-        say(
-            f"--notify: {problem}; the run is not affected"
-            if problem
-            else f"--notify: told of {found.state}"
-        )
+        problem = run_notify_command(notify, status)
+        done = f"told of {status.state}"
+        say(f"--notify: {f'{problem}; the run is not affected' if problem else done}")
 
 
-def tell_command(notify: str, found: Look, *, limit_s: float = _NOTIFY_LIMIT_S) -> str | None:
-    """The user's command has run and knows the look by its environment; returns what went wrong."""
+def run_notify_command(
+    notify: str, status: RunStatus, *, limit_s: float = _NOTIFY_LIMIT_S
+) -> str | None:
+    """Run the user's command with the status in its environment; return what went wrong."""
     import os
     import signal
     import subprocess
 
-    environment = {
-        **os.environ,
-        "AEGIS_RUN": found.run,
-        "AEGIS_STATE": found.state,
-        "AEGIS_MESSAGE": line(found),
+    variables = {
+        "AEGIS_RUN": status.run,
+        "AEGIS_STATE": status.state,
+        "AEGIS_MESSAGE": one_line(status),
     }
     try:
         process = subprocess.Popen(
             notify,
             shell=True,
-            env=environment,
+            env=os.environ | variables,
             stdin=subprocess.DEVNULL,
             stdout=2,
             start_new_session=os.name != "nt",
@@ -214,7 +211,8 @@ def tell_command(notify: str, found: Look, *, limit_s: float = _NOTIFY_LIMIT_S) 
     return f"the command ended with exit code {code}" if code else None
 
 
-def _say(wall: Callable[[], float]) -> Callable[[str], None]:
+def _timed(wall: Callable[[], float]) -> Callable[[str], None]:
+    """Print lines on stderr, each with its time."""
     from datetime import datetime
 
     from aegis.cli.show import tell

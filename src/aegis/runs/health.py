@@ -1,5 +1,5 @@
-"""Whether a run is alive, finished, failed, stopped, dead or hung, from what it leaves behind;
-looking changes nothing."""
+"""Tell whether a run is alive, finished, failed, stopped, dead or hung, from what it leaves behind;
+nothing is changed."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from aegis.errors import (
     BadInputError,
     ConfigError,
 )
-from aegis.runs.foreign_log import find_log, judge_log
+from aegis.runs.foreign_log import find_log, read_log
 from aegis.runs.heartbeat import Beat, read_beat
 from aegis.runs.process import this_process
 from aegis.runs.record import DATABASE, RECORD, Session, load, locate
 from aegis.storage.lock import only_process
 
 SILENCE_S = DurableSettings().silence_s
-KIND, RESUMED = "watch", "resumed"
+WATCH_EVENT, RESUMED = "watch", "resumed"  # an event's kind, and how the message of a resume begins
 _EXIT_CODES = {"running": EXIT_DONE, "finished": EXIT_DONE, "failed": EXIT_FAILED}
+_Follow = Callable[[Hashable, float], tuple["Silence", float, float]]
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,7 @@ class Silence:
     Args:
         sign: differs whenever the run has moved on.
         since: the watcher's own monotonic time when it first saw this sign.
-        before_s: the age of the sign at that moment by the wall clock, asked at the first look
-            only.
+        before_s: the sign's age at that moment by the wall clock, which is asked only once.
     """
 
     sign: Hashable
@@ -49,18 +49,17 @@ class Silence:
 
 
 @dataclass(frozen=True)
-class Look:
+class RunStatus:
     """A run at one moment.
 
     Args:
         state: running, finished, failed, stopped (by the user), dead (gone without saying so), hung
             (alive and silent), or silent (a foreign log that nobody writes to).
-        silent_s: seconds since the last sign of life.
-        watched_s: as `silent_s`, without what only the wall clock says.
         evidence: what the state follows from.
+        silent_s: seconds since the last sign of life.
         resumes: how often watchers have started it again.
+        watched_s: as `silent_s`, without what only the wall clock says.
         rebooted: the machine was started anew since its process began.
-        silence: to be given to the next look, in `last`.
     """
 
     run: str
@@ -77,7 +76,6 @@ class Look:
     resumes: int = 0
     watched_s: float = 0.0
     rebooted: bool = False
-    session: bool = True
     silence: Silence | None = field(default=None, repr=False)
 
     @property
@@ -86,62 +84,57 @@ class Look:
         return _EXIT_CODES.get(self.state, EXIT_RESUMABLE)
 
     def to_json(self) -> dict[str, Any]:
-        shown = (
-            "run",
-            "state",
-            "stage",
-            "doing",
-            "done",
-            "total",
-            "pid",
-            "alive",
-            "silent_s",
-            "last_snapshot",
-        )
-        return {name: getattr(self, name) for name in (*shown, "evidence", "resumes")}
+        shown = "run state stage doing done total pid alive silent_s last_snapshot evidence resumes"
+        return {name: getattr(self, name) for name in shown.split()}
 
 
-def look(
+def read_status(
     run: Path,
     *,
     silence_s: float = SILENCE_S,
     wall: Callable[[], float] = time.time,
     clock: Callable[[], float] = time.monotonic,
-    last: Look | None = None,
-) -> Look:
-    """How the run stands now.
+    previous: RunStatus | None = None,
+) -> RunStatus:
+    """Find out how the run stands now.
 
     Args:
         run: a session's folder, a foreign log, or an output folder that holds one.
         silence_s: seconds without a sign of life that a living run is allowed.
-        wall: seconds since the epoch; believed at the first look only.
+        wall: seconds since the epoch; believed only where there is no previous status.
         clock: the watcher's own monotonic seconds.
-        last: the look before; None for the first.
 
     Raises:
-        BadInputError: if there is nothing to look at.
+        BadInputError: if there is no run.
     """
     path = locate(run)
-    silence = last.silence if last else None
+
+    def follow(sign: Hashable, at: float) -> tuple[Silence, float, float]:
+        """Return the silence, and its seconds with and without what the wall clock says."""
+        silence, now = previous and previous.silence, clock()
+        if silence is None:
+            silence = Silence(sign, now, max(0.0, wall() - at))  # a clock set back: a fresh sign
+        elif silence.sign != sign:
+            silence = Silence(sign, now, 0.0)
+        return silence, silence.before_s + now - silence.since, now - silence.since
+
     if is_session(path):
-        return _look_at_session(
-            load(path), silence_s=silence_s, wall=wall(), now=clock(), last=silence
-        )
+        return _session_status(load(path), silence_s, follow)
     if not path.exists():
         raise BadInputError(
-            f"{run}: no such run; give a session such as runs/latest, a log file, or the folder of one"
+            f"{run}: no such run; give a session such as runs/latest, a log file, "
+            "or the folder of one"
         )
-    return _look_at_log(find_log(path), silence_s=silence_s, wall=wall(), now=clock(), last=silence)
+    return _log_status(find_log(path), silence_s, follow)
 
 
 def is_session(path: Path) -> bool:
-    """True if the folder holds the record of an `aegis run`."""
+    """Check for the record of an `aegis run`."""
     return any((path / name).is_file() for name in (DATABASE, RECORD))
 
 
-def silence_of(session: Session) -> float:
-    """`durable.silence_s` of the settings that the run was started with; the default where they
-    cannot be read."""
+def configured_silence_s(session: Session) -> float:
+    """Return `durable.silence_s` of the run's settings; the default where they cannot be read."""
     argv, folder = session.command.get("argv", []), Path(session.command.get("cwd", ""))
     configs = [folder / word for word in argv if word.endswith((".yaml", ".yml"))]
     overrides = [value for word, value in itertools.pairwise(argv) if word == "--set"]
@@ -152,9 +145,8 @@ def silence_of(session: Session) -> float:
         return SILENCE_S
 
 
-def is_held(folder: Path) -> bool:
-    """True if a process holds the session. The lock knows better than a start time after the clock
-    was changed."""
+def is_locked(folder: Path) -> bool:
+    """Check whether a process holds the session: right even after the clock was changed."""
     if not (folder / ".lock").exists():
         return False
     try:
@@ -166,96 +158,80 @@ def is_held(folder: Path) -> bool:
         return False
 
 
-def _follow(last: Silence | None, sign: Hashable, *, age_s: float, now: float) -> Silence:
-    """The clock set back makes an age negative, which is fresh; set forth, it cannot deceive after
-    the first look."""
-    if last is None:
-        return Silence(sign, now, max(0.0, age_s))
-    return last if last.sign == sign else Silence(sign, now, 0.0)
-
-
-def _look_at_session(
-    session: Session, *, silence_s: float, wall: float, now: float, last: Silence | None
-) -> Look:
+def _session_status(session: Session, silence_s: float, follow: _Follow) -> RunStatus:
     beat, process = read_beat(session.folder), session.process
     sign = (beat.count if beat else None, session.updated, process)
-    silence = _follow(last, sign, age_s=wall - _last_sign(session, beat), now=now)
-    watched = now - silence.since
-    silent = silence.before_s + watched
-    alive = session.alive or (not session.finished and is_held(session.folder))
+    silence, silent_s, watched_s = follow(sign, _last_sign(session, beat))
+    alive = session.alive or (not session.finished and is_locked(session.folder))
     rebooted = process is not None and process.boot != this_process().boot
-    state, evidence = _judge(
-        session, alive=alive, rebooted=rebooted, silent_s=silent, silence_s=silence_s
-    )
-    current = (
-        beat if beat and (process is None or beat.time >= process.started) else None
-    )  # not of an earlier process
+    hung = alive and silent_s > silence_s
+    state, evidence = _session_state(session, alive, hung, rebooted, f"{silent_s:.0f} s")
+    if beat and process and beat.time < process.started:
+        beat = None  # of an earlier process
     snapshots = session.rows("snapshots", last=1)
-    return Look(
+    events = session.rows("events", last=10_000)
+    return RunStatus(
         run=str(session.folder),
         state=state,
         evidence=evidence,
-        stage=_stage(session),
-        doing=current.doing if current else None,
-        done=current.done if current else None,
-        total=current.total if current else None,
-        pid=process.pid if process else None,
+        stage=_current_stage(session),
+        doing=beat and beat.doing,
+        done=beat and beat.done,
+        total=beat and beat.total,
+        pid=process and process.pid,
         alive=alive,
-        silent_s=round(silent, 1),
-        last_snapshot={key: snapshots[0][key] for key in ("stage", "path", "step", "saved")}
-        if snapshots
-        else None,
-        resumes=_resumes(session),
-        watched_s=watched,
+        silent_s=round(silent_s, 1),
+        last_snapshot=(
+            {key: snapshots[0][key] for key in ("stage", "path", "step", "saved")}
+            if snapshots
+            else None
+        ),
+        resumes=sum(
+            event["kind"] == WATCH_EVENT and event["message"].startswith(RESUMED)
+            for event in events
+        ),
+        watched_s=watched_s,
         rebooted=rebooted,
         silence=silence,
     )
 
 
-def _judge(
-    session: Session, *, alive: bool, rebooted: bool, silent_s: float, silence_s: float
+def _session_state(
+    session: Session, alive: bool, hung: bool, rebooted: bool, silent: str
 ) -> tuple[str, str]:
-    """State and evidence of a session."""
-    states, stage = {record.name: record.state for record in session.stages}, _stage(session)
-    who = f"process {session.process.pid}" if session.process else "no process of its own"
+    """Return the state and its evidence."""
+    states, stage = {record.state for record in session.stages}, _current_stage(session)
+    worker = f"process {session.process.pid}" if session.process else "no process of its own"
     if session.finished:
         return "finished", "all stages are completed"
-    if "running" not in states.values():
-        if session.stage == "failed":
-            return "failed", f"{stage} failed: {_error(session)}"
-        if "stopped" in states.values():
-            since = "; the machine was started anew since" if rebooted else " by the user"
-            return "stopped", f"{stage} was stopped{since}"
-    if alive and silent_s > silence_s:
-        return (
-            "hung",
-            f"{who} is alive in {stage} and has given no sign of life for {silent_s:.0f} s",
-        )
+    if "running" not in states and session.stage == "failed":
+        return "failed", f"{stage} failed: {_recorded_error(session)}"
+    if "running" not in states and "stopped" in states:
+        why = "; the machine was started anew since" if rebooted else " by the user"
+        return "stopped", f"{stage} was stopped{why}"
+    if hung:
+        return "hung", f"{worker} is alive in {stage} and has given no sign of life for {silent}"
     if alive:
-        return "running", f"{who} gave a sign of life in {stage} {silent_s:.0f} s ago"
+        return "running", f"{worker} gave a sign of life in {stage} {silent} ago"
     if rebooted:
-        return "dead", f"the machine was started anew while {who} was in {stage}"
-    return (
-        "dead",
-        f"{who} is gone without a word, in {stage}"
-        if session.process
-        else "no process is known to work on it",
-    )
+        return "dead", f"the machine was started anew while {worker} was in {stage}"
+    if session.process:
+        return "dead", f"{worker} is gone without a word, in {stage}"
+    return "dead", "no process is known to work on it"
 
 
 def _last_sign(session: Session, beat: Beat | None) -> float:
-    """When anything last moved, by the wall clock of that moment: a beat, a saved record, or the
-    process's start."""
-    signs = [beat.time] if beat else []
+    """Return the wall clock's time of the newest beat, saved record or process start."""
+    times = [beat.time] if beat else []
     if session.process:
-        signs.append(session.process.started)
+        times.append(session.process.started)
     with contextlib.suppress(ValueError):
-        signs.append(datetime.fromisoformat(session.updated).timestamp())
-    return max(signs, default=0.0)
+        times.append(datetime.fromisoformat(session.updated).timestamp())
+    return max(times, default=0.0)
 
 
-def _stage(session: Session) -> str:
-    """The stage it is in, or the one that it failed or was stopped in."""
+def _current_stage(session: Session) -> str:
+    """Return the stage that runs, or the one that failed or was stopped."""
     for state in ("running", "failed", "stopped"):
         for record in session.stages:
             if record.state == state:
@@ -263,35 +239,23 @@ def _stage(session: Session) -> str:
     return session.stage
 
 
-def _error(session: Session) -> str:
-    errors = [
-        record.error for record in session.stages if record.state == "failed" and record.error
-    ]
+def _recorded_error(session: Session) -> str:
+    errors = [stage.error for stage in session.stages if stage.state == "failed" and stage.error]
     return " ".join(errors[-1].split()) if errors else "nothing is recorded of why"
 
 
-def _resumes(session: Session) -> int:
-    events = session.rows("events", last=10_000)
-    return sum(event["kind"] == KIND and event["message"].startswith(RESUMED) for event in events)
-
-
-def _look_at_log(
-    log: Path, *, silence_s: float, wall: float, now: float, last: Silence | None
-) -> Look:
-    status = log.stat()
-    sign = (str(log), status.st_size, status.st_mtime_ns)
-    silence = _follow(last, sign, age_s=wall - status.st_mtime, now=now)
-    watched = now - silence.since
-    silent = silence.before_s + watched
-    finding = judge_log(log, silent_s=silent, silence_s=silence_s)
-    return Look(
+def _log_status(log: Path, silence_s: float, follow: _Follow) -> RunStatus:
+    stat = log.stat()
+    sign = (str(log), stat.st_size, stat.st_mtime_ns)
+    silence, silent_s, watched_s = follow(sign, stat.st_mtime)
+    state = read_log(log, silent_s=silent_s, silence_s=silence_s)
+    return RunStatus(
         run=str(log),
-        state=finding.state,
-        evidence=finding.evidence,
-        done=finding.done,
-        total=finding.total,
-        silent_s=round(silent, 1),
-        watched_s=watched,
-        session=False,
+        state=state.name,
+        evidence=state.evidence,
+        done=state.done,
+        total=state.total,
+        silent_s=round(silent_s, 1),
+        watched_s=watched_s,
         silence=silence,
     )

@@ -1,4 +1,4 @@
-"""What the machine is doing now: processors, memory and GPUs, as far as it tells."""
+"""Read processors, memory and GPUs, as far as the system allows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import psutil
 
 T = TypeVar("T")
+_previous_reading = threading.local()
 
 
 @dataclass(frozen=True)
@@ -36,44 +37,35 @@ class MachineState:
 
 
 def machine_state() -> MachineState:
-    """One reading; it never raises, for no training may end over a sensor.
+    """Take one reading; never raise, for no training may end over a sensor.
 
-    `cpu_percent` covers the time since the thread's previous reading, so a thread's first one is
-    None.
+    `cpu_percent` covers the time since the thread's previous reading, so its first one is None.
     """
     return MachineState(
         cpu_percent=_cpu_percent(),
-        memory_percent=_told(lambda: psutil.virtual_memory().percent),
-        process_rss_bytes=_told(lambda: psutil.Process().memory_info().rss),
+        memory_percent=_try(lambda: psutil.virtual_memory().percent),
+        process_rss_bytes=_try(lambda: psutil.Process().memory_info().rss),
         gpus=tuple(_gpus()),
     )
 
 
-_before = threading.local()
-
-
 def _cpu_percent() -> float | None:
-    percent = _told(lambda: psutil.cpu_percent(interval=None))
-    # psutil keeps each thread's last counters and has nothing to compare the first ones with: it answers 0.0.
-    first, _before.read = not hasattr(_before, "read"), True
+    percent = _try(lambda: psutil.cpu_percent(interval=None))
+    # psutil keeps each thread's last counters; without any to compare with, it answers 0.0.
+    first, _previous_reading.exists = not hasattr(_previous_reading, "exists"), True
     return None if first else percent
 
 
 def _gpus() -> list[Gpu]:
-    """Every GPU that NVML can open; none without the optional package, its driver or a card."""
+    """Read every GPU that NVML can open; none without the optional package, its driver or a card."""
     try:
         nvml: Any = importlib.import_module("pynvml")
         nvml.nvmlInit()
     except Exception:
         return []
     try:
-        handles = [
-            _told(lambda at=at: nvml.nvmlDeviceGetHandleByIndex(at))
-            for at in range(nvml.nvmlDeviceGetCount())
-        ]
-        return [
-            _gpu(nvml, index, handle) for index, handle in enumerate(handles) if handle is not None
-        ]
+        gpus = (_try(lambda i=i: _gpu(nvml, i)) for i in range(nvml.nvmlDeviceGetCount()))
+        return [gpu for gpu in gpus if gpu is not None]
     except Exception:
         return []
     finally:
@@ -81,22 +73,22 @@ def _gpus() -> list[Gpu]:
             nvml.nvmlShutdown()
 
 
-def _gpu(nvml: Any, index: int, handle: Any) -> Gpu:
-    memory = _told(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
+def _gpu(nvml: Any, index: int) -> Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    memory = _try(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
     return Gpu(
-        index=index,
-        use_percent=_told(lambda: float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)),
+        index,
+        use_percent=_try(lambda: float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)),
         memory_used_bytes=None if memory is None else int(memory.used),
         memory_total_bytes=None if memory is None else int(memory.total),
-        temperature_c=_told(
+        temperature_c=_try(
             lambda: float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
         ),
     )
 
 
-def _told(read: Callable[[], T]) -> T | None:
-    """The reading, or None: drivers, containers and virtual machines refuse with errors of every
-    kind."""
+def _try(read: Callable[[], T]) -> T | None:
+    """Return the reading, or None: drivers and containers refuse with errors of every kind."""
     try:
         return read()
     except Exception:

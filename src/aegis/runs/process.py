@@ -1,4 +1,4 @@
-"""Which process is meant, so surely that a reused number or a reboot cannot deceive."""
+"""Identify a process so surely that a reused number or a reboot cannot deceive."""
 
 from __future__ import annotations
 
@@ -25,21 +25,20 @@ def this_process() -> Process:
 
 
 def identify(pid: int) -> Process:
-    """The process that has this number now.
+    """Return the process that has this number now.
 
     Raises:
         psutil.NoSuchProcess: if none has.
     """
-    return Process(pid, _started(pid), _boot())
+    return Process(pid, _start_time(pid), _boot_id())
 
 
 def is_alive(process: Process) -> bool:
-    """True if exactly this process still runs; a zombie, or another one with its number, does not
-    count."""
-    if process.boot != _boot():
+    """Check that exactly this process still runs; a zombie or a successor does not count."""
+    if process.boot != _boot_id():
         return False
     try:
-        same = abs(_started(process.pid) - process.started) < 1
+        same = abs(_start_time(process.pid) - process.started) < 1
         return same and psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
@@ -47,24 +46,17 @@ def is_alive(process: Process) -> bool:
         return True
 
 
-def _started(pid: int) -> float:
-    """On Linux counted from the boot, so that setting the clock changes nothing; elsewhere what
-    psutil knows."""
+def _start_time(pid: int) -> float:
+    """Count from the boot on Linux, so that setting the clock changes nothing; elsewhere ask psutil."""
     try:
-        fields = (
-            Path(f"/proc/{pid}/stat")
-            .read_text(encoding="utf-8", errors="replace")
-            .rpartition(")")[2]
-            .split()
-        )
-        return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return int(stat.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):
         return psutil.Process(pid).create_time()
 
 
-def _boot() -> str:
-    """Changes with every start of the machine. Where the system has no id, its start time, to the
-    minute."""
+def _boot_id() -> str:
+    """Return what changes with every start of the machine: its id, or its start time in minutes."""
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:

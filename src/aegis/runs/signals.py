@@ -1,5 +1,4 @@
-"""Stop signals: the first asks, and work ends at the next step's end; the second ends the process
-at once."""
+"""Stop signals: the first ends work at the next step's end, the second ends the process at once."""
 
 from __future__ import annotations
 
@@ -7,16 +6,13 @@ import os
 import signal
 import sys
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from aegis.errors import EXIT_RESUMABLE, StoppedError
 
-SIGNALS = tuple(
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP")
-    if hasattr(signal, name)
-)
+_NAMES = ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP")
+STOP_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 
 class Interrupt:
@@ -29,48 +25,37 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.requested: str | None = None
-        self._before: dict[int, Any] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            heeded = [
-                number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN
-            ]  # nohup ignores one
-            self._before = {number: signal.signal(number, self._on_signal) for number in heeded}
+            for number in STOP_SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores one
+                    self._previous[number] = signal.signal(number, self._on_signal)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for number, handler in self._before.items():
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
-        self._before = {}
-
-    def request(self, why: str) -> None:
-        """Ask for a stop, as a signal would."""
-        self.requested = self.requested or why
+        self._previous = {}
 
     def check(self) -> None:
-        """Return if nothing was asked.
+        """Return if no stop was asked for.
 
         Raises:
-            StoppedError: if a stop was asked for.
+            StoppedError: if one was.
         """
         if self.requested:
             raise StoppedError(
-                f"stopped by {self.requested}; what was finished is kept. Run the same command again to go on"
+                f"stopped by {self.requested}; what was finished is kept. "
+                "Run the same command again to go on"
             )
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         name = signal.Signals(number).name
         if self.requested:
-            os.write(
-                2,
-                f"\nerror: stopped at once by a second {name}; the last snapshot is sound\n".encode(),
-            )
+            text = f"\nerror: stopped at once by a second {name}; the last snapshot is sound\n"
+            os.write(2, text.encode())
             os._exit(EXIT_RESUMABLE)
         self.requested = name
         text = f"\n{name}: stopping at the end of this step; once more to stop at once\n"

@@ -1,5 +1,4 @@
-"""Watching over a run: what is dead or hung is ended for certain and started again, with growing
-waits."""
+"""Watch over a run: end what hangs, start again what died, with growing waits."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ from aegis.errors import (
     BadInputError,
     DiskFullError,
 )
-from aegis.runs.health import KIND, RESUMED, SILENCE_S, Look, is_held, look
+from aegis.runs.health import RESUMED, SILENCE_S, WATCH_EVENT, RunStatus, is_locked, read_status
 from aegis.runs.process import Process, is_alive
 from aegis.runs.record import Session, load, newest
 
@@ -37,9 +36,9 @@ _WINDOWS = os.name == "nt"
 ASK: int = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
 KILL: int = getattr(signal, "SIGKILL", signal.SIGTERM)  # SIGTERM is TerminateProcess on Windows
 _TRANSIENT = re.compile(
-    r"out of memory|cannot allocate memory|disk is full|no space left|input/output error|stale file handle"
-    r"|too many open files|temporarily unavailable|timed? ?out|connection|network|name resolution"
-    r"|\b50[234] (?:server|bad|service|gateway)"
+    r"out of memory|cannot allocate memory|disk is full|no space left|input/output error"
+    r"|stale file handle|too many open files|temporarily unavailable|timed? ?out|connection|network"
+    r"|name resolution|\b50[234] (?:server|bad|service|gateway)"
     r"|cuda error|cudnn|cublas|nccl|device unavailable|driver",
     re.IGNORECASE,
 )
@@ -56,8 +55,8 @@ class Child(Protocol):
 
 
 def start_process(command: Sequence[str], folder: Path, log: Path) -> Child:
-    """The command runs in the folder, apart from the watcher's terminal; what it prints is added to
-    the log."""
+    """Run the command in the folder, apart from the watcher's terminal; append its output to the
+    log."""
     with log.open("ab") as out:
         return subprocess.Popen(
             list(command),
@@ -81,18 +80,27 @@ class System:
     start: Callable[[Sequence[str], Path, Path], Child] = start_process
 
 
-def wait_s(count: int) -> float:
-    """Seconds before the resume that follows `count` fruitless ones: 10, 20, 40 … 600."""
-    return min(_FIRST_WAIT_S * 2 ** min(count, 20), _LONGEST_WAIT_S)
+@dataclass(frozen=True)
+class WatchSettings:
+    """Seconds between looks, seconds of silence allowed, fruitless resumes in a row allowed."""
+
+    interval_s: float = 60.0
+    silence_s: float = SILENCE_S
+    max_resumes: int = 5
+
+
+def backoff_s(resumes: int) -> float:
+    """Return the seconds to wait before the next resume: 10, 20, 40 … 600."""
+    return min(_FIRST_WAIT_S * 2 ** min(resumes, 20), _LONGEST_WAIT_S)
 
 
 def is_transient(error: str) -> bool:
-    """True if the same command may succeed later: memory, disk, network, device."""
+    """Check whether the same command may succeed later: memory, disk, network, device."""
     return _TRANSIENT.search(error) is not None
 
 
-def end(process: Process, system: System) -> bool:
-    """The process is asked to stop, then killed; False if it lives on.
+def end_process(process: Process, system: System) -> bool:
+    """Ask the process to stop, then kill it; return False if it lives on.
 
     Right before each signal it is made sure that the number still means this process.
     """
@@ -112,7 +120,7 @@ def end(process: Process, system: System) -> bool:
 
 
 def resume_command(session: Session) -> tuple[list[str], Path]:
-    """The command line that goes on with this very session, and the folder to run it in.
+    """Return the command line that goes on with this very session, and the folder to run it in.
 
     Raises:
         ArtifactError: if there is none.
@@ -120,7 +128,8 @@ def resume_command(session: Session) -> tuple[list[str], Path]:
     argv, folder = session.command.get("argv"), Path(session.command.get("cwd", ""))
     if not argv:
         raise ArtifactError(
-            f"{session.folder}: the record holds no command; run the same aegis command again yourself"
+            f"{session.folder}: the record holds no command; run the same aegis command again "
+            "yourself"
         )
     if not folder.is_dir():
         raise ArtifactError(
@@ -129,13 +138,13 @@ def resume_command(session: Session) -> tuple[list[str], Path]:
     later = newest(session.folder.parent, config_fingerprint=session.config_fingerprint)
     if later and later.session_id != session.session_id:
         raise ArtifactError(f"{later.folder}: a newer session of the same settings; watch that one")
-    wanted = [word for word in argv if word != "--no-auto-resume"]  # it would begin anew
-    return [sys.executable, "-m", "aegis", *wanted], folder
+    words = [word for word in argv if word != "--no-auto-resume"]  # it would begin anew
+    return [sys.executable, "-m", "aegis", *words], folder
 
 
 @contextlib.contextmanager
 def only_watcher(folder: Path) -> Iterator[None]:
-    """No other watcher resumes this session meanwhile.
+    """Keep other watchers from resuming this session meanwhile.
 
     Raises:
         BadInputError: if one does already.
@@ -150,182 +159,185 @@ def only_watcher(folder: Path) -> Iterator[None]:
 
 
 @dataclass
-class Keeper:
+class Supervisor:
     """Keeps one session going.
 
     Args:
         say: gets one line for each thing done, and why.
-        count: resumes since the last one that got anywhere.
+        resumes: since the last one that got anywhere.
         given_up: why nothing more is done; empty until then.
     """
 
     folder: Path
     say: Callable[[str], None]
-    max_resumes: int = 5
-    silence_s: float = SILENCE_S
+    settings: WatchSettings = WatchSettings()
     system: System = field(default_factory=System)
-    count: int = 0
+    resumes: int = 0
     given_up: str = ""
-    _mark: tuple[int, int] = (0, 0)
+    _progress: tuple[int, int] = (0, 0)
     _child: Child | None = None
-    _before: Process | None = None
+    _process_before: Process | None = None
     _started: float = 0.0
-    _told: str = ""
+    _last_reason: str = ""
 
-    def tend(self, found: Look) -> bool:
-        """What can be done for the run is done; False if it is over, or nothing helps."""
-        if found.state == "finished":
+    def handle(self, status: RunStatus) -> bool:
+        """Do what can be done for the run; return False if it is over, or nothing helps."""
+        if status.state == "finished":
             return False
         session = load(self.folder)
         code = self._child.poll() if self._child else None
-        untouched = self._child is not None and session.process == self._before
-        if untouched and code is None:
-            self._mind_the_start()
-            return True
-        if found.state == "running":
+        not_taken_over = self._child is not None and session.process == self._process_before
+        if not_taken_over and code is None:
+            return self._limit_the_start()
+        if status.state == "running":
             self._child = self._child if code is None else None
             return True
         if code == EXIT_BAD_INPUT:
-            return self._give_up(
-                f"the resumed run ended with exit code 2, bad input; see {self.folder / LOG}"
-            )
-        if untouched and code == EXIT_DONE:
+            log = self.folder / LOG
+            return self._give_up(f"the resumed run ended with exit code 2, bad input; see {log}")
+        if not_taken_over and code == EXIT_DONE:
             return self._give_up(
                 f"the resumed run worked on another session: its settings have changed; see {LOG}"
             )
-        if found.state == "failed" and not is_transient(found.evidence):
+        if status.state == "failed" and not is_transient(status.evidence):
             return self._give_up("it failed of something that another try would not mend")
-        if found.state == "hung":
-            return self._end_and_resume(session, found)
-        if found.state == "stopped" and not found.rebooted and not untouched:
-            return self._leave(
+        if status.state == "hung":
+            return self._end_and_resume(session, status)
+        if status.state == "stopped" and not status.rebooted and not not_taken_over:
+            return self._leave_alone(
                 "stopped by the user, so left alone; run the same command again to go on"
             )
-        if found.alive:
-            return self._leave("its process is still there; waiting for it to end")
-        return self._resume(found.evidence)
+        if status.alive:
+            return self._leave_alone("its process is still there; waiting for it to end")
+        return self._resume(status.evidence)
 
-    def _end_and_resume(self, session: Session, found: Look) -> bool:
-        if found.watched_s <= self.silence_s:
-            return self._leave(
-                "silent by the clock alone; it is ended only after as long a silence by this watcher's own"
+    def _end_and_resume(self, session: Session, status: RunStatus) -> bool:
+        if status.watched_s <= self.settings.silence_s:
+            return self._leave_alone(
+                "silent by the clock alone; "
+                "it is ended only after as long a silence by this watcher's own"
             )
         if session.process is None or not session.alive:
-            return self._leave(
-                "it cannot be told for certain which process hangs, so none is ended; end it yourself"
+            return self._leave_alone(
+                "it cannot be told for certain which process hangs, so none is ended; "
+                "end it yourself"
             )
-        self._note(f"asking process {session.process.pid} to stop: {found.evidence}")
-        if not end(session.process, self.system):
-            return self._give_up(f"process {session.process.pid} cannot be ended; end it yourself")
-        self._note(f"process {session.process.pid} has ended")
+        pid = session.process.pid
+        self._record(f"asking process {pid} to stop: {status.evidence}")
+        if not end_process(session.process, self.system):
+            return self._give_up(f"process {pid} cannot be ended; end it yourself")
+        self._record(f"process {pid} has ended")
         return self._resume("it hung")
 
     def _resume(self, why: str) -> bool:
         """Start it again after a wait, unless it goes on by itself meanwhile."""
-        session = load(self.folder)
-        mark = _progress(session)
-        if self.count and any(now > then for now, then in zip(mark, self._mark, strict=True)):
-            self.count = 0
-        if self.count >= self.max_resumes:
+        session, limit = load(self.folder), self.settings.max_resumes
+        progress = _progress(session)
+        if any(now > then for now, then in zip(progress, self._progress, strict=True)):
+            self.resumes = 0
+        if self.resumes >= limit:
             return self._give_up(
-                f"{self.count} resumes in a row got nowhere; see {self.folder / LOG}"
+                f"{self.resumes} resumes in a row got nowhere; see {self.folder / LOG}"
             )
         try:
             command, folder = resume_command(session)
         except ArtifactError as error:
             return self._give_up(str(error))
-        wait, number = wait_s(self.count), self.count + 1
-        self._note(f"resuming in {wait:.0f} s (attempt {number} of {self.max_resumes}): {why}")
-        self.system.sleep(wait)
+        wait_s, attempt = backoff_s(self.resumes), self.resumes + 1
+        self._record(f"resuming in {wait_s:.0f} s (attempt {attempt} of {limit}): {why}")
+        self.system.sleep(wait_s)
         session = load(self.folder)
-        if session.finished or session.alive or is_held(self.folder):
-            return self._leave("it goes on by itself; not resumed")
-        self._before, self._mark, self.count = session.process, mark, number
+        if session.finished or session.alive or is_locked(self.folder):
+            return self._leave_alone("it goes on by itself; not resumed")
+        self._process_before, self._progress, self.resumes = session.process, progress, attempt
         try:
             self._child = self.system.start(command, folder, self.folder / LOG)
         except OSError as error:
             return self._give_up(f"the command cannot be started ({error}); run it yourself")
-        self._started, self._told = self.system.clock(), ""
-        self._note(f"{RESUMED} as process {self._child.pid}; it prints to {self.folder / LOG}")
+        self._started, self._last_reason = self.system.clock(), ""
+        self._record(f"{RESUMED} as process {self._child.pid}; it prints to {self.folder / LOG}")
         return True
 
-    def _mind_the_start(self) -> None:
-        """A started process that never takes its session over is ended."""
+    def _limit_the_start(self) -> bool:
+        """Kill a started process that does not take its session over."""
         if self._child and self.system.clock() - self._started > _START_S:
-            self._note(
-                f"process {self._child.pid} has not taken the session over for {_START_S:.0f} s; killing it"
+            self._record(
+                f"process {self._child.pid} has not taken the session over for {_START_S:.0f} s; "
+                "killing it"
             )
             self._child.kill()
+        return True
 
-    def _leave(self, why: str) -> bool:
-        if why != self._told:
-            self._note(why)
-        self._told = why
+    def _leave_alone(self, why: str) -> bool:
+        if why != self._last_reason:
+            self._record(why)
+        self._last_reason = why
         return True
 
     def _give_up(self, why: str) -> bool:
         self.given_up = why
-        self._note(f"giving up: {why}")
+        self._record(f"giving up: {why}")
         return False
 
-    def _note(self, message: str) -> None:
-        """Told, and recorded in the session where that can be."""
+    def _record(self, message: str) -> None:
+        """Say it, and add it to the session's record where that can be."""
         self.say(message)
         with contextlib.suppress(sqlite3.Error, OSError, AegisError):
-            load(self.folder).event(KIND, message)
+            load(self.folder).event(WATCH_EVENT, message)
 
 
 def _progress(session: Session) -> tuple[int, int]:
-    """Grows with every snapshot and every completed stage."""
+    """Return two numbers that grow with every snapshot and every completed stage."""
     snapshots = session.rows("snapshots", last=1)
-    return (
-        snapshots[0]["id"] if snapshots else 0,
-        sum(record.state == "completed" for record in session.stages),
-    )
+    completed = sum(record.state == "completed" for record in session.stages)
+    return (snapshots[0]["id"] if snapshots else 0, completed)
 
 
 def watch_over(
     run: Path,
+    settings: WatchSettings,
     *,
-    interval_s: float,
-    silence_s: float,
     say: Callable[[str], None],
-    alarm: Callable[[Look], None],
-    keeper: Keeper | None = None,
-    system: System | None = None,
-) -> Look:
-    """The last look at a run, which is finished or failed, or which its keeper gave up.
+    alarm: Callable[[RunStatus], None],
+    supervisor: Supervisor | None = None,
+    system: System = System(),
+) -> RunStatus:
+    """Return the last status of a run, which is finished or failed, or which was given up.
 
     Args:
-        interval_s: seconds between looks.
-        alarm: gets the last look, and without a keeper also each look that finds the run stopped,
-            dead, hung or silent anew.
-        keeper: resumes it; None only looks.
+        alarm: gets the last status, and without a supervisor also each one that is the first to
+            find the run stopped, dead, hung or silent.
+        supervisor: resumes it; None only watches.
     """
-    system, last, trouble = system or System(), None, ""
-    while True:
+    status, trouble, over = None, "", False
+    while not over:
         try:
-            found = look(run, silence_s=silence_s, wall=system.wall, clock=system.clock, last=last)
-            if last is None or found.state != last.state:
-                say(f"{found.state}: {found.evidence}")
-                if keeper is None and found.exit_code and found.state != "failed":
-                    alarm(found)
-            last, over = (
-                found,
-                found.state in ("finished", "failed") if keeper is None else not keeper.tend(found),
+            previous = status
+            status = read_status(
+                run,
+                silence_s=settings.silence_s,
+                wall=system.wall,
+                clock=system.clock,
+                previous=previous,
             )
-            if over:
-                if keeper and keeper.given_up:
-                    found = replace(
-                        found, evidence=f"{found.evidence}; given up: {keeper.given_up}"
-                    )
-                alarm(found)
-                return found
+            if previous is None or status.state != previous.state:
+                say(f"{status.state}: {status.evidence}")
+                if supervisor is None and status.exit_code and status.state != "failed":
+                    alarm(status)
+            ended = status.state in ("finished", "failed")
+            over = ended if supervisor is None else not supervisor.handle(status)
             trouble = ""
         except (ArtifactError, DiskFullError, OSError, sqlite3.Error) as error:
-            if last is None:
+            if status is None:
                 raise
             if str(error) != trouble:
                 say(f"cannot look now ({error}); trying again")
             trouble = str(error)
-        system.sleep(interval_s)
+        if not over:
+            system.sleep(settings.interval_s)
+    assert status is not None
+    if supervisor and supervisor.given_up:
+        given_up = f"{status.evidence}; given up: {supervisor.given_up}"
+        status = replace(status, evidence=given_up)
+    alarm(status)
+    return status
