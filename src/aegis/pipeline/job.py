@@ -20,10 +20,11 @@ from aegis.model.base import Base, resolve_base
 from aegis.model.device import release_memory, set_threads
 from aegis.pipeline import stages
 from aegis.pipeline.context import Reached, Run, Say, Write
+from aegis.runs.events import Event, EventLog, Progress, Reporter
 from aegis.runs.heartbeat import Heartbeat
 from aegis.runs.progress_log import ProgressLog, Thresholds
 from aegis.runs.record import STAGES, Session, open_session
-from aegis.runs.reporter import listening
+from aegis.runs.reporter import reporting
 from aegis.runs.signals import Interrupt
 from aegis.storage.files import fingerprint, require_space
 from aegis.storage.lock import only_process
@@ -94,14 +95,16 @@ def _signs_of_life(run: Run) -> Iterator[None]:
     first."""
     beat = Heartbeat(run.session.folder)
 
-    def heard(doing: str, done: int, total: int, note: str, stoppable: bool) -> None:
-        beat(run.session.stage, doing, done, total, note)
-        run.log.update(stage=run.session.stage)
-        if stoppable:
-            run.interrupt.check()
+    def on_progress(event: Event) -> None:
+        if isinstance(event, Progress):
+            beat(run.session.stage, event.label, event.done, event.total, event.note)
+            run.log.update(stage=run.session.stage)
+            if event.stoppable:
+                run.interrupt.check()
 
     beat(run.session.stage, "starting", 0, 0)
-    with listening(heard):
+    log = EventLog(run.session.folder, say=run.say)
+    with contextlib.closing(log), reporting(Reporter(log, on_progress)):
         yield
 
 

@@ -1,5 +1,5 @@
 """Progress on stderr: a bar where a person looks on, a line a minute where the output is piped or
-logged."""
+logged; and to the reporter of the run that it is part of."""
 
 from __future__ import annotations
 
@@ -11,62 +11,58 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as ProgressBar
+
+from aegis.runs.events import Progress, Reporter
 
 Advance = Callable[..., None]
-Listener = Callable[[str, int, int, str, bool], None]
 LINE_EVERY_S = 60.0
-
-
-_listeners: list[Listener] = []
+_reporters: list[Reporter] = []
 
 
 @contextlib.contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """While entered, every advance of every bar is told: description, done, total, note, stoppable.
-    It may raise."""
-    _listeners.append(listener)
+def reporting(reporter: Reporter) -> Iterator[None]:
+    """While entered, every bar emits its `Progress` to this reporter; the innermost counts."""
+    _reporters.append(reporter)
     try:
         yield
     finally:
-        _listeners.remove(listener)
+        _reporters.remove(reporter)
 
 
 @contextlib.contextmanager
-def bar(
-    description: str, total: int, *, done: int = 0, stoppable: bool = True
-) -> Iterator[Advance]:
+def bar(label: str, total: int, *, done: int = 0, stoppable: bool = True) -> Iterator[Advance]:
     """Yield `advance(count=1, note="")`, which moves on from `done` and shows the note beside it.
 
     Args:
         stoppable: the work may be left at any advance; False where something must be saved first.
     """
-
-    def tell(show: Advance) -> Advance:
+    with _console(label, total, done) as show:
         position = done
 
         def advance(count: int = 1, note: str = "") -> None:
             nonlocal position
             position += count
-            show(count, note)
-            for listener in _listeners:
-                listener(description, position, total, note, stoppable)
+            event = Progress(
+                label=label, done=position, total=total, note=note, stoppable=stoppable
+            )
+            show(event)
+            if _reporters:
+                _reporters[-1].emit(event)
 
-        return advance
-
-    with _shown(description, total, done) as show:
-        yield tell(show)
+        yield advance
 
 
 @contextlib.contextmanager
-def _shown(description: str, total: int, done: int) -> Iterator[Advance]:
+def _console(label: str, total: int, done: int) -> Iterator[Callable[[Progress], None]]:
+    """Yield what shows progress on stderr."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _lines(console, description, total, done)
+        yield _Lines(console, done)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -76,28 +72,24 @@ def _shown(description: str, total: int, done: int) -> Iterator[Advance]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(description, total=total, completed=done, note="")
-
-        def advance(count: int = 1, note: str = "") -> None:
-            progress.update(task, advance=count, note=note)
-
-        yield advance
+    with ProgressBar(*columns, console=console, transient=True) as shown:
+        task = shown.add_task(label, total=total, completed=done, note="")
+        yield lambda event: shown.update(task, completed=event.done, note=event.note)
 
 
-def _lines(console: Console, description: str, total: int, first: int) -> Advance:
-    begun = told = time.monotonic()
-    done = first
+class _Lines:
+    """A line a minute, with the time that is left."""
 
-    def advance(count: int = 1, note: str = "") -> None:
-        nonlocal done, told
-        done += count
+    def __init__(self, console: Console, first: int) -> None:
+        self.console, self.first = console, first
+        self.begun = self.printed_at = time.monotonic()
+
+    def __call__(self, event: Progress) -> None:
         now = time.monotonic()
-        if now - told >= LINE_EVERY_S:
-            told = now
-            left = (now - begun) / max(1, done - first) * (total - done)
-            minutes, seconds = divmod(round(left), 60)
-            text = f"{description} {done}/{total}, {minutes}:{seconds:02} left {note}"
-            console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
-
-    return advance
+        if now - self.printed_at < LINE_EVERY_S:
+            return
+        self.printed_at = now
+        pace = (now - self.begun) / max(1, event.done - self.first)
+        minutes, seconds = divmod(round(pace * (event.total - event.done)), 60)
+        text = f"{event.label} {event.done}/{event.total}, {minutes}:{seconds:02} left {event.note}"
+        self.console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
