@@ -16,6 +16,7 @@ from aegis import __version__
 from aegis.cli import (
     audit,
     autostart,
+    config,
     doctor,
     evaluate,
     export,
@@ -76,6 +77,7 @@ app.command("fold")(fold.fold)
 app.command("doctor")(doctor.doctor)
 app.add_typer(audit.app, name="audit")
 app.add_typer(autostart.app, name="autostart")
+app.add_typer(config.app, name="config")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(review.app, name="review")
 app.add_typer(token.app, name="token")

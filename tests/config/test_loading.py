@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from aegis.config import Config, load_config
+from aegis.config import Config, dump_yaml, load_config, parse_config
 from aegis.errors import ConfigError
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -90,3 +93,26 @@ def test_bad_overrides_are_told(tmp_path: Path, override: str) -> None:
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
+def test_what_is_written_loads_as_the_same(path: Path, tmp_path: Path) -> None:
+    config = load_config(path, ["train.datasets=[{path: a.jsonl, weight: 1e-5}]"])
+    assert load_config(written(tmp_path, dump_yaml(config))) == config
+
+
+def reloaded(config: Config) -> Config:
+    with tempfile.TemporaryDirectory() as folder:
+        return load_config(written(Path(folder), dump_yaml(config)))
+
+
+@given(st.text(min_size=1) | st.sampled_from(["1e-3", "yes", "null", "0x1F", "1:30", "~", "# a"]))
+def test_text_is_written_as_text(text: str) -> None:
+    config = parse_config({"base": text, "model": {"system_prompt": text}}, where="test")
+    assert reloaded(config) == config
+
+
+@given(st.floats(min_value=1e-300, max_value=1e300))
+def test_numbers_are_written_to_the_last_bit(number: float) -> None:
+    config = parse_config({"train": {"lr": number}}, where="test")
+    assert reloaded(config).train.lr == number

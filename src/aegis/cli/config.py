@@ -1,0 +1,72 @@
+"""aegis config: what the settings mean, and what a file makes of them."""
+
+from __future__ import annotations
+
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from aegis.config.explain import Explanation
+
+app = typer.Typer(
+    help="Explain settings, show what a file makes of them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@app.command("explain")
+def explain(
+    key: Annotated[
+        str, typer.Argument(help="A setting or section, e.g. train.lr; none for the sections.")
+    ] = "",
+    json: Annotated[bool, typer.Option("--json", help="Print the explanation as JSON.")] = False,
+) -> None:
+    """Say what a setting does: description, type, bounds, default."""
+    from dataclasses import asdict
+
+    from aegis.cli.show import print_json, print_table
+    from aegis.config.explain import explain as explain_setting
+
+    setting = explain_setting(key)
+    if json:
+        print_json(asdict(setting))
+    elif setting.settings:
+        rows = [(part.key, _default(part), part.description) for part in setting.settings]
+        print_table(("setting", "default", "description"), rows, title=setting.description)
+    else:
+        typer.echo(f"{setting.key}\n  {setting.description}\n\n  type     {setting.type}")
+        if setting.bounds:
+            typer.echo(f"  bounds   {setting.bounds}")
+        typer.echo(f"  default  {_default(setting)}")
+        typer.echo(f"  path     {setting.key}, as in --set {setting.key}={_default(setting)}")
+
+
+def _default(setting: Explanation) -> str:
+    """As YAML reads it; a section's are its settings' own."""
+    return "…" if isinstance(setting.default, dict) else dumps(setting.default, ensure_ascii=False)
+
+
+@app.command("show")
+def show(
+    file: Annotated[Path, typer.Argument(help="YAML file, e.g. examples/quickstart.yaml.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="A.B=C", help="Override a setting, e.g. --set train.lr=1e-4."
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of YAML.")] = False,
+) -> None:
+    """Print every setting that a run of the file would have, defaults included, as YAML."""
+    from aegis.cli.show import print_json
+    from aegis.config import dump_yaml, load_config
+
+    config = load_config(file, set_ or [])
+    if json:
+        print_json(config.model_dump(mode="json"))
+    else:
+        typer.echo(dump_yaml(config), nl=False)

@@ -1,0 +1,95 @@
+"""`data`: where records come from, and what they must be like to stay."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from aegis.config.settings import AtLeastOne, Count, OpenShare, Positive, Settings, Share
+
+
+class GenerateSettings(Settings):
+    """Stage 1: new quadruple-thinking samples from the local model."""
+
+    samples: Count = 12
+    """Topics that the local model is asked to think about; more cost time, 0 asks none."""
+    topics: str | None = None
+    """JSON Lines file of topics; null for those that AEGIS ships."""
+    max_new_tokens: AtLeastOne = 48
+    """Tokens a section may have; raise it if sections break off."""
+    batch_size: AtLeastOne = 12
+    """Sections sampled at once; higher is faster and takes more memory."""
+    temperature: Positive = 0.7
+    """Sampling temperature; higher writes more varied and less reliable text."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Probability mass that tokens are sampled from; lower leaves out unlikely words."""
+
+
+class QualitySettings(Settings):
+    """Stage 2: what a record must be like to stay."""
+
+    min_characters: Count = 2
+    """Characters that a prompt, section or answer needs; higher sets more records aside."""
+    max_characters: AtLeastOne = 4000
+    """Characters that a prompt, section or answer may have; higher keeps longer records."""
+    max_repetition: Share = 0.5
+    """Share of a text that may repeat itself; higher keeps text of a stuck generator."""
+    near_duplicate: Share = 0.8
+    """Jaccard similarity of 4-character shingles from which the later prompt is a duplicate; higher
+    keeps more prompts that resemble one another."""
+    balance_ratio: Annotated[float, Field(ge=1)] = 1.5
+    """How many times the rarest decision's records another may have; higher keeps more of them."""
+
+    @model_validator(mode="after")
+    def _some_length(self) -> QualitySettings:
+        if self.min_characters > self.max_characters:
+            raise ValueError(
+                f"min_characters must be at most max_characters, got {self.min_characters}"
+            )
+        return self
+
+
+class SplitSettings(Settings):
+    """Shares held out; contrast twins always stay on one side."""
+
+    validation: OpenShare = 0.08
+    """Share for calibration and model choice; higher measures more finely and trains on less."""
+    test: OpenShare = 0.12
+    """Share for the report alone; higher narrows its intervals and trains on less."""
+
+    @model_validator(mode="after")
+    def _leave_something(self) -> SplitSettings:
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                "validation + test must leave something to train on, "
+                f"got {self.validation + self.test}"
+            )
+        return self
+
+
+class DataSettings(Settings):
+    """Where records come from and how they are cleaned."""
+
+    seed_records: bool = True
+    """Whether the Japanese and English records that AEGIS ships are used."""
+    records: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """JSON Lines files of your records, {"prompt", "decision"} a line."""
+    pairs: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """JSON Lines files of preference pairs, {"prompt", "chosen", "rejected"} a line."""
+    skip_bad: bool = False
+    """Whether bad lines are set aside in rejected.jsonl instead of stopping the run."""
+    generate: GenerateSettings = GenerateSettings()
+    """Stage 1: new samples from the local model."""
+    quality: QualitySettings = QualitySettings()
+    """Stage 2: what a record must be like to stay."""
+    split: SplitSettings = SplitSettings()
+    """Shares of the records that training never sees."""
+
+    @model_validator(mode="after")
+    def _some_source(self) -> DataSettings:
+        if not self.seed_records and not self.records:
+            raise ValueError(
+                "needs a source of records: set seed_records: true or name files under records"
+            )
+        return self

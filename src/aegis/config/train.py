@@ -1,0 +1,133 @@
+"""`train`: the supervised part, its schedule, and which algorithm follows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from aegis.config.algorithms import DpoSettings, GroupSettings, PpoSettings, RewardSettings
+from aegis.config.settings import AtLeastOne, Count, Positive, Settings, Share, Text, Weight
+
+OWN_RECORDS = "records"
+
+
+class AnnealSettings(Settings):
+    """The course of the gates' α, whose sigmoid is how far they open."""
+
+    shape: Literal["sigmoid", "linear", "cosine"] = "sigmoid"
+    """The curve from start to end."""
+    start: Annotated[float, Field(allow_inf_nan=False)] = -5.0
+    """α at first; lower begins with gates more tightly closed."""
+    end: Annotated[float, Field(allow_inf_nan=False)] = 1.618033988749895
+    """α at last; higher ends with gates further open."""
+    warmup: Share = 0.1
+    """Share of the training that α stays at its start."""
+    annealing: Share = 0.7
+    """Share of the training that α takes from start to end; higher opens more slowly."""
+    steepness: Positive = 12.0
+    """Of the sigmoid's middle; higher makes the transition more sudden."""
+
+    @model_validator(mode="after")
+    def _end_inside(self) -> AnnealSettings:
+        if self.warmup + self.annealing > 1:
+            raise ValueError(
+                f"warmup + annealing must be at most 1, got {self.warmup + self.annealing:g}"
+            )
+        return self
+
+
+class LossSettings(Settings):
+    """Weights of the loss terms."""
+
+    decision: Weight = 1.0
+    """Of the decision's cross entropy; higher learns to decide at the cost of writing."""
+    sections: Weight = 0.5
+    """Of the private sections' tokens."""
+    final: Weight = 1.0
+    """Of the public answer's tokens."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the decision's target spread over all four; higher decides less confidently."""
+    pet: Annotated[tuple[Weight, Weight, Weight], Field(strict=False)] = (0.0, 0.0, 0.0)
+    """Of hidden states' squared second difference, one weight a phase; higher smooths them."""
+    nu_orth: Weight = 0.0
+    """Of the rotations' orthogonality defect."""
+    mu_norm: Weight = 0.0
+    """Of the drift of hidden states' norms through a gate."""
+    rho_iso: Weight = 0.0
+    """Of the gates' isometry defect."""
+
+
+class DatasetSettings(Settings):
+    """One dataset of SFT."""
+
+    path: Text
+    """A JSON Lines file of records, or `records` for the run's own."""
+    weight: Weight = 1.0
+    """An epoch takes round(weight · n) of its n training records; over 1 repeats some."""
+
+
+class TrainSettings(Settings):
+    """Stage 3: SFT, then `algorithm`."""
+
+    algorithm: Literal["ppo", "dpo", "grpo", "rloo", "sft"] = "ppo"
+    """What follows the supervised part; sft for nothing."""
+    epochs: Positive = 2.0
+    """Passes of SFT over the records; more fit them closer and generalise less in the end."""
+    batch_tokens: AtLeastOne = 1024
+    """Tokens a step, padding included; higher averages more, takes more memory, steps less often."""
+    max_length: AtLeastOne = 512
+    """Tokens of a row; longer prompts are set aside, records with longer responses teach the
+    decision only. Higher takes more memory."""
+    datasets: Annotated[tuple[DatasetSettings, ...], Field(strict=False)] = ()
+    """What SFT mixes with the run's own records, which have weight 1 unless `path: records` gives
+    another."""
+    thinking_records: Count | None = None
+    """How many records of each dataset keep their thinking, the rest teach the decision only; null
+    for all."""
+    thinking_tokens: AtLeastOne | None = None
+    """Records whose response has more tokens teach the decision only; null for no limit but
+    `max_length`. A base that spells a language in bytes learns little from long rows of them."""
+    probe_records: Count = 700
+    """Prompts that the decision head starts from; more start better and take longer, 0 for a head
+    that starts at zero."""
+    lexical_strength: Positive = 10.0
+    """Inverse regularisation of the n-grams beside the head; higher trusts single words more."""
+    lr: Positive = 3e-4
+    """Step size of LoRA; higher learns faster and may diverge."""
+    gate_lr: Positive = 3e-3
+    """Step size of the gates; higher rotates further."""
+    head_lr: Positive = 1e-3
+    """Step size of the decision head; higher leaves its start further behind."""
+    tag_lr: Positive = 3e-3
+    """Step size of the tags' rows in the embedding and `lm_head`."""
+    weight_decay: Weight = 0.01
+    """Pull of the weights towards 0 (AdamW); higher regularises more."""
+    warmup: Share = 0.06
+    """Share of the steps over which the learning rates rise."""
+    clip_norm: Positive = 1.0
+    """Norm that a step's gradient is clipped to; lower damps outliers more."""
+    autocast: Literal["auto", "off", "bfloat16"] = "auto"
+    """Number format of products; auto: bfloat16 on a GPU that has it, off on a CPU."""
+    anneal: AnnealSettings = AnnealSettings()
+    """The course of the gates' α."""
+    loss: LossSettings = LossSettings()
+    """Weights of the loss terms."""
+    reward: RewardSettings = RewardSettings()
+    """The reward model."""
+    ppo: PpoSettings = PpoSettings()
+    """PPO."""
+    dpo: DpoSettings = DpoSettings()
+    """DPO."""
+    group: GroupSettings = GroupSettings()
+    """GRPO and RLOO."""
+
+    @model_validator(mode="after")
+    def _some_dataset(self) -> TrainSettings:
+        paths = [dataset.path for dataset in self.datasets]
+        if repeated := [path for path in paths if paths.count(path) > 1]:
+            raise ValueError(f"datasets names {repeated[0]!r} more than once; give it one weight")
+        weights = {OWN_RECORDS: 1.0} | {dataset.path: dataset.weight for dataset in self.datasets}
+        if not any(weights.values()):
+            raise ValueError("datasets must give at least one of them a weight above 0")
+        return self
