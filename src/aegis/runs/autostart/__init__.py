@@ -9,30 +9,18 @@ from collections.abc import Callable, Iterable
 
 from aegis.errors import AegisError, BadInputError
 from aegis.runs.autostart import launchd, systemd, task_scheduler
-from aegis.runs.autostart.job import Account, Job, Unit, Words, this_account, this_job
+from aegis.runs.autostart.job import Account, Command, Job, Unit, this_account, this_job
 from aegis.storage.files import make_folder, write_text
 
-__all__ = [
-    "Account",
-    "Job",
-    "Unit",
-    "install",
-    "native_system",
-    "plan",
-    "remove",
-    "run_command",
-    "shown",
-    "this_account",
-    "this_job",
-]
+__all__ = ["Account", "Job", "Unit", "this_account", "this_job"]
 
-Run = Callable[[Words], tuple[int, str]]
+RunCommand = Callable[[Command], tuple[int, str]]
 _PLANS = {"systemd": systemd.plan, "launchd": launchd.plan, "task-scheduler": task_scheduler.plan}
 _NATIVE = {"linux": "systemd", "darwin": "launchd", "win32": "task-scheduler"}
 
 
 def native_system(platform: str = sys.platform) -> str:
-    """The start-up system of this kind of machine.
+    """Return the start-up system of this kind of machine.
 
     Raises:
         BadInputError: if there is none that we know.
@@ -45,7 +33,7 @@ def native_system(platform: str = sys.platform) -> str:
 
 
 def plan(job: Job, account: Account, *, system: str) -> Unit:
-    """What the system needs to start the job; nothing is written.
+    """Plan what the system needs to start the job; write nothing.
 
     Raises:
         BadInputError: if the system is unknown or cannot express a path.
@@ -55,11 +43,11 @@ def plan(job: Job, account: Account, *, system: str) -> Unit:
     return _PLANS[system](job, account)
 
 
-def run_command(words: Words) -> tuple[int, str]:
-    """Run a command; return its exit status (127 if there is no such program) and what it said."""
+def run_command(command: Command) -> tuple[int, str]:
+    """Run a command; return its exit status (127: no such program) and what it printed."""
     try:
         done = subprocess.run(
-            words,
+            command,
             capture_output=True,
             text=True,
             errors="replace",
@@ -67,14 +55,14 @@ def run_command(words: Words) -> tuple[int, str]:
             timeout=120,
         )
     except FileNotFoundError:
-        return 127, f"{words[0]} is not on this machine"
+        return 127, f"{command[0]} is not on this machine"
     except (OSError, subprocess.TimeoutExpired) as error:
         return 126, str(error)
     return done.returncode, " ".join((done.stderr or done.stdout).split())
 
 
-def install(unit: Unit, *, run: Run, find: Callable[[str], str | None]) -> list[Words]:
-    """The unit is written and enabled; return the commands run.
+def install(unit: Unit, *, run: RunCommand, find: Callable[[str], str | None]) -> list[Command]:
+    """Write and enable the unit; return the commands run.
 
     Args:
         run: as `run_command`.
@@ -98,27 +86,25 @@ def install(unit: Unit, *, run: Run, find: Callable[[str], str | None]) -> list[
         raise AegisError(
             f"{unit.path}: cannot be written ({error.strerror}); correct the folder's permissions"
         ) from error
-    commands = (*(_loaded(unit, run) if unit.load_once else ()), *unit.enable)
+    commands = [*(_unload_commands(unit, run) if unit.load_once else []), *unit.enable]
     _run_all(commands, run, f"{unit.path} is written, but not enabled")
-    return list(commands)
+    return commands
 
 
-def remove(unit: Unit, *, run: Run) -> list[Words] | None:
-    """The unit is disabled and its file gone; return the commands run, None if it was not
-    installed.
+def remove(unit: Unit, *, run: RunCommand) -> list[Command] | None:
+    """Disable the unit and delete its file; return the commands run, None if it is not installed.
 
     A run that systemd or Task Scheduler has started goes on; launchd stops it, and it can be
     resumed.
 
     Raises:
-        AegisError: if a command or the deletion fails; what is left is removed by the same call
-            later.
+        AegisError: if a command or the deletion fails; the same call later removes the rest.
     """
-    loaded = _loaded(unit, run)
-    if not loaded and not unit.path.exists():
+    unload = _unload_commands(unit, run)
+    if not unload and not unit.path.exists():
         return None
-    before = (*loaded, *unit.disable)
-    after = (f"delete {unit.path}", *map(shown, unit.refresh))
+    before = [*unload, *unit.disable]
+    after = [f"delete {unit.path}", *map(as_typed, unit.refresh)]
     _run_all(before, run, f"{unit.path} is not deleted yet", after=after)
     try:
         unit.path.unlink(missing_ok=True)
@@ -130,26 +116,27 @@ def remove(unit: Unit, *, run: Run) -> list[Words] | None:
     return [*before, *unit.refresh]
 
 
-def shown(words: Words) -> str:
-    """The command as one would type it in this system's shell."""
-    return subprocess.list2cmdline(words) if words[0] == "schtasks" else shlex.join(words)
+def as_typed(command: Command) -> str:
+    """Return the command as one would type it in this system's shell."""
+    is_windows = command[0] == "schtasks"
+    return subprocess.list2cmdline(command) if is_windows else shlex.join(command)
 
 
-def _loaded(unit: Unit, run: Run) -> tuple[Words, ...]:
-    """The command that makes the system forget the unit, if it knows it."""
-    if unit.probe is None or unit.unload is None or run(unit.probe)[0] != 0:
-        return ()
-    return (unit.unload,)
+def _unload_commands(unit: Unit, run: RunCommand) -> list[Command]:
+    """Return what makes the system forget the unit, if it knows it."""
+    known = unit.probe and unit.unload and run(unit.probe)[0] == 0
+    return [unit.unload] if known and unit.unload else []
 
 
-def _run_all(commands: Iterable[Words], run: Run, state: str, *, after: Iterable[str] = ()) -> None:
-    left = list(commands)
-    while left:
-        status, said = run(left[0])
+def _run_all(
+    commands: Iterable[Command], run: RunCommand, state: str, *, after: Iterable[str] = ()
+) -> None:
+    commands = list(commands)
+    for index, command in enumerate(commands):
+        status, printed = run(command)
         if status:
-            by_hand = " ; ".join([*map(shown, left), *after])
+            by_hand = " ; ".join([*map(as_typed, commands[index:]), *after])
             raise AegisError(
-                f"{state}: `{shown(left[0])}` failed with {status} ({said or 'it said nothing'}); "
-                f"type by hand, in this order: {by_hand}"
+                f"{state}: `{as_typed(command)}` failed with {status} "
+                f"({printed or 'it said nothing'}); type by hand, in this order: {by_hand}"
             )
-        left.pop(0)

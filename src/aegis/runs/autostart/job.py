@@ -1,4 +1,4 @@
-"""What is to be started, for whom, and the unit that says so to the machine's start-up system."""
+"""What is to be started, for whom, and the unit that says so to the start-up system."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from aegis.errors import BadInputError
 
-Words = tuple[str, ...]
+Command = tuple[str, ...]
 STOP_TIMEOUT_S = 300  # leaves room for the emergency save
 
 
@@ -32,8 +32,12 @@ class Job:
     aegis_home: str | None = None
 
     @property
-    def words(self) -> Words:
+    def command(self) -> Command:
         return (self.python, "-m", "aegis", "run", self.config)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.python, self.config, self.folder, self.aegis_home or "")
 
     @property
     def name(self) -> str:
@@ -70,18 +74,18 @@ class Unit:
     name: str
     path: Path
     text: str
-    enable: tuple[Words, ...]
-    disable: tuple[Words, ...]
-    refresh: tuple[Words, ...] = ()
-    probe: Words | None = None
-    unload: Words | None = None
+    enable: tuple[Command, ...]
+    disable: tuple[Command, ...]
+    refresh: tuple[Command, ...] = ()
+    probe: Command | None = None
+    unload: Command | None = None
     load_once: bool = False
-    start: Words | None = None
+    start: Command | None = None
     folders: tuple[Path, ...] = ()
 
 
 def this_job(config: Path, *, folder: Path, environment: Mapping[str, str]) -> Job:
-    """The job that this Python would run for the config from the folder.
+    """Describe the job that this Python would run for the config from the folder.
 
     Links to files are kept: a virtual environment's python is one.
 
@@ -95,27 +99,24 @@ def this_job(config: Path, *, folder: Path, environment: Mapping[str, str]) -> J
         folder=str(folder),
         aegis_home=str(folder / Path(home).expanduser()) if home else None,
     )
-    for path in (job.python, job.config, job.folder, job.aegis_home or ""):
-        if any(
-            unicodedata.category(character) in ("Cc", "Cs") or character in "\ufffe\uffff"
-            for character in path
-        ):
+    for path in job.paths:
+        categories = map(unicodedata.category, path)
+        if {"Cc", "Cs"} & set(categories) or {"\ufffe", "\uffff"} & set(path):
             raise BadInputError(
-                f"{path!r}: a path in a start-up file must hold no line break, control character or invalid UTF-8; rename it"
+                f"{path!r}: a path in a start-up file must hold no line break, control character "
+                "or invalid UTF-8; rename it"
             )
     return job
 
 
 def this_account(environment: Mapping[str, str]) -> Account:
-    """The account that the process belongs to."""
-    home, settings = Path.home(), environment.get("XDG_CONFIG_HOME", "")
-    domain, uid = environment.get("USERDOMAIN"), getattr(os, "getuid", lambda: 0)()
+    """Return the account that the process belongs to."""
+    home, user, domain = Path.home(), getpass.getuser(), environment.get("USERDOMAIN")
+    settings = Path(environment.get("XDG_CONFIG_HOME", ""))
     return Account(
-        user=f"{domain}\\{getpass.getuser()}" if domain and os.name == "nt" else getpass.getuser(),
-        uid=uid,
-        systemd_units=(Path(settings) if os.path.isabs(settings) else home / ".config")
-        / "systemd"
-        / "user",
+        user=f"{domain}\\{user}" if domain and os.name == "nt" else user,
+        uid=getattr(os, "getuid", lambda: 0)(),
+        systemd_units=(settings if settings.is_absolute() else home / ".config") / "systemd/user",
         launch_agents=home / "Library" / "LaunchAgents",
         tasks=platformdirs.user_data_path("aegis", appauthor=False) / "autostart",
         logs=platformdirs.user_log_path("aegis", appauthor=False),
@@ -123,7 +124,7 @@ def this_account(environment: Mapping[str, str]) -> Account:
 
 
 def render(template: str, *, escape_xml: bool, **values: Any) -> str:
-    """The template beside this file with its values filled in; a missing value is our bug."""
+    """Fill in the template beside this file; a missing value is our bug."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=escape_xml,

@@ -11,7 +11,7 @@ _BETWEEN_STARTS_S = 300  # from start to start, so a long run is taken up again 
 
 
 def plan(job: Job, account: Account) -> Unit:
-    """An agent that starts at login, and at once when it is loaded."""
+    """Plan an agent that starts at login, and at once when it is loaded."""
     path, domain = account.launch_agents / f"{job.name}.plist", f"gui/{account.uid}"
     return Unit(
         system="launchd",
@@ -31,7 +31,7 @@ def _text(job: Job, account: Account) -> str:
     log = str(account.logs / f"{job.name}.log")
     agent: dict[str, Any] = {
         "Label": job.name,
-        "ProgramArguments": list(job.words),
+        "ProgramArguments": list(job.command),
         "WorkingDirectory": job.folder,
         "RunAtLoad": True,
         # launchd cannot tell exit codes apart: anything but 0 is tried again.

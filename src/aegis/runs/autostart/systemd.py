@@ -9,7 +9,7 @@ _RESTART_DELAY_S = 60
 
 
 def plan(job: Job, account: Account) -> Unit:
-    """A unit that starts with the user's manager, which lingering starts at boot.
+    """Plan a unit that starts with the user's manager, which lingering starts at boot.
 
     Raises:
         BadInputError: if Python's own path is one that systemd refuses.
@@ -37,10 +37,10 @@ def plan(job: Job, account: Account) -> Unit:
 
 
 def _text(job: Job) -> str:
-    # ":" switches $ substitution off (systemd 244); older ones refuse it, so it stands only where it is needed.
-    literal = ":" if any("$" in word for word in job.words) else ""
-    program, *rest = job.words
-    # WorkingDirectory= is taken as it stands, except that white space and a backslash at the end would be lost.
+    # ":" switches $ substitution off (systemd 244); older ones refuse it, so only where needed.
+    literal = ":" if any("$" in word for word in job.command) else ""
+    program, *rest = job.command
+    # WorkingDirectory= is taken as it stands, but white space and a backslash at its end are lost.
     ends_badly = job.folder != job.folder.rstrip(" \\")
     return render(
         "systemd.service.j2",

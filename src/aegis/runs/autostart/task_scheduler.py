@@ -6,7 +6,7 @@ import re
 import subprocess
 
 from aegis.errors import BadInputError
-from aegis.runs.autostart.job import Account, Job, Unit, Words, render
+from aegis.runs.autostart.job import Account, Command, Job, Unit, render
 
 # A task has no environment of its own, and cmd.exe would read %, ^ and & in paths.
 _WITH_HOME = (
@@ -16,12 +16,12 @@ _WITH_HOME = (
 
 
 def plan(job: Job, account: Account) -> Unit:
-    """A task that starts when the user logs on.
+    """Plan a task that starts when the user logs on.
 
     Raises:
         BadInputError: if a path holds %NAME%, which Task Scheduler would replace.
     """
-    for path in (job.python, job.config, job.folder, job.aegis_home or ""):
+    for path in job.paths:
         if re.search(r"%[^%\\/]+%", path):
             raise BadInputError(
                 f"{path}: Task Scheduler reads %...% in a path as a variable; rename the folder or file"
@@ -41,7 +41,7 @@ def plan(job: Job, account: Account) -> Unit:
 
 
 def _text(job: Job, account: Account) -> str:
-    program, *rest = _words(job)
+    program, *rest = _command(job)
     text = render(
         "task-scheduler.xml.j2",
         escape_xml=True,
@@ -56,7 +56,7 @@ def _text(job: Job, account: Account) -> str:
     return text.encode("ascii", "xmlcharrefreplace").decode("ascii")
 
 
-def _words(job: Job) -> Words:
+def _command(job: Job) -> Command:
     if not job.aegis_home:
-        return job.words
+        return job.command
     return (job.python, "-c", _WITH_HOME, job.aegis_home, "run", job.config)
