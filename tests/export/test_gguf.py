@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from aegis.cli import app
 from aegis.engine.llamacpp_files import Gguf, quantise
 from aegis.errors import (
+    AegisError,
     ArtifactError,
     BadInputError,
     DiskFullError,
@@ -25,18 +27,18 @@ from aegis.errors import (
     MissingPackageError,
     ModelError,
 )
-from aegis.export import gguf
+from aegis.export import gguf, gguf_files, importance
 from aegis.export.certificate import measure, probe_logits, probe_texts
 from aegis.export.gguf import (
     GgufSettings,
     export_gguf,
-    plain_pre_tokenizer,
     read_limits,
     read_types,
     require_packages,
 )
+from aegis.export.gguf_checks import check_tensors, check_tokenizer
+from aegis.export.gguf_files import convert, converter_error, plain_pre_tokenizer
 from aegis.export.reference import Reference
-from aegis.export.roundtrip import check_tensors, check_tokenizer
 from aegis.model.base import load_model, load_tokenizer
 from aegis.storage.artifact import MANIFEST, is_current, read_manifest, verify, writing
 from tests.conftest import byte_tokenizer
@@ -57,8 +59,7 @@ def few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def converted(folded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The f32 file of the folded model, from the official converter."""
-    job = gguf._job(folded, folded / "gguf", GgufSettings(types=("f32",)), quiet)
-    return gguf._convert(job, "f32", tmp_path_factory.mktemp("converted"))
+    return convert(folded, "f32", tmp_path_factory.mktemp("converted"), pre_tokenizer=None)
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def model(folded: Path, converted: Path, tmp_path: Path, monkeypatch: pytest.Mon
     """A copy of the folded model; the converter is asked once for all tests, f16 is made from its
     f32."""
 
-    def convert(_: Any, kind: str, scratch: Path) -> Path:
+    def convert(_: Path, kind: str, scratch: Path, **__: Any) -> Path:
         target = scratch / f"{kind}.gguf"
         if kind == "f32":
             shutil.copyfile(converted, target)
@@ -74,7 +75,7 @@ def model(folded: Path, converted: Path, tmp_path: Path, monkeypatch: pytest.Mon
             quantise_f16(converted, target)
         return target
 
-    monkeypatch.setattr(gguf, "_convert", convert)
+    monkeypatch.setattr(gguf, "convert", convert)
     return Path(shutil.copytree(folded, tmp_path / "model"))
 
 
@@ -154,12 +155,12 @@ def test_finished_types_are_kept_and_new_ones_come_beside_them(
 ) -> None:
     first = export(model, "f16")
     made = (model / "gguf" / "model-f16.gguf").stat().st_mtime_ns
-    monkeypatch.setattr(gguf, "_convert", lambda *_: pytest.fail("converted again"))
+    monkeypatch.setattr(gguf, "convert", lambda *_, **__: pytest.fail("converted again"))
     assert export(model, "f16") == first
     both = export(model, "Q8_0", "f16")  # quantised from the f16 that is there
     assert both["f16"] == first["f16"]
     assert (model / "gguf" / "model-f16.gguf").stat().st_mtime_ns == made
-    monkeypatch.setattr(gguf, "quantise", lambda *_, **__: pytest.fail("quantised again"))
+    monkeypatch.setattr(gguf_files, "quantise", lambda *_, **__: pytest.fail("quantised again"))
     export(model, "Q8_0")
     with (model / "gguf" / "model-Q8_0.gguf").open("r+b") as file:
         file.seek(-1, 2)
@@ -185,11 +186,11 @@ def test_another_model_in_the_same_place_gets_files_of_its_own(model: Path) -> N
         GgufSettings(types=("Q8_0",)),
         quiet,
     )
-    assert job.kept() == {}
+    assert job.finished() == {}
     same = gguf._job(
         model.parent / "copy", model.parent / "copy" / "gguf", GgufSettings(types=("Q8_0",)), quiet
     )
-    assert list(same.kept()) == ["Q8_0"]
+    assert list(same.finished()) == ["Q8_0"]
 
 
 def test_a_folder_of_ones_own_leaves_the_model_alone(model: Path, tmp_path: Path) -> None:
@@ -228,9 +229,9 @@ def test_killed_in_the_middle_what_is_finished_stays_and_nothing_else(
     code = f"""
 import os, shutil
 from pathlib import Path
-from aegis.export import gguf
+from aegis.export import gguf, gguf_files, importance
 from aegis.export.certificate import probe_texts
-def convert(job, kind, scratch):
+def convert(model, kind, scratch, **_):
     shutil.copyfile({str(converted)!r}, scratch / (kind + ".gguf"))
     return scratch / (kind + ".gguf")
 compared = gguf._compared
@@ -238,7 +239,7 @@ def kill(path, kind, *rest, **more):
     if kind == "Q8_0":
         os._exit(9)
     return compared(path, kind, *rest, **more)
-gguf._convert, gguf._compared = convert, kill
+gguf.convert, gguf._compared = convert, kill
 gguf.probe_texts = lambda: probe_texts()[:2]
 gguf.export_gguf(Path({str(model)!r}), gguf.GgufSettings(types=("f16", "Q8_0"), threads=1), say=print)
 """
@@ -269,11 +270,11 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(
         with pytest.raises(DiskFullError, match="disk is full"):
             export(model, "Q8_0")
     with monkeypatch.context() as patch:
-        patch.setattr(gguf, "free_space", lambda _: 0)
+        patch.setattr(gguf_files, "free_space", lambda _: 0)
         patch.setattr(
-            gguf,
+            gguf_files,
             "quantise",
-            lambda *_, **__: (_ for _ in ()).throw(gguf.AegisError("iostream error")),
+            lambda *_, **__: (_ for _ in ()).throw(AegisError("iostream error")),
         )
         with pytest.raises(DiskFullError, match="free some room"):
             export(model, "Q8_0")
@@ -282,7 +283,7 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(
         with pytest.raises(DiskFullError, match="MiB are needed"):
             export(model, "Q8_0")
     assert isinstance(
-        gguf._refused(model, "OSError: [Errno 28] No space left on device"), DiskFullError
+        converter_error(model, "OSError: [Errno 28] No space left on device"), DiskFullError
     )
     assert (model / "certificate.json").read_text() == whole
     assert verify(model)
@@ -373,13 +374,13 @@ def test_what_is_no_folded_model_is_told(folded: Path, tmp_path: Path) -> None:
 
 
 def test_what_the_converter_says_is_passed_on(folded: Path) -> None:
-    unknown = gguf._refused(
+    unknown = converter_error(
         folded,
         "x\nNotImplementedError: BPE pre-tokenizer was not recognized - update get_vocab_base_pre()",
     )
     assert "--pre-tokenizer" in str(unknown)
     assert "ERROR: Model X is not supported" in str(
-        gguf._refused(folded, "INFO: a\nERROR: Model X is not supported\n\n")
+        converter_error(folded, "INFO: a\nERROR: Model X is not supported\n\n")
     )
 
 
@@ -404,24 +405,39 @@ def test_a_missing_package_is_told_with_the_command(monkeypatch: pytest.MonkeyPa
         require_packages()
 
 
-def test_an_importance_matrix_weighs_what_the_text_uses(
-    folded: Path, converted: Path, tmp_path: Path
-) -> None:
-    from aegis.export.importance import importance
-
+def test_importance_is_what_the_text_uses(folded: Path, converted: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("\n".join(probe.text for probe in probe_texts()), encoding="utf-8")
-    found = importance(folded, text, load_tokenizer(folded), gguf=converted)
-    assert {"blk.0.attn_q.weight", "blk.3.ffn_down.weight"} < found.keys()
-    assert found["blk.0.attn_q.weight"].shape == (32,)
-    assert all((weights > 0).all() for weights in found.values())
-    plain, weighed = tmp_path / "plain.gguf", tmp_path / "weighed.gguf"
-    quantise(converted, plain, kind="Q4_0", threads=1)
-    quantise(converted, weighed, kind="Q4_0", threads=1, importance=found)
-    assert plain.read_bytes() != weighed.read_bytes()
+    weights = importance.importance(folded, text, load_tokenizer(folded), gguf=converted)
+    assert {"blk.0.attn_q.weight", "blk.3.ffn_down.weight"} < weights.keys()
+    assert weights["blk.0.attn_q.weight"].shape == (32,)
+    assert all((columns > 0).all() for columns in weights.values())
     text.write_text("short")
     with pytest.raises(BadInputError, match="512 are needed"):
-        importance(folded, text, load_tokenizer(folded), gguf=converted)
+        importance.importance(folded, text, load_tokenizer(folded), gguf=converted)
+
+
+def test_the_quantiser_weighs_what_the_text_uses(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(probe.text for probe in probe_texts()), encoding="utf-8")
+    plain = export(model, "Q4_0", output=tmp_path / "plain")["Q4_0"]
+    weighed = export(model, "Q4_0", output=tmp_path / "weighed", imatrix=text)["Q4_0"]
+    assert weighed["sha256"] != plain["sha256"]
+    assert weighed["bytes"] == plain["bytes"]
+    assert weighed["within"]
+
+
+def test_a_missing_binding_for_imatrix_is_told_before_anything_is_done(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "llama_cpp" else find(name)
+    )
+    with pytest.raises(MissingPackageError, match=r"pip install 'aegis-so8t\[imatrix\]'"):
+        export(model, "Q4_0", output=tmp_path / "out", imatrix=tmp_path / "text.txt")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

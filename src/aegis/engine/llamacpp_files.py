@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,6 @@ FTYPES = {
     "Q3_K_M": 12,
     "Q2_K": 10,
 }
-_FLAGS = (
-    "allow_requantize",
-    "quantize_output_tensor",
-    "only_copy",
-    "pure",
-    "keep_split",
-    "dry_run",
-)
 
 
 class Gguf:
@@ -100,92 +91,18 @@ class Gguf:
             part.close()
 
 
-def quantise(
-    source: Path,
-    target: Path,
-    *,
-    kind: str,
-    threads: int,
-    importance: Mapping[str, Tensor] | None = None,
-) -> None:
+def quantise(source: Path, target: Path, *, kind: str, threads: int) -> None:
     """Write `target`, of a type in `FTYPES`, from an f16 file, tensor by tensor.
 
-    Args:
-        importance: (columns,) float32 weights of each matrix's columns, by the matrix's name in the
-            file.
-
     Raises:
-        AegisError: if llama.cpp gives up, or this cyllama's parameters are not laid out as they
-            were.
+        AegisError: if llama.cpp gives up.
     """
     import cyllama.llama.llama_cpp as llama
 
     parameters = llama.LlamaModelQuantizeParams()
     parameters.ftype, parameters.nthread = FTYPES[kind], threads
-    kept = _give_importance(parameters, importance) if importance else None
     with _told(f"{kind}: llama.cpp cannot quantise the model"):
         llama.model_quantize(str(source), str(target), parameters)
-    del kept
-
-
-class _Importance(ctypes.Structure):
-    """llama.h, llama_model_imatrix_data; an array of them ends with one without a name."""
-
-    _fields_ = [("name", ctypes.c_char_p), ("data", ctypes.c_void_p), ("size", ctypes.c_size_t)]
-
-
-class _Parameters(ctypes.Structure):
-    """llama.h, llama_model_quantize_params."""
-
-    _fields_ = [
-        *(
-            (name, ctypes.c_int32)
-            for name in ("nthread", "ftype", "output_tensor_type", "token_embedding_type")
-        ),
-        *((name, ctypes.c_bool) for name in _FLAGS),
-        *(
-            (name, ctypes.c_void_p)
-            for name in ("imatrix", "kv_overrides", "tt_overrides", "prune_layers")
-        ),
-    ]
-
-
-def _give_importance(parameters: Any, importance: Mapping[str, Tensor]) -> list[Any]:
-    """Put the array where llama.h has it, for cyllama has no way to set it; what must outlive the
-    call is returned.
-
-    The place is found by what cyllama itself wrote there, so that another layout is an error and
-    never a wild write.
-    """
-    place = _place_of(parameters)
-    tensors = {name.encode(): tensor.float().contiguous() for name, tensor in importance.items()}
-    array_type = _Importance * (len(tensors) + 1)
-    entries = array_type(
-        *(_Importance(name, tensor.data_ptr(), tensor.numel()) for name, tensor in tensors.items())
-    )
-    _Parameters.from_address(place).imatrix = ctypes.addressof(entries)
-    return [tensors, entries]
-
-
-def _place_of(parameters: Any) -> int:
-    """The address of the C structure inside cyllama's object.
-
-    Raises:
-        AegisError: if it is not to be found.
-    """
-    size = type(parameters).__basicsize__
-    numbers = ("nthread", "ftype", "output_tensor_type", "token_embedding_type")
-    wanted = {name: getattr(parameters, name) for name in (*numbers, *_FLAGS)}
-    for offset in range(
-        object.__basicsize__, size - ctypes.sizeof(_Parameters) + 1, ctypes.alignment(_Parameters)
-    ):
-        found = _Parameters.from_address(id(parameters) + offset)
-        empty = not any((found.imatrix, found.kv_overrides, found.tt_overrides, found.prune_layers))
-        if empty and all(getattr(found, name) == value for name, value in wanted.items()):
-            return id(parameters) + offset
-    raise AegisError(
-        "--imatrix: this cyllama keeps its parameters elsewhere; run: pip install cyllama==0.2.18"
-    )
 
 
 def _model_class() -> Any:

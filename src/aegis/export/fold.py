@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from aegis.export.certificate import (
 )
 from aegis.model.adapted import Adapted
 from aegis.model.adapter_folder import AdapterCard, load_adapter, read_card, require_base
-from aegis.model.base import Base, ModelFolder, resolve_base, save_tokenizer
+from aegis.model.base import Base, resolve_base, save_tokenizer
 from aegis.model.calibration import CALIBRATION_FILE
 from aegis.model.heads import DECISION_HEAD_FILE
 from aegis.model.lexical import LEXICAL_HEAD_FILE
@@ -36,9 +36,10 @@ from aegis.storage.artifact import read_manifest
 from aegis.storage.files import require_space, to_json
 
 METADATA_FILE = "metadata.json"
-# What the certificate's live model computes with. LLM.int8() rounds activations too, each by the largest of its batch, so
-# that no weights are the same function; what is certified is the fold onto the weights that its codes stand for.
-LIVE = {"none": "base", "nf4": "quantised base", "int8": "dequantised base"}
+# What the certificate's live model computes with. LLM.int8() rounds activations too, each by the
+# largest of its batch, so that no weights are the same function; what is certified is the fold onto
+# the weights that its codes stand for.
+LIVE_MODEL = {"none": "base", "nf4": "quantised base", "int8": "dequantised base"}
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,13 @@ def prepare(adapter: Path, *, base_spec: str | None = None) -> Folding:
         ModelError: if the base is no model, or a gate could not be exported.
     """
     card = read_card(adapter)
-    require_package(card.settings.quantization)
-    trusted = card.settings.trust_remote_code
-    base = resolve_base(base_spec or card.base["spec"], trust_remote_code=trusted)
+    settings = card.settings
+    require_package(settings.quantization)
+    base = resolve_base(
+        base_spec or card.base["spec"], trust_remote_code=settings.trust_remote_code
+    )
     require_base(card, base, folder=adapter)
-    if card.settings.gates.lm_head is True and (refusal := lm_head_refusal(base.model_type)):
+    if settings.gates.lm_head is True and (refusal := lm_head_refusal(base.model_type)):
         raise ModelError(f"{adapter}: {refusal}; train again with model.gates.lm_head: auto")
     return Folding(adapter, card, base)
 
@@ -84,86 +87,44 @@ def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Ce
     """
     quantization = folding.card.settings.quantization
     adapted, tokenizer = _live(folding, plain=quantization == "int8")
-    model: Any = adapted.base
-    dtype = getattr(torch, settings.dtype)
-    probes = probe_texts()
-    logits_bytes = (
-        len(probes) * MAX_PROBE_TOKENS * model.get_output_embeddings().weight.shape[0] * 4
-    )
-    require_space(staging, sum(map(count, model.parameters())) * dtype.itemsize + logits_bytes)
-    scratch = (
-        staging / ".probes"
-    )  # inside, so that whatever clears a cut staging folder clears it too
+    dtype, probes = getattr(torch, settings.dtype), probe_texts()
+    vocabulary = adapted.base.get_output_embeddings().weight.shape[0]
+    logits_bytes = len(probes) * MAX_PROBE_TOKENS * vocabulary * 4
+    weights = sum(map(count, adapted.base.parameters()))
+    require_space(staging, weights * dtype.itemsize + logits_bytes)
+    scratch = staging / ".probes"  # inside, so that what clears a cut staging folder clears it too
     scratch.mkdir()
     try:
-        live = record(scratch, probe_logits(model, tokenizer, probes))
+        live = record(scratch, probe_logits(adapted.base, tokenizer, probes))
         if quantization == "nf4":
-            del adapted, model
+            del adapted
             adapted, tokenizer = _live(folding, plain=True)
-            model = adapted.base
         folded = fold_in_place(adapted)
         folded.to(dtype).save_pretrained(staging)
         save_tokenizer(tokenizer, staging)
-        _keep_sentencepiece(folding.base.folder / "tokenizer.model", tokenizer, staging)
+        _copy_sentencepiece(folding.base.folder / "tokenizer.model", tokenizer, staging)
         for name in (DECISION_HEAD_FILE, LEXICAL_HEAD_FILE, CALIBRATION_FILE):
             if (folding.adapter / name).exists():
                 shutil.copyfile(folding.adapter / name, staging / name)
-        del folded, adapted, model
-        reloaded = ModelFolder(
-            staging, trust_remote_code=folding.base.trust_remote_code
-        ).load_model(dtype=dtype)
-        certificate = compare(
-            live, probe_logits(reloaded, tokenizer, probes), dtype=settings.dtype, probes=probes
-        )
+        del folded, adapted
+        written = replace(folding.base, folder=staging)
+        reloaded = probe_logits(written.load_model(dtype=dtype), tokenizer, probes)
+        certificate = compare(live, reloaded, dtype=settings.dtype, probes=probes)
     finally:
         shutil.rmtree(scratch)
-    (staging / CERTIFICATE_FILE).write_text(
-        to_json({**certificate.to_json(), "live": LIVE[quantization]}), encoding="utf-8"
-    )
-    (staging / METADATA_FILE).write_text(to_json(metadata(folding, settings)), encoding="utf-8")
+    certified = {**certificate.to_json(), "live": LIVE_MODEL[quantization]}
+    (staging / CERTIFICATE_FILE).write_text(to_json(certified), encoding="utf-8")
+    (staging / METADATA_FILE).write_text(to_json(_metadata(folding, settings)), encoding="utf-8")
     _require_limits(certificate, settings)
     return certificate
 
 
-def _keep_sentencepiece(source: Path, tokenizer: Any, folder: Path) -> None:
-    """Llama's kind of tokenizer: beside tokenizer.json, the pieces with their scores, and what was
-    added to them.
-
-    Only there does llama.cpp's converter find the scores by which its tokenizer merges; without
-    them all are equal.
-    """
-    if not source.is_file() or not tokenizer.is_fast:  # a slow one saves its pieces itself
-        return
-    if not getattr(tokenizer.backend_tokenizer.model, "byte_fallback", False):
-        return
-    shutil.copyfile(source, folder / source.name)
-    added = {
-        text: number
-        for text, number in tokenizer.get_added_vocab().items()
-        if number >= tokenizer.vocab_size
-    }
-    (folder / "added_tokens.json").write_text(to_json(added), encoding="utf-8")
-
-
-def _live(folding: Folding, *, plain: bool) -> tuple[Adapted, Any]:
-    """The adapter on its base, in float32, and the tokenizer.
-
-    Args:
-        plain: a quantised base's codes are replaced by the weights that they stand for.
-    """
-    settings = folding.card.settings
-    model: Any = folding.base.load_model(dtype=torch.float32, quantization=settings.quantization)
-    if plain and settings.quantization != "none":
-        model = dequantised(model, device=torch.device("cpu"))
-    tokenizer = folding.base.load_tokenizer()
-    adapted = load_adapter(folding.adapter, model, folding.card, tags=add_tags(tokenizer, model))
-    return adapted.to(model.device), tokenizer
-
-
 @torch.no_grad()
 def fold_in_place(adapted: Adapted) -> Any:
-    """Merge LoRA, untie lm_head if a gate sits on it, fold every gate in float64; return the plain
-    transformers model."""
+    """Merge LoRA and fold every gate in float64; return the plain transformers model.
+
+    lm_head is untied if a gate sits on it.
+    """
     gates = {name: adapted.gate(name) for name in adapted.gate_names}
     for name in gates:  # the hooks would turn what the folded weights turn already
         adapted.base.get_submodule(name)._forward_pre_hooks.clear()
@@ -183,11 +144,40 @@ def fold_in_place(adapted: Adapted) -> Any:
     return plain
 
 
-def metadata(folding: Folding, settings: ExportSettings) -> dict[str, Any]:
-    """What made this model: version, session, features, training settings, hashes of what went
-    in."""
-    card = folding.card
-    method = card.settings.quantization
+def _live(folding: Folding, *, plain: bool) -> tuple[Adapted, Any]:
+    """Return the adapter on its base, in float32, and the tokenizer.
+
+    Args:
+        plain: a quantised base's codes are replaced by the weights that they stand for.
+    """
+    quantization = folding.card.settings.quantization
+    model: Any = folding.base.load_model(dtype=torch.float32, quantization=quantization)
+    if plain and quantization != "none":
+        model = dequantised(model, device=torch.device("cpu"))
+    tokenizer = folding.base.load_tokenizer()
+    adapted = load_adapter(folding.adapter, model, folding.card, tags=add_tags(tokenizer, model))
+    return adapted.to(model.device), tokenizer
+
+
+def _copy_sentencepiece(source: Path, tokenizer: Any, folder: Path) -> None:
+    """Write Llama's kind of tokenizer: the pieces with their scores, and what was added to them.
+
+    Only there, not in tokenizer.json, does llama.cpp's converter find the scores by which its
+    tokenizer merges; without them all are equal.
+    """
+    if not source.is_file() or not tokenizer.is_fast:  # a slow one saves its pieces itself
+        return
+    if not getattr(tokenizer.backend_tokenizer.model, "byte_fallback", False):
+        return
+    shutil.copyfile(source, folder / source.name)
+    vocabulary = tokenizer.get_added_vocab().items()
+    added = {text: number for text, number in vocabulary if number >= tokenizer.vocab_size}
+    (folder / "added_tokens.json").write_text(to_json(added), encoding="utf-8")
+
+
+def _metadata(folding: Folding, settings: ExportSettings) -> dict[str, Any]:
+    card, method = folding.card, folding.card.settings.quantization
+    dequantised_base = [] if method == "none" else [f"dequantised_{method}_base"]
     return {
         "aegis_version": __version__,
         "session_id": card.session_id,
@@ -196,27 +186,28 @@ def metadata(folding: Folding, settings: ExportSettings) -> dict[str, Any]:
             "four_decisions",
             f"so8_gates_{card.settings.gates.mode}",
             "lora_folded",
-            *([] if method == "none" else [f"dequantised_{method}_base"]),
+            *dequantised_base,
         ],
         "base": card.base,
         "alpha": card.alpha,
         "model": card.model,
         "training": card.training,
         "export": settings.model_dump(mode="json"),
-        "quantization": {"method": method, "certified_against": LIVE[method]},
+        "quantization": {"method": method, "certified_against": LIVE_MODEL[method]},
         "adapter_sha256": read_manifest(folding.adapter).files,
     }
 
 
 def _require_limits(certificate: Certificate, settings: ExportSettings) -> None:
-    limit = settings.max_logit_difference
-    if limit is not None and certificate.max_abs_logit_difference > limit:
+    limit, difference = settings.max_logit_difference, certificate.max_abs_logit_difference
+    if limit is not None and difference > limit:
         raise AegisError(
             f"export.max_logit_difference is {limit:g}, the folded model differs by "
-            f"{certificate.max_abs_logit_difference:.2e}; set export.dtype: float32 or raise the limit"
+            f"{difference:.2e}; set export.dtype: float32 or raise the limit"
         )
     if certificate.top1_agreement < settings.min_top1_agreement:
         raise AegisError(
-            f"export.min_top1_agreement is {settings.min_top1_agreement:g}, the folded model agrees on "
-            f"{certificate.top1_agreement:.4f} of the tokens; set export.dtype: float32 or lower the limit"
+            f"export.min_top1_agreement is {settings.min_top1_agreement:g}, the folded model "
+            f"agrees on {certificate.top1_agreement:.4f} of the tokens; "
+            "set export.dtype: float32 or lower the limit"
         )

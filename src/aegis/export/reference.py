@@ -16,7 +16,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from aegis.export.roundtrip import weight_files, weights_in
+from aegis.export.gguf_checks import open_weights, weight_files
 from aegis.model.base import ModelFolder
 from aegis.model.device import release_memory
 from aegis.model.lm_head import vocabulary_logits
@@ -27,8 +27,7 @@ _BATCH_TOKENS = 1024
 
 
 class Reference:
-    """Answers for the model in a Hugging Face folder: `logits(i, part)` are those of a part of the
-    i-th row of token ids.
+    """Logits of the model in a Hugging Face folder, row by row.
 
     Args:
         rows: token ids of each text.
@@ -39,41 +38,37 @@ class Reference:
 
     def __init__(self, folder: Path, rows: Sequence[list[int]]) -> None:
         self.rows = [list(row) for row in rows]
-        self._stored = _Stored(folder)
+        self._stored = _StoredTensors(folder)
         self._model = streamed(folder)
         self._hidden = self._read()
-        table, head = (
-            self._model.get_input_embeddings().weight,
-            self._model.get_output_embeddings().weight,
-        )
+        table = self._model.get_input_embeddings().weight
+        head = self._model.get_output_embeddings().weight
         name = next(name for name, parameter in self._model.named_parameters() if parameter is head)
-        self._head = (
-            name if name in self._stored.files else None
-        )  # None: it stays, as all of a model that is loaded whole
-        for shared in (
-            {table, head} if self._head else {table} - {head}
-        ):  # they have done their work
-            _fill(self._model, "", torch.empty(0), shared=shared)
+        # None: lm_head stays in memory, as all of a model that was loaded whole.
+        self._head = name if name in self._stored.files else None
+        for unneeded in {table, head} if self._head else {table} - {head}:
+            _replace(self._model, unneeded, torch.empty(0))
         release_memory()
 
     @contextmanager
     def head(self) -> Iterator[None]:
-        """lm_head is in memory within."""
-        if self._head:
-            self._fill_head(self._stored(self._head))
+        """Hold lm_head in memory within."""
+        if not self._head:
+            yield
+            return
+        _replace(self._model, self._head_weight(), self._stored(self._head))
         try:
             yield
         finally:
-            if self._head:
-                self._fill_head(torch.empty(0))
-
-    def _fill_head(self, tensor: Tensor) -> None:
-        _fill(self._model, "", tensor, shared=self._model.get_output_embeddings().weight)
+            _replace(self._model, self._head_weight(), torch.empty(0))
 
     def logits(self, index: int, part: slice) -> Tensor:
-        """(tokens, vocabulary) float32."""
+        """Return (tokens, vocabulary) float32 for a part of the row."""
         with torch.inference_mode():
             return vocabulary_logits(self._model, self._hidden[index][part]).float()
+
+    def _head_weight(self) -> nn.Parameter:
+        return self._model.get_output_embeddings().weight
 
     @torch.inference_mode()
     def _read(self) -> list[Tensor]:
@@ -90,72 +85,60 @@ class Reference:
 
 
 def streamed(folder: Path) -> Any:
-    """The model in float32, each of its decoder layers without weights but while it runs.
+    """Return the model in float32, each of its decoder layers without weights but while it runs.
 
     An architecture whose tensors go by other names in the file than in the model is loaded whole.
     """
-    stored, source = _Stored(folder), ModelFolder(folder)
+    stored, source = _StoredTensors(folder), ModelFolder(folder)
     with init_empty_weights(include_buffers=False):
         model: Any = AutoModelForCausalLM.from_config(source.read_config(), dtype=torch.float32)
     if model.config.get_text_config().tie_word_embeddings and "lm_head.weight" not in stored.files:
         model.get_output_embeddings().weight = model.get_input_embeddings().weight
-    if {name for name, _ in model.named_parameters()} != stored.files.keys():
+    parameters = dict(model.named_parameters())
+    if parameters.keys() != stored.files.keys():
         return source.load_model(dtype=torch.float32)
-    layers = model.get_decoder().layers
-    prefixes = {
-        f"{name}.": layer
-        for name, layer in model.named_modules()
-        if any(layer is one for one in layers)
-    }
-    for name, parameter in list(model.named_parameters()):
-        if not name.startswith(tuple(prefixes)):
-            _fill(model, name, stored(name), shared=parameter)
-    for prefix, layer in prefixes.items():
+    streamed_names = set[str]()
+    for layer in model.get_decoder().layers:
+        prefix = next(f"{name}." for name, module in model.named_modules() if module is layer)
         names = [name for name in stored.files if name.startswith(prefix)]
-        layer.register_forward_pre_hook(_fetch(model, names, stored))
-        layer.register_forward_hook(_drop(model, names))
+        layer.register_forward_pre_hook(_fill(model, names, stored))
+        layer.register_forward_hook(_fill(model, names, lambda _: torch.empty(0)))
+        streamed_names.update(names)
+    for name, parameter in parameters.items():
+        if name not in streamed_names:
+            _replace(model, parameter, stored(name))
     return model.eval()
 
 
-def _fetch(model: Any, names: list[str], stored: _Stored) -> Callable[..., None]:
+def _fill(model: Any, names: list[str], tensor_of: Callable[[str], Tensor]) -> Callable[..., None]:
     def hook(*_: Any) -> None:
         for name in names:
-            _fill(model, name, stored(name))
+            path, _, key = name.rpartition(".")
+            parameter = nn.Parameter(tensor_of(name), requires_grad=False)
+            model.get_submodule(path)._parameters[key] = parameter
 
     return hook
 
 
-def _drop(model: Any, names: list[str]) -> Callable[..., None]:
-    def hook(*_: Any) -> None:
-        for name in names:
-            _fill(model, name, torch.empty(0))
-
-    return hook
-
-
-def _fill(model: Any, name: str, tensor: Tensor, *, shared: nn.Parameter | None = None) -> None:
-    """Put the tensor where the model has a parameter of this name, and wherever else `shared`
-    is."""
+def _replace(model: Any, old: nn.Parameter, tensor: Tensor) -> None:
+    """Put the tensor wherever the model has the old parameter."""
     parameter = nn.Parameter(tensor, requires_grad=False)
-    for module in (
-        model.modules() if shared is not None else [model.get_submodule(name.rpartition(".")[0])]
-    ):
-        for key, found in list(module._parameters.items()):
-            if found is shared if shared is not None else key == name.rpartition(".")[2]:
+    for module in model.modules():
+        for key, present in list(module._parameters.items()):
+            if present is old:
                 module._parameters[key] = parameter
 
 
-class _Stored:
+class _StoredTensors:
     """The tensors of a folder's safetensors files by name, as float32."""
 
     def __init__(self, folder: Path) -> None:
         self.files: dict[str, Path] = {}
         for path in weight_files(folder):
-            with weights_in(path) as file:
+            with open_weights(path) as file:
                 self.files |= dict.fromkeys(file.keys(), path)
 
     def __call__(self, name: str) -> Tensor:
-        with weights_in(
-            self.files[name]
-        ) as file:  # anew each time: an open file keeps all that was read of it in memory
+        # Opened anew each time: an open file keeps all that was read of it in memory.
+        with open_weights(self.files[name]) as file:
             return file.get_tensor(name).float()

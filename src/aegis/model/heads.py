@@ -137,6 +137,13 @@ class ScalarHead(nn.Module):
         return head
 
 
+def system_prompt_beside(folder: Path) -> str | None:
+    """Return the system text of the folder's decision head; None without a head or a text."""
+    if not (folder / DECISION_HEAD_FILE).is_file():
+        return None
+    return DecisionHead.load(folder).system_prompt
+
+
 def pool(hidden: Tensor, mask: Tensor, *, pooling: Pooling) -> Tensor:
     """(batch, time, d) → (batch, d), or (batch, 2d) for `last+mean`; padding on either side."""
     parts = []
