@@ -17,12 +17,12 @@ from aegis.runs.record import LATEST, Session, load, open_session
 from aegis.runs.supervisor import (
     System,
 )
-from tests.runs.conftest import gone, set_state
+from tests.runs.conftest import STAGES, gone, set_state
 
 
 @pytest.fixture
 def session(tmp_path: Path) -> Session:
-    return open_session(tmp_path / "runs", config_fingerprint="a", resume=True)
+    return open_session(tmp_path / "runs", config_fingerprint="a", resume=True, stages=STAGES)
 
 
 def watched(run: Path, **changes: object) -> RunStatus | None:

@@ -14,7 +14,9 @@ import pytest
 from aegis.runs.health import RunStatus, read_status
 from aegis.runs.heartbeat import FILE, Beat
 from aegis.runs.process import Process, identify, this_process
-from aegis.runs.record import STAGES, Session, open_session
+from aegis.runs.record import Session, open_session
+
+STAGES = ("collect", "clean", "train", "fold")
 
 
 class Time:
@@ -54,7 +56,7 @@ def hands() -> Time:
 
 @pytest.fixture
 def session(tmp_path: Path) -> Session:
-    return open_session(tmp_path / "runs", config_fingerprint="a", resume=True)
+    return open_session(tmp_path / "runs", config_fingerprint="a", resume=True, stages=STAGES)
 
 
 @pytest.fixture

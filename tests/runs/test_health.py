@@ -10,9 +10,9 @@ import pytest
 from aegis.errors import ArtifactError, BadInputError
 from aegis.runs.health import SILENCE_S, configured_silence_s
 from aegis.runs.process import Process, this_process
-from aegis.runs.record import LATEST, STAGES, Session
+from aegis.runs.record import LATEST, Session
 from aegis.storage.lock import only_process
-from tests.runs.conftest import Time, gone, identity, other_boot, set_state, write_beat
+from tests.runs.conftest import STAGES, Time, gone, identity, other_boot, set_state, write_beat
 
 
 def test_a_living_run_that_beats_is_running(session: Session, hands: Time) -> None:

@@ -1,13 +1,30 @@
 from __future__ import annotations
 
+import contextlib
+import json
+import sqlite3
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
 
+from aegis.config import Config, dump_yaml, load_config, parse_config
 from aegis.errors import ArtifactError
+from aegis.runs import record
+from aegis.runs.events import TakenOver, read_events
 from aegis.runs.process import Process, is_alive, this_process
-from aegis.runs.record import DATABASE, LATEST, RECORD, load, locate, newest, open_session
+from aegis.runs.record import (
+    CONFIG,
+    DATABASE,
+    LATEST,
+    RECORD,
+    load,
+    locate,
+    newest,
+    open_session,
+    session_folders,
+)
 
 
 def test_a_session_is_found_again_by_its_config(tmp_path: Path) -> None:
@@ -21,11 +38,121 @@ def test_a_session_is_found_again_by_its_config(tmp_path: Path) -> None:
     assert newest(tmp_path, config_fingerprint="a") == anew
 
 
-def test_the_name_says_when(tmp_path: Path) -> None:
-    session = open_session(tmp_path, config_fingerprint="a", resume=True)
-    assert session.session_id.startswith("aegis_v2_2")
+STAGES = ("one", "two")
+
+
+def test_the_name_says_when_in_utc_and_the_stages_are_the_runs_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "datetime", at(datetime(2026, 1, 31, 23, 59, 58, tzinfo=UTC)))
+    session = open_session(tmp_path, config_fingerprint="a", resume=True, stages=STAGES)
+    assert session.session_id == "aegis_v2_20260131_235958"
+    assert session.created == "2026-01-31T23:59:58.000000Z"
     assert session.stage == "init"
-    assert [stage.state for stage in session.stages] == ["pending"] * 4
+    assert [(stage.name, stage.state) for stage in load(session.folder).stages] == [
+        ("one", "pending"),
+        ("two", "pending"),
+    ]
+
+
+def test_a_session_taken_up_with_other_stages_has_these(tmp_path: Path) -> None:
+    session = open_session(tmp_path, config_fingerprint="a", resume=True, stages=STAGES)
+    session.stages[1].state = "completed"
+    session.save()
+    again = open_session(tmp_path, config_fingerprint="a", resume=True, stages=("zero", "two"))
+    assert again.session_id == session.session_id
+    again.take_over({})
+    assert [(stage.name, stage.state) for stage in load(session.folder).stages] == [
+        ("zero", "pending"),
+        ("two", "completed"),
+    ]
+
+
+def at(moment: datetime) -> type[datetime]:
+    """A clock that stands."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return moment.astimezone(tz)
+
+    return Clock
+
+
+def test_the_newest_is_the_one_created_last_whatever_the_clock_and_the_names_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, moment = None, datetime(2026, 1, 31, 12, tzinfo=UTC)
+    for back in (timedelta(), timedelta(), timedelta(hours=9)):
+        monkeypatch.setattr(record, "datetime", at(moment - back))
+        anew = open_session(tmp_path, config_fingerprint="a", resume=False)
+        monkeypatch.undo()
+        assert newest(tmp_path, config_fingerprint="a") == anew != first
+        assert session_folders(tmp_path)[0] == tmp_path / anew.session_id
+        first = anew
+
+
+def test_the_settings_lie_beside_the_record(tmp_path: Path) -> None:
+    config = parse_config(
+        {"base": "1e4", "seed": 2**62, "train": {"lr": 1e-7, "datasets": [{"path": "雪.jsonl"}]}},
+        where="t",
+    )
+    shared = {"config_fingerprint": "a", "resume": True}
+    session = open_session(tmp_path, **shared, settings=dump_yaml(config))
+    assert load_config(session.folder / CONFIG) == config
+    open_session(tmp_path, **shared, settings=dump_yaml(Config()))
+    assert load_config(session.folder / CONFIG) == config  # until the session is taken over
+    session.take_over({}, settings=dump_yaml(Config()))
+    assert load_config(session.folder / CONFIG) == Config()
+
+
+OLD_RECORD = """{
+  "session_id": "aegis_v2_20260201_080000", "folder": null, "config_fingerprint": "a",
+  "stage": "so8t_ppo_training", "created": "2026-02-01T08:00:00+09:00",
+  "updated": "2026-02-01T08:10:00+09:00", "process": {"pid": 4194309, "started": 1.0, "boot": "x"},
+  "command": {"argv": ["run", "x.yaml"], "cwd": "."},
+  "stages": [
+    {"name": "deep_research_data", "state": "completed", "started": "2026-02-01T08:00:01+09:00",
+     "seconds": 2.5, "skipped": false, "attempts": 1, "artifacts": {"raw": "raw"}, "steps": {},
+     "error": null},
+    {"name": "so8t_ppo_training", "state": "running", "started": null, "seconds": null,
+     "skipped": false, "attempts": 1, "artifacts": {}, "steps": {}, "error": null}
+  ]
+}"""
+
+
+@pytest.mark.parametrize("database", [False, True])
+def test_a_run_of_an_earlier_aegis_is_read_and_taken_up(tmp_path: Path, database: bool) -> None:
+    old = tmp_path / "aegis_v2_20260201_080000"
+    old.mkdir()
+    (old / RECORD).write_text(OLD_RECORD)
+    if database:
+        with contextlib.closing(sqlite3.connect(old / DATABASE)) as connection, connection:
+            connection.execute("CREATE TABLE session (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+            connection.execute("CREATE TABLE events (id INTEGER PRIMARY KEY, at TEXT NOT NULL)")
+            rows = [(key, json.dumps(value)) for key, value in json.loads(OLD_RECORD).items()]
+            connection.executemany("INSERT INTO session VALUES (?, ?)", rows)
+            for table in ("attempts", "snapshots"):
+                connection.execute(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, outcome TEXT)")
+    found = load(old)
+    assert (found.version, found.number, found.stages[0].seconds) == (1, 0, 2.5)
+    earlier = tmp_path / "aegis_v2_20260201_020000"  # two hours later, by a clock in UTC
+    earlier.mkdir()
+    (earlier / RECORD).write_text(
+        OLD_RECORD.replace("2026-02-01T08:00:00+09:00", "2026-02-01T01:00:00+00:00")
+    )
+    assert newest(tmp_path, config_fingerprint="a") == load(earlier)
+    assert found.take_over({}, settings="seed: 1\n") is not None
+    again = load(old)
+    assert (again.version, again.stages[1].state) == (record.VERSION, "stopped")
+
+
+def test_a_record_of_a_later_aegis_is_refused_in_one_line(tmp_path: Path) -> None:
+    session = open_session(tmp_path, config_fingerprint="a", resume=True)
+    with contextlib.closing(sqlite3.connect(session.folder / DATABASE)) as connection, connection:
+        connection.execute("UPDATE session SET value = '3' WHERE key = 'version'")
+    with pytest.raises(ArtifactError, match="written by a later AEGIS; update this one"):
+        load(session.folder)
 
 
 def test_latest_may_be_a_file(tmp_path: Path) -> None:
@@ -59,7 +186,7 @@ def test_a_damaged_database_falls_back_to_the_text_and_is_made_anew(tmp_path: Pa
 
 
 def test_a_stale_running_is_recognised_and_taken_over(tmp_path: Path) -> None:
-    session = open_session(tmp_path, config_fingerprint="a", resume=True)
+    session = open_session(tmp_path, config_fingerprint="a", resume=True, stages=STAGES)
     session.stages[0].state, session.process = "running", Process(2**22 + 5, 1.0, "an earlier boot")
     session.save()
     session.begin_attempt(session.stages[0].name)
@@ -67,13 +194,13 @@ def test_a_stale_running_is_recognised_and_taken_over(tmp_path: Path) -> None:
     assert not found.alive
     message = found.take_over({"argv": ["run", "x.yaml"], "cwd": "."})
     assert message is not None
-    assert "ended in the middle of deep_research_data" in message
+    assert "ended in the middle of one" in message
     again = load(session.folder)
     assert again.alive
     assert again.process == this_process()
     assert again.stages[0].state == "stopped"
     assert [row["outcome"] for row in again.rows("attempts")] == ["cut off"]
-    assert again.rows("events")[-1]["kind"] == "taken_over"
+    assert [event.text for event in read_events(again.folder, TakenOver)] == [message]
     assert again.take_over({}) is None
 
 

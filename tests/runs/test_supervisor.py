@@ -12,9 +12,10 @@ import pytest
 
 from aegis.errors import ArtifactError, BadInputError
 from aegis.runs import supervisor
+from aegis.runs.events import WatcherAction, read_events
 from aegis.runs.health import RunStatus
 from aegis.runs.process import Process, this_process
-from aegis.runs.record import STAGES, Session, open_session
+from aegis.runs.record import Session, open_session
 from aegis.runs.supervisor import (
     ASK,
     KILL,
@@ -30,7 +31,7 @@ from aegis.runs.supervisor import (
     watch_over,
 )
 from aegis.storage.lock import only_process
-from tests.runs.conftest import Time, gone, identity, other_boot, set_state
+from tests.runs.conftest import STAGES, Time, gone, identity, other_boot, set_state
 
 OOM = "CUDA out of memory"
 
@@ -122,7 +123,7 @@ def test_a_dead_run_is_resumed_with_growing_waits_and_given_up(
     assert "given up: 3 resumes" in found.evidence
     assert rig.alarms == [found]
     assert found.exit_code == 75
-    told = [event["message"] for event in dead.rows("events") if event["kind"] == "watch"]
+    told = [action.text for action in read_events(dead.folder, WatcherAction)]
     assert [line for line in rig.said if line in told] == told
     assert hands.status(dead.folder).resumes == 3
 

@@ -280,7 +280,7 @@ def test_changing_what_tracks_does_not_start_a_run_anew(
     monkeypatch.setattr(
         job,
         "open_session",
-        lambda runs, config_fingerprint, resume: found.append(config_fingerprint),
+        lambda runs, config_fingerprint, **_: found.append(config_fingerprint),
     )
     for change in ({}, {"tracking": ["tensorboard", "mlflow"]}, {"seed": 1}):
         job._open(parse_config({"runs": str(tmp_path), **change}, where="t"), resume=True)

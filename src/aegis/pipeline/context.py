@@ -12,7 +12,7 @@ from typing import Any
 from aegis.config import Config
 from aegis.model.base import Base
 from aegis.runs.progress_log import ProgressLog
-from aegis.runs.record import Session
+from aegis.runs.record import Session, session_folders
 from aegis.runs.signals import Interrupt
 from aegis.storage.artifact import adopt, is_current, read_manifest, writing
 from aegis.storage.files import fingerprint
@@ -115,7 +115,7 @@ class Write:
         target, mark = self.run.artifact(name), fingerprint(name, _VERSIONS[name], *parts)
         if is_current(target, mark):
             return
-        others = sorted(target.parent.parent.glob(f"aegis_v2_*/{name}"), reverse=True)
+        others = [folder / name for folder in session_folders(target.parent.parent)]
         if self.adopting and adopt(target, others, mark):
             self.run.say(
                 f"{name}/ taken over from an earlier session: nothing that made it has changed"

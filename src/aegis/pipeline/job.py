@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from aegis.config import Config
+from aegis.config import Config, dump_yaml
 from aegis.data.mixture import check_datasets
 from aegis.data.stage import collect
 from aegis.errors import ConfigError, StoppedError
@@ -23,7 +23,7 @@ from aegis.pipeline.context import Reached, Run, Say, Write
 from aegis.runs.events import Event, EventLog, Progress, Reporter
 from aegis.runs.heartbeat import Heartbeat
 from aegis.runs.progress_log import ProgressLog, Thresholds
-from aegis.runs.record import STAGES, Session, open_session
+from aegis.runs.record import Session, open_session
 from aegis.runs.reporter import reporting
 from aegis.runs.signals import Interrupt
 from aegis.storage.files import fingerprint, require_space
@@ -31,6 +31,7 @@ from aegis.storage.lock import only_process
 from aegis.train.packages import require_trl
 from aegis.train.tracking import require_trackers
 
+STAGES = ("deep_research_data", "data_cleansing", "so8t_ppo_training", "aegis_v2_integration")
 _MIB = 1 << 20
 
 
@@ -63,7 +64,7 @@ def run_pipeline(
         interrupt.check()
         session = _open(config, resume=resume)
         with only_process(session.folder, wait_s=1):
-            if left := session.take_over(command or {}):
+            if left := session.take_over(command or {}, settings=dump_yaml(config)):
                 say(left)
             thresholds = Thresholds(
                 **config.durable.model_dump(include={field.name for field in fields(Thresholds)})
@@ -86,7 +87,13 @@ def _open(config: Config, *, resume: bool) -> Session:
     identity = fingerprint(config.model_dump(mode="json", exclude={"durable", "tracking"}))
     runs = Path(config.runs)
     with only_process(runs, wait_s=30):
-        return open_session(runs, config_fingerprint=identity, resume=resume)
+        return open_session(
+            runs,
+            config_fingerprint=identity,
+            resume=resume,
+            stages=STAGES,
+            settings=dump_yaml(config),
+        )
 
 
 @contextlib.contextmanager
@@ -122,7 +129,6 @@ def _stages(run: Run, *, adopting: bool) -> None:
             raise Reached
     run.session.stage = "completed"
     run.session.save()
-    run.session.event("completed", "all stages are done")
 
 
 def _preflight(config: Config) -> Base:
@@ -158,13 +164,11 @@ def _stage(
         record.state = "stopped"
         session.save()
         session.end_attempt(attempt, "stopped")
-        session.event("stopped", f"{name}: done as far as {run.until}")
         raise
-    except (KeyboardInterrupt, StoppedError) as stop:
+    except (KeyboardInterrupt, StoppedError):
         record.state = "stopped"
         session.save()
         session.end_attempt(attempt, "stopped")
-        session.event("stopped", f"{name}: {stop}")
         raise
     except BaseException as error:
         record.state, session.stage = "failed", "failed"
@@ -174,7 +178,6 @@ def _stage(
         ):  # the first error is the one to tell, a full disk above all
             session.save()
             session.end_attempt(attempt, "failed")
-            session.event("failed", f"{name}: {record.error}")
         raise
     release_memory()
     elapsed = time.monotonic() - begun

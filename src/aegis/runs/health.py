@@ -21,6 +21,7 @@ from aegis.errors import (
     BadInputError,
     ConfigError,
 )
+from aegis.runs.events import WatcherAction, read_events
 from aegis.runs.foreign_log import find_log, read_log
 from aegis.runs.heartbeat import Beat, read_beat
 from aegis.runs.process import this_process
@@ -28,7 +29,6 @@ from aegis.runs.record import DATABASE, RECORD, Session, load, locate
 from aegis.storage.lock import only_process
 
 SILENCE_S = DurableSettings().silence_s
-WATCH_EVENT, RESUMED = "watch", "resumed"  # an event's kind, and how the message of a resume begins
 _EXIT_CODES = {"running": EXIT_DONE, "finished": EXIT_DONE, "failed": EXIT_FAILED}
 _Follow = Callable[[Hashable, float], tuple["Silence", float, float]]
 
@@ -169,7 +169,6 @@ def _session_status(session: Session, silence_s: float, follow: _Follow) -> RunS
     if beat and process and beat.time < process.started:
         beat = None  # of an earlier process
     snapshots = session.rows("snapshots", last=1)
-    events = session.rows("events", last=10_000)
     return RunStatus(
         run=str(session.folder),
         state=state,
@@ -186,10 +185,7 @@ def _session_status(session: Session, silence_s: float, follow: _Follow) -> RunS
             if snapshots
             else None
         ),
-        resumes=sum(
-            event["kind"] == WATCH_EVENT and event["message"].startswith(RESUMED)
-            for event in events
-        ),
+        resumes=sum(action.resumed for action in read_events(session.folder, WatcherAction)),
         watched_s=watched_s,
         rebooted=rebooted,
         silence=silence,

@@ -1,8 +1,9 @@
-"""The record of one run: which stages are done, since when, by which process, and where their
-artifacts are.
+"""The record of one run: which stages it has and which are done, since when, by which process, and
+where their artifacts are.
 
 `session.db` (SQLite) is the record; `session_info.json` says the same for people and is written
-after it.
+after it. `config.yaml` holds the settings, defaults included; `events.jsonl` what happened. Times
+are UTC.
 """
 
 from __future__ import annotations
@@ -12,34 +13,43 @@ import dataclasses
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from aegis.errors import ArtifactError
+from aegis.runs.events import TakenOver, append_event, utc_now
 from aegis.runs.process import Process, is_alive, this_process
-from aegis.storage.files import disk_full_explained, make_folder, sync_folder, write_json
+from aegis.storage.files import (
+    disk_full_explained,
+    make_folder,
+    sync_folder,
+    write_json,
+    write_text,
+)
 
-STAGES = ("deep_research_data", "data_cleansing", "so8t_ppo_training", "aegis_v2_integration")
-RECORD, DATABASE, LATEST = "session_info.json", "session.db", "latest"
+RECORD, DATABASE, LATEST, CONFIG = "session_info.json", "session.db", "latest", "config.yaml"
+VERSION = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS session (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS attempts (
     id INTEGER PRIMARY KEY, stage TEXT NOT NULL, started TEXT NOT NULL, ended TEXT, outcome TEXT,
     pid INTEGER NOT NULL, process_started REAL NOT NULL, boot TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS snapshots (
-    id INTEGER PRIMARY KEY, stage TEXT NOT NULL, path TEXT NOT NULL, step INTEGER NOT NULL, saved TEXT NOT NULL,
-    unix REAL NOT NULL, seconds REAL NOT NULL, bytes INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, at TEXT NOT NULL, kind TEXT NOT NULL, message TEXT NOT NULL);
+    id INTEGER PRIMARY KEY, stage TEXT NOT NULL, path TEXT NOT NULL, step INTEGER NOT NULL,
+    saved TEXT NOT NULL, unix REAL NOT NULL, seconds REAL NOT NULL, bytes INTEGER NOT NULL);
 """
 
 
 @dataclass
 class StageRecord:
-    """One stage: `pending`, `running`, `stopped` by the user, `completed` or `failed`. `steps`: its
-    parts with their state and metrics, where it has parts."""
+    """One stage: `pending`, `running`, `stopped` by the user, `completed` or `failed`.
+
+    `steps`: its parts with their state and metrics, where it has parts.
+    """
 
     name: str
     state: str = "pending"
@@ -58,9 +68,11 @@ class Session:
 
     Args:
         stage: init, a stage's name, completed or failed.
+        created: with `number`, which grows from session to session, says which one is newer.
         process: the process that worked on it last.
         command: `argv` (after the program's name) and `cwd` with which it was started, for whoever
             resumes it.
+        version: of the record; 1 is an AEGIS that wrote local times and no `config.yaml`.
     """
 
     session_id: str
@@ -71,12 +83,12 @@ class Session:
     updated: str = ""
     process: Process | None = None
     command: dict[str, Any] = field(default_factory=dict)
-    stages: list[StageRecord] = field(
-        default_factory=lambda: [StageRecord(name) for name in STAGES]
-    )
+    stages: list[StageRecord] = field(default_factory=list)
+    number: int = 0
+    version: int = 1
 
     def save(self) -> None:
-        self.updated = _now()
+        self.updated, self.version = utc_now(), VERSION
         content = {**self.to_json(), "folder": None}
         with self._database() as database:
             rows = [(key, json.dumps(value, ensure_ascii=False)) for key, value in content.items()]
@@ -84,7 +96,7 @@ class Session:
         write_json(self.folder / RECORD, content)
 
     def to_json(self) -> dict[str, Any]:
-        """The whole record; artifact paths are relative to the session's folder."""
+        """Return the whole record; artifact paths are relative to the session's folder."""
         return {**dataclasses.asdict(self), "folder": str(self.folder)}
 
     def stage_record(self, name: str) -> StageRecord:
@@ -99,33 +111,42 @@ class Session:
         """True if the process that worked on it last still runs."""
         return self.process is not None and is_alive(self.process)
 
-    def take_over(self, command: dict[str, Any]) -> str | None:
-        """This process works on the session from now on; returns what the last one left undone, for
-        the user.
+    def take_over(self, command: dict[str, Any], *, settings: str | None = None) -> str | None:
+        """Make this process the one that works on the session, and return for the user what the
+        last one left undone.
 
         The caller holds the session's lock, so whatever is still marked as running belongs to a
         dead process.
+
+        Args:
+            settings: what `config.yaml` shall hold; None leaves it alone.
         """
         self._repair()
-        left = [stage.name for stage in self.stages if stage.state == "running"]
+        if settings is not None:
+            self.write_settings(settings)
+        running = [stage for stage in self.stages if stage.state == "running"]
         dead, self.process, self.command = self.process, this_process(), command
-        for name in left:
-            self.stage_record(name).state = "stopped"
+        for stage in running:
+            stage.state = "stopped"
         self.save()
-        if not left:
+        if not running:
             return None
         who = f"process {dead.pid}" if dead else "an earlier process"
-        message = (
-            f"{who} ended in the middle of {left[0]} without saying so; going on from what it saved"
-        )
+        text = f"{who} ended in the middle of {running[0].name} without saying so; "
+        text += "going on from what it saved"
         with self._database() as database:
             database.execute("UPDATE attempts SET outcome = 'cut off' WHERE outcome IS NULL")
-        self.event("taken_over", message)
-        return message
+        append_event(self.folder, TakenOver(text=text))
+        return text
+
+    def write_settings(self, text: str) -> None:
+        """Have `config.yaml` hold this text, durably; nothing is written if it does already."""
+        path = self.folder / CONFIG
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
 
     def _repair(self) -> None:
-        """A database that is none is set aside; the next save makes a new one from what this record
-        holds."""
+        """Set aside a database that is none; the next save makes one of what this record holds."""
         try:
             with self._database() as database:
                 sound = database.execute("PRAGMA quick_check").fetchone()[0] == "ok"
@@ -137,56 +158,49 @@ class Session:
                 (self.folder / f"{DATABASE}{suffix}").unlink(missing_ok=True)
 
     def begin_attempt(self, stage: str) -> int:
-        """Record that this process starts on a stage; returns the attempt's number for
-        `end_attempt`."""
+        """Record that this process starts on a stage; return the number for `end_attempt`."""
         me = self.process or this_process()
-        with self._database() as database:
-            found = database.execute(
-                "INSERT INTO attempts (stage, started, pid, process_started, boot) VALUES (?, ?, ?, ?, ?)",
-                (stage, _now(), me.pid, me.started, me.boot),
-            )
-            return int(found.lastrowid or 0)
+        row = {
+            "stage": stage,
+            "started": utc_now(),
+            "pid": me.pid,
+            "process_started": me.started,
+            "boot": me.boot,
+        }
+        return self._insert("attempts", row)
 
     def end_attempt(self, attempt: int, outcome: str) -> None:
         with self._database() as database:
-            database.execute(
-                "UPDATE attempts SET ended = ?, outcome = ? WHERE id = ?",
-                (_now(), outcome, attempt),
-            )
+            row = (utc_now(), outcome, attempt)
+            database.execute("UPDATE attempts SET ended = ?, outcome = ? WHERE id = ?", row)
 
     def add_snapshot(self, stage: str, path: Path, *, step: int, seconds: float, size: int) -> None:
         """Record an acknowledged snapshot."""
-        row = (
-            stage,
-            path.relative_to(self.folder).as_posix(),
-            step,
-            _now(),
-            datetime.now().timestamp(),
-            seconds,
-            size,
-        )
-        with self._database() as database:
-            database.execute(
-                "INSERT INTO snapshots (stage, path, step, saved, unix, seconds, bytes) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                row,
-            )
-
-    def event(self, kind: str, message: str) -> None:
-        with self._database() as database:
-            database.execute(
-                "INSERT INTO events (at, kind, message) VALUES (?, ?, ?)", (_now(), kind, message)
-            )
+        row = {
+            "stage": stage,
+            "path": path.relative_to(self.folder).as_posix(),
+            "step": step,
+            "saved": utc_now(),
+            "unix": time.time(),
+            "seconds": seconds,
+            "bytes": size,
+        }
+        self._insert("snapshots", row)
 
     def rows(self, table: str, *, last: int = 20) -> list[dict[str, Any]]:
-        """The newest rows of `attempts`, `snapshots` or `events`, oldest first."""
-        if table not in ("attempts", "snapshots", "events"):
+        """Return the newest rows of `attempts` or `snapshots`, oldest first."""
+        if table not in ("attempts", "snapshots"):
             raise ValueError(f"no such table: {table}")
         with self._database() as database:
             database.row_factory = sqlite3.Row
-            found = database.execute(
-                f"SELECT * FROM {table} ORDER BY id DESC LIMIT ?", (last,)
-            ).fetchall()
-        return [dict(row) for row in reversed(found)]
+            query = f"SELECT * FROM {table} ORDER BY id DESC LIMIT ?"
+            return [dict(row) for row in reversed(database.execute(query, (last,)).fetchall())]
+
+    def _insert(self, table: str, row: dict[str, Any]) -> int:
+        columns, places = ", ".join(row), ", ".join("?" * len(row))
+        with self._database() as database:
+            query = f"INSERT INTO {table} ({columns}) VALUES ({places})"
+            return int(database.execute(query, tuple(row.values())).lastrowid or 0)
 
     @contextlib.contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
@@ -194,56 +208,79 @@ class Session:
             yield database
 
 
-def open_session(runs: Path, *, config_fingerprint: str, resume: bool) -> Session:
+def open_session(
+    runs: Path,
+    *,
+    config_fingerprint: str,
+    resume: bool,
+    stages: Sequence[str] = (),
+    settings: str | None = None,
+) -> Session:
     """Return the newest session of this config, or a new one; `runs/latest` leads to it.
 
     Args:
         runs: the folder of all sessions.
         config_fingerprint: sessions of other configs are left alone.
         resume: False starts anew whatever is there.
+        stages: of the run, in order; a session that was begun with others has these from now on.
+        settings: the text of a new session's `config.yaml`.
     """
     session = newest(runs, config_fingerprint=config_fingerprint) if resume else None
-    session = session or _create(runs, config_fingerprint)
+    if session is None:
+        records = [StageRecord(name) for name in stages]
+        session = _create(runs, config_fingerprint, records, settings)
+    elif stages:
+        known = {record.name: record for record in session.stages}
+        session.stages = [known.get(name, StageRecord(name)) for name in stages]
     _point_latest(runs, session.folder)
     return session
 
 
 def newest(runs: Path, *, config_fingerprint: str | None = None) -> Session | None:
-    """The newest readable session by id, of one config or of any."""
-    for folder in sorted(runs.glob("aegis_v2_*"), key=lambda path: path.name, reverse=True):
-        try:
+    """Return the newest readable session, of one config or of any."""
+    for folder in session_folders(runs):
+        with contextlib.suppress(ArtifactError):
             session = load(folder)
-        except ArtifactError:
-            continue
-        if config_fingerprint in (None, session.config_fingerprint):
-            return session
+            if config_fingerprint in (None, session.config_fingerprint):
+                return session
     return None
 
 
+def session_folders(runs: Path) -> list[Path]:
+    """Return the folders of all sessions, newest first by when they were created.
+
+    Names do not count: they may tell the time of another zone. Folders without a readable record
+    come last.
+    """
+    return sorted(runs.glob("aegis_v2_*"), key=_age_key, reverse=True)
+
+
 def load(folder: Path) -> Session:
-    """Read a session's record: the database, or session_info.json where the database is gone or
-    damaged.
+    """Read a session's record: the database, or session_info.json where that is gone or damaged.
 
     Raises:
-        ArtifactError: if the folder holds no readable record.
+        ArtifactError: if the folder holds no readable record, or one of a later AEGIS.
     """
     folder = folder.resolve()
     for read in (_from_database, _from_json):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, sqlite3.Error):
-            return _parse(read(folder), folder)
-    raise ArtifactError(
-        f"{folder}: no readable session record; give a folder that `aegis run` wrote"
-    )
+            raw = read(folder)
+            if raw.get("version", 1) > VERSION:
+                break
+            return _parse(raw, folder)
+    else:
+        raise ArtifactError(
+            f"{folder}: no readable session record; give a folder that `aegis run` wrote"
+        )
+    raise ArtifactError(f"{folder}: the record was written by a later AEGIS; update this one")
 
 
 def _from_database(folder: Path) -> dict[str, Any]:
     if not (folder / DATABASE).is_file():
         raise FileNotFoundError(folder / DATABASE)
     with _open(folder / DATABASE) as database:
-        return {
-            key: json.loads(value)
-            for key, value in database.execute("SELECT key, value FROM session")
-        }
+        rows = database.execute("SELECT key, value FROM session")
+        return {key: json.loads(value) for key, value in rows}
 
 
 def _from_json(folder: Path) -> dict[str, Any]:
@@ -253,20 +290,22 @@ def _from_json(folder: Path) -> dict[str, Any]:
 def _parse(raw: dict[str, Any], folder: Path) -> Session:
     stages = [StageRecord(**stage) for stage in raw.pop("stages")]
     process = raw.pop("process", None)
-    return Session(
-        **{
-            **raw,
-            "folder": folder,
-            "stages": stages,
-            "process": Process(**process) if process else None,
-        }
-    )
+    process = Process(**process) if process else None
+    return Session(**{**raw, "folder": folder, "stages": stages, "process": process})
+
+
+def _age_key(folder: Path) -> tuple[datetime, int, str]:
+    for read in (_from_json, _from_database):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, sqlite3.Error):
+            raw = read(folder)
+            created = datetime.fromisoformat(raw["created"]).astimezone(UTC)
+            return created, int(raw.get("number", 0)), folder.name
+    return datetime.min.replace(tzinfo=UTC), 0, folder.name
 
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection whose transaction is on the disk when the block ends, and undone if it
-    raises."""
+    """Yield a connection whose transaction is on the disk at the end, and undone by an error."""
     fresh = not path.exists()
     database = sqlite3.connect(path, timeout=30)
     try:
@@ -281,25 +320,33 @@ def _open(path: Path) -> Iterator[sqlite3.Connection]:
         database.close()
 
 
-def _create(runs: Path, config_fingerprint: str) -> Session:
+def _create(
+    runs: Path, config_fingerprint: str, stages: list[StageRecord], settings: str | None
+) -> Session:
     make_folder(runs)
-    moment, suffix = datetime.now(), 0
+    now, suffix = datetime.now(UTC), 0
+    keys = [_age_key(folder) for folder in session_folders(runs)[:1]]
     while True:
-        name = f"aegis_v2_{moment:%Y%m%d_%H%M%S}" + (f"_{suffix}" if suffix else "")
+        name = f"aegis_v2_{now:%Y%m%d_%H%M%S}" + (f"_{suffix}" if suffix else "")
         try:
             (runs / name).mkdir()
             break
         except FileExistsError:
             suffix += 1
     sync_folder(runs)
-    session = Session(name, (runs / name).resolve(), config_fingerprint, created=_now())
+    # A clock that was set back must not make the new session older than the one before it.
+    created, number = max([now, *(key[0] for key in keys)]), max([0, *(key[1] for key in keys)]) + 1
+    session = Session(name, (runs / name).resolve(), config_fingerprint, stages=stages)
+    session.number = number
+    session.created = created.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    if settings is not None:
+        session.write_settings(settings)
     session.save()
     return session
 
 
 def _point_latest(runs: Path, folder: Path) -> None:
-    """`runs/latest` is a link to the session; where links are not allowed (Windows), a file with
-    its name."""
+    """Have `runs/latest` lead to the session: a link, or a file with its name (Windows)."""
     link, staging = runs / LATEST, runs / f".{LATEST}.writing"
     staging.unlink(missing_ok=True)
     try:
@@ -310,16 +357,9 @@ def _point_latest(runs: Path, folder: Path) -> None:
 
 
 def locate(path: Path) -> Path:
-    """The path, with `runs/latest` in it followed where that is a file instead of a link."""
+    """Return the path, following a `runs/latest` in it that is a file instead of a link."""
     for parent in (path, *path.parents):
         if parent.name == LATEST and parent.is_file():
-            return (
-                parent.parent
-                / parent.read_text(encoding="utf-8").strip()
-                / path.relative_to(parent)
-            )
+            name = parent.read_text(encoding="utf-8").strip()
+            return parent.parent / name / path.relative_to(parent)
     return path
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")

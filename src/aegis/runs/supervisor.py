@@ -20,12 +20,12 @@ from filelock import FileLock, Timeout
 from aegis.errors import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
-    AegisError,
     ArtifactError,
     BadInputError,
     DiskFullError,
 )
-from aegis.runs.health import RESUMED, SILENCE_S, WATCH_EVENT, RunStatus, is_locked, read_status
+from aegis.runs.events import WatcherAction, append_event
+from aegis.runs.health import SILENCE_S, RunStatus, is_locked, read_status
 from aegis.runs.process import Process, is_alive
 from aegis.runs.record import Session, load, newest
 
@@ -255,7 +255,8 @@ class Supervisor:
         except OSError as error:
             return self._give_up(f"the command cannot be started ({error}); run it yourself")
         self._started, self._last_reason = self.system.clock(), ""
-        self._record(f"{RESUMED} as process {self._child.pid}; it prints to {self.folder / LOG}")
+        text = f"resumed as process {self._child.pid}; it prints to {self.folder / LOG}"
+        self._record(text, resumed=True)
         return True
 
     def _limit_the_start(self) -> bool:
@@ -279,11 +280,10 @@ class Supervisor:
         self._record(f"giving up: {why}")
         return False
 
-    def _record(self, message: str) -> None:
-        """Say it, and add it to the session's record where that can be."""
+    def _record(self, message: str, *, resumed: bool = False) -> None:
+        """Say it, and add it to the session's events."""
         self.say(message)
-        with contextlib.suppress(sqlite3.Error, OSError, AegisError):
-            load(self.folder).event(WATCH_EVENT, message)
+        append_event(self.folder, WatcherAction(text=message, resumed=resumed))
 
 
 def _progress(session: Session) -> tuple[int, int]:
