@@ -8,7 +8,7 @@ import pytest
 
 from aegis.data.clean import near_duplicates, normalise
 from aegis.data.records import read_jsonl
-from aegis.data.seed import FOLDER, seed_pairs, seed_records
+from aegis.data.seed import SEED_FOLDER, seed_pairs, seed_records
 from aegis.data.split import contrast_groups
 from aegis.data.topics import parse_topic
 from aegis.protocol.decisions import Decision
@@ -78,12 +78,12 @@ def test_thinking_is_in_the_protocol_and_the_language_of_the_prompt() -> None:
 
 
 def test_topics_ask_for_japanese_first() -> None:
-    topics = read_jsonl(FOLDER / "topics.jsonl", parse_topic)[0]
+    topics = read_jsonl(SEED_FOLDER / "topics.jsonl", parse_topic)[0]
     assert len(topics) >= 24
     assert all(topic.language == "ja" for topic in topics[:12])
 
 
 def test_the_card_ships_with_the_data() -> None:
-    card = (FOLDER / "CARD.md").read_text(encoding="utf-8")
+    card = (SEED_FOLDER / "CARD.md").read_text(encoding="utf-8")
     for number in (len(DECISIONS), len(DIALOGUES), len(PAIRS)):
         assert f"{number:,}" in card

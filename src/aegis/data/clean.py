@@ -1,4 +1,4 @@
-"""De-duplicate, filter by quality, balance; every record that goes has a reason."""
+"""Filter by quality, remove duplicates, balance; every record that goes has a reason."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from aegis.config import QualitySettings
 from aegis.data.records import Pair, Record, Rejected
 from aegis.protocol.decisions import Decision
 from aegis.protocol.language import detect_language
+from aegis.protocol.thinking import Thinking
 from aegis.runs.reporter import bar
 
 T = TypeVar("T", Record, Pair)
@@ -42,11 +43,9 @@ def clean(
     too_long: Callable[[str], str | None] = lambda _: None,
     remember: Remember = lambda _, make: make(),
 ) -> Cleaned:
-    """Run the steps in order: length, quality, duplicates among records and of pairs with records,
-    balance.
+    """Apply in order: length, quality, duplicates among records and of pairs with records, balance.
 
-    What each item needs looking at for is done in shards, so that a killed run does not do a
-    finished shard again.
+    Items are examined in shards, so that a killed run does not do a finished shard again.
 
     Args:
         too_long: why the model could not read a prompt, or None.
@@ -54,59 +53,47 @@ def clean(
     """
     rejected: list[Rejected] = []
 
-    def looked_at(
-        kind: str, items: Sequence[T], problem: Callable[[T], str | None]
-    ) -> tuple[list[T], list[MinHash]]:
-        found: list[Any] = []
-        with bar(f"looking at {kind}", len(items)) as advance:
-            for start in range(0, len(items), _SHARD):
-                shard = items[start : start + _SHARD]
-                found += remember(
-                    f"{kind} {start}", lambda shard=shard: [_look(item, problem) for item in shard]
-                )
-                advance(len(shard))
-        good = [
-            (item, sketch)
-            for item, (reason, sketch) in zip(items, found, strict=True)
-            if reason is None
-        ]
-        bad = zip(items, found, strict=True)
-        rejected.extend(
-            Rejected(item.id, reason, item.to_json()) for item, (reason, _) in bad if reason
-        )
-        return [item for item, _ in good], [_unpack(sketch) for _, sketch in good]
-
-    kept, sketches = looked_at(
-        "records", records, lambda one: too_long(one.prompt) or quality_problem(one, settings)
+    near = settings.near_duplicate
+    kept, sketches = _examine(
+        "records",
+        records,
+        lambda record: too_long(record.prompt) or quality_problem(record, settings),
+        remember=remember,
+        rejected=rejected,
     )
-    kept, sketches = _without_duplicates(kept, sketches, settings.near_duplicate, rejected)
-    good_pairs, pair_sketches = looked_at(
-        "pairs", pairs, lambda one: too_long(one.prompt) or pair_problem(one, settings)
+    kept, sketches = _without_duplicates(kept, sketches, near, rejected)
+    kept_pairs, pair_sketches = _examine(
+        "pairs",
+        pairs,
+        lambda pair: too_long(pair.prompt) or pair_problem(pair, settings),
+        remember=remember,
+        rejected=rejected,
     )
-    good_pairs = _without_copies(
-        good_pairs, kept, sketches + pair_sketches, settings.near_duplicate, rejected
-    )
+    kept_pairs = _without_copies(kept_pairs, kept, sketches + pair_sketches, near, rejected)
     kept = _balance(kept, settings.balance_ratio, rejected)
-    return Cleaned(kept, good_pairs, rejected)
+    return Cleaned(kept, kept_pairs, rejected)
 
 
 def pair_problem(pair: Pair, settings: QualitySettings) -> str | None:
-    """Why one of the pair's sides is not good enough, or None."""
+    """Return why one of the pair's sides is not good enough, or None."""
     for side in (pair.chosen, pair.rejected):
-        record = Record(
-            pair.id, pair.prompt, side.decision, pair.language, pair.domain, thinking=side.thinking
-        )
-        if problem := quality_problem(record, settings):
+        if problem := _text_problem(pair.prompt, side.thinking, pair.language, settings):
             return problem
     return None
 
 
 def quality_problem(record: Record, settings: QualitySettings) -> str | None:
-    """Why the record is not good enough, or None."""
-    parts = {"prompt": record.prompt}
-    if record.thinking:
-        parts |= {name: text.reveal() for name, text in record.thinking.bodies().items()}
-        parts["answer"] = record.thinking.public
+    """Return why the record is not good enough, or None."""
+    return _text_problem(record.prompt, record.thinking, record.language, settings)
+
+
+def _text_problem(
+    prompt: str, thinking: Thinking | None, language: str, settings: QualitySettings
+) -> str | None:
+    parts = {"prompt": prompt}
+    if thinking:
+        parts |= {name: text.reveal() for name, text in thinking.bodies().items()}
+        parts["answer"] = thinking.public
     for name, text in parts.items():
         if len(text) < settings.min_characters:
             return f"{name} shorter than {settings.min_characters} characters"
@@ -114,7 +101,7 @@ def quality_problem(record: Record, settings: QualitySettings) -> str | None:
             return f"{name} longer than {settings.max_characters} characters"
         if repetition(text) > settings.max_repetition:
             return f"{name} repeats itself"
-        if name != "prompt" and record.language == "ja" and detect_language(text) != "ja":
+        if name != "prompt" and language == "ja" and detect_language(text) != "ja":
             return f"{name} is not Japanese"
         if "\ufffd" in text:
             return f"{name} holds broken characters"
@@ -126,8 +113,7 @@ def quality_problem(record: Record, settings: QualitySettings) -> str | None:
 
 
 def repetition(text: str) -> float:
-    """Share of the text's windows that occurred before: near 0 for prose, near 1 for a stuck
-    generator.
+    """Return the share of windows that occurred before: near 0 for prose, 1 for a stuck generator.
 
     Windows are 6 characters wide, 2 in texts under 25 characters (a stuck generator stops early in
     Japanese, too).
@@ -138,32 +124,30 @@ def repetition(text: str) -> float:
 
 
 def normalise(text: str) -> str:
-    """NFKC, lower case, one space for any white space, no punctuation: what counts as the same
-    prompt."""
+    """Return what makes two prompts the same: NFKC, lower case, one space, no punctuation."""
     plain = unicodedata.normalize("NFKC", text).lower()
     return re.sub(r"\s+", " ", re.sub(r"[^\w\s]", " ", plain)).strip()
 
 
 def near_duplicates(texts: Sequence[str], *, threshold: float) -> list[tuple[int, int]]:
-    """Pairs (later, earlier) of texts whose estimated Jaccard similarity of 4-character shingles
-    reaches the threshold.
+    """Return (later, earlier) of texts whose 4-character shingles have this Jaccard similarity.
 
     Source:
-        MinHash: Broder, On the resemblance and containment of documents, 1997.
+        MinHash estimates it: Broder, On the resemblance and containment of documents, 1997.
     """
     return near_sketches([_sketch(text) for text in texts], threshold=threshold)
 
 
 def near_sketches(sketches: Sequence[MinHash], *, threshold: float) -> list[tuple[int, int]]:
-    """As `near_duplicates`, of texts that have been sketched already."""
+    """Return the same as `near_duplicates`, of texts that have been sketched already."""
     index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
-    found: list[tuple[int, int]] = []
+    alike: list[tuple[int, int]] = []
     for number, sketch in enumerate(sketches):
         for other in sorted(int(str(key)) for key in index.query(sketch)):
             if sketch.jaccard(sketches[other]) >= threshold:
-                found.append((number, other))
+                alike.append((number, other))
         index.insert(str(number), sketch)
-    return found
+    return alike
 
 
 def _sketch(text: str) -> MinHash:
@@ -175,53 +159,65 @@ def _sketch(text: str) -> MinHash:
     return sketch
 
 
-def _look(item: T, problem: Callable[[T], str | None]) -> list[str | None]:
-    """Why the item goes, or None, and the sketch of its prompt in hexadecimal."""
+def _examine(
+    kind: str,
+    items: Sequence[T],
+    problem: Callable[[T], str | None],
+    *,
+    remember: Remember,
+    rejected: list[Rejected],
+) -> tuple[list[T], list[MinHash]]:
+    """Return the items without a problem and the sketches of their prompts; reject the others."""
+    findings: list[list[str | None]] = []
+    with bar(f"looking at {kind}", len(items)) as advance:
+        for start in range(0, len(items), _SHARD):
+            shard = items[start : start + _SHARD]
+            findings += remember(
+                f"{kind} {start}", lambda shard=shard: [_finding(item, problem) for item in shard]
+            )
+            advance(len(shard))
+    kept, sketches = [], []
+    for item, (reason, sketch) in zip(items, findings, strict=True):
+        if sketch is None:
+            rejected.append(Rejected.item(item, str(reason)))
+        else:
+            kept.append(item)
+            sketches.append(_unpack(sketch))
+    return kept, sketches
+
+
+def _finding(item: T, problem: Callable[[T], str | None]) -> list[str | None]:
+    """Return why the item goes, or None, and the sketch of its prompt in hexadecimal."""
     if reason := problem(item):
         return [reason, None]
     return [None, _sketch(item.prompt).hashvalues.astype("<u8").tobytes().hex()]
 
 
-def _unpack(sketch: str) -> MinHash:
-    found = MinHash(num_perm=_PERMUTATIONS, seed=1)
-    found.hashvalues = np.frombuffer(bytes.fromhex(sketch), dtype="<u8")
-    return found
-
-
-def _reject_if(
-    items: Sequence[T], problem: Callable[[T], str | None], rejected: list[Rejected]
-) -> list[T]:
-    kept: list[T] = []
-    for item in items:
-        if reason := problem(item):
-            rejected.append(Rejected(item.id, reason, item.to_json()))
-        else:
-            kept.append(item)
-    return kept
+def _unpack(hexadecimal: str) -> MinHash:
+    sketch = MinHash(num_perm=_PERMUTATIONS, seed=1)
+    sketch.hashvalues = np.frombuffer(bytes.fromhex(hexadecimal), dtype="<u8")
+    return sketch
 
 
 def _without_duplicates(
     records: list[Record], sketches: list[MinHash], threshold: float, rejected: list[Rejected]
 ) -> tuple[list[Record], list[MinHash]]:
-    """Drop later copies. Twins of one contrast group are alike on purpose and stay, unless they are
-    the same prompt."""
+    """Drop later copies.
+
+    Twins of one contrast group are alike on purpose and stay, unless they are the same prompt.
+    """
     reasons: dict[int, str] = {}
     seen: dict[str, int] = {}
     for number, record in enumerate(records):
         first = seen.setdefault(normalise(record.prompt), number)
         if first != number:
-            same = records[first].decision == record.decision
-            what = "the same prompt as" if same else "the same prompt with another decision as"
-            reasons[number] = f"{what} {records[first].id}"
+            other = "" if records[first].decision == record.decision else " with another decision"
+            reasons[number] = f"the same prompt{other} as {records[first].id}"
     for later, earlier in near_sketches(sketches, threshold=threshold):
-        if (
-            later not in reasons
-            and earlier not in reasons
-            and not _twins(records[later], records[earlier])
-        ):
+        twins = _are_twins(records[later], records[earlier])
+        if not twins and reasons.keys().isdisjoint((later, earlier)):
             reasons[later] = f"nearly the same prompt as {records[earlier].id}"
-    for number, reason in reasons.items():
-        rejected.append(Rejected(records[number].id, reason, records[number].to_json()))
+    rejected += [Rejected.item(records[number], reason) for number, reason in reasons.items()]
     kept = [number for number in range(len(records)) if number not in reasons]
     return [records[number] for number in kept], [sketches[number] for number in kept]
 
@@ -233,36 +229,35 @@ def _without_copies(
     threshold: float,
     rejected: list[Rejected],
 ) -> list[Pair]:
-    """Drop pairs whose prompt is nearly a record's: their chosen sides train, and the record may be
-    held out.
+    """Drop pairs whose prompt is nearly a record's.
+
+    Their chosen sides train, and the record may be held out.
 
     Args:
         sketches: of the records' prompts, then of the pairs'.
     """
+    first = len(records)
     copies = {
-        later: earlier
+        later - first: records[earlier].id
         for later, earlier in near_sketches(sketches, threshold=threshold)
-        if earlier < len(records)
+        if earlier < first <= later
     }
-
-    def problem(pair: Pair) -> str | None:
-        earlier = copies.get(len(records) + number[pair.id])
-        return None if earlier is None else f"nearly the same prompt as {records[earlier].id}"
-
-    number = {pair.id: place for place, pair in enumerate(pairs)}
-    return _reject_if(pairs, problem, rejected)
+    rejected += [
+        Rejected.item(pairs[number], f"nearly the same prompt as {original}")
+        for number, original in sorted(copies.items())
+    ]
+    return [pair for number, pair in enumerate(pairs) if number not in copies]
 
 
-def _twins(one: Record, other: Record) -> bool:
-    group = {name for name in (one.contrast_of, other.contrast_of) if name}
-    return bool(group & {one.id, other.id}) or (
+def _are_twins(one: Record, other: Record) -> bool:
+    groups = {one.contrast_of, other.contrast_of} - {None}
+    return bool(groups & {one.id, other.id}) or (
         one.contrast_of is not None and one.contrast_of == other.contrast_of
     )
 
 
 def _balance(records: list[Record], ratio: float, rejected: list[Rejected]) -> list[Record]:
-    """No decision keeps more than `ratio` times the rarest one's records; lone records go first,
-    then from the end."""
+    """Drop lone records, from the end, of a decision that has over `ratio` times the rarest's."""
     counts = Counter(record.decision for record in records)
     if len(counts) < len(Decision):
         return records
@@ -278,5 +273,5 @@ def _balance(records: list[Record], ratio: float, rejected: list[Rejected]) -> l
             surplus[record.decision] -= 1
             dropped.add(record.id)
             reason = f"{record.decision.name} is over {ratio:g} times the rarest decision"
-            rejected.append(Rejected(record.id, reason, record.to_json()))
+            rejected.append(Rejected.item(record, reason))
     return [record for record in records if record.id not in dropped]

@@ -1,5 +1,4 @@
-"""Stage 1: the local model writes new quadruple-thinking samples, one section a question, all
-topics at once."""
+"""Stage 1: the local model writes new samples, one section a question, all topics at once."""
 
 from __future__ import annotations
 
@@ -9,17 +8,22 @@ from collections.abc import Callable, Sequence
 from aegis.data.records import Record, Rejected
 from aegis.data.topics import Topic
 from aegis.errors import DataError
-from aegis.protocol.thinking import Thinking
+from aegis.protocol.decisions import Decision
+from aegis.protocol.thinking import SECTIONS, Thinking
 
 Complete = Callable[[Sequence[str]], list[str]]
 """Instructions in, the model's answers out, in the same order."""
 
 _INSTRUCTIONS = {
     "en": {
-        "task": "Question: {question}\nIn one short sentence, say what this question asks for. Do not answer it.",
-        "safety": "Question: {question}\nIn one short sentence, say who could be harmed if this is answered badly.",
-        "policy": "Question: {question}\nThe decision is {decision}. In one short sentence, explain why that is right.",
-        "final": "Question: {question}\nIn one short sentence, say how a helpful reply should be written.",
+        "task": "Question: {question}\n"
+        "In one short sentence, say what this question asks for. Do not answer it.",
+        "safety": "Question: {question}\n"
+        "In one short sentence, say who could be harmed if this is answered badly.",
+        "policy": "Question: {question}\n"
+        "The decision is {decision}. In one short sentence, explain why that is right.",
+        "final": "Question: {question}\n"
+        "In one short sentence, say how a helpful reply should be written.",
         "answer": "{question}\nAnswer in one or two short sentences.",
     },
     "ja": {
@@ -48,12 +52,10 @@ def generate(
     public answer hands over to a person in fixed words.
 
     Args:
-        topics: what to think about.
-        complete: the local model.
         on_section: called with each section's name before it is written.
     """
     bodies: dict[str, list[str]] = {}
-    for section in ("task", "safety", "policy", "final", "answer"):
+    for section in _INSTRUCTIONS["en"]:
         on_section(section)
         instructions = [
             _INSTRUCTIONS[topic.language][section].format(
@@ -65,36 +67,32 @@ def generate(
     records: list[Record] = []
     rejected: list[Rejected] = []
     for index, topic in enumerate(topics):
-        sections = {name: bodies[name][index] for name in ("task", "safety", "policy", "final")}
-        answer = (
-            _HANDOVER[topic.language]
-            if topic.decision.name == "ESCALATION"
-            else bodies["answer"][index]
-        )
         where = f"generated-{topic.id}"
+        sections = {name: bodies[name][index] for name in SECTIONS}
+        handed_over = topic.decision == Decision.ESCALATION
+        answer = _HANDOVER[topic.language] if handed_over else bodies["answer"][index]
         try:
             thinking = Thinking.from_bodies(sections, answer, where=where)
         except DataError as error:
-            rejected.append(
-                Rejected(where, str(error).removeprefix(f"{where}: "), {"question": topic.question})
-            )
+            reason = str(error).removeprefix(f"{where}: ")
+            rejected.append(Rejected(where, reason, {"question": topic.question}))
             continue
         records.append(
             Record(
-                where,
-                topic.question,
-                topic.decision,
-                topic.language,
-                topic.domain,
-                thinking=thinking,
+                id=where,
+                prompt=topic.question,
+                decision=topic.decision,
+                language=topic.language,
+                domain=topic.domain,
                 source="local",
+                thinking=thinking,
             )
         )
     return records, rejected
 
 
 def tidy(text: str) -> str:
-    """One line, cut after the last finished sentence if there is one."""
+    """Return the text on one line, cut after the last finished sentence if there is one."""
     line = re.sub(r"\s+", " ", text).strip()
     ends = [match.end() for match in re.finditer(r"[.!?](?=\s|$)|[。！？]", line)]
     return line[: ends[-1]] if ends else line

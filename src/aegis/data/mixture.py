@@ -1,18 +1,17 @@
-"""Several datasets beside the run's own records: read, kept apart from what is held out, each with
-its weight."""
+"""Several weighted datasets beside the run's own records, kept apart from what is held out."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from aegis.config import OWN_RECORDS, Config, DatasetSettings
 from aegis.data.clean import near_duplicates, normalise
 from aegis.data.personal import mask_everywhere
-from aegis.data.records import Pair, Record, Rejected, parse_record, read_jsonl
+from aegis.data.records import Pair, Record, Rejected, check_unique, parse_record, read_jsonl
 from aegis.data.split import split_records
 from aegis.errors import DataError
 from aegis.storage.files import hash_file
@@ -49,8 +48,7 @@ class Mixture:
 def read_dataset(
     settings: DatasetSettings, *, skip_bad: bool = False
 ) -> tuple[list[Record], list[Rejected]]:
-    """The records of one file, personal data masked, and with `skip_bad` the lines that could not
-    be read.
+    """Read one file's records, personal data masked, and with `skip_bad` its bad lines.
 
     A record without an id gets its line's number for one, so that nothing depends on where the file
     lies.
@@ -64,54 +62,35 @@ def read_dataset(
         return parse_record(mask_everywhere(numbered)[0], where=where)
 
     records, rejected = read_jsonl(Path(settings.path), parse, skip_bad=skip_bad)
-    repeated = [
-        name for name, count in Counter(record.id for record in records).items() if count > 1
-    ]
-    if repeated:
-        raise DataError(
-            f"{settings.path}: the id {repeated[0]!r} is used more than once; give every record its own"
-        )
+    check_unique(records, settings.path)
     return records, rejected
 
 
 def check_datasets(config: Config) -> None:
-    """Every file of `train.datasets` can be read.
+    """Check that every file of `train.datasets` can be read.
 
     Raises:
         DataError: if one cannot.
     """
-    for settings in other_datasets(config):
+    for settings in _files(config):
         read_dataset(settings, skip_bad=config.data.skip_bad)
 
 
-def other_datasets(config: Config) -> list[DatasetSettings]:
-    """The datasets that are files."""
-    return [settings for settings in config.train.datasets if settings.path != OWN_RECORDS]
-
-
 def mixture_identity(config: Config) -> list[Any]:
-    """What the mixture adds to a fingerprint: weights and contents, not paths; empty without
-    `train.datasets`."""
+    """Return what the mixture adds to a fingerprint: weights and contents, not paths.
+
+    Empty without `train.datasets`.
+    """
     if not config.train.datasets:
         return []
     data = config.data
-    files = [
-        [settings.weight, hash_file(Path(settings.path))] for settings in other_datasets(config)
-    ]
     return [
-        own_weight(config),
-        *files,
+        _own_weight(config),
+        *([settings.weight, hash_file(Path(settings.path))] for settings in _files(config)),
         data.skip_bad,
         data.split.validation,
         data.quality.near_duplicate,
     ]
-
-
-def own_weight(config: Config) -> float:
-    """The weight of the run's own records: 1, unless `path: records` gives another."""
-    return next(
-        (settings.weight for settings in config.train.datasets if settings.path == OWN_RECORDS), 1.0
-    )
 
 
 def mix(
@@ -136,81 +115,98 @@ def mix(
     Raises:
         DataError: if nothing is left to train on.
     """
-    weight, near = own_weight(config), config.data.quality.near_duplicate
+    weight, near = _own_weight(config), config.data.quality.near_duplicate
     own, own_pairs = (list(train), list(pairs)) if weight else ([], [])
-    used = [settings for settings in other_datasets(config) if settings.weight]
+    used = [settings for settings in _files(config) if settings.weight]
     read = [read_dataset(settings, skip_bad=config.data.skip_bad) for settings in used]
-    known = [record.prompt for record in held_out]
-    fresh = [_far_from(known, records, near) for records, _ in read]
-    thought = {
-        normalise(record.prompt)
-        for records in (own, *fresh)
-        for record in records
-        if record.thinking
+    held_out_prompts = [record.prompt for record in held_out]
+    fresh = [_without_near(held_out_prompts, records, near) for records, _ in read]
+    with_thinking = {normalise(pair.prompt) for pair in own_pairs} | {
+        normalise(record.prompt) for record in chain(own, *fresh) if record.thinking
     }
-    thought |= {normalise(pair.prompt) for pair in own_pairs}
-    chosen = [_prefer_thinking(records, thought) for records in fresh]
+    own = _prefer_thinking(own, with_thinking)
     share = config.data.split.validation
     splits = [
-        split_records(records, validation=share, test=0.0, seed=config.seed) for records in chosen
+        split_records(
+            _prefer_thinking(records, with_thinking),
+            validation=share,
+            test=0.0,
+            seed=config.seed,
+        )
+        for records in fresh
     ]
-    own = _prefer_thinking(own, thought)
-    trained = [
-        record.prompt
-        for records in (own, *(split["train"] for split in splits))
-        for record in records
-    ]
-    trained += [pair.prompt for pair in own_pairs]
-    validation = [_far_from(trained, split["validation"], near) for split in splits]
+    trained = [item.prompt for item in chain(own, *(split["train"] for split in splits), own_pairs)]
+    validation = [_without_near(trained, split["validation"], near) for split in splits]
+    if not trained:
+        raise DataError(
+            "train.datasets: nothing is left to train on; "
+            "give files with other prompts than the held-out ones"
+        )
     facts: list[dict[str, Any]] = [
-        {"name": OWN_RECORDS, "weight": weight, "train": len(own), "pairs": len(own_pairs)}
+        {"name": OWN_RECORDS, "weight": weight, "train": len(own), "pairs": len(own_pairs)},
+        *map(_facts, used, read, fresh, splits, validation),
     ]
-    for settings, (records, bad), left, split, checks in zip(
-        used, read, fresh, splits, validation, strict=True
-    ):
-        facts.append(
-            {
-                "name": Path(settings.path).name,
-                "weight": settings.weight,
-                "sha256": hash_file(Path(settings.path)),
-                "read": len(records),
-                "bad_lines": len(bad),
-                "near_held_out": len(records) - len(left),
-                "without_thinking": len(left) - len(split["train"]) - len(split["validation"]),
-                "train": len(split["train"]),
-                "validation": len(checks),
-            }
-        )
-        say(
-            "dataset "
-            + ", ".join(f"{key} {value}" for key, value in facts[-1].items() if key != "sha256")
-        )
+    for row in facts[1:]:
+        shown = (f"{key} {value}" for key, value in row.items() if key != "sha256")
+        say(f"dataset {', '.join(shown)}")
     others = [
         Dataset(Path(settings.path).name, settings.weight, split["train"])
         for settings, split in zip(used, splits, strict=True)
     ]
-    if not any((own, own_pairs, *(dataset.records for dataset in others))):
-        raise DataError(
-            "train.datasets: nothing is left to train on; give files with other prompts than the held-out ones"
-        )
-    flat = [record for records in validation for record in records]
-    return Mixture(Dataset(OWN_RECORDS, weight, own), own_pairs, others, flat, facts)
+    own_dataset = Dataset(OWN_RECORDS, weight, own)
+    return Mixture(own_dataset, own_pairs, others, list(chain(*validation)), facts)
 
 
-def _prefer_thinking(records: Iterable[Record], thought: set[str]) -> list[Record]:
-    """Without those whose prompt occurs with thinking, while they have none."""
+def _facts(
+    settings: DatasetSettings,
+    read: tuple[list[Record], list[Rejected]],
+    fresh: list[Record],
+    split: dict[str, list[Record]],
+    validation: list[Record],
+) -> dict[str, Any]:
+    return {
+        "name": Path(settings.path).name,
+        "weight": settings.weight,
+        "sha256": hash_file(Path(settings.path)),
+        "read": len(read[0]),
+        "bad_lines": len(read[1]),
+        "near_held_out": len(read[0]) - len(fresh),
+        "without_thinking": len(fresh) - len(split["train"]) - len(split["validation"]),
+        "train": len(split["train"]),
+        "validation": len(validation),
+    }
+
+
+def _files(config: Config) -> list[DatasetSettings]:
+    """Return the datasets that are files."""
+    return [settings for settings in config.train.datasets if settings.path != OWN_RECORDS]
+
+
+def _own_weight(config: Config) -> float:
+    """Return the weight of the run's own records: 1, unless `path: records` gives another."""
+    return next(
+        (settings.weight for settings in config.train.datasets if settings.path == OWN_RECORDS), 1.0
+    )
+
+
+def _prefer_thinking(records: Iterable[Record], with_thinking: set[str]) -> list[Record]:
+    """Drop records without thinking whose prompt occurs with thinking."""
     return [
-        record for record in records if record.thinking or normalise(record.prompt) not in thought
+        record
+        for record in records
+        if record.thinking or normalise(record.prompt) not in with_thinking
     ]
 
 
-def _far_from(known: Sequence[str], records: Sequence[Record], threshold: float) -> list[Record]:
-    """The records whose prompt is not nearly one of the known."""
-    prompts = [*known, *(record.prompt for record in records)]
-    count = len(known)
+def _without_near(
+    prompts: Sequence[str], records: Sequence[Record], threshold: float
+) -> list[Record]:
+    """Drop records whose prompt is nearly one of the given."""
+    count = len(prompts)
+    texts = [*prompts, *(record.prompt for record in records)]
     near = {
         later - count
-        for later, earlier in near_duplicates(prompts, threshold=threshold)
+        for later, earlier in near_duplicates(texts, threshold=threshold)
         if earlier < count <= later
     }
     return [record for number, record in enumerate(records) if number not in near]

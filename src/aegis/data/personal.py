@@ -6,7 +6,8 @@ import re
 import unicodedata
 from typing import Any
 
-# Matched on NFKC text: full-width ＠ and digits count. A number needs separators or a length that dates and prices lack.
+# Matched on NFKC text: full-width ＠ and digits count. A number needs separators or a length that
+# dates and prices lack.
 _RULES = (
     (
         "[EMAIL]",
@@ -16,7 +17,8 @@ _RULES = (
     (
         "[PHONE]",
         re.compile(
-            r"(?<![\d-])(?:\+\d{1,3}[ -]?)?(?:0\d{1,4}|\(\d{2,4}\)|\d{3})[ -]\d{3,4}[ -]\d{4}(?![\d-])"
+            r"(?<![\d-])(?:\+\d{1,3}[ -]?)?(?:0\d{1,4}|\(\d{2,4}\)|\d{3})"
+            r"[ -]\d{3,4}[ -]\d{4}(?![\d-])"
         ),
     ),
     ("[PHONE]", re.compile(r"(?<!\d)0[789]0\d{8}(?!\d)")),
@@ -24,32 +26,28 @@ _RULES = (
 
 
 def mask_personal_data(text: str) -> tuple[str, int]:
-    """Return the text with e-mail addresses, phone and card numbers replaced by their kind, and how
-    many there were.
+    """Replace e-mail addresses, phone and card numbers by their kind; return their count, too.
 
-    The text comes back unchanged, not even normalised, when it holds none.
+    A text that holds none comes back unchanged, not even normalised.
     """
     masked, total = unicodedata.normalize("NFKC", text), 0
     for mask, pattern in _RULES:
-        masked, found = pattern.subn(mask, masked)
-        total += found
+        masked, count = pattern.subn(mask, masked)
+        total += count
     return (masked, total) if total else (text, 0)
 
 
 def mask_everywhere(value: Any) -> tuple[Any, int]:
-    """As `mask_personal_data`, for every text inside a JSON value; keys and ids stay as they
-    are."""
+    """Apply `mask_personal_data` to every text inside a JSON value but keys and ids."""
     if isinstance(value, str):
         return mask_personal_data(value)
     if isinstance(value, list):
         items = [mask_everywhere(item) for item in value]
-        return [item for item, _ in items], sum(found for _, found in items)
+        return [item for item, _ in items], sum(count for _, count in items)
     if isinstance(value, dict):
-        fields = {
-            key: (item, 0) if key in ("id", "contrast_of") else mask_everywhere(item)
-            for key, item in value.items()
-        }
-        return {key: item for key, (item, _) in fields.items()}, sum(
-            found for _, found in fields.values()
-        )
+        masked, total = dict(value), 0
+        for key in value.keys() - {"id", "contrast_of"}:
+            masked[key], count = mask_everywhere(value[key])
+            total += count
+        return masked, total
     return value, 0

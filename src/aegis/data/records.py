@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,8 +19,23 @@ from aegis.protocol.thinking import Thinking
 T = TypeVar("T")
 
 
+class _Row:
+    """A frozen dataclass that goes into a data file: None is left out, thinking is two fields."""
+
+    def to_json(self) -> dict[str, Any]:
+        row: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Thinking):
+                row |= value.to_record()
+            elif isinstance(value, Decision):
+                row[name] = value.name
+            elif value is not None:
+                row[name] = value.to_json() if isinstance(value, Side) else value
+        return row
+
+
 @dataclass(frozen=True)
-class Record:
+class Record(_Row):
     """A prompt and the right decision; with `thinking`, the whole right response."""
 
     id: str
@@ -29,37 +45,20 @@ class Record:
     domain: str
     rationale: str | None = None
     contrast_of: str | None = None
-    thinking: Thinking | None = None
     source: str = "user"
-
-    def to_json(self) -> dict[str, Any]:
-        flat = {
-            "id": self.id,
-            "prompt": self.prompt,
-            "decision": self.decision.name,
-            "language": self.language,
-            "domain": self.domain,
-            "rationale": self.rationale,
-            "contrast_of": self.contrast_of,
-            "source": self.source,
-        }
-        kept = {key: value for key, value in flat.items() if value is not None}
-        return kept | (self.thinking.to_record() if self.thinking else {})
+    thinking: Thinking | None = None
 
 
 @dataclass(frozen=True)
-class Side:
+class Side(_Row):
     """One of the two responses of a pair."""
 
     decision: Decision
     thinking: Thinking
 
-    def to_json(self) -> dict[str, Any]:
-        return {"decision": self.decision.name, **self.thinking.to_record()}
-
 
 @dataclass(frozen=True)
-class Pair:
+class Pair(_Row):
     """Two responses to one prompt, the better one first."""
 
     id: str
@@ -71,29 +70,19 @@ class Pair:
     source: str = "user"
     split: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        sides = {"chosen": self.chosen.to_json(), "rejected": self.rejected.to_json()}
-        head = {
-            "id": self.id,
-            "prompt": self.prompt,
-            "language": self.language,
-            "domain": self.domain,
-        }
-        return (
-            head | sides | {"source": self.source} | ({"split": self.split} if self.split else {})
-        )
 
-
-@dataclass
-class Rejected:
+@dataclass(frozen=True)
+class Rejected(_Row):
     """What was set aside, and why."""
 
     where: str
     reason: str
     content: dict[str, Any] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        return {"where": self.where, "reason": self.reason, "content": self.content}
+    @classmethod
+    def item(cls, item: Record | Pair, reason: str) -> Rejected:
+        """Set a record or pair aside whole."""
+        return cls(item.id, reason, item.to_json())
 
 
 def parse_record(raw: dict[str, Any], *, where: str) -> Record:
@@ -102,69 +91,75 @@ def parse_record(raw: dict[str, Any], *, where: str) -> Record:
     Raises:
         DataError: if a field is missing, misspelt, of the wrong type or impossible.
     """
-    allowed = {
-        "id",
-        "prompt",
-        "decision",
-        "language",
-        "domain",
-        "rationale",
-        "contrast_of",
-        "source",
-        "thinking",
-        "final",
-    }
-    _no_misspelling(raw, allowed, where)
+    _check_names(raw, {*_names(Record), "final"}, where)
     if ("thinking" in raw) != ("final" in raw):
         raise DataError(f"{where}: thinking and final belong together; give both or neither")
-    prompt = _text(raw, "prompt", where)
+    shared = _shared_fields(raw, where)
     decision = parse_decision(raw.get("decision"), where=where)
-    thinking = (
-        Thinking.from_bodies(raw["thinking"], raw["final"], where=where)
-        if "thinking" in raw
-        else None
-    )
-    if thinking:
-        require_consistent(decision, thinking, where=where)
     return Record(
-        id=_text(raw, "id", where, default=where),
-        prompt=prompt,
+        **shared,
         decision=decision,
-        language=_language(raw, prompt, where),
-        domain=_text(raw, "domain", where, default="general"),
         rationale=_optional(raw, "rationale", where),
         contrast_of=_optional(raw, "contrast_of", where),
-        thinking=thinking,
-        source=_text(raw, "source", where, default="user"),
+        thinking=_thinking(raw, decision, where) if "thinking" in raw else None,
     )
 
 
 def parse_pair(raw: dict[str, Any], *, where: str) -> Pair:
-    """As `parse_record`, for preference pairs; equal sides are an error."""
-    _no_misspelling(
-        raw, {"id", "prompt", "language", "domain", "chosen", "rejected", "source", "split"}, where
-    )
-    prompt = _text(raw, "prompt", where)
+    """Return the preference pair in `raw`, as `parse_record` does; equal sides are an error."""
+    _check_names(raw, _names(Pair), where)
+    shared = _shared_fields(raw, where)
     chosen, rejected = (_side(raw, name, where) for name in ("chosen", "rejected"))
     if chosen == rejected:
         raise DataError(f"{where}: chosen and rejected are equal; a pair must differ")
-    return Pair(
-        id=_text(raw, "id", where, default=where),
-        prompt=prompt,
-        language=_language(raw, prompt, where),
-        domain=_text(raw, "domain", where, default="general"),
-        chosen=chosen,
-        rejected=rejected,
-        source=_text(raw, "source", where, default="user"),
-        split=_optional(raw, "split", where),
-    )
+    split = _optional(raw, "split", where)
+    return Pair(**shared, chosen=chosen, rejected=rejected, split=split)
+
+
+def require_text(value: object, name: str, where: str) -> str:
+    """Return the text without white space around it.
+
+    Raises:
+        DataError: if it is not text, empty, or holds a lone surrogate.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(
+            f"{where}: {name} must be non-empty text, got {_shortened(value)}; correct the line"
+        )
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise DataError(
+            f"{where}: {name} holds a lone surrogate, which is not text; correct the line"
+        )
+    return value.strip()
+
+
+def parse_language(raw: dict[str, Any], text: str, where: str) -> str:
+    """Return the `language` field, or the text's own language without one."""
+    language = raw.get("language", detect_language(text))
+    if language not in LANGUAGES:
+        raise DataError(
+            f"{where}: language must be one of {', '.join(LANGUAGES)}, got {_shortened(language)}"
+        )
+    return language
+
+
+def check_unique(items: Iterable[Record | Pair], where: object) -> None:
+    """Check that no id stands twice.
+
+    Raises:
+        DataError: if one does.
+    """
+    counts = Counter(item.id for item in items)
+    if repeated := [name for name, count in counts.items() if count > 1]:
+        raise DataError(
+            f"{where}: the id {repeated[0]!r} is used more than once; give every record its own"
+        )
 
 
 def read_jsonl(
     path: Path, parse: Callable[..., T], *, skip_bad: bool = False, name: str | None = None
 ) -> tuple[list[T], list[Rejected]]:
-    """Return what `parse(raw, where=…)` makes of each line, and with `skip_bad` the lines that it
-    could not.
+    """Return what `parse(raw, where=…)` makes of each line, and with `skip_bad` the bad lines.
 
     Args:
         path: a JSON Lines file in UTF-8; blank lines are passed over.
@@ -204,20 +199,21 @@ def read_jsonl(
     return good, bad
 
 
-def write_jsonl(path: Path, items: Iterable[Any]) -> None:
+def write_jsonl(path: Path, items: Iterable[_Row | dict[str, Any]]) -> None:
     """Write one JSON object a line; the artifact that holds the file makes it durable."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for item in items:
-            file.write(json.dumps(item.to_json(), ensure_ascii=False, allow_nan=False) + "\n")
+            row = item if isinstance(item, dict) else item.to_json()
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
         raw = json.loads(line, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", None) or (
-            "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        )
+    except RecursionError as error:
+        raise DataError(f"{where}: not valid JSON (nested too deeply); correct the line") from error
+    except ValueError as error:
+        reason = getattr(error, "msg", str(error))
         raise DataError(f"{where}: not valid JSON ({reason}); correct the line") from error
     if not isinstance(raw, dict):
         raise DataError(
@@ -230,64 +226,55 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _no_misspelling(raw: dict[str, Any], allowed: set[str], where: str) -> None:
-    """Fields of the user's own are passed over; one that looks like ours, misspelt, is an error."""
+def _names(kind: type[Record | Pair | Side]) -> set[str]:
+    return {field.name for field in fields(kind)}
+
+
+def _check_names(raw: dict[str, Any], allowed: set[str], where: str) -> None:
+    """Pass over fields of the user's own; one that looks like ours, misspelt, is an error."""
     for name in sorted(raw.keys() - allowed):
         if near := difflib.get_close_matches(name, allowed - raw.keys(), n=1, cutoff=0.8):
             raise DataError(f"{where}: {name!r} is not a field; did you mean {near[0]!r}?")
+
+
+def _shared_fields(raw: dict[str, Any], where: str) -> dict[str, str]:
+    prompt = _text(raw, "prompt", where)
+    return {
+        "id": _text(raw, "id", where, default=where),
+        "prompt": prompt,
+        "language": parse_language(raw, prompt, where),
+        "domain": _text(raw, "domain", where, default="general"),
+        "source": _text(raw, "source", where, default="user"),
+    }
 
 
 def _text(raw: dict[str, Any], name: str, where: str, *, default: str | None = None) -> str:
     return require_text(raw.get(name, default), name, where)
 
 
-def require_text(found: object, name: str, where: str) -> str:
-    """The text without white space around it.
-
-    Raises:
-        DataError: if it is not text, empty, or holds a lone surrogate.
-    """
-    if not isinstance(found, str) or not found.strip():
-        raise DataError(
-            f"{where}: {name} must be non-empty text, got {_shown(found)}; correct the line"
-        )
-    try:
-        found.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where}: {name} holds a lone surrogate, which is not text; correct the line"
-        ) from error
-    return found.strip()
-
-
 def _optional(raw: dict[str, Any], name: str, where: str) -> str | None:
     return None if raw.get(name) is None else _text(raw, name, where)
-
-
-def _language(raw: dict[str, Any], prompt: str, where: str) -> str:
-    found = raw.get("language", detect_language(prompt))
-    if found not in LANGUAGES:
-        raise DataError(
-            f"{where}: language must be one of {', '.join(LANGUAGES)}, got {_shown(found)}"
-        )
-    return found
 
 
 def _side(raw: dict[str, Any], name: str, where: str) -> Side:
     side = raw.get(name)
     if not isinstance(side, dict):
         raise DataError(
-            f"{where}: {name} must be an object with decision, thinking and final, got {_shown(side)}"
+            f"{where}: {name} must be an object with decision, thinking and final, "
+            f"got {_shortened(side)}"
         )
-    _no_misspelling(side, {"decision", "thinking", "final"}, f"{where}: {name}")
-    decision = parse_decision(side.get("decision"), where=f"{where}: {name}")
-    thinking = Thinking.from_bodies(
-        side.get("thinking", {}), side.get("final"), where=f"{where}: {name}"
-    )
-    require_consistent(decision, thinking, where=f"{where}: {name}")
-    return Side(decision=decision, thinking=thinking)
+    where = f"{where}: {name}"
+    _check_names(side, {*_names(Side), "final"}, where)
+    decision = parse_decision(side.get("decision"), where=where)
+    return Side(decision, _thinking(side, decision, where))
 
 
-def _shown(found: object) -> str:
-    text = repr(found)
+def _thinking(raw: dict[str, Any], decision: Decision, where: str) -> Thinking:
+    thinking = Thinking.from_bodies(raw.get("thinking", {}), raw.get("final"), where=where)
+    require_consistent(decision, thinking, where=where)
+    return thinking
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"

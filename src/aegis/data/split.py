@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from aegis.data.records import Record
@@ -12,8 +12,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def contrast_groups(records: Sequence[Record]) -> list[list[Record]]:
-    """Put together the records that `contrast_of` links, over any number of links; the rest stand
-    alone."""
+    """Group the records that `contrast_of` links, over any number of links; others stand alone."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -36,10 +35,7 @@ def split_records(
     """Deal whole contrast groups to train, validation and test, evenly over decision and language.
 
     The order inside a stratum comes from a hash of seed and group, so adding a record moves few
-    others.
-
-    Returns:
-        The three splits by name; each keeps the records' order.
+    others. Each split keeps the records' order.
     """
     strata: dict[tuple[str, ...], list[list[Record]]] = defaultdict(list)
     for group in contrast_groups(records):
@@ -51,30 +47,29 @@ def split_records(
         )
         total, done = sum(map(len, ordered)), 0
         for group in ordered:
-            middle = (done + len(group) / 2) / total
-            name = (
-                "test" if middle < test else "validation" if middle < test + validation else "train"
-            )
+            name = _side((done + len(group) / 2) / total, validation, test)
             placed.update({record.id: name for record in group})
             done += len(group)
     return {name: [record for record in records if placed[record.id] == name] for name in SPLITS}
 
 
 def pick_split(item_id: str, *, validation: float, test: float, seed: int) -> str:
-    """The split of a lone item, by hash."""
-    share = int(_rank(seed, item_id)[:12], 16) / 16**12
-    return "test" if share < test else "validation" if share < test + validation else "train"
+    """Return the split of a lone item, by hash."""
+    return _side(int(_rank(seed, item_id)[:12], 16) / 16**12, validation, test)
 
 
 def counts(splits: Mapping[str, Iterable[Record]]) -> dict[str, dict[str, int]]:
-    """How many records each split holds, by `DECISION/language`."""
-    table: dict[str, dict[str, int]] = {}
-    for name, records in splits.items():
-        row: dict[str, int] = defaultdict(int)
-        for record in records:
-            row[f"{record.decision.name}/{record.language}"] += 1
-        table[name] = dict(sorted(row.items()))
-    return table
+    """Count each split's records by `DECISION/language`."""
+    return {
+        name: dict(
+            sorted(Counter(f"{item.decision.name}/{item.language}" for item in records).items())
+        )
+        for name, records in splits.items()
+    }
+
+
+def _side(share: float, validation: float, test: float) -> str:
+    return "test" if share < test else "validation" if share < test + validation else "train"
 
 
 def _stratum(group: Sequence[Record]) -> tuple[str, ...]:

@@ -17,14 +17,13 @@ from aegis.data.records import (
     Pair,
     Record,
     Rejected,
+    check_unique,
     parse_pair,
     parse_record,
     read_jsonl,
     write_jsonl,
 )
-from aegis.data.seed import FILES as SEED_FILES
-from aegis.data.seed import FOLDER as SEED_FOLDER
-from aegis.data.seed import seed_pairs, seed_records
+from aegis.data.seed import SEED_FILES, SEED_FOLDER, seed_pairs, seed_records
 from aegis.data.split import SPLITS, counts, pick_split, split_records
 from aegis.data.topics import Topic, parse_topic
 from aegis.errors import DataError
@@ -34,7 +33,7 @@ STATISTICS = "statistics.json"
 
 
 def source_files(data: DataSettings) -> list[Path]:
-    """Every file that stage 1 reads."""
+    """Return every file that stage 1 reads."""
     seed = [SEED_FOLDER / name for name in SEED_FILES] if data.seed_records else []
     return [*map(Path, (*data.records, *data.pairs)), topics_file(data), *seed]
 
@@ -44,8 +43,7 @@ def topics_file(data: DataSettings) -> Path:
 
 
 def collect(data: DataSettings) -> tuple[list[Record], list[Pair], list[Topic], list[Rejected]]:
-    """Read the user's files and the seed; the user's come first, so that they win over equal
-    prompts of the seed.
+    """Read the user's files, then the seed's: of equal prompts the first wins.
 
     Raises:
         DataError: if a file or line cannot be used, or an id stands twice.
@@ -63,17 +61,13 @@ def collect(data: DataSettings) -> tuple[list[Record], list[Pair], list[Topic], 
     records = read(data.records, parse_record) + (seed_records() if data.seed_records else [])
     pairs = read(data.pairs, parse_pair) + (seed_pairs() if data.seed_records else [])
     topics = read([topics_file(data)], parse_topic)[: data.generate.samples]
-    for field, items in (("data.records", records), ("data.pairs", pairs)):
-        repeated = [name for name, count in Counter(item.id for item in items).items() if count > 1]
-        if repeated:
-            raise DataError(
-                f"{field}: the id {repeated[0]!r} is used more than once; give every record its own"
-            )
+    check_unique(records, "data.records")
+    check_unique(pairs, "data.pairs")
     return records, pairs, topics, rejected
 
 
 def write_raw(folder: Path, data: DataSettings, complete: Complete) -> dict[str, int]:
-    """Collect, generate, mask personal data, write; return how much there is of what."""
+    """Collect, generate, mask personal data, write; return the counts."""
     records, pairs, topics, rejected = collect(data)
     generated, broken = generate(topics, complete) if topics else ([], [])
     masked = 0
@@ -83,19 +77,16 @@ def write_raw(folder: Path, data: DataSettings, complete: Complete) -> dict[str,
         ("rejected.jsonl", rejected + broken),
     ):
         rows = [mask_everywhere(item.to_json()) for item in items]
-        masked += sum(found for _, found in rows)
-        lines = [json.dumps(row, ensure_ascii=False) for row, _ in rows]
-        (folder / name).write_text(
-            "".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n"
-        )
-    found = {
+        masked += sum(count for _, count in rows)
+        write_jsonl(folder / name, (row for row, _ in rows))
+    statistics = {
         "records": len(records),
         "pairs": len(pairs),
         "generated": len(generated),
         "personal_data_masked": masked,
     }
-    (folder / STATISTICS).write_text(to_json(found), encoding="utf-8")
-    return found
+    (folder / STATISTICS).write_text(to_json(statistics), encoding="utf-8")
+    return statistics
 
 
 def write_records(
@@ -107,11 +98,7 @@ def write_records(
     too_long: Callable[[str], str | None],
     remember: Remember = lambda _, make: make(),
 ) -> dict[str, int]:
-    """Clean and split what stage 1 collected; return the size of each split and how much was set
-    aside.
-
-    Args:
-        remember: where finished shards are kept, see `clean`.
+    """Clean and split what stage 1 collected; return each split's size and how much was set aside.
 
     Raises:
         DataError: if a split would be empty.
@@ -139,12 +126,12 @@ def write_records(
 
 
 def read_split(folder: Path, name: str) -> list[Record]:
-    """One split of a `records/` artifact."""
+    """Read one split of a `records/` artifact."""
     return _read(folder / f"{name}.jsonl", parse_record)
 
 
 def read_pairs(folder: Path, split: str) -> list[Pair]:
-    """The pairs of one split of a `records/` artifact."""
+    """Read the pairs of one split of a `records/` artifact."""
     return [pair for pair in _read(folder / "pairs.jsonl", parse_pair) if pair.split == split]
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from aegis.data.records import require_text
+from aegis.data.records import parse_language, require_text
 from aegis.errors import DataError
 from aegis.protocol.decisions import UNSAFE, Decision, parse_decision
-from aegis.protocol.language import LANGUAGES, detect_language
 
 _FIELDS = ("id", "question", "language", "domain", "decision")
 
@@ -37,13 +36,9 @@ def parse_topic(raw: dict[str, Any], *, where: str) -> Topic:
     decision = parse_decision(raw.get("decision", "ALLOW"), where=where)
     if decision in UNSAFE:
         raise DataError(
-            f"{where}: a topic's decision must be ALLOW or ESCALATION, got {decision.name}; remove the topic"
+            f"{where}: a topic's decision must be ALLOW or ESCALATION, got {decision.name}; "
+            "remove the topic"
         )
-    language = raw.get("language", detect_language(question))
-    if language not in LANGUAGES:
-        raise DataError(
-            f"{where}: language must be one of {', '.join(LANGUAGES)}, got {language!r}"
-        )
-    return Topic(
-        str(raw.get("id", where)), question, language, str(raw.get("domain", "general")), decision
-    )
+    domain = str(raw.get("domain", "general"))
+    language = parse_language(raw, question, where)
+    return Topic(str(raw.get("id", where)), question, language, domain, decision)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from aegis.data.records import Pair, Record, parse_pair, parse_record, read_jsonl
 
-FOLDER = Path(__file__).parent
-FILES = ("decisions.jsonl", "dialogues.jsonl", "pairs.jsonl", "topics.jsonl")
+T = TypeVar("T", Record, Pair)
+SEED_FOLDER = Path(__file__).parent
+SEED_FILES = ("decisions.jsonl", "dialogues.jsonl", "pairs.jsonl", "topics.jsonl")
 
 
 def seed_records() -> list[Record]:
-    """Decision records, then dialogues."""
-    files = ("decisions.jsonl", "dialogues.jsonl")
-    return [
-        record
-        for name in files
-        for record in read_jsonl(FOLDER / name, parse_record, name=f"seed/{name}")[0]
-    ]
+    """Read the decision records, then the dialogues."""
+    return _read("decisions.jsonl", parse_record) + _read("dialogues.jsonl", parse_record)
 
 
 def seed_pairs() -> list[Pair]:
-    return read_jsonl(FOLDER / "pairs.jsonl", parse_pair, name="seed/pairs.jsonl")[0]
+    """Read the preference pairs."""
+    return _read("pairs.jsonl", parse_pair)
+
+
+def _read(name: str, parse: Callable[..., T]) -> list[T]:
+    return read_jsonl(SEED_FOLDER / name, parse, name=f"seed/{name}")[0]
