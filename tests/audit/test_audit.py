@@ -23,13 +23,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aegis.audit import AuditEntry, AuditKeys, AuditLog
+from aegis.audit import AuditEntry, AuditKeys, AuditLog, keystore
 from aegis.audit import log as log_module
-from aegis.audit import salts as salts_module
 from aegis.audit.chain import canonical, hash_line
-from aegis.audit.log import read_newest
-from aegis.audit.log_tip import read_head
-from aegis.audit.reader import segments
+from aegis.audit.log_tip import read_log_tip
+from aegis.audit.reader import read_newest, segments
 from aegis.audit.repair import accept, erase
 from aegis.audit.verify import anchor, check, export, read_anchor, verify
 from aegis.errors import AegisError, AuditError, AuditUnavailableError, BadInputError
@@ -61,7 +59,7 @@ def entry(number: int, *, user: str | None = "hanako", sections: bool = True) ->
 @pytest.fixture(scope="module", autouse=True)
 def small_blocks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(salts_module, "BLOCK", 8)
+        patch.setattr(keystore, "SALT_BLOCK", 8)
         yield
 
 
@@ -109,7 +107,7 @@ def found(folder: Path, keys: AuditKeys) -> list[str]:
     """What each of the three readers says: the owner's verify, the server's opening, an auditor
     without any key."""
     try:
-        read_newest(folder, keys, read_head(keys))
+        read_newest(folder, keys, read_log_tip(keys))
         opening = ""
     except AuditError as error:
         opening = str(error)
@@ -387,7 +385,7 @@ def test_a_cut_off_write_is_set_aside_and_an_acknowledged_one_never(tmp_path: Pa
     for left in (whole[size:cut] for cut in range(size, len(whole), 7)):
         for tail in (left, left + bytes(100), bytes(len(left))):
             path.write_bytes(whole[:size] + tail)
-            read = read_newest(log, keys, read_head(keys))
+            read = read_newest(log, keys, read_log_tip(keys))
             assert (read.chain.after, read.tail) == (2, tail.rstrip(b"\0"))
     path.write_bytes(whole[:-300])
     with AuditLog.open(log, keys) as again:
@@ -452,7 +450,7 @@ def test_whatever_call_fails_what_was_acknowledged_is_there(
         keys = AuditKeys.load(tmp_path / "try" / "keys")
         folder, acknowledged = tmp_path / "try" / "log", dict.fromkeys(range(1, 10), "")
         log = AuditLog.open(folder, keys, segment_bytes=4000)
-        log._salts._number = -1  # read anew
+        log._salts._cached_path = Path()  # read anew
         with pytest.MonkeyPatch.context() as patch:
             failing = Failing(patch, at, code)
             for number in range(10, 18):
@@ -545,8 +543,8 @@ def test_one_process_writes_and_a_closed_log_takes_nothing(tmp_path: Path) -> No
 WRITER = """
 import sys, threading
 from pathlib import Path
-from aegis.audit import AuditEntry, AuditKeys, AuditLog, salts
-salts.BLOCK = 8
+from aegis.audit import AuditEntry, AuditKeys, AuditLog, keystore
+keystore.SALT_BLOCK = 8
 folder = Path(sys.argv[1])
 log = AuditLog.open(folder / "log", AuditKeys.load(folder / "keys"), segment_bytes=20000)
 lock = threading.Lock()
@@ -654,11 +652,11 @@ def test_a_forger_cannot_name_a_trusted_key_as_successor(tmp_path: Path) -> None
     trusted, forger = AuditKeys.create(tmp_path / "trusted"), AuditKeys.create(tmp_path / "forger")
     write(tmp_path / "log", forger, 1)
     log = AuditLog.open(tmp_path / "log", forger)
-    rotate = log._at.chain.add(
+    rotate = log._written.chain.add(
         "rotate", time="", public_key=trusted.active.public_key, new_key=trusted.active.id
     )
     sealed, chain = rotate[1].sign(forger.active.sign, time="")
-    log._put(rotate[0] + b"\n" + sealed + b"\n", chain, sealed)
+    log._put([rotate[0], sealed], chain)
     log._release()
     assert verify(tmp_path / "log").sound
     report = verify(tmp_path / "log", public_keys=trusted.public_keys)

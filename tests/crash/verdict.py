@@ -103,10 +103,10 @@ def _session(root: Path) -> str:
 
 def _audit(root: Path) -> str:
     """The server starts, every acknowledged record can be opened, and the log is sound."""
-    from aegis.audit import AuditKeys, AuditLog, salts
+    from aegis.audit import AuditKeys, AuditLog, keystore
     from aegis.audit.verify import check, verify
 
-    salts.BLOCK, log, notes = 2, root / "work" / "log", acknowledged(root)
+    keystore.SALT_BLOCK, log, notes = 2, root / "work" / "log", acknowledged(root)
     if not (root / "work" / "keys" / "keys.json").exists():
         return "the keys are lost" if notes else ""
     (root / "work" / "keys" / "keys.json").chmod(0o600)  # the replay does not know of modes

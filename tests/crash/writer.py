@@ -194,9 +194,9 @@ def audited(number: int) -> Any:
 def audit(root: Path) -> None:
     """Records over several files, blocks of salts, two masters and two processes; the second ends
     without closing."""
-    from aegis.audit import AuditKeys, AuditLog, salts
+    from aegis.audit import AuditKeys, AuditLog, keystore
 
-    salts.BLOCK = 2
+    keystore.SALT_BLOCK = 2
     keys = AuditKeys.create(root / "work" / "keys")
     with AuditLog.open(root / "work" / "log", keys, segment_bytes=2500) as log:
         for number in (1, 2, 3):

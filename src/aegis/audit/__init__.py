@@ -1,5 +1,4 @@
-"""The audit log: what was answered to whom, provable later and readable by nobody; docs/audit.md
-says how and what for."""
+"""The audit log: proves later what was answered to whom, and nobody can read it; docs/audit.md."""
 
 import importlib.util
 
@@ -11,7 +10,7 @@ if importlib.util.find_spec("cryptography") is None:
     )
 
 from aegis.audit.entry import AuditEntry
-from aegis.audit.keys import AuditKeys
+from aegis.audit.keystore import AuditKeys
 from aegis.audit.log import AuditLog
 
 __all__ = ["AuditEntry", "AuditKeys", "AuditLog"]

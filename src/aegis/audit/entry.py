@@ -1,4 +1,4 @@
-"""One request as the audit log is told of it, and the keyed commitments that are kept of it."""
+"""One request as the audit log gets it, and the keyed commitments that the log keeps of it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ _PURPOSE = b"aegis audit section v1:"
 
 @dataclass(frozen=True, repr=False)
 class AuditEntry:
-    """What happened to one request. Nothing of user, query, sections and final is stored, only
-    commitments to them.
+    """What happened to one request.
+
+    The log keeps only commitments to user, query, sections and final.
 
     Args:
         request_id: made by the server; up to 128 letters, digits and ._:- in plain text in the log.
@@ -31,8 +32,7 @@ class AuditEntry:
         model: name or fingerprint of the model, plain text in the log.
         sections: private sections by name; empty where a fixed text answered.
         final: the public answer, as it leaves.
-        outcome: "answered", or why not; plain text in the log, so never words of the user or of the
-            model.
+        outcome: "answered", or why not; plain text in the log, so no words of user or model.
 
     Raises:
         BadInputError: if a field cannot be stored.
@@ -49,48 +49,48 @@ class AuditEntry:
     outcome: str
 
     def __post_init__(self) -> None:
-        if not _REQUEST_ID.fullmatch(self.request_id):
-            raise BadInputError(
-                "audit entry: request_id must be 1 to 128 letters, digits or ._:-; make one on the server"
-            )
-        if self.decision not in NAMES:
-            raise BadInputError(
-                f"audit entry: decision must be one of {', '.join(NAMES)}, got {self.decision!r}"
-            )
-        for name, value in (("model", self.model), ("outcome", self.outcome)):
-            if not value or len(value) > _LABEL_LIMIT or not value.isprintable():
-                raise BadInputError(
-                    f"audit entry: {name} must be 1 to {_LABEL_LIMIT} printable characters; shorten it"
-                )
-        for name in self.sections:
-            if not _SECTION.fullmatch(name):
-                raise BadInputError(
-                    "audit entry: a section's name must be 1 to 40 lower-case letters, digits or .-"
-                )
+        label = f"must be 1 to {_LABEL_LIMIT} printable characters; shorten it"
+        rules = {
+            "request_id must be 1 to 128 letters, digits or ._:-; make one on the server": (
+                _REQUEST_ID.fullmatch(self.request_id)
+            ),
+            f"decision must be one of {', '.join(NAMES)}, got {self.decision!r}": (
+                self.decision in NAMES
+            ),
+            f"model {label}": _is_label(self.model),
+            f"outcome {label}": _is_label(self.outcome),
+            "a section's name must be 1 to 40 lower-case letters, digits or .-": all(
+                _SECTION.fullmatch(name) for name in self.sections
+            ),
+        }
+        for rule, holds in rules.items():
+            if not holds:
+                raise BadInputError(f"audit entry: {rule}")
 
     def __repr__(self) -> str:
-        return f"AuditEntry(request_id={self.request_id!r}, decision={self.decision!r}, outcome={self.outcome!r}, …)"
-
-    def texts(self) -> dict[str, str]:
-        """What is committed to, by name."""
-        user = {} if self.user is None else {"user": self.user}
-        private = {f"think-{name}": text.reveal() for name, text in self.sections.items()}
-        return {**user, "query": self.query, **private, "final": self.final}
+        facts = f"request_id={self.request_id!r}, decision={self.decision!r}"
+        return f"AuditEntry({facts}, outcome={self.outcome!r}, …)"
 
     def fields(self, record_key: bytes) -> dict[str, Any]:
-        """What is stored: plain facts, and a commitment to each text."""
-        commitments = {name: commit(record_key, name, text) for name, text in self.texts().items()}
-        facts = {
-            "request_id": self.request_id,
-            "decision": self.decision,
-            "escalated": self.escalated,
-        }
-        return {**facts, "model": self.model, "outcome": self.outcome, "commitments": commitments}
+        """Return what the log stores: plain facts, and a commitment to each text."""
+        texts = {"query": self.query, "final": self.final}
+        texts |= {f"think-{name}": text.reveal() for name, text in self.sections.items()}
+        if self.user is not None:
+            texts["user"] = self.user
+        plain = ("request_id", "decision", "escalated", "model", "outcome")
+        facts = {name: getattr(self, name) for name in plain}
+        commitments = {name: commit(record_key, name, text) for name, text in texts.items()}
+        return {**facts, "commitments": commitments}
+
+
+def _is_label(text: str) -> bool:
+    return 0 < len(text) <= _LABEL_LIMIT and text.isprintable()
 
 
 def commit(record_key: bytes, name: str, text: str) -> str:
-    """HMAC-SHA256 of the length-prefixed name and text: whoever lacks the record's key cannot test
-    a guess.
+    """Return the HMAC-SHA256 of the length-prefixed name and text.
+
+    Who lacks the record's key cannot test a guess.
 
     Args:
         record_key: 32 bytes, of this record alone.
@@ -98,6 +98,6 @@ def commit(record_key: bytes, name: str, text: str) -> str:
     Source: RFC 2104. The key has a fixed length below the hash's block, so that the value also
     binds whoever made it.
     """
-    named, said = name.encode(), text.encode("utf-8", "surrogatepass")
-    message = b"%s%d:%s%d:%s" % (_PURPOSE, len(named), named, len(said), said)
+    label, content = name.encode(), text.encode("utf-8", "surrogatepass")
+    message = b"%s%d:%s%d:%s" % (_PURPOSE, len(label), label, len(content), content)
     return hmac.digest(record_key, message, "sha256").hex()

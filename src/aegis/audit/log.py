@@ -1,5 +1,7 @@
-"""The writer: an answer leaves once its record, sealed with all before it, is on the disk;
-signatures follow each second."""
+"""Write an audit log: an answer leaves once its record, sealed, is on the disk.
+
+Signatures follow each second.
+"""
 
 from __future__ import annotations
 
@@ -10,54 +12,40 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from aegis.audit.chain import (
-    ACCEPTED,
-    BEGIN,
-    CHECKPOINT,
-    ENTRY,
-    ROTATE,
-    UNFINISHED,
-    Chain,
-    key_id,
-    parse,
-)
+from aegis.audit.chain import Chain, Kind, key_id, parse
 from aegis.audit.entry import AuditEntry
-from aegis.audit.keys import AuditKeys, MasterKey, utc_now
-from aegis.audit.log_tip import Head, HeadFile, read_head
-from aegis.audit.notes import add_note, forget, pending
-from aegis.audit.private import open_private, sync_data, write_at
-from aegis.audit.reader import (
-    Scan,
-    fault,
-    resume_from,
-    scan,
-    segment_number,
-    segment_path,
-    segments,
-)
-from aegis.audit.salts import Salts
+from aegis.audit.keystore import OWNER_ONLY, AuditKeys, MasterKey, utc_now
+from aegis.audit.log_tip import LogTipWriter, read_log_tip
+from aegis.audit.reader import read_newest, segment_number, segment_path, segments
 from aegis.errors import AuditError, AuditUnavailableError, DiskFullError, is_disk_full
-from aegis.storage.files import make_folder, sync_folder
+from aegis.storage.files import (
+    make_folder,
+    open_descriptor,
+    sync_data,
+    sync_folder,
+    write_at,
+    write_synced,
+)
 from aegis.storage.lock import only_process
 
 SEGMENT_BYTES = 16 << 20
-AHEAD = (
-    1 << 20
-)  # bytes of zeros written ahead: a record then changes no metadata, and its sync is one write to the disk
-SALTS, ASIDE = "salts", "unfinished"
+# Zeros written ahead: a record then changes no metadata, and its sync is one write to the disk.
+_AHEAD_BYTES = 1 << 20
+_UNFINISHED_FOLDER = "unfinished"
+Clock = Callable[[], str]
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """A break that the owner has accepted: from here on a new chain, in a new file.
+    """A break that the owner has accepted: a new chain begins here, in a new file.
 
     Args:
-        sequence: of the head so far.
-        facts: what the signed line says: `reason`, `problem`, sha256 of every file as it stands.
+        sequence: of the log's tip so far.
+        facts: what the signed line holds: `reason`, `problem`, sha256 of every file as it stands.
     """
 
     log: str
@@ -66,54 +54,44 @@ class Acceptance:
     facts: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class _Position:
-    """How far the log is on the disk; replaced as a whole, so that no interrupt can part chain and
-    size."""
+@dataclass
+class _Ticket:
+    """An entry that waits for its record."""
 
-    chain: Chain = Chain()  # noqa: RUF009 - frozen
+    entry: AuditEntry
+    number: int = 0
+    finished: bool = False
+    error: Exception | None = None
+
+
+class _Written(NamedTuple):
+    """What is on the disk; replaced as a whole, so that no interrupt parts chain and size."""
+
+    chain: Chain = Chain()
     sealed: bytes = b""
     size: int = 0  # bytes of the newest file
 
 
-@dataclass
-class _Ticket:
-    entry: AuditEntry
-    number: int = 0
-    settled: bool = False
-    error: Exception | None = None
-
-
 class AuditLog:
-    """One process's hold on a log. `append` may be called from any thread; those that wait share an
-    fsync.
+    """One process's hold on a log; `append` may be called from any thread.
 
-    Use `open`; leave with `close`, or as a context manager.
+    Threads that wait share an fsync. Use `open`; leave with `close`, or as a context manager.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        keys: AuditKeys,
-        *,
-        segment_bytes: int,
-        sign_every_s: float,
-        clock: Callable[[], str],
+        self, folder: Path, keys: AuditKeys, segment_bytes: int, sign_every_s: float, clock: Clock
     ) -> None:
         self.folder, self.keys, self.segment_bytes, self._clock = folder, keys, segment_bytes, clock
         self.sign_every_s, self._signed_s = sign_every_s, -math.inf
-        self._salts = Salts(keys.folder / SALTS)
-        self._at = _Position()
-        self._signer: MasterKey = keys.active
-        self._head: HeadFile | None = None
-        self._descriptor, self._number, self._room = -1, 0, 0
-        self._fresh, self._unsure, self._closed = False, False, True
+        self._salts = keys.salts
+        self._written = _Written()
+        self._tip: LogTipWriter | None = None
+        # The newest file: its descriptor, its number, and its size with the zeros ahead.
+        self._descriptor, self._number, self._reserved = -1, 0, 0
+        self._is_new, self._has_unknown_end, self._closed = False, False, True
         self._waiting: list[_Ticket] = []
-        self._busy, self._turn, self._held = (
-            False,
-            threading.Condition(threading.Lock()),
-            ExitStack(),
-        )
+        self._busy, self._turn = False, threading.Condition(threading.Lock())
+        self._resources = ExitStack()
 
     @classmethod
     def open(
@@ -123,11 +101,10 @@ class AuditLog:
         *,
         segment_bytes: int = SEGMENT_BYTES,
         sign_every_s: float = 1.0,
-        clock: Callable[[], str] = utc_now,
+        clock: Clock = utc_now,
         acceptance: Acceptance | None = None,
     ) -> AuditLog:
-        """Take the log up, having verified its newest file and that it goes as far as the head
-        outside it.
+        """Open the log, once its newest file is verified and reaches the tip outside it.
 
         What a cut-off write left after the newest seal was never acknowledged: it is set aside, and
         a note of it enters the log. A new key in `keys` takes over, signed for by the one before.
@@ -144,10 +121,14 @@ class AuditLog:
             AuditUnavailableError: if the disk does not take what has to be written.
             AegisError: if another process has the log open.
         """
-        log = cls(folder, keys, segment_bytes=segment_bytes, sign_every_s=sign_every_s, clock=clock)
+        log = cls(folder, keys, segment_bytes, sign_every_s, clock)
         try:
-            log._held.enter_context(only_process(folder))
-            log._take_up(acceptance)
+            log._resources.enter_context(only_process(folder))
+            if acceptance:
+                log._begin_after_break(acceptance)
+            else:
+                log._resume()
+            log._write_changes()
             log._closed = False
         except (OSError, DiskFullError) as error:
             raise _unavailable(folder, error) from error
@@ -159,80 +140,55 @@ class AuditLog:
     @property
     def count(self) -> int:
         """The number of the newest record."""
-        return self._at.chain.after
+        return self._written.chain.after
 
     def append(self, entry: AuditEntry) -> int:
-        """The record's number, once it is on the disk.
+        """Return the record's number, once it is on the disk.
 
         Raises:
             AuditUnavailableError: if it could not be put there: do not let the answer leave. Later
                 calls try anew.
         """
-        ticket, mine, batch = _Ticket(entry), False, list[_Ticket]()
-        try:
-            with self._turn:
-                self._waiting.append(ticket)
-                while self._busy and not ticket.settled:
-                    self._turn.wait()
-                if not ticket.settled:  # nobody is writing: this thread writes for all who wait
-                    mine = self._busy = True
-                    batch, self._waiting = self._waiting, []
-            if mine:
-                self._settle(batch)
-        finally:
-            if mine:
+        ticket = _Ticket(entry)
+        with self._turn:
+            self._waiting.append(ticket)
+        with self._exclusive(lambda: ticket.finished):
+            if not ticket.finished:  # nobody is writing: this thread writes for all who wait
                 with self._turn:
-                    self._busy = False
-                    self._turn.notify_all()
+                    batch, self._waiting = self._waiting, []
+                self._write_batch(batch)
         if ticket.error is not None:
             raise _unavailable(self.folder, ticket.error) from ticket.error
         return ticket.number
 
     def sign(self) -> None:
-        """The newest line is a signed checkpoint: for a server that has been idle since its last
-        record.
+        """Sign what is not yet signed, for a server that has been idle since its last record.
 
         Raises:
-            AuditUnavailableError: if it could not be put on the disk.
+            AuditUnavailableError: if the checkpoint could not be put on the disk.
         """
-        with self._alone():
+        with self._exclusive():
             if not self._closed:
                 self._sign_newest()
 
     def close(self) -> None:
-        """The log ends with a signed checkpoint, and the head outside says that nothing follows it.
+        """End the log with a signed checkpoint, and write to its tip that nothing follows.
 
         Raises:
             AuditUnavailableError: if that could not be put on the disk; every record acknowledged
                 is there all the same.
         """
-        with self._alone():
+        with self._exclusive():
             if self._closed:
                 return
             self._closed = True
             try:
                 self._sign_newest()
                 self._cut_back()
-                if self._head:
-                    self._head.write(self._at.sealed, closed=True)
+                if self._tip:
+                    self._tip.write(self._written.sealed, closed=True)
             finally:
                 self._release()
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Nobody else writes meanwhile; a failure to write is told as such."""
-        with self._turn:
-            while self._busy:
-                self._turn.wait()
-            self._busy = True
-        try:
-            yield
-        except OSError as error:
-            raise _unavailable(self.folder, error) from error
-        finally:
-            with self._turn:
-                self._busy = False
-                self._turn.notify_all()
 
     def __enter__(self) -> AuditLog:
         return self
@@ -240,205 +196,185 @@ class AuditLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _settle(self, batch: list[_Ticket]) -> None:
+    @contextmanager
+    def _exclusive(self, unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """Keep other threads from writing, unless there is no need to by the time of one's turn.
+
+        A failure to write becomes AuditUnavailableError.
+        """
+        holds = False
+        try:
+            with self._turn:
+                self._turn.wait_for(lambda: unless() or not self._busy)
+                if not unless():
+                    holds = self._busy = True
+            yield
+        except OSError as error:
+            raise _unavailable(self.folder, error) from error
+        finally:
+            if holds:
+                with self._turn:
+                    self._busy = False
+                    self._turn.notify_all()
+
+    def _write_batch(self, batch: list[_Ticket]) -> None:
         failure: Exception | None = RuntimeError("the process was interrupted")
         try:
             if self._closed:
                 raise ValueError("the log is closed")
-            self._leave_full_file()
-            lines, chain, now = [], self._at.chain, self._clock()
-            signer = self._signer_of(chain)
+            if self._written.size >= self.segment_bytes:
+                self._sign_newest()
+                self._cut_back()
+                self._open_segment(self._number + 1)
+            lines, chain, now = [], self._written.chain, self._clock()
+            signer = self._signer(chain)
             for ticket in batch:
-                ticket.number = chain.after + 1
-                key = signer.record_key(
-                    self._salts.use(ticket.number), log=chain.log, number=ticket.number
-                )
-                raw, chain = chain.add(ENTRY, time=now, key=signer.id, **ticket.entry.fields(key))
+                ticket.number = number = chain.after + 1
+                key = signer.record_key(self._salts.use(number), log=chain.log, number=number)
+                fields = ticket.entry.fields(key)
+                raw, chain = chain.add(Kind.ENTRY, time=now, key=signer.id, **fields)
                 lines.append(raw)
-            self._commit(lines, chain, now=now)
+            self._commit(lines, chain, now)
             failure = None
         except Exception as error:
             failure = error
         finally:
             for ticket in batch:
-                ticket.error, ticket.settled = failure, True
+                ticket.error, ticket.finished = failure, True
 
-    def _commit(self, lines: list[bytes], chain: Chain, *, now: str, sign: bool = False) -> None:
-        """The lines and a seal over them are on the disk, and the head knows of it; a checkpoint
-        where one is due."""
+    def _commit(self, lines: list[bytes], chain: Chain, now: str, *, sign: bool = False) -> None:
+        """Put the lines on the disk, with a checkpoint if it is time for one, else with a seal."""
         monotonic_s = time.monotonic()
-        if sign or chain.next_key or monotonic_s - self._signed_s >= self.sign_every_s:
-            while True:
-                named = chain.next_key
-                sealed, chain = chain.sign(self._signer_of(chain).sign, time=now)
-                lines = [*lines, sealed]
-                if (
-                    not named
-                ):  # the key that takes over signs too, so that a file never ends in between
-                    break
-            self._signed_s = monotonic_s
-        else:
-            sealed, chain = chain.seal(self._signer_of(chain).mac_key, time=now)
+        if not sign and not chain.next_key and monotonic_s - self._signed_s < self.sign_every_s:
+            sealed, chain = chain.seal(self._signer(chain).mac_key, time=now)
             lines = [*lines, sealed]
-        self._put(b"\n".join([*lines, b""]), chain, sealed)
-        self._signer = self._signer_of(chain)
-        if self._head:
-            self._head.write(sealed)
+        else:
+            # A key that takes over signs too, so that a file never ends in between.
+            for _ in range(2 if chain.next_key else 1):
+                signed, chain = chain.sign(self._signer(chain).sign, time=now)
+                lines = [*lines, signed]
+            self._signed_s = monotonic_s
+        self._put(lines, chain)
+        if self._tip:
+            self._tip.write(lines[-1])
 
     def _sign_newest(self) -> None:
-        if parse(self._at.sealed)["kind"] != CHECKPOINT:
-            self._commit([], self._at.chain, now=self._clock(), sign=True)
+        if parse(self._written.sealed)["kind"] != Kind.CHECKPOINT:
+            self._commit([], self._written.chain, self._clock(), sign=True)
 
-    def _leave_full_file(self) -> None:
-        """A file that is full ends with a checkpoint, and the next one is begun."""
-        if self._at.size >= self.segment_bytes:
-            self._sign_newest()
+    def _signer(self, chain: Chain) -> MasterKey:
+        id = key_id(chain.public_key)
+        if signer := self.keys.find(id):
+            return signer
+        raise AuditError(f"{self.folder}: the log is signed by key {id}; give that key too")
+
+    def _put(self, lines: list[bytes], chain: Chain) -> None:
+        """Put the lines, the last of which seals the others, on the disk."""
+        data = b"\n".join([*lines, b""])
+        if self._has_unknown_end:
             self._cut_back()
-            self._open_segment(self._number + 1)
-
-    def _signer_of(self, chain: Chain) -> MasterKey:
-        if self._signer.public_key == chain.public_key:
-            return self._signer
-        found = self.keys.find(key_id(chain.public_key))
-        if found is None:
-            raise AuditError(
-                f"{self.folder}: the log is signed by key {key_id(chain.public_key)}; give that key too"
-            )
-        return found
-
-    def _put(self, data: bytes, chain: Chain, sealed: bytes) -> None:
-        if self._unsure:
-            self._cut_back()
-        self._unsure, end = True, self._at.size + len(data)
-        if end > self._room:
-            ahead = min(AHEAD, max(0, self.segment_bytes - end))
-            write_at(self._descriptor, bytes(end + ahead - self._room), self._room)
+        self._has_unknown_end, end = True, self._written.size + len(data)
+        if end > self._reserved:
+            reserved = end + min(_AHEAD_BYTES, max(0, self.segment_bytes - end))
+            write_at(self._descriptor, bytes(reserved - self._reserved), self._reserved)
             os.fsync(self._descriptor)
-            self._room = end + ahead
-        write_at(self._descriptor, data, self._at.size)
+            self._reserved = reserved
+        write_at(self._descriptor, data, self._written.size)
         sync_data(self._descriptor)
-        if self._fresh:
+        if self._is_new:
             sync_folder(self.folder)
-        self._at = _Position(chain, sealed, end)
-        self._fresh, self._unsure = False, False
+        self._written = _Written(chain, lines[-1], end)
+        self._is_new, self._has_unknown_end = False, False
 
     def _cut_back(self) -> None:
-        """The file ends with what is acknowledged. After a failed sync this makes the next one
-        write its pages anew."""
-        os.ftruncate(self._descriptor, self._at.size)
+        """Cut what is not acknowledged from the newest file.
+
+        After a failed sync this makes the next one write its pages anew.
+        """
+        os.ftruncate(self._descriptor, self._written.size)
         os.fsync(self._descriptor)
-        self._room, self._unsure = self._at.size, False
+        self._reserved, self._has_unknown_end = self._written.size, False
 
     def _open_segment(self, number: int, size: int = 0) -> None:
-        descriptor = open_private(segment_path(self.folder, number), os.O_CREAT | os.O_WRONLY)
+        flags = os.O_CREAT | os.O_WRONLY
+        descriptor = open_descriptor(segment_path(self.folder, number), flags, OWNER_ONLY)
         if self._descriptor >= 0:
             os.close(self._descriptor)
-        self._descriptor, self._number, self._room, self._fresh = descriptor, number, size, True
-        self._at = replace(self._at, size=size)
+        self._descriptor, self._number, self._reserved, self._is_new = (
+            descriptor,
+            number,
+            size,
+            True,
+        )
+        self._written = self._written._replace(size=size)
         if os.fstat(descriptor).st_size != size:
-            self._unsure = True
+            self._has_unknown_end = True
             self._cut_back()
 
-    def _take_up(self, acceptance: Acceptance | None) -> None:
+    def _begin_after_break(self, acceptance: Acceptance) -> None:
         make_folder(self.folder)
-        paths = segments(self.folder)
-        if acceptance:
-            begun = Chain(acceptance.log, acceptance.after)
-            number = 1 + max((segment_number(path) for path in paths), default=0)
-            self._begin(
-                begun, ACCEPTED, number, sequence=acceptance.sequence, facts=acceptance.facts
-            )
-        else:
-            head = read_head(self.keys)
-            found = read_newest(self.folder, self.keys, head)
-            if found.tail:
-                self._set_aside(paths[-1], found)
-            if found.sealed:
-                self._at = _Position(found.chain, found.sealed)
-                self._open_segment(segment_number(paths[-1]), found.end)
-                self._head = HeadFile(
-                    self.keys.folder, sequence=head.sequence if head else 0, raw=found.sealed
-                )
-            else:
-                self._begin(Chain(os.urandom(16).hex()), BEGIN, 1, sequence=0, facts={})
-        self._bring_up_to_date()
+        number = 1 + max(map(segment_number, segments(self.folder)), default=0)
+        chain = Chain(acceptance.log, acceptance.after)
+        self._begin(chain, Kind.ACCEPTED, number, acceptance.facts, sequence=acceptance.sequence)
+
+    def _resume(self) -> None:
+        make_folder(self.folder)
+        paths, tip = segments(self.folder), read_log_tip(self.keys)
+        result = read_newest(self.folder, self.keys, tip)
+        number = segment_number(paths[-1]) if paths else 1
+        if result.tail:
+            self._set_aside(f"{paths[-1].stem}-at-{result.end}.bin", result.tail)
+        if not result.sealed:
+            self._begin(Chain(os.urandom(16).hex()), Kind.BEGIN, number, {}, sequence=0)
+            return
+        self._written = _Written(result.chain, result.sealed)
+        self._open_segment(number, result.end)
+        sequence = tip.sequence if tip else 0
+        self._tip = LogTipWriter(self.keys.folder, sequence=sequence, raw=result.sealed)
 
     def _begin(
-        self, chain: Chain, kind: str, number: int, *, sequence: int, facts: Mapping[str, Any]
+        self, chain: Chain, kind: str, number: int, facts: Mapping[str, Any], *, sequence: int
     ) -> None:
         self._open_segment(number)
-        begun = Chain(chain.log, chain.after, public_key=self.keys.active.public_key)
         now = self._clock()
-        first, begun = begun.begin(kind, time=now, **facts)
-        self._commit([first], begun, now=now, sign=True)
-        self._head = HeadFile(self.keys.folder, sequence=sequence, raw=self._at.sealed)
+        raw, chain = chain._replace(public_key=self.keys.active.public_key).begin(
+            kind, time=now, **facts
+        )
+        self._commit([raw], chain, now, sign=True)
+        self._tip = LogTipWriter(self.keys.folder, sequence=sequence, raw=self._written.sealed)
 
-    def _bring_up_to_date(self) -> None:
-        """The notes that waited are in the log, and the newest key signs."""
-        notes, lines, chain = pending(self.keys.folder), [], self._at.chain
+    def _write_changes(self) -> None:
+        """Write the notes that waited, and the change of keys if there is a new one."""
+        notes, lines, chain = self.keys.read_notes(), list[bytes](), self._written.chain
         for note in notes:
             raw, chain = chain.add(**note)
             lines.append(raw)
-        if chain.public_key != self.keys.active.public_key:
-            active = self.keys.active
-            raw, chain = chain.add(
-                ROTATE, time=self._clock(), public_key=active.public_key, new_key=active.id
-            )
+        active = self.keys.active
+        if chain.public_key != active.public_key:
+            keys = {"public_key": active.public_key, "new_key": active.id}
+            raw, chain = chain.add(Kind.ROTATE, time=self._clock(), **keys)
             lines.append(raw)
-        if lines or parse(self._at.sealed)["key"] != key_id(chain.public_key):
-            self._commit(lines, chain, now=self._clock(), sign=True)
+        if lines or parse(self._written.sealed)["key"] != key_id(chain.public_key):
+            self._commit(lines, chain, self._clock(), sign=True)
         if notes:
-            forget(self.keys.folder)
+            self.keys.clear_notes()
 
-    def _set_aside(self, path: Path, found: Scan) -> None:
-        """What was never acknowledged is in a file of its own, with a note of it, and no longer in
-        the log."""
-        name = f"{path.stem}-at-{found.end}.bin"
-        make_folder(self.folder / ASIDE)
-        descriptor = open_private(self.folder / ASIDE / name, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(found.tail)
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(self.folder / ASIDE)
-        facts = {
-            "bytes": len(found.tail),
-            "sha256": hashlib.sha256(found.tail).hexdigest(),
-            "file": name,
-        }
-        add_note(self.keys.folder, {"kind": UNFINISHED, "time": self._clock(), **facts})
-        self._open_segment(segment_number(path), found.end)
+    def _set_aside(self, name: str, tail: bytes) -> None:
+        """Keep what was never acknowledged in a file of its own, with a note of it."""
+        folder = self.folder / _UNFINISHED_FOLDER
+        make_folder(folder)
+        write_synced(folder / name, tail, OWNER_ONLY)
+        sync_folder(folder)
+        facts = {"bytes": len(tail), "sha256": hashlib.sha256(tail).hexdigest(), "file": name}
+        self.keys.add_note({"kind": Kind.UNFINISHED, "time": self._clock(), **facts})
 
     def _release(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-        if self._head:
-            self._head.close()
-        self._held.close()
-
-
-def read_newest(folder: Path, keys: AuditKeys, head: Head | None) -> Scan:
-    """The newest file is sound and goes as far as the head; its seals cover all files before it.
-
-    Raises:
-        AuditError: if not.
-    """
-    paths = segments(folder)
-    try:
-        if not paths and head:
-            raise AuditError(f"there is no log, and {head.after} records were acknowledged")
-        index, start, sealed = resume_from(paths, keys, head)
-        wanted = [head.raw] if head else []
-        found = scan(paths[index:], start, sealed=sealed, wanted=wanted)
-        if problem := fault(found, head, keys_given=True):
-            raise AuditError(problem)
-    except AuditError as error:
-        raise AuditError(
-            f"{folder}: the audit log is not what was acknowledged: {error}. Nothing is appended to it; look with: "
-            f"aegis audit verify {folder}"
-        ) from None
-    return found
+        if self._tip:
+            self._tip.close()
+        self._resources.close()
 
 
 def _unavailable(folder: Path, error: Exception) -> AuditUnavailableError:

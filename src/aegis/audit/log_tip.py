@@ -1,5 +1,4 @@
-"""The newest seal or checkpoint, kept outside the log: a log that ends before it has lost
-acknowledged records.
+"""The newest seal or checkpoint, kept outside the log: a log that ends before it lost records.
 
 A file of two slots of 512 bytes, one disk sector each, written in turn: `SEQUENCE open|closed
 LINE`. Each record overwrites a slot without an fsync of its own. After a kill the newest slot is
@@ -12,25 +11,25 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from aegis.audit.chain import CHECKPOINT, SEAL, Damage, is_sealed, is_signed, parse
-from aegis.audit.keys import AuditKeys
-from aegis.audit.private import make_private_folder, open_private, write_at, write_private
+from aegis.audit.chain import Kind, LineError, parse
+from aegis.audit.keystore import OWNER_ONLY, AuditKeys, make_private_folder
 from aegis.errors import AuditError
+from aegis.storage.files import open_descriptor, write_at, write_bytes
 
-FILE = "head"
-SLOT = 512  # bytes
+TIP_FILE = "head"
+_SLOT_BYTES = 512
 _OPEN, _CLOSED = b"open", b"closed"
 
 
 @dataclass(frozen=True)
-class Head:
+class LogTip:
     """What the log is known to hold.
 
     Args:
         sequence: grows with every write.
         raw: the seal or checkpoint.
         after: records that were acknowledged.
-        closed: the log was closed in good order: nothing can stand after it.
+        closed: the log was closed in good order: nothing can stand after the tip.
     """
 
     sequence: int
@@ -40,74 +39,63 @@ class Head:
     closed: bool
 
 
-def read_head(keys: AuditKeys) -> Head | None:
-    """The newest valid slot; None if no log was ever begun with these keys.
+def read_log_tip(keys: AuditKeys) -> LogTip | None:
+    """Return the newest valid slot; None if no log was ever begun with these keys.
 
     Raises:
-        AuditError: if there is a head file and neither slot is by one of the keys.
+        AuditError: if there is a file and neither slot is by one of the keys.
     """
-    path = keys.folder / FILE
+    path = keys.folder / TIP_FILE
     if not path.is_file():
         return None
     data = path.read_bytes()
-    found = [head for start in (0, SLOT) if (head := _read_slot(data[start : start + SLOT], keys))]
-    if not found:
+    slots = (data[:_SLOT_BYTES], data[_SLOT_BYTES : 2 * _SLOT_BYTES])
+    tips = [tip for slot in slots if (tip := _read_slot(slot, keys))]
+    if not tips:
         raise AuditError(
-            f"{path}: holds nothing signed by these keys; give all keys that the log was written with, or, if the file "
-            "is lost, have the state of the log accepted with: aegis audit accept"
+            f"{path}: holds nothing signed by these keys; give all keys that the log was written "
+            "with, or, if the file is lost, have the state of the log accepted with: "
+            "aegis audit accept"
         )
-    return max(found, key=lambda head: head.sequence)
+    return max(tips, key=lambda tip: tip.sequence)
 
 
-def _read_slot(data: bytes, keys: AuditKeys) -> Head | None:
+def _read_slot(slot: bytes, keys: AuditKeys) -> LogTip | None:
     try:
-        sequence, state, raw = data.strip(b" \n\0").split(b" ", 2)
+        sequence, state, raw = slot.strip(b" \n\0").split(b" ", 2)
         line = parse(raw)
-        if line["kind"] not in (SEAL, CHECKPOINT) or state not in (_OPEN, _CLOSED):
-            return None
-        signer = keys.find(line["key"])
-        if signer is None:
-            return None
-        ours = (
-            is_sealed(line, signer.mac_key)
-            if line["kind"] == SEAL
-            else is_signed(line, signer.public_key)
-        )
-        return (
-            Head(int(sequence), raw, line["log"], line["after"], state == _CLOSED) if ours else None
-        )
-    except (Damage, ValueError):
-        return None
+        is_ending = line["kind"] in (Kind.SEAL, Kind.CHECKPOINT) and state in (_OPEN, _CLOSED)
+        if is_ending and keys.find_maker(line):
+            return LogTip(int(sequence), raw, line["log"], line["after"], state == _CLOSED)
+    except (LineError, ValueError):
+        pass
+    return None
 
 
-class HeadFile:
-    """Writes the head of one open log. The caller lets one thread at a time in."""
+class LogTipWriter:
+    """Writes the tip of one open log; for one thread at a time."""
 
     def __init__(self, folder: Path, *, sequence: int, raw: bytes) -> None:
-        """The head holds the line, durably; what it held before is in neither slot.
+        """Write the line to both slots, durably.
 
         Raises:
             OSError, DiskFullError: if it cannot be written.
         """
         make_private_folder(folder)
         self.sequence = sequence + 2
-        write_private(
-            folder / FILE, _slot(self.sequence - 1, _OPEN, raw) + _slot(self.sequence, _OPEN, raw)
-        )
-        self._descriptor = open_private(folder / FILE, os.O_RDWR)
+        slots = _slot(self.sequence - 1, _OPEN, raw) + _slot(self.sequence, _OPEN, raw)
+        write_bytes(folder / TIP_FILE, slots, OWNER_ONLY)
+        self._descriptor = open_descriptor(folder / TIP_FILE, os.O_RDWR)
 
     def write(self, raw: bytes, *, closed: bool = False) -> None:
-        """The other slot holds the line.
+        """Write the line to the older slot.
 
         Raises:
             OSError: if it cannot be written.
         """
         self.sequence += 1
-        write_at(
-            self._descriptor,
-            _slot(self.sequence, _CLOSED if closed else _OPEN, raw),
-            (self.sequence % 2) * SLOT,
-        )
+        slot = _slot(self.sequence, _CLOSED if closed else _OPEN, raw)
+        write_at(self._descriptor, slot, (self.sequence % 2) * _SLOT_BYTES)
         if closed:
             os.fsync(self._descriptor)
 
@@ -117,5 +105,5 @@ class HeadFile:
 
 def _slot(sequence: int, state: bytes, raw: bytes) -> bytes:
     text = b"%d %s %s" % (sequence, state, raw)
-    assert len(text) < SLOT, f"a line of {len(raw)} bytes does not fit a slot of {SLOT}"
-    return text.ljust(SLOT - 1) + b"\n"
+    assert len(text) < _SLOT_BYTES, f"a line of {len(raw)} bytes does not fit {_SLOT_BYTES}"
+    return text.ljust(_SLOT_BYTES - 1) + b"\n"

@@ -1,5 +1,4 @@
-"""Reading the files of an audit log: the chain over all segments, and what stands after the last
-signed checkpoint."""
+"""Read the files of an audit log: the chain through all segments, and what follows it."""
 
 from __future__ import annotations
 
@@ -8,35 +7,20 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from aegis.audit.chain import (
-    ACCEPTED,
-    BEGIN,
-    CHECKPOINT,
-    ENTRY,
-    Chain,
-    Damage,
-    hash_line,
-    is_signed,
-    parse,
-)
-from aegis.audit.keys import AuditKeys
-from aegis.audit.log_tip import Head
+from aegis.audit.chain import Chain, Kind, Line, LineError, hash_line, parse
+from aegis.audit.keystore import AuditKeys
+from aegis.audit.log_tip import LogTip
 from aegis.errors import AuditError
 
 _NAME = re.compile(r"segment-(\d{6,})\.jsonl")
-_TAIL = 1 << 16  # bytes, more than any checkpoint
+_LAST_LINE_BYTES = 1 << 16  # more than any checkpoint
 
 
 def segments(folder: Path) -> list[Path]:
-    """The log's files in order."""
-    found = [
-        (int(match.group(1)), path)
-        for path in folder.glob("segment-*.jsonl")
-        if (match := _NAME.fullmatch(path.name))
-    ]
-    return [path for _, path in sorted(found)]
+    """Return the log's files in order."""
+    paths = [path for path in folder.glob("segment-*.jsonl") if _NAME.fullmatch(path.name)]
+    return sorted(paths, key=segment_number)
 
 
 def segment_path(folder: Path, number: int) -> Path:
@@ -51,26 +35,29 @@ def segment_number(path: Path) -> int:
 
 @dataclass
 class Scan:
-    """What reading found. A line is proven if a seal or checkpoint over it is such as the reader
-    can check.
+    """What reading the files gave. A line is proven if a seal or checkpoint over it is valid.
 
     Args:
         chain: after the newest proven line.
         sealed: that line, a seal or checkpoint; empty if there is none.
-        end: where it ends in the last file, in bytes.
-        tail: what follows it there, but for zeros at its end, which are room made ahead of records
-            to come.
+        wanted: seals and checkpoints to look for.
+        on_line: called with each proven line.
+        seen: the wanted lines that are there.
+        end: where `sealed` ends in the last file, in bytes.
+        tail: what follows it there, without the zeros at the end, which are room for later records.
         zeros: how many those are.
-        problem: why the tail's first bad line is none; empty if there is no bad line.
+        problem: why a line of the tail is not the next one; empty if there is no such line.
         torn: the tail is such as a write that was cut off leaves.
         signed: the newest checkpoint; empty if there is none.
         signed_end: the index of its file, and where it ends there.
         writes, checkpoints: seals and checkpoints; checkpoints alone.
-        seen: those of the wanted lines that are there.
     """
 
     chain: Chain
-    sealed: bytes = b""
+    sealed: bytes
+    wanted: frozenset[bytes]
+    on_line: Callable[[Line], None]
+    seen: frozenset[bytes]
     end: int = 0
     tail: bytes = b""
     zeros: int = 0
@@ -80,28 +67,57 @@ class Scan:
     signed_end: tuple[int, int] = (0, 0)
     writes: int = 0
     checkpoints: int = 0
-    seen: frozenset[bytes] = frozenset()
 
-    def prove(
-        self,
-        chain: Chain,
-        raw: bytes,
-        *,
-        index: int,
-        end: int,
-        signed: bool,
-        wanted: frozenset[bytes],
-    ) -> None:
-        """Everything up to this line is proven."""
-        self.chain, self.sealed, self.end = chain, raw, end
-        self.writes, self.checkpoints = self.writes + 1, self.checkpoints + signed
-        if signed:
-            self.signed, self.signed_end = raw, (index, end)
-        if raw in wanted:
-            self.seen |= {raw}
+    def read_file(self, path: Path, index: int, *, is_last: bool, has_header: bool) -> None:
+        """Follow the chain through a file.
 
+        Raises:
+            AuditError: if the file is not the last and does not end with a proven line.
+        """
+        chain, offset, unproven, self.end = self.chain, 0, list[Line](), 0
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                if is_last and not raw.strip(b"\0"):
+                    break
+                offset += len(raw)
+                if has_header and number == 1:
+                    self.end = offset
+                    continue
+                try:
+                    if not raw.endswith(b"\n"):
+                        raise LineError("is cut off")
+                    line, following = chain.read(raw[:-1])
+                except LineError as error:
+                    place = f"{path.name}, line {number} (record {chain.after} came before it)"
+                    self.problem, self.torn = f"{place}: {error}", not raw.endswith(b"\n")
+                    break
+                unproven.append(line)
+                if chain.can_check(line["kind"]):
+                    self._prove(unproven, following, raw[:-1], (index, offset))
+                    unproven = []
+                chain = following
+        if not is_last and (self.problem or self.end != offset):
+            raise AuditError(
+                self.problem or f"{path.name}: does not end with a checkpoint: lines were dropped"
+            )
 
-Line = Callable[[bytes, dict[str, Any]], None]
+    def _prove(self, lines: list[Line], chain: Chain, raw: bytes, end: tuple[int, int]) -> None:
+        self.chain, self.sealed, self.end = chain, raw, end[1]
+        self.writes += 1
+        self.seen |= self.wanted & {raw}
+        if lines[-1]["kind"] == Kind.CHECKPOINT:
+            self.checkpoints += 1
+            self.signed, self.signed_end = raw, end
+        for line in lines:
+            self.on_line(line)
+
+    def read_tail(self, path: Path) -> None:
+        with path.open("rb") as file:
+            file.seek(self.end)
+            rest = file.read()
+        self.tail = rest.rstrip(b"\0")
+        self.zeros = len(rest) - len(self.tail)
+        self.torn = self.torn or b"\0" in self.tail
 
 
 def scan(
@@ -110,182 +126,167 @@ def scan(
     *,
     sealed: bytes = b"",
     wanted: Iterable[bytes] = (),
-    on_line: Line = lambda raw, found: None,
-    skip_lines: int = 0,
+    on_line: Callable[[Line], None] = lambda line: None,
+    has_header: bool = False,
 ) -> Scan:
     """Follow the chain through the files, from `start` to the newest proven line.
 
     Args:
         sealed: the line that `start` stands after; empty at the beginning.
         wanted: seals and checkpoints to look for.
-        on_line: told each proven line.
-        skip_lines: of the first file, in front of the chain.
+        on_line: called with each proven line.
+        has_header: the first file has a line in front of the chain.
 
     Raises:
-        AuditError: if a line is not what the chain asks for; in the last file, what follows the
-            newest proven line is reported as `tail` instead.
+        AuditError: if a line is not the next one; in the last file, what follows the newest proven
+            line becomes `tail` instead.
     """
-    looked_for = frozenset(wanted)
-    found = Scan(start, sealed, seen=looked_for & {sealed})
-    batch: list[tuple[bytes, dict[str, Any]]] = []
+    wanted = frozenset(wanted)
+    result = Scan(start, sealed, wanted, on_line, seen=wanted & {sealed})
     for index, path in enumerate(paths):
-        chain, offset, last = found.chain, 0, index == len(paths) - 1
-        found.end, found.problem = 0, ""
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if last and not line.strip(b"\0"):
-                    break
-                offset += len(line)
-                if index == 0 and number <= skip_lines:
-                    found.end = offset
-                    continue
-                try:
-                    if not line.endswith(b"\n"):
-                        raise Damage("is cut off")
-                    raw = line[:-1]
-                    fields, following = chain.take(raw)
-                except Damage as damage:
-                    found.problem = f"{path.name}, line {number} (record {chain.after} came before it): {damage}"
-                    found.torn = not line.endswith(b"\n")
-                    break
-                batch.append((raw, fields))
-                if chain.proves(kind := fields["kind"]):
-                    found.prove(
-                        following,
-                        raw,
-                        index=index,
-                        end=offset,
-                        signed=kind == CHECKPOINT,
-                        wanted=looked_for,
-                    )
-                    for one in batch:
-                        on_line(*one)
-                    batch.clear()
-                chain = following
-        if not last and (found.problem or found.end != offset):
-            raise AuditError(
-                found.problem or f"{path.name}: does not end with a checkpoint: lines were dropped"
-            )
+        is_last = index == len(paths) - 1
+        result.read_file(path, index, is_last=is_last, has_header=has_header and index == 0)
     if paths:
-        with paths[-1].open("rb") as file:
-            file.seek(found.end)
-            left = file.read()
-            found.tail = left.rstrip(b"\0")
-            found.zeros = len(left) - len(found.tail)
-    found.torn = found.torn or b"\0" in found.tail
-    return found
+        result.read_tail(paths[-1])
+    return result
 
 
-def fault(found: Scan, head: Head | None, *, keys_given: bool) -> str:
-    """What is wrong with a log that was read to its end; empty if nothing is.
+def find_problem(result: Scan, tip: LogTip | None, *, keys_given: bool) -> str:
+    """Return what is wrong with a log that was read to its end; empty if nothing is.
 
     Args:
-        head: what is known of the log from outside.
-        keys_given: there may be a head; otherwise nobody can say whether a tail was ever
-            acknowledged.
+        tip: what is known of the log from outside.
+        keys_given: there may be a tip; without one nobody can say whether a tail was acknowledged.
     """
-    chain = found.chain
-    if head and found.sealed and head.log != chain.log:
-        return f"this is log {chain.log}, and the keys folder belongs to log {head.log}"
-    if found.zeros and head and head.closed:
+    chain, tail = result.chain, result.tail
+    if tip and result.sealed and tip.log != chain.log:
+        return f"this is log {chain.log}, and the keys folder belongs to log {tip.log}"
+    if tip and tip.closed and result.zeros:
         return (
-            f"{found.zeros} zeros follow its end, and it was closed in good order: they were added"
+            f"{result.zeros} zeros follow its end, and it was closed in good order: they were added"
         )
-    behind = head is not None and head.raw not in found.seen
-    if found.tail and not keys_given:
-        return found.problem or (
-            "lines follow the newest checkpoint and are not signed: its end was cut, or a server is writing it; "
-            "verify an export, or give the keys"
+    behind = tip is not None and tip.raw not in result.seen
+    if tail and not keys_given:
+        return result.problem or (
+            "lines follow the newest checkpoint and are not signed: its end was cut, or a server "
+            "is writing it; verify an export, or give the keys"
         )
-    if found.tail and (behind or not found.torn or (head and head.closed)):
-        return (
-            found.problem or "lines follow the newest seal: a seal was dropped, or lines were added"
+    if tail and (behind or not result.torn or (tip and tip.closed)):
+        return result.problem or (
+            "lines follow the newest seal: a seal was dropped, or lines were added"
         )
-    if found.sealed and chain.trusted is not None and not chain.attested:
+    if result.sealed and chain.trusted is not None and not chain.attested:
         return f"it is signed by {chain.public_key}, which is none of the keys given"
-    if behind and head:
-        if chain.after < head.after:
-            return f"it ends with record {chain.after}, and record {head.after} was acknowledged: its end was dropped"
-        return f"it does not hold what was sealed after record {head.after}: its end was dropped or rewritten"
-    if keys_given and head is None and chain.after:
-        return f"the keys folder has no head file, and the log has {chain.after} records: nobody can say that none is missing"
+    if tip and behind and chain.after < tip.after:
+        return (
+            f"it ends with record {chain.after}, and record {tip.after} was acknowledged: "
+            "its end was dropped"
+        )
+    if tip and behind:
+        return (
+            f"it does not hold what was sealed after record {tip.after}: "
+            "its end was dropped or rewritten"
+        )
+    if keys_given and tip is None and chain.after:
+        return (
+            f"the keys folder has no head file, and the log has {chain.after} records: "
+            "nobody can say that none is missing"
+        )
     return ""
 
 
 def newest_era(paths: Sequence[Path]) -> int:
-    """Index of the file with which the chain begins: the first, or the newest that follows an
-    accepted break."""
+    """Return the index of the file with which the chain begins.
+
+    It is the first file, or the newest that follows an accepted break.
+    """
     for index in range(len(paths) - 1, 0, -1):
         with paths[index].open("rb") as file:
-            if f'"kind":"{ACCEPTED}"'.encode() in file.readline(1 << 20):
+            if f'"kind":"{Kind.ACCEPTED}"'.encode() in file.readline(1 << 20):
                 return index
     return 0
 
 
 def resume_from(
-    paths: Sequence[Path], keys: AuditKeys, head: Head | None
+    paths: Sequence[Path], keys: AuditKeys, tip: LogTip | None
 ) -> tuple[int, Chain, bytes]:
-    """The newest file from which reading finds the head, the chain at its beginning, and the
-    checkpoint there.
+    """Return the newest file from which reading reaches the tip.
+
+    Returns:
+        The file's index, the chain at its beginning, and the checkpoint there.
 
     Raises:
         AuditError: if the file before it does not end with a checkpoint signed by one of the keys.
     """
-    era, fresh = newest_era(paths), Chain(trusted=keys.public_keys, mac_keys=keys.mac_keys)
+    era, chain = newest_era(paths), Chain(trusted=keys.public_keys, mac_keys=keys.mac_keys)
     for index in range(len(paths) - 1, era, -1):
-        chain, checkpoint = _chain_after(paths[index - 1], keys)
-        if head is None or chain.after < head.after or checkpoint == head.raw:
-            return index, chain, checkpoint
-    return era, fresh, b""
+        resumed, checkpoint = _resume_after(paths[index - 1], chain, keys)
+        if tip is None or resumed.after < tip.after or checkpoint == tip.raw:
+            return index, resumed, checkpoint
+    return era, chain, b""
 
 
-def _chain_after(path: Path, keys: AuditKeys) -> tuple[Chain, bytes]:
-    """The chain after a file that is not the newest, which ends with a checkpoint."""
+def _resume_after(path: Path, chain: Chain, keys: AuditKeys) -> tuple[Chain, bytes]:
+    """Return the chain after a file that is not the newest, and the checkpoint at its end."""
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _TAIL))
+        file.seek(max(0, path.stat().st_size - _LAST_LINE_BYTES))
         raw = file.read().removesuffix(b"\n").rpartition(b"\n")[2]
     try:
-        fields = parse(raw)
-        signer = keys.find(fields["key"]) if fields["kind"] == CHECKPOINT else None
-        if signer is None or not is_signed(fields, signer.public_key):
-            raise Damage("is not a checkpoint signed by one of these keys")
-    except Damage as damage:
-        raise AuditError(f"{path.name}, last line: {damage}") from None
-    place = {
-        "log": fields["log"],
-        "after": fields["after"],
-        "prev": hash_line(raw),
-        "public_key": signer.public_key,
-    }
-    return Chain(
-        **place, trusted=keys.public_keys, vouched=True, attested=True, mac_keys=keys.mac_keys
-    ), raw
+        line = parse(raw)
+        master = keys.find_maker(line) if line["kind"] == Kind.CHECKPOINT else None
+        if master is None:
+            raise LineError("is not a checkpoint signed by one of these keys")
+    except LineError as error:
+        raise AuditError(f"{path.name}, last line: {error}") from None
+    chain = chain._replace(log=line["log"], after=line["after"], prev=hash_line(raw))
+    return chain._replace(public_key=master.public_key, vouched=True, attested=True), raw
 
 
-def records(folder: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every record that can be read, in order, with the log's name there; verifying is another
-    matter."""
+def read_newest(folder: Path, keys: AuditKeys, tip: LogTip | None) -> Scan:
+    """Read the newest file, whose seals cover all files before it, up to the tip at least.
+
+    Raises:
+        AuditError: if it is not sound or ends before the tip.
+    """
+    paths = segments(folder)
+    try:
+        if not paths and tip:
+            raise AuditError(f"there is no log, and {tip.after} records were acknowledged")
+        index, start, sealed = resume_from(paths, keys, tip)
+        result = scan(paths[index:], start, sealed=sealed, wanted=[tip.raw] if tip else [])
+        if problem := find_problem(result, tip, keys_given=True):
+            raise AuditError(problem)
+    except AuditError as error:
+        raise AuditError(
+            f"{folder}: the audit log is not what was acknowledged: {error}. "
+            f"Nothing is appended to it; look with: aegis audit verify {folder}"
+        ) from None
+    return result
+
+
+def records(folder: Path) -> Iterator[tuple[Line, str]]:
+    """Yield each readable record, unverified, in order, with the log's name there."""
     log = ""
     for path in segments(folder):
         with path.open("rb") as file:
-            for line in file:
-                with contextlib.suppress(Damage):
-                    found = parse(line.removesuffix(b"\n"))
-                    if found["kind"] in (BEGIN, ACCEPTED):
-                        log = str(found.get("log"))
-                    elif found["kind"] == ENTRY:
-                        yield found, log
+            for raw in file:
+                with contextlib.suppress(LineError):
+                    line = parse(raw.removesuffix(b"\n"))
+                    if line["kind"] in (Kind.BEGIN, Kind.ACCEPTED):
+                        log = line["log"]
+                    elif line["kind"] == Kind.ENTRY:
+                        yield line, log
 
 
-def find_record(folder: Path, number: int) -> tuple[dict[str, Any], str]:
-    """The record with the number, and the log's name there.
+def find_record(folder: Path, number: int) -> tuple[Line, str]:
+    """Return the record with the number, and the log's name there.
 
     Raises:
         AuditError: if there is none.
     """
-    found = next((pair for pair in records(folder) if pair[0].get("number") == number), None)
-    if found is None:
-        raise AuditError(
-            f"{folder}: has no record {number}; see what there is with: aegis audit show {folder}"
-        )
-    return found
+    for record, log in records(folder):
+        if record["number"] == number:
+            return record, log
+    raise AuditError(
+        f"{folder}: has no record {number}; see what there is with: aegis audit show {folder}"
+    )

@@ -1,19 +1,17 @@
-"""What an owner may do to a log: accept a break, erase records' keys, change the master. Nothing in
-it is ever deleted."""
+"""What an owner may do to a log: accept a break, or erase records' keys. Nothing is deleted."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from aegis.audit.chain import ERASED
-from aegis.audit.keys import AuditKeys, utc_now
-from aegis.audit.log import SALTS, Acceptance, AuditLog, read_newest
-from aegis.audit.log_tip import Head, read_head
-from aegis.audit.notes import add_note
-from aegis.audit.reader import records, segments
-from aegis.audit.salts import Salts
+from aegis.audit.chain import Kind
+from aegis.audit.keystore import AuditKeys, utc_now
+from aegis.audit.log import Acceptance, AuditLog
+from aegis.audit.log_tip import LogTip, read_log_tip
+from aegis.audit.reader import read_newest, records, segments
 from aegis.audit.verify import verify
 from aegis.errors import AuditError, BadInputError
 from aegis.storage.files import hash_file
@@ -24,11 +22,10 @@ _REASON_LIMIT = 500  # characters
 def accept(
     folder: Path, keys: AuditKeys, *, reason: str, clock: Callable[[], str] = utc_now
 ) -> int:
-    """The log can be written again: a new file begins with a signed line that names what was found,
-    and why it is accepted.
+    """Begin a new file, whose signed first line says what is wrong and why it is accepted.
 
-    The damaged files stay as they are, and from now on are held to that. Numbers go on after the
-    highest one in use.
+    The damaged files stay, and later verifying requires them as they are now. Numbers go on after
+    the highest one in use.
 
     Returns:
         The number after which the new chain begins.
@@ -38,20 +35,16 @@ def accept(
         AegisError: if a server has the log open.
     """
     _require_reason(reason)
-    problem = _problem(folder, keys)
+    problem = _find_problem(folder, keys)
     if not problem:
         raise BadInputError(f"{folder}: the log is sound, so there is nothing to accept")
-    try:
-        head = read_head(keys)
-    except AuditError:
-        head = None
-    after, log = _resume_at(folder, head)
-    facts = {
-        "reason": reason,
-        "problem": problem,
-        "files": {path.name: hash_file(path) for path in segments(folder)},
-    }
-    acceptance = Acceptance(log, after, head.sequence if head else 0, facts)
+    tip = None
+    with contextlib.suppress(AuditError):
+        tip = read_log_tip(keys)
+    after, log = _last_number(folder, tip)
+    files = {path.name: hash_file(path) for path in segments(folder)}
+    facts = {"reason": reason, "problem": problem, "files": files}
+    acceptance = Acceptance(log, after, tip.sequence if tip else 0, facts)
     with AuditLog.open(folder, keys, acceptance=acceptance, clock=clock):
         return after
 
@@ -64,47 +57,43 @@ def erase(
     reason: str,
     clock: Callable[[], str] = utc_now,
 ) -> None:
-    """The records' keys are gone, so that nobody can test a guess at them any more; a note of it
-    awaits the log's opening.
+    """Erase the records' salts, so that nobody can test a guess at them any more.
 
-    The chain covers commitments, not texts, and stays sound. A running server need not stop.
+    A note of it enters the log when it is next opened. The chain covers commitments, not texts, and
+    stays sound. A running server need not stop.
 
     Raises:
         AuditError: if there is no such record; nothing was erased.
     """
     _require_reason(reason)
-    there = {record["number"] for record, _ in records(folder)}
-    if missing := sorted(set(numbers) - there):
+    erased = sorted(set(numbers))
+    if missing := sorted(set(erased) - {record["number"] for record, _ in records(folder)}):
         raise AuditError(f"{folder}: has no record {missing[0]}; nothing was erased")
-    add_note(
-        keys.folder,
-        {"kind": ERASED, "time": clock(), "numbers": sorted(set(numbers)), "reason": reason},
-    )
-    Salts(keys.folder / SALTS).erase(sorted(set(numbers)))
+    keys.add_note({"kind": Kind.ERASED, "time": clock(), "numbers": erased, "reason": reason})
+    keys.salts.erase(erased)
 
 
-def _problem(folder: Path, keys: AuditKeys) -> str:
-    """What keeps the log from being opened, or verified."""
+def _find_problem(folder: Path, keys: AuditKeys) -> str:
+    """Return what keeps the log from being opened, or verified."""
     try:
-        read_newest(folder, keys, read_head(keys))
+        read_newest(folder, keys, read_log_tip(keys))
         return verify(folder, keys=keys).problem
     except AuditError as error:
         return str(error)
 
 
-def _resume_at(folder: Path, head: Head | None) -> tuple[int, str]:
-    """The highest number that may have been used, and the log's name.
+def _last_number(folder: Path, tip: LogTip | None) -> tuple[int, str]:
+    """Return the highest number that may have been used, and the log's name.
 
-    A forged line may claim any number: no more are believed than there are lines.
+    A forged line may hold any number, so numbers above the count of lines are not believed.
     """
-    known, log = (head.after, head.log) if head else (0, "")
-    lines = 0
+    known, log = (tip.after, tip.log) if tip else (0, "")
     numbers = [known]
     for record, name in records(folder):
-        lines += 1
+        numbers.append(record["number"])
         log = log or name
-        numbers.append(record["number"] if isinstance(record.get("number"), int) else 0)
-    return max(number for number in numbers if number <= known + lines), log or os.urandom(16).hex()
+    limit = known + len(numbers) - 1
+    return max(number for number in numbers if number <= limit), log or os.urandom(16).hex()
 
 
 def _require_reason(reason: str) -> None:

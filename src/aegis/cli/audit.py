@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aegis.errors import EXIT_FAILED, AegisError, AuditError
+
 if TYPE_CHECKING:
-    from aegis.audit.keys import AuditKeys
-    from aegis.audit.verify import Report
+    from aegis.audit import AuditKeys
+    from aegis.audit.verify import VerifyReport
 
 app = typer.Typer(
-    help="Prove what was answered, without keeping a word of it. The log holds keyed commitments in a signed chain; the keys "
-    "are in a folder of their own. docs/audit.md tells what it shows and what it cannot.",
+    help="Prove what was answered, without keeping a word of it. The log holds keyed commitments "
+    "in a signed chain; the keys are in a folder of their own. docs/audit.md tells what it shows "
+    "and what it cannot.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -22,37 +25,27 @@ key = typer.Typer(
 )
 app.add_typer(key, name="key")
 
+_KEYS_HELP = (
+    "The keys folder; by default LOG.keys beside the log. "
+    "AEGIS_AUDIT_KEY holds the keys in its place."
+)
+_VERIFY_LOG_HELP = "The log's folder, or a file that `aegis audit export` wrote."
+_NEW_FOLDER_HELP = "Folder to make, best on another disk than the log."
 Log = Annotated[Path, typer.Argument(help="The folder that the server writes its log to.")]
-Keys = Annotated[
-    Path | None,
-    typer.Option(
-        help="The keys folder; by default LOG.keys beside the log. AEGIS_AUDIT_KEY holds the keys in its place."
-    ),
-]
+Keys = Annotated[Path | None, typer.Option(help=_KEYS_HELP)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reason = Annotated[str, typer.Option(help="Why; it is kept in the log, in plain text.")]
-
-
-@app.callback()
-def _group() -> None:
-    pass
-
-
-@key.callback()
-def _key_group() -> None:
-    pass
+Output = Annotated[Path, typer.Option("-o", "--output", help="File to write, JSON lines.")]
+Numbers = Annotated[list[int], typer.Argument(metavar="NUMBER...", min=1, help="Records.")]
 
 
 @key.command("new")
 def key_new(
-    folder: Annotated[
-        Path, typer.Argument(help="Folder to make, best on another disk than the log.")
-    ],
-    json: Json = False,
+    folder: Annotated[Path, typer.Argument(help=_NEW_FOLDER_HELP)], json: Json = False
 ) -> None:
     """Make a keys folder with a new master key, readable by you alone. Keep a copy of keys.json:
     nothing replaces it."""
-    from aegis.audit.keys import AuditKeys
+    from aegis.audit import AuditKeys
 
     _print_keys(AuditKeys.create(folder), json)
 
@@ -62,16 +55,14 @@ def key_show(
     folder: Annotated[Path, typer.Argument(help="A keys folder.")], json: Json = False
 ) -> None:
     """Print the public keys, which let an auditor verify the log and open nothing."""
-    from aegis.audit.keys import AuditKeys
+    from aegis.audit import AuditKeys
 
     _print_keys(AuditKeys.load(folder), json)
 
 
-@app.command("verify")
+@app.command()
 def verify(
-    log: Annotated[
-        Path, typer.Argument(help="The log's folder, or a file that `aegis audit export` wrote.")
-    ],
+    log: Annotated[Path, typer.Argument(help=_VERIFY_LOG_HELP)],
     keys: Keys = None,
     public_key: Annotated[
         list[str] | None,
@@ -89,27 +80,17 @@ def verify(
     Without keys and anchors, a sound chain says only that whoever signed it wrote it so.
     """
     from aegis.audit.verify import read_anchor
-    from aegis.audit.verify import verify as examine
-    from aegis.cli.show import print_json
-    from aegis.errors import EXIT_FAILED
+    from aegis.audit.verify import verify as verify_log
 
     trusted = [_public_key(text) for text in public_key or []]
-    report = examine(
-        log,
-        keys=_keys_if_any(log, keys),
-        public_keys=trusted,
-        anchors=[read_anchor(path) for path in anchor or []],
-    )
-    if json:
-        print_json(report.to_json())
-    else:
-        for line in _lines(report):
-            typer.echo(line)
+    anchors = [read_anchor(path) for path in anchor or []]
+    report = verify_log(log, keys=_keys_if_any(log, keys), public_keys=trusted, anchors=anchors)
+    _print(json, report.to_json(), *_report_lines(report))
     if not report.sound:
         raise typer.Exit(EXIT_FAILED)
 
 
-@app.command("show")
+@app.command()
 def show(
     log: Log,
     number: Annotated[int | None, typer.Option(min=1, help="Only this record.")] = None,
@@ -129,25 +110,23 @@ def show(
     from aegis.cli.show import print_json, print_table
 
     if number is not None:
-        found = [find_record(log, number)[0]]
-    elif user is not None:
-        opened = _keys(log, keys)
-        found = list(
-            deque(
-                (record for record, name in records(log) if is_user(opened, record, name, user)),
-                maxlen=last,
-            )
-        )
+        rows = [find_record(log, number)[0]]
     else:
-        found = list(deque((record for record, _ in records(log)), maxlen=last))
+        opened = _keys(log, keys) if user is not None else None
+        matching = (
+            record
+            for record, name in records(log)
+            if user is None or (opened and is_user(opened, record, name, user))
+        )
+        rows = list(deque(matching, maxlen=last))
     if json:
-        print_json(found)
+        print_json(rows)
         return
     columns = ("number", "time", "request", "decision", "model", "outcome", "commits to")
-    print_table(columns, [_row(record) for record in found])
+    print_table(columns, [_row(record) for record in rows])
 
 
-@app.command("check")
+@app.command()
 def check(
     log: Log,
     number: Annotated[int, typer.Argument(min=1, help="The record.")],
@@ -164,9 +143,7 @@ def check(
     not."""
     import sys
 
-    from aegis.audit.verify import check as opens
-    from aegis.cli.show import print_json
-    from aegis.errors import EXIT_FAILED, AuditError
+    from aegis.audit.verify import check as commits_to
 
     try:
         data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
@@ -175,38 +152,29 @@ def check(
         raise AuditError(
             f"--file {file}: cannot be read as UTF-8 text ({type(error).__name__}); give another"
         ) from None
-    same = opens(log, _keys(log, keys), number, name, text)
-    if json:
-        print_json({"number": number, "name": name, "same": same})
-    else:
-        typer.echo(
-            f"record {number} {'commits' if same else 'does not commit'} to this text as its {name}"
-        )
+    same = commits_to(log, _keys(log, keys), number, name, text)
+    verb = "commits" if same else "does not commit"
+    result = {"number": number, "name": name, "same": same}
+    _print(json, result, f"record {number} {verb} to this text as its {name}")
     if not same:
         raise typer.Exit(EXIT_FAILED)
 
 
-@app.command("export")
-def export(
-    log: Log,
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, JSON lines.")],
-    keys: Keys = None,
-    json: Json = False,
-) -> None:
+@app.command()
+def export(log: Log, output: Output, keys: Keys = None, json: Json = False) -> None:
     """Write the verified chain to one file for an auditor, who needs only it and your public key
     from elsewhere."""
-    from aegis.audit.verify import export as write
-    from aegis.cli.show import print_json
+    from aegis.audit.verify import export as export_log
 
-    report = write(log, output, keys=_keys_if_any(log, keys))
-    if json:
-        print_json({"output": str(output), **report.to_json()})
-        return
-    typer.echo(f"export   {output}: {report.records} records")
-    typer.echo(f"verify   aegis audit verify {output} --public-key {report.public_keys[-1]}")
+    report = export_log(log, output, keys=_keys_if_any(log, keys))
+    lines = (
+        f"export   {output}: {report.records} records",
+        f"verify   aegis audit verify {output} --public-key {report.public_keys[-1]}",
+    )
+    _print(json, {"output": str(output), **report.to_json()}, *lines)
 
 
-@app.command("anchor")
+@app.command()
 def anchor(
     log: Log,
     output: Annotated[
@@ -219,77 +187,52 @@ def anchor(
 
     Whoever holds keys and log can rewrite both, but not an anchor that somebody else keeps.
     """
-    from aegis.audit.verify import anchor as newest
-    from aegis.cli.show import print_json
+    from aegis.audit.verify import anchor as newest_anchor
     from aegis.storage.files import write_json
 
-    found = newest(log, _keys(log, keys))
+    newest = newest_anchor(log, _keys(log, keys))
     if output:
-        write_json(output, found)
-        typer.echo(f"anchor   {output}: record {found['checkpoint']['after']}")
-    else:
-        print_json(found)
+        write_json(output, newest)
+    _print(output is None, newest, f"anchor   {output}: record {newest['checkpoint']['after']}")
 
 
-@app.command("rotate")
+@app.command()
 def rotate(log: Log, keys: Keys = None, json: Json = False) -> None:
     """Make a new master key; the old one signs for it and stays, for the records that it opens.
 
     A running server goes on with the old one until it is started again.
     """
-    from aegis.audit.log import AuditLog
-    from aegis.errors import AegisError, AuditError
-
     rotated = _keys(log, keys).rotated()
-    try:
-        AuditLog.open(log, rotated).close()
-    except AuditError:
-        raise
-    except AegisError as error:
+    if error := _try_open(log, rotated):
         typer.echo(
             f"the new key is made; the log takes it when the server next starts ({error})", err=True
         )
     _print_keys(rotated, json)
 
 
-@app.command("erase")
+@app.command()
 def erase(
-    log: Log,
-    numbers: Annotated[list[int], typer.Argument(metavar="NUMBER...", min=1, help="Records.")],
-    reason: Reason,
-    keys: Keys = None,
-    json: Json = False,
+    log: Log, numbers: Numbers, reason: Reason, keys: Keys = None, json: Json = False
 ) -> None:
     """Erase records' keys: nobody can ever test a text against them again. The chain stays sound. A
     server may be running.
 
     Copies of the keys folder made before still open the records: erase those too.
     """
-    from aegis.audit.log import AuditLog
     from aegis.audit.repair import erase as erase_keys
-    from aegis.cli.show import print_json
-    from aegis.errors import AegisError, AuditError
 
-    opened = _keys(log, keys)
-    erase_keys(log, opened, numbers, reason=reason)
-    noted = True
-    try:
-        AuditLog.open(log, opened).close()
-    except AuditError:
-        raise
-    except AegisError:
-        noted = False
-    if json:
-        print_json({"erased": sorted(set(numbers)), "noted": noted})
-        return
-    typer.echo(f"erased   the keys of {len(set(numbers))} record(s)")
+    opened, erased = _keys(log, keys), sorted(set(numbers))
+    erase_keys(log, opened, erased, reason=reason)
+    noted = _try_open(log, opened) is None
+    lines = [f"erased   the keys of {len(erased)} record(s)"]
     if not noted:
-        typer.echo(
+        lines.append(
             "the log is open elsewhere; its note of this is written when the server next starts"
         )
+    _print(json, {"erased": erased, "noted": noted}, *lines)
 
 
-@app.command("accept")
+@app.command()
 def accept(log: Log, reason: Reason, keys: Keys = None, json: Json = False) -> None:
     """After damage that verify names: let the log be written again, in a new file that begins with
     a signed note of it.
@@ -297,33 +240,43 @@ def accept(log: Log, reason: Reason, keys: Keys = None, json: Json = False) -> N
     Nothing is deleted or mended: the damaged files stay, and from now on must stay as they are.
     """
     from aegis.audit.repair import accept as accept_break
-    from aegis.cli.show import print_json
 
     after = accept_break(log, _keys(log, keys), reason=reason)
-    if json:
-        print_json({"log": str(log), "after": after, "reason": reason})
-    else:
-        typer.echo(
-            f"accepted  {log}: a new chain begins after record {after}; every verify will name the break"
-        )
+    line = (
+        f"accepted  {log}: a new chain begins after record {after}; "
+        "every verify will name the break"
+    )
+    _print(json, {"log": str(log), "after": after, "reason": reason}, line)
 
 
 def _keys(log: Path, folder: Path | None) -> AuditKeys:
-    from aegis.audit.keys import AuditKeys, beside
+    from aegis.audit.keystore import AuditKeys, default_keys_folder
 
-    return AuditKeys.load(folder or beside(log))
+    return AuditKeys.load(folder or default_keys_folder(log))
 
 
 def _keys_if_any(log: Path, folder: Path | None) -> AuditKeys | None:
-    """The keys named, or those beside the log; an auditor has none."""
-    from aegis.audit.keys import beside
+    """Load the keys named, or those beside the log; an auditor has none."""
+    from aegis.audit.keystore import default_keys_folder
 
-    return _keys(log, folder) if folder or (log.is_dir() and beside(log).is_dir()) else None
+    has_keys = folder or (log.is_dir() and default_keys_folder(log).is_dir())
+    return _keys(log, folder) if has_keys else None
+
+
+def _try_open(log: Path, keys: AuditKeys) -> AegisError | None:
+    """Open and close the log, which writes what waits; return why a running server keeps it."""
+    from aegis.audit import AuditLog
+
+    try:
+        AuditLog.open(log, keys).close()
+    except AuditError:
+        raise
+    except AegisError as error:
+        return error
+    return None
 
 
 def _public_key(text: str) -> str:
-    from aegis.errors import AuditError
-
     try:
         if len(bytes.fromhex(text)) == 32:
             return text.lower()
@@ -334,69 +287,72 @@ def _public_key(text: str) -> str:
     )
 
 
+def _print(json: bool, value: Any, *lines: str) -> None:
+    """Print the value as JSON, or the lines."""
+    from aegis.cli.show import print_json
+
+    if json:
+        print_json(value)
+    else:
+        typer.echo("\n".join(lines))
+
+
 def _print_keys(keys: AuditKeys, json: bool) -> None:
     from aegis.cli.show import print_json, print_table
 
-    found = [
+    rows = [
         {"id": master.id, "public_key": master.public_key, "active": master is keys.active}
         for master in keys.masters
     ]
     if json:
-        print_json({"folder": str(keys.folder), "keys": found})
+        print_json({"folder": str(keys.folder), "keys": rows})
         return
-    rows = [
+    cells = [
         (row["id"], row["public_key"], "signs" if row["active"] else "opens older records")
-        for row in found
+        for row in rows
     ]
-    print_table(("key", "public key", ""), rows, title=str(keys.folder))
+    print_table(("key", "public key", ""), cells, title=str(keys.folder))
 
 
 def _row(record: dict[str, Any]) -> tuple[str, ...]:
     decision = record["decision"] + (", escalated" if record["escalated"] else "")
-    names = " ".join(sorted(record["commitments"]))
-    return (
-        str(record["number"]),
-        record["time"],
-        record["request_id"],
-        decision,
-        record["model"],
-        record["outcome"],
-        names,
-    )
+    facts = (str(record["number"]), record["time"], record["request_id"], decision)
+    return (*facts, record["model"], record["outcome"], " ".join(sorted(record["commitments"])))
 
 
-def _lines(report: Report) -> list[str]:
+def _report_lines(report: VerifyReport) -> list[str]:
     if not report.sound:
         return [
             f"NOT SOUND  {report.path}: {report.problem}",
-            f"to go on writing after a break that you can explain: aegis audit accept {report.path} --reason …",
+            "to go on writing after a break that you can explain: "
+            f"aegis audit accept {report.path} --reason …",
         ]
+    count = f"{report.records} records up to number {report.newest}"
     span = f", {report.first_time} to {report.last_time}" if report.records else ""
+    signer = "a key that you gave, or by one that such a key named"
+    if not report.attested:
+        signer = (
+            f"{report.public_keys[-1]}, which nothing vouches for: "
+            "give --keys, --public-key or --anchor"
+        )
+    outside = ["the head in the keys folder"] if report.head else []
+    outside += [f"{report.anchors} anchor(s)"] if report.anchors else []
+    compared = " and ".join(outside) or "nothing outside the log: a cut-off end would not show"
     lines = [
-        f"sound      {report.path}: {report.records} records up to number {report.newest}{span}"
+        f"sound      {report.path}: {count}{span}",
+        f"signed     by {signer}",
+        f"held to    {compared}",
     ]
-    if report.attested:
-        lines.append("signed     by a key that you gave, or by one that such a key named")
-    else:
-        lines.append(
-            f"signed     by {report.public_keys[-1]}, which nothing vouches for: give --keys, --public-key or --anchor"
-        )
-    against = ["the head in the keys folder"] * report.head + [
-        f"{report.anchors} anchor(s)"
-    ] * bool(report.anchors)
-    lines.append(
-        f"held to    {' and '.join(against) or 'nothing outside the log: a cut-off end would not show'}"
-    )
     if report.unfinished_bytes:
-        lines.append(
-            f"unfinished {report.unfinished_bytes} bytes that were never acknowledged, or are being written"
-        )
+        size = report.unfinished_bytes
+        lines.append(f"unfinished {size} bytes that were never acknowledged, or are being written")
     lines += [
-        f"break      after record {it['after']}, accepted {it['time']}: {it['reason']} ({it['problem']})"
-        for it in report.breaks
+        f"break      after record {accepted['after']}, accepted {accepted['time']}: "
+        f"{accepted['reason']} ({accepted['problem']})"
+        for accepted in report.breaks
     ]
-    erased = sum(len(note["numbers"]) for note in report.notes if note["kind"] == "erased")
-    torn = sum(note["kind"] == "unfinished" for note in report.notes)
-    lines += [f"erased     {erased} record key(s)"] * bool(erased)
-    lines += [f"set aside  {torn} write(s) that were cut off and never acknowledged"] * bool(torn)
+    if erased := sum(len(note["numbers"]) for note in report.notes if note["kind"] == "erased"):
+        lines.append(f"erased     {erased} record key(s)")
+    if torn := sum(note["kind"] == "unfinished" for note in report.notes):
+        lines.append(f"set aside  {torn} write(s) that were cut off and never acknowledged")
     return lines

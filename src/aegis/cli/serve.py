@@ -179,21 +179,21 @@ def _keys(log: Path, keys: Path | None) -> AuditKeys:
     import os
 
     from aegis.audit import AuditKeys
-    from aegis.audit.keys import ENVIRONMENT, beside
+    from aegis.audit.keystore import ENVIRONMENT, default_keys_folder
     from aegis.cli.show import tell
 
     if (
         keys is None
         and not os.environ.get(ENVIRONMENT)
-        and not beside(log).exists()
+        and not default_keys_folder(log).exists()
         and not log.exists()
     ):
-        made = AuditKeys.create(beside(log))
+        made = AuditKeys.create(default_keys_folder(log))
         tell(
             f"made audit keys in {made.folder}; keep a copy of them elsewhere: nothing replaces them"
         )
         return made
-    return AuditKeys.load(keys or beside(log))
+    return AuditKeys.load(keys or default_keys_folder(log))
 
 
 def _load(kind: str, path: Path, name: str, *, base: str | None, batch: int) -> Engine:

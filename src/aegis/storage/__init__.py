@@ -1,1 +1,1 @@
-"""Files that survive a power cut."""
+"""Files, artifact folders, snapshots and journals that survive a power cut."""

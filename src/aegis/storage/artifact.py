@@ -1,4 +1,4 @@
-"""Artifact folders: the only thing that passes between stages, written whole or not at all."""
+"""Artifact folders, which pass between stages: written whole or not at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from aegis.storage.files import (
     write_synced,
     write_text,
 )
-from aegis.storage.files import fingerprint as _fingerprint
+from aegis.storage.files import fingerprint as fingerprint_of
 
 MANIFEST = "manifest.json"
 _VERSION = 2
@@ -32,12 +32,15 @@ _VERSION = 2
 
 @dataclass(frozen=True)
 class Manifest:
-    """What made the folder (`fingerprint`), what it is (`kind`), and the sha256 of every file in
-    it.
+    """The content of an artifact folder's manifest.json.
 
-    `revised`: other contents that a file may have by now (`revise`). `files` keeps what was first
-    written: that is what later stages go by, so that a revision makes nothing stale. `facts`: what
-    its writer will want to know.
+    Args:
+        kind: what the folder is.
+        fingerprint: what it was made of.
+        files: sha256 of every file as it was first written. Later stages go by these, so that a
+            revision makes nothing stale.
+        revised: sha256 of the contents that a file may have after `revise`.
+        facts: what the writer wants to read again.
     """
 
     kind: str
@@ -56,31 +59,27 @@ def writing(
     facts: dict[str, Any] | None = None,
     like: Manifest | None = None,
 ) -> Iterator[Path]:
-    """Yield a staging folder that becomes `target` when the block ends well, and vanishes when it
-    does not.
+    """Yield a staging folder that becomes `target` when the block ends well, else vanishes.
 
     Order: every file fsynced → hashed manifest last → folder fsynced → rename → parent fsynced. An
     older artifact of the same name stays whole until the new one is complete.
 
     Args:
-        facts: kept in the manifest.
         like: the manifest of the artifact that the new one is a copy of.
 
     Raises:
         DiskFullError: if there is no room; an older artifact is intact.
     """
     make_folder(target.parent)
-    staging, old = (
-        target.with_name(f".{target.name}.writing"),
-        target.with_name(f".{target.name}.old"),
-    )
+    staging = target.with_name(f".{target.name}.writing")
+    old = target.with_name(f".{target.name}.old")
     _recover(target, old)
     _remove(staging)
     with disk_full_explained(target):
         try:
             staging.mkdir()
             yield staging
-            _seal(staging, like or Manifest(kind, fingerprint, {}, facts=facts or {}))
+            _write_manifest(staging, like or Manifest(kind, fingerprint, {}, facts=facts or {}))
             if target.exists():
                 target.rename(old)
             staging.rename(target)
@@ -95,8 +94,8 @@ def writing(
 def verify(folder: Path) -> Manifest:
     """Return the manifest of a folder whose every file is as it was written.
 
-    An artifact inside the folder, with a manifest of its own, is not part of it, and neither is
-    what a cut writer left.
+    Neither an artifact inside the folder, with a manifest of its own, is part of it, nor what a
+    cut-off writer left.
 
     Raises:
         ArtifactError: if the manifest is absent or unreadable, or a file is missing, extra, changed
@@ -113,32 +112,36 @@ def verify(folder: Path) -> Manifest:
 
 
 def _compare(folder: Path, manifest: Manifest) -> None:
-    found = _own_files(folder)
-    if missing := sorted(manifest.files.keys() - found.keys()):
-        raise ArtifactError(
-            f"{folder}: {missing[0]} is missing; run the stage that writes this folder again"
-        )
-    if extra := sorted(found.keys() - manifest.files.keys()):
+    paths = _own_files(folder)
+    if missing := sorted(manifest.files.keys() - paths.keys()):
+        raise _missing(folder, missing[0])
+    if extra := sorted(paths.keys() - manifest.files.keys()):
         raise ArtifactError(
             f"{folder}: {extra[0]} was not written with the rest; move it elsewhere"
         )
     for name, digest in manifest.files.items():
-        if hash_file(found[name]) not in (digest, *manifest.revised.get(name, ())):
+        if hash_file(paths[name]) not in (digest, *manifest.revised.get(name, ())):
             raise ArtifactError(
                 f"{folder}: {name} has changed since it was written; run the stage again"
             )
 
 
+def _missing(folder: Path, name: str) -> ArtifactError:
+    return ArtifactError(
+        f"{folder}: {name} is missing; run the stage that writes this folder again"
+    )
+
+
 def _own_files(folder: Path) -> dict[str, Path]:
-    """The files that the folder's manifest answers for, by their names in it."""
-    found = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    others = [name.parent for name in found if name.name == MANIFEST and name.parent.name]
+    """Return the files that the folder's manifest answers for, by their names in it."""
+    paths = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    inner = [name.parent for name in paths if name.name == MANIFEST and name.parent.name]
     return {
         name.as_posix(): path
-        for name, path in found.items()
+        for name, path in paths.items()
         if name.as_posix() != MANIFEST
         and not _is_transient(name)
-        and not any(other in name.parents for other in others)
+        and not any(artifact in name.parents for artifact in inner)
     }
 
 
@@ -158,14 +161,12 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         text = path.read_text(encoding="utf-8")
-        raw = json.loads(text)
-        if text != to_json(raw) or raw.pop("digest") != _fingerprint(raw):
+        raw: dict[str, Any] = json.loads(text)
+        if text != to_json(raw) or raw.pop("digest") != fingerprint_of(raw):
             raise ValueError("changed since it was written")
         revised = {name: list(digests) for name, digests in raw.get("revised", {}).items()}
         facts = dict(raw.get("facts", {}))
-        return Manifest(
-            raw["kind"], raw["fingerprint"], dict(raw["files"]), revised=revised, facts=facts
-        )
+        return Manifest(raw["kind"], raw["fingerprint"], dict(raw["files"]), revised, facts)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"{path}: not a readable manifest; run the stage that writes this folder again"
@@ -173,7 +174,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def is_current(folder: Path, fingerprint: str) -> bool:
-    """True if the folder is whole and was made by exactly what `fingerprint` stands for."""
+    """Return whether the folder is whole and was made of what `fingerprint` stands for."""
     _recover(folder, folder.with_name(f".{folder.name}.old"))
     try:
         return was_made_by(folder, fingerprint) and bool(verify(folder))
@@ -182,7 +183,7 @@ def is_current(folder: Path, fingerprint: str) -> bool:
 
 
 def was_made_by(folder: Path, fingerprint: str) -> bool:
-    """True if the folder's manifest says so; its files are not read."""
+    """Return whether the manifest has this fingerprint; the files are not read."""
     try:
         return read_manifest(folder).fingerprint == fingerprint
     except ArtifactError:
@@ -190,57 +191,53 @@ def was_made_by(folder: Path, fingerprint: str) -> bool:
 
 
 def require_output(target: Path, *, kind: str, inputs: Iterable[Path] = ()) -> None:
-    """`target` may be written: it is absent, an empty folder, or an artifact of the same kind, and
-    holds no input.
+    """Check that `target` is absent, empty or an artifact of the same kind, and holds no input.
 
     Raises:
         BadInputError: if it is anything else; nothing has been touched.
     """
-    place = target.absolute()
+    absolute, resolved = target.absolute(), target.resolve()
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise BadInputError(f"{target}: is not a folder; give a new folder")
     for path in inputs:
-        if place.resolve() == path.resolve() or place.resolve() in path.resolve().parents:
+        if resolved in (path.resolve(), *path.resolve().parents):
             raise BadInputError(f"{target}: holds the input {path}; give another folder")
-    if not place.name or place == Path.cwd():
+    if not absolute.name or absolute == Path.cwd():
         raise BadInputError(f"{target}: cannot be replaced as a whole; give a folder below it")
     if not target.exists() or not any(target.iterdir()):
         return
-    try:
-        found = read_manifest(target).kind
-    except ArtifactError:
-        found = None
-    if found != kind:
-        raise BadInputError(
-            f"{target}: holds something other than earlier {kind}; give an empty or new folder"
-        )
+    with contextlib.suppress(ArtifactError):
+        if read_manifest(target).kind == kind:
+            return
+    raise BadInputError(
+        f"{target}: holds something other than earlier {kind}; give an empty or new folder"
+    )
 
 
 def adopt(target: Path, candidates: Iterable[Path], fingerprint: str) -> bool:
-    """Make `target` a copy (hard links where possible) of a whole artifact with this fingerprint;
-    False if there is none."""
+    """Make `target` a copy, by hard links where possible, of a whole artifact.
+
+    Returns:
+        False if no candidate is whole and has the fingerprint.
+    """
     for folder in candidates:
-        if folder != target and is_current(folder, fingerprint):
-            manifest = read_manifest(folder)
-            with writing(
-                target, kind=manifest.kind, fingerprint=fingerprint, like=manifest
-            ) as staging:
-                for name in sorted(
-                    path.relative_to(folder) for path in folder.rglob("*") if path.is_file()
-                ):
-                    if name != Path(MANIFEST) and not _is_transient(name):
-                        link(folder / name, staging / name)
-            return True
+        if folder == target or not is_current(folder, fingerprint):
+            continue
+        manifest = read_manifest(folder)
+        with writing(target, kind=manifest.kind, fingerprint=fingerprint, like=manifest) as staging:
+            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                name = path.relative_to(folder)
+                if name != Path(MANIFEST) and not _is_transient(name):
+                    link(path, staging / name)
+        return True
     return False
 
 
 def revise(folder: Path, name: str, text: str) -> None:
-    """Have one file of a finished artifact hold this text; nothing is written if it does already.
+    """Replace the text of one file in a finished artifact, unless the file has it already.
 
-    Cut anywhere, the folder is whole with the old content or the new one.
-
-    Fingerprint and hashes stay what they were: what is told later about an artifact does not make
-    it another one.
+    Cut anywhere, the folder is whole with the old content or the new one. Fingerprint and hashes
+    stay: a later finding about an artifact does not make it another one.
 
     Raises:
         ArtifactError: if the folder has no such file.
@@ -248,22 +245,17 @@ def revise(folder: Path, name: str, text: str) -> None:
     """
     manifest = read_manifest(folder)
     if name not in manifest.files or not (folder / name).is_file():
-        raise ArtifactError(
-            f"{folder}: {name} is missing; run the stage that writes this folder again"
-        )
+        raise _missing(folder, name)
     digests = [hash_file(folder / name), hashlib.sha256(text.encode()).hexdigest()]
     if digests[0] == digests[1]:
         return
-    write_text(
-        folder / MANIFEST,
-        _manifest_text(replace(manifest, revised={**manifest.revised, name: digests})),
-    )
+    manifest = replace(manifest, revised={**manifest.revised, name: digests})
+    write_text(folder / MANIFEST, _manifest_text(manifest))
     write_text(folder / name, text)
 
 
 def link(source: Path, target: Path) -> None:
-    """`target` has the content of `source`: a hard link where possible, a copy elsewhere; parents
-    are made."""
+    """Give `target` the content of `source` by a hard link where possible, else by a copy."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
@@ -271,33 +263,30 @@ def link(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-def _seal(staging: Path, manifest: Manifest) -> None:
-    """Make the folder durable, with its manifest; the hashes are computed if the manifest has
-    none."""
+def _write_manifest(staging: Path, manifest: Manifest) -> None:
+    """Make the folder durable, its manifest last; hash the files if the manifest has no hashes."""
     files = [path for path in sorted(staging.rglob("*")) if path.is_file()]
     for path in files:
         start_sync(path)  # the disk works while the hashes are computed
     if not manifest.files:
-        manifest = replace(
-            manifest, files={name: hash_file(path) for name, path in _own_files(staging).items()}
-        )
+        hashes = {name: hash_file(path) for name, path in _own_files(staging).items()}
+        manifest = replace(manifest, files=hashes)
+    mode = staging.stat().st_mode & 0o666
     for path in files:
-        path.chmod(
-            staging.stat().st_mode & 0o666
-        )  # some writers leave files that only their owner reads
+        path.chmod(mode)  # some writers leave files that only their owner reads
         sync_file(path)
     for folder in sorted((path for path in staging.rglob("*") if path.is_dir()), reverse=True):
         sync_folder(folder)
-    write_synced(staging / MANIFEST, _manifest_text(manifest))
+    write_synced(staging / MANIFEST, _manifest_text(manifest).encode())
     sync_folder(staging)
 
 
 def _manifest_text(manifest: Manifest) -> str:
     content: dict[str, Any] = {"version": _VERSION, **asdict(manifest)}
-    for field_ in ("revised", "facts"):
-        if not content[field_]:
-            del content[field_]
-    return to_json({**content, "digest": _fingerprint(content)})
+    for name in ("revised", "facts"):
+        if not content[name]:
+            del content[name]
+    return to_json({**content, "digest": fingerprint_of(content)})
 
 
 def _recover(target: Path, old: Path) -> None:

@@ -1,4 +1,4 @@
-"""Writing files so that a power cut leaves the old content or the new, never a mixture."""
+"""Write files so that a power cut leaves the old content or the new, never a mixture."""
 
 from __future__ import annotations
 
@@ -14,61 +14,81 @@ from typing import Any
 from aegis.errors import DiskFullError, is_disk_full
 
 
-def sync_file(path: Path) -> None:
-    """The file's content is on the disk."""
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+def open_descriptor(path: Path, flags: int, mode: int = 0o666) -> int:
+    """Open a file for system calls, for bytes on Windows too; `mode` is that of a new file."""
+    return os.open(path, flags | getattr(os, "O_BINARY", 0), mode)
+
+
+@contextlib.contextmanager
+def descriptor_of(path: Path, flags: int) -> Iterator[int]:
+    """Open an existing file or folder for system calls and close it afterwards."""
+    descriptor = open_descriptor(path, flags)
     try:
-        os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the file's content is on the disk."""
+    with descriptor_of(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY) as descriptor:
+        os.fsync(descriptor)
 
 
 def start_sync(path: Path) -> None:
-    """The system begins to write the file's content to the disk, where it can be asked to; nobody
-    waits for it here.
+    """Have Linux begin to write the file's content to the disk, without waiting for it.
 
-    On Linux, advice that the content is no longer needed starts the writing of what is not on the
-    disk yet.
+    The advice that content is no longer needed starts the writing of what is not on the disk yet.
     """
-    if not hasattr(os, "posix_fadvise"):
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)
+    if hasattr(os, "posix_fadvise"):
+        with descriptor_of(path, os.O_RDONLY) as descriptor:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def sync_folder(path: Path) -> None:
-    """The folder's names are on the disk; Windows has no such call and keeps its own journal."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Wait until the folder's names are on the disk; Windows has no call for it and a journal."""
+    if os.name != "nt":
+        with descriptor_of(path, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+            os.fsync(descriptor)
 
 
 def make_folder(path: Path) -> None:
-    """The folder exists, and so do its parents, durably."""
-    missing = [path, *path.parents]
-    missing = [folder for folder in missing if not folder.exists()]
-    for folder in reversed(missing):
+    """Make the folder and its parents, durably."""
+    for folder in reversed([folder for folder in (path, *path.parents) if not folder.exists()]):
         folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)
 
 
-def write_synced(path: Path, text: str) -> None:
-    """The file's content is on the disk; its name is not yet, and what it held before may be lost
-    in between."""
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
+def write_synced(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write the content to the disk; the file's name is not there yet, and its old content is lost.
+
+    Args:
+        mode: permissions from the first instant, if the file is new.
+    """
+    with open(path, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def write_text(path: Path, text: str) -> None:
+def write_at(descriptor: int, data: bytes, offset: int) -> None:
+    """Write all of the bytes at the offset, without a sync."""
+    view = memoryview(data)
+    while view:
+        if hasattr(os, "pwrite"):
+            written = os.pwrite(descriptor, view, offset)
+        else:  # Windows
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            written = os.write(descriptor, view)
+        view, offset = view[written:], offset + written
+
+
+def sync_data(descriptor: int) -> None:
+    """Wait until the file's content, and what is needed to read it, is on the disk."""
+    (os.fdatasync if hasattr(os, "fdatasync") else os.fsync)(descriptor)
+
+
+def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Replace the file's whole content, atomically and durably.
 
     Raises:
@@ -77,31 +97,36 @@ def write_text(path: Path, text: str) -> None:
     staging = path.with_name(f".{path.name}.writing")
     with disk_full_explained(path):
         try:
-            write_synced(staging, text)
+            write_synced(staging, data, mode)
             staging.replace(path)
             sync_folder(path.parent)
         finally:
             staging.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replace the file's content by UTF-8 text, as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
 def write_json(path: Path, value: Any) -> None:
-    """As `write_text`, with the value as indented JSON."""
+    """Replace the file's content by indented JSON, as `write_bytes` does."""
     write_text(path, to_json(value))
 
 
 def to_json(value: Any) -> str:
-    """Indented JSON for people and programs; NaN is not JSON and raises ValueError."""
+    """Return indented JSON for people and programs; NaN is not JSON and raises ValueError."""
     return json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
 
 
 def hash_file(path: Path) -> str:
-    """sha256 of the content, in hexadecimal."""
+    """Return the sha256 of the content, in hexadecimal."""
     with path.open("rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(*parts: Any) -> str:
-    """sha256 of the parts' canonical JSON: equal parts, equal fingerprint, on every machine."""
+    """Return the sha256 of the parts' canonical JSON, the same on every machine."""
     text = json.dumps(
         parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
     )
@@ -109,7 +134,7 @@ def fingerprint(*parts: Any) -> str:
 
 
 def free_space(folder: Path) -> int:
-    """Bytes free where the folder is, or will be."""
+    """Return the bytes free where the folder is, or will be."""
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -117,16 +142,16 @@ def free_space(folder: Path) -> int:
 
 
 def require_space(folder: Path, needed_bytes: int) -> None:
-    """There is room for `needed_bytes` in the folder's file system, plus 64 MiB to spare.
+    """Check that the folder's file system has room for `needed_bytes` and 64 MiB to spare.
 
     Raises:
-        DiskFullError: if there is not; nothing has been written.
+        DiskFullError: if it has not; nothing has been written.
     """
     free = free_space(folder)
     if free < needed_bytes + (64 << 20):
         raise DiskFullError(
-            f"{folder}: {needed_bytes / 2**20:.0f} MiB are needed and {free / 2**20:.0f} MiB are free; "
-            "free some room and run the same command again"
+            f"{folder}: {needed_bytes / 2**20:.0f} MiB are needed and {free / 2**20:.0f} MiB are "
+            "free; free some room and run the same command again"
         )
 
 
@@ -140,6 +165,7 @@ def disk_full_explained(path: Path) -> Iterator[None]:
     except Exception as error:
         if is_disk_full(error):
             raise DiskFullError(
-                f"{path}: the disk is full; what was finished before is intact. Free some room and run the same command again"
+                f"{path}: the disk is full; what was finished before is intact. "
+                "Free some room and run the same command again"
             ) from error
         raise

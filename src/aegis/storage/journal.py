@@ -1,4 +1,4 @@
-"""What a stage has worked out so far, by key: a killed stage does not work it out twice."""
+"""A journal of finished results by key: a stage that was killed does not compute them again."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Journal:
     """JSON values by key in one file that only grows; every value is on the disk before it is used.
 
     Each line carries a checksum. A line that a power cut tore or a bad sector changed is passed
-    over and made again; the lines around it count.
+    over and computed again; the lines around it count.
 
     Args:
         path: the file; created with the first value. Remove its folder when the work is done.
         check: called after each new value; raises StoppedError if a stop was asked for.
-        say: told how many lines could not be used.
+        say: called with how many lines could not be used.
     """
 
     def __init__(
@@ -33,9 +33,8 @@ class Journal:
     ) -> None:
         self.path, self.check = path, check
         self.values: dict[str, Any] = {}
-        lines = path.read_bytes().split(b"\n") if path.exists() else []
         damaged = 0
-        for line in filter(None, lines):
+        for line in filter(None, path.read_bytes().split(b"\n") if path.exists() else []):
             try:
                 digest, body = line.split(b" ", 1)
                 if digest.decode() != _digest(body):
@@ -46,26 +45,27 @@ class Journal:
                 damaged += 1
         if damaged:
             say(
-                f"{path.name}: {damaged} damaged line(s) passed over, what they held is worked out again"
+                f"{path.name}: {damaged} damaged line(s) passed over, "
+                "what they held is worked out again"
             )
-        self.found = len(self.values)
+        self.loaded = len(self.values)
 
-    def __call__(self, key: str, make: Callable[[], Any]) -> Any:
-        """The value for the key: remembered, or made now.
+    def __call__(self, key: str, compute: Callable[[], Any]) -> Any:
+        """Return the value of the key, from the file or computed now.
 
         Raises:
             StoppedError: if a stop was asked for; the value is kept.
             DiskFullError: if there is no room; what was there before is intact.
         """
         if key not in self.values:
-            value = make()
+            value = compute()
             self._append(key, value)
             self.values[key] = value
             self.check()
         return self.values[key]
 
     def _append(self, key: str, value: Any) -> None:
-        fresh = not self.path.exists()
+        is_new = not self.path.exists()
         make_folder(self.path.parent)
         body = json.dumps([key, value], ensure_ascii=False).encode()
         with disk_full_explained(self.path), self.path.open("ab") as file:
@@ -73,7 +73,7 @@ class Journal:
             file.write(b"\n" + _digest(body).encode() + b" " + body + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        if fresh:
+        if is_new:
             sync_folder(self.path.parent)
 
 

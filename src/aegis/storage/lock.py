@@ -1,4 +1,4 @@
-"""One process at a time on one folder."""
+"""A lock that lets one process at a time work in a folder."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from aegis.storage.files import make_folder
 
 @contextlib.contextmanager
 def only_process(folder: Path, *, wait_s: float = 0) -> Iterator[None]:
-    """Hold the folder for this process; the operating system lets go when the process ends, however
-    it ends.
+    """Hold the folder for this process; the system lets go when the process ends, however it ends.
 
     Raises:
         AegisError: if another process holds it for longer than `wait_s`.

@@ -1,5 +1,4 @@
-"""Snapshots of unfinished work: written whole, verified before anything older goes, found again
-after any accident."""
+"""Snapshots of unfinished work: written whole, and verified before an older one is removed."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ _RETRY_S = 30.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A verified snapshot: `folder` holds what `write` put there."""
+    """A verified snapshot, with the seconds that saving took and its size in bytes."""
 
     folder: Path
     step: int
@@ -36,12 +35,12 @@ class SnapshotStore:
     """The snapshots of one piece of work in one folder, ordered by step and never by clock.
 
     Args:
-        folder: where they lie; created with the first.
-        fingerprint: what the work is made of; snapshots of other work are not touched by `newest`,
-            and make room first.
+        folder: created with the first snapshot.
+        fingerprint: what the work is made of; `newest` ignores snapshots of other work, and they
+            are removed first.
         keep: how many stay.
-        say: gets one line for each thing worth telling.
-        wait: called with seconds while the disk is full; it raises to end the waiting.
+        say: called with each message to the user.
+        wait: called with seconds while the disk is full; raises to end the waiting.
     """
 
     def __init__(
@@ -53,20 +52,14 @@ class SnapshotStore:
         say: Callable[[str], None] = lambda _: None,
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.folder, self.fingerprint, self.keep, self.say, self.wait = (
-            folder,
-            fingerprint,
-            keep,
-            say,
-            wait,
-        )
-        self._size = 1 << 20
+        self.folder, self.fingerprint, self.keep = folder, fingerprint, keep
+        self.say, self.wait = say, wait
+        self._expected_bytes = 1 << 20
 
     def save(
         self, kind: Kind, *, step: int, write: Callable[[Path], None], epoch: int = 0
     ) -> Snapshot:
-        """Write a snapshot, verify it, then let older ones go. It is safe against a power cut when
-        this returns.
+        """Write a snapshot, durably, verify it, then remove older ones.
 
         A full disk pauses the work until there is room.
 
@@ -78,17 +71,17 @@ class SnapshotStore:
             AegisError: if it could not be written or does not read back; the snapshots before it
                 are intact.
         """
-        begun, told = time.monotonic(), False
+        started, paused = time.monotonic(), False
         while True:
             try:
                 target = self._write(kind, step, epoch, write)
                 break
             except DiskFullError as error:
-                if not told:
+                if not paused:
                     self.say(f"paused, {error}; going on by itself as soon as there is room")
-                    told = True
+                    paused = True
                 self.wait(_RETRY_S)
-        if told:
+        if paused:
             self.say("there is room again, going on")
         try:
             size = sum((target / name).stat().st_size for name in verify(target).files)
@@ -96,26 +89,27 @@ class SnapshotStore:
             raise AegisError(
                 f"a snapshot does not read back as it was written ({error}); check the disk"
             ) from error
-        self._size = size
+        self._expected_bytes = size
         try:
-            self._rotate(spare=target)
+            self._remove_older(target)
         except OSError as error:
             self.say(
-                f"{self.folder}: an older snapshot could not be removed ({error.strerror or error}); the newest is sound"
+                f"{self.folder}: an older snapshot could not be removed "
+                f"({error.strerror or error}); the newest is sound"
             )
-        return Snapshot(target, step, time.monotonic() - begun, size)
+        return Snapshot(target, step, time.monotonic() - started, size)
 
     def newest(self) -> Snapshot | None:
-        """The newest sound snapshot of this work. Damaged ones are told, and set aside so that they
-        never count again."""
-        for _, folder in self._ordered():
+        """Return the newest sound snapshot of this work; damaged ones are renamed for good."""
+        for folder in self._ordered():
             try:
                 manifest = verify(folder)
                 step = int(manifest.facts["step"])
             except (ArtifactError, KeyError, TypeError, ValueError) as error:
                 aside = self._set_aside(folder)
                 self.say(
-                    f"snapshot {folder.name} is damaged ({error}); set aside as {aside.name}, trying the one before"
+                    f"snapshot {folder.name} is damaged ({error}); "
+                    f"set aside as {aside.name}, trying the one before"
                 )
                 continue
             if manifest.fingerprint == self.fingerprint:
@@ -123,13 +117,13 @@ class SnapshotStore:
         return None
 
     def clear(self) -> None:
-        """Nothing is left: the work is done, or starts anew."""
+        """Remove all snapshots: the work is done, or starts anew."""
         if self.folder.exists():
             shutil.rmtree(self.folder)
 
     def _write(self, kind: Kind, step: int, epoch: int, write: Callable[[Path], None]) -> Path:
-        target = self._name(kind, step, epoch)
-        require_space(target, self._size)
+        target = self._target(kind, step, epoch)
+        require_space(target, self._expected_bytes)
         try:
             facts = {"step": step, "kind": kind, "saved": datetime.now().astimezone().isoformat()}
             with writing(
@@ -140,54 +134,48 @@ class SnapshotStore:
             if is_disk_full(error):
                 raise DiskFullError(f"{target}: the disk is full; free some room") from error
             raise AegisError(
-                f"{target}: the snapshot could not be written ({error.strerror or error}); the ones before it are intact. "
-                "Check the disk and run the same command again"
+                f"{target}: the snapshot could not be written ({error.strerror or error}); "
+                "the ones before it are intact. Check the disk and run the same command again"
             ) from error
         return target
 
-    def _name(self, kind: Kind, step: int, epoch: int) -> Path:
+    def _target(self, kind: Kind, step: int, epoch: int) -> Path:
         if kind == "final":
             return self.folder / "checkpoint_final"
         if kind == "epoch":
             return self.folder / f"checkpoint_epoch_{epoch}"
         name = f"checkpoint_{kind}_{step:08d}_{datetime.now():%Y%m%d_%H%M%S}"
-        number, target = 1, self.folder / name
-        while target.exists():
-            number += 1
-            target = self.folder / f"{name}_{number}"
-        return target
+        return _unused(self.folder / name)
 
-    def _ordered(self) -> list[tuple[int, Path]]:
-        """Every snapshot, newest first; one whose step cannot be read comes first, so that `newest`
-        looks at it."""
-        found = []
-        for path in self.folder.glob("checkpoint_*"):
-            if match := _NAME.match(path.name):
-                found.append((_step(path, match.group(1)), path))
-        return sorted(found, key=lambda item: (item[0], item[1].name), reverse=True)
+    def _ordered(self) -> list[Path]:
+        """Return every snapshot, newest first.
 
-    def _rotate(self, *, spare: Path) -> None:
-        """Keep the newest of this work; those of other work go first. A cut here leaves at worst
-        one too many."""
-        ordered = self._ordered()
-        mine = [path for _, path in ordered if path != spare and _made_by(path) == self.fingerprint]
-        others = [path for _, path in ordered if path != spare and path not in mine]
-        for path in mine[self.keep - 1 :] + others:
-            gone = path.with_name(f".{path.name}.removing")
-            path.rename(gone)
+        One whose step cannot be read comes first, so that `newest` reads it.
+        """
+        snapshots = [
+            (_step(path, match.group(1)), path.name, path)
+            for path in self.folder.glob("checkpoint_*")
+            if (match := _NAME.match(path.name))
+        ]
+        return [path for _, _, path in sorted(snapshots, reverse=True)]
+
+    def _remove_older(self, newest: Path) -> None:
+        """Keep the newest of this work and nothing of other work.
+
+        A cut here leaves at worst one snapshot too many.
+        """
+        others = [path for path in self._ordered() if path != newest]
+        mine = [path for path in others if _fingerprint(path) == self.fingerprint]
+        for path in mine[self.keep - 1 :] + [path for path in others if path not in mine]:
+            path.rename(path.with_name(f".{path.name}.removing"))
             sync_folder(self.folder)
-        for left in (
-            ".*.removing",
-            ".*.writing",
-        ):  # the latter by a process that was killed inside a save
-            for gone in self.folder.glob(left):
-                shutil.rmtree(gone, ignore_errors=True)
+        # A process that was killed inside a save left a folder that ends in .writing.
+        for pattern in (".*.removing", ".*.writing"):
+            for path in self.folder.glob(pattern):
+                shutil.rmtree(path, ignore_errors=True)
 
     def _set_aside(self, folder: Path) -> Path:
-        number, aside = 1, folder.with_name(f"damaged_{folder.name}")
-        while aside.exists():
-            number += 1
-            aside = folder.with_name(f"damaged_{folder.name}_{number}")
+        aside = _unused(folder.with_name(f"damaged_{folder.name}"))
         folder.rename(aside)
         sync_folder(self.folder)
         damaged = sorted(self.folder.glob("damaged_*"), key=lambda path: path.stat().st_mtime_ns)
@@ -195,6 +183,15 @@ class SnapshotStore:
             if path != aside:
                 shutil.rmtree(path, ignore_errors=True)
         return aside
+
+
+def _unused(path: Path) -> Path:
+    """Return the path, or the first of path_2, path_3, … that does not exist."""
+    number, unused = 1, path
+    while unused.exists():
+        number += 1
+        unused = path.with_name(f"{path.name}_{number}")
+    return unused
 
 
 def _step(folder: Path, in_name: str | None) -> int:
@@ -206,7 +203,7 @@ def _step(folder: Path, in_name: str | None) -> int:
         return 1 << 62
 
 
-def _made_by(folder: Path) -> str | None:
+def _fingerprint(folder: Path) -> str | None:
     try:
         return read_manifest(folder).fingerprint
     except ArtifactError:
