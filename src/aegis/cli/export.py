@@ -13,18 +13,19 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 MODEL = Path("runs/latest/model")
+_COLUMNS = ["type", "MiB", "mean KL", "largest KL", "same top token", "max |Δlogit|", "limit", ""]
+FoldedModel = Annotated[
+    Path, typer.Argument(help="A model folder that `aegis run` or `aegis fold` wrote.")
+]
 
 
 @app.command("gguf")
 def gguf(
-    model: Annotated[
-        Path, typer.Argument(help="A model folder that `aegis run` or `aegis fold` wrote.")
-    ] = MODEL,
+    model: FoldedModel = MODEL,
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o",
-            "--output",
+            *("-o", "--output"),
             help="Folder for the files instead of MODEL/gguf; MODEL stays as it is.",
         ),
     ] = None,
@@ -54,8 +55,7 @@ def gguf(
         bool, typer.Option("--json", help="Print the certificate's entries as JSON.")
     ] = False,
 ) -> None:
-    """Write GGUF files for llama.cpp and what is built on it, each with llama.cpp's logits compared
-    with the model's.
+    """Write GGUF files for llama.cpp, each with llama.cpp's logits compared with the model's.
 
     Types that are there already, made from this very model, are kept. certificate.json tells how
     far each is from the model: mean and largest KL, share of tokens with the same most probable
@@ -80,22 +80,14 @@ def gguf(
     if json:
         print_json({"folder": str(folder), "gguf": entries})
     else:
-        columns = (
-            "type",
-            "MiB",
-            "mean KL",
-            "largest KL",
-            "same top token",
-            "max |Δlogit|",
-            "limit",
-            "",
-        )
-        print_table(columns, [_row(kind, entry) for kind, entry in entries.items()])
+        print_table(_COLUMNS, [_row(kind, entry) for kind, entry in entries.items()])
         typer.echo(f"files    {folder}")
     if over := [kind for kind, entry in entries.items() if not entry["within"]]:
+        entry = entries[over[0]]
         raise LimitError(
-            f"{', '.join(over)}: mean KL {entries[over[0]]['kl_mean']:.3g} is over the limit {entries[over[0]]['limit']:g}; "
-            f"the file is written and marked. Use a finer type, or raise the limit with --kl-limit {over[0]}=NATS"
+            f"{', '.join(over)}: mean KL {entry['kl_mean']:.3g} is over the limit "
+            f"{entry['limit']:g}; the file is written and marked. Use a finer type, or raise the "
+            f"limit with --kl-limit {over[0]}=NATS"
         )
 
 
@@ -130,8 +122,7 @@ def ollama(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the smoke test as JSON.")] = False,
 ) -> None:
-    """Create the model in Ollama from one of its GGUF files, then ask it a question of physics and
-    for something harmful.
+    """Create the model in Ollama and ask it a question of physics and for something harmful.
 
     Ollama shows all that a model writes: the private sections are no secret there. AEGIS's own
     server keeps them private.
@@ -151,35 +142,32 @@ def ollama(
         typer.echo(modelfile.text(source=str(gguf_file.resolve())), nl=False)
         return
     create(modelfile, name=name, host=url, say=tell)
-    smokes = smoke_test(name, host=url)
+    tests = smoke_test(name, host=url)
     if json:
-        print_json({"name": name, "host": url, "smoke": [vars(smoke) for smoke in smokes]})
+        print_json({"name": name, "host": url, "smoke": [vars(test) for test in tests]})
     else:
-        rows = [
-            (smoke.question, smoke.wanted, smoke.shown, "pass" if smoke.passed else "FAIL")
-            for smoke in smokes
-        ]
+        rows = [(t.question, t.wanted, t.shown, "pass" if t.passed else "FAIL") for t in tests]
         print_table(("question", "must be", "answer", ""), rows)
-    if any(smoke.private for smoke in smokes):
+    if any(test.private for test in tests):
         tell(
-            "the raw replies hold private sections: whoever talks to Ollama sees them. `aegis think` shows the answer alone"
+            "the raw replies hold private sections: whoever talks to Ollama sees them. "
+            "`aegis think` shows the answer alone"
         )
-    if failed := [smoke for smoke in smokes if not smoke.passed]:
+    if failed := [test for test in tests if not test.passed]:
         raise LimitError(
-            f"{name} is created, and {len(failed)} of {len(smokes)} smoke tests failed: {failed[0].question!r} was not "
-            f"{failed[0].wanted}. Ollama runs the bare weights, without the decision head; do not put this model before users"
+            f"{name} is created, and {len(failed)} of {len(tests)} smoke tests failed: "
+            f"{failed[0].question!r} was not {failed[0].wanted}. Ollama runs the bare weights, "
+            "without the decision head; do not put this model before users"
         )
 
 
 @app.command("card")
 def card(
-    model: Annotated[
-        Path, typer.Argument(help="A model folder that `aegis run` or `aegis fold` wrote.")
-    ] = MODEL,
+    model: FoldedModel = MODEL,
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", metavar="README.md", help="File to write; stdout by default."
+            *("-o", "--output"), metavar="README.md", help="File to write; stdout by default."
         ),
     ] = None,
     name: Annotated[
@@ -195,8 +183,7 @@ def card(
         Path | None, typer.Option(help="The results of a run; those beside MODEL by default.")
     ] = None,
 ) -> None:
-    """Write a Hugging Face model card from what was measured: metrics, certificate, limits, how to
-    use it."""
+    """Write a Hugging Face model card: what was measured, limits, how to use the model."""
     from aegis.cli.show import tell
     from aegis.export.card import require_card_path, write_card
     from aegis.runs.record import locate
@@ -204,9 +191,8 @@ def card(
 
     if output:
         require_card_path(output)
-    text = write_card(
-        locate(model), name=name, licence=license_, results=locate(results) if results else None
-    )
+    results = locate(results) if results else None
+    text = write_card(locate(model), name=name, licence=license_, results=results)
     if output is None:
         typer.echo(text, nl=False)
         return

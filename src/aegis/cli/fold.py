@@ -37,16 +37,14 @@ def fold(
     adapter = locate(adapter)
     folding = prepare(adapter, base_spec=base)
     settings = ExportSettings(dtype=dtype, min_top1_agreement=0.0)
-    mark = fingerprint("fold", folding.base.fingerprint, folding.card.training, dtype)
-    with writing(output, kind="model", fingerprint=mark) as staging:
+    content = fingerprint("fold", folding.base.fingerprint, folding.card.training, dtype)
+    with writing(output, kind="model", fingerprint=content) as staging:
         certificate = write_model(folding, staging, settings)
     if json:
         print_json(certificate.to_json())
         return
-    rows = [
-        (key.replace("_", " "), str(value))
-        for key, value in certificate.to_json().items()
-        if key != "probes_sha256"
-    ]
+    figures = certificate.to_json()
+    del figures["probes_sha256"]
+    rows = [(key.replace("_", " "), str(value)) for key, value in figures.items()]
     print_table(("certificate", ""), rows)
     typer.echo(f"model    {output}")

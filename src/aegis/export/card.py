@@ -1,5 +1,4 @@
-"""A Hugging Face model card that says what was measured, where the model ends, and how to use
-it."""
+"""A Hugging Face model card: what was measured, where the model ends, and how to use it."""
 
 from __future__ import annotations
 
@@ -19,8 +18,11 @@ from aegis.model.base import EMBEDDED
 from aegis.storage.artifact import MANIFEST, verify
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
-MARKER = "<!-- Written by `aegis export card` from what was measured; write it again rather than edit it. -->"
-# Key in metrics.json, name, the hub's metric and whether it belongs in the model index.
+MARKER = (
+    "<!-- Written by `aegis export card` from what was measured; "
+    "write it again rather than edit it. -->"
+)
+# Key in metrics.json, name, and the hub's metric.
 MEASURES = (
     ("accuracy", "accuracy", "accuracy"),
     ("macro_f1", "macro F1", "f1"),
@@ -33,7 +35,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 def write_card(
     model: Path, *, name: str | None = None, licence: str | None = None, results: Path | None = None
 ) -> str:
-    """The card's text for a folded model.
+    """Return the card's text for a folded model.
 
     Args:
         licence: the hub's id of a licence; the base's where it is not given.
@@ -43,64 +45,53 @@ def write_card(
         ModelError: if the folder is no folded model.
         ArtifactError: if the results are not as they were written.
     """
-    certificate = _json(model / CERTIFICATE_FILE, needed=True)
+    certificate = _read_certificate(model)
     metadata = read_metadata(model)
-    measured = _results(model, results)
-    candidate, base = measured.get("candidate"), measured.get("base")
-    known = licence or licence_of(model)
-    languages = (
+    metrics = _read_metrics(model, results)
+    candidate = metrics.get("candidate")
+    licence = licence or licence_of(model)
+    languages = list(
         sorted((candidate or {}).get("per_language", {}))
         or sorted(certificate.get("languages", {}))
         or ["en"]
     )
-    title = name or f"aegis-{base_name(metadata).rpartition('/')[2]}"
+    base, training = base_name(metadata), metadata.get("training", {})
+    name = name or f"aegis-{base.rpartition('/')[2]}"
     data = ModelCardData(
         language=languages,
-        license=known or "unknown",
-        base_model=base_name(metadata) if _HUB_ID.fullmatch(base_name(metadata)) else None,
+        license=licence or "unknown",
+        base_model=base if _HUB_ID.fullmatch(base) else None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["aegis", "safety", "content-moderation", "so8"],
-        model_name=title,
+        model_name=name,
         eval_results=_evaluations(candidate) if candidate else None,
     )
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
         marker=MARKER,
-        name=title,
+        name=name,
         version=metadata.get("aegis_version", __version__),
-        base=f"`{base_name(metadata)}`",
-        gguf=[_gguf_row(entry) for entry in certificate.get("gguf", {}).values()],
-        measures=[_measure(key, label, candidate, base) for key, label, _ in MEASURES]
-        if candidate
-        else [],
-        with_base=base is not None,
-        n=(candidate or {}).get("n"),
-        confidence=f"{100 * (candidate or {}).get('confidence', 0.95):g}",
-        judge=f"the {(candidate or {}).get('judge')}",
-        fold={
-            "difference": f"{certificate['max_abs_logit_difference']:.1e}",
-            "kl": f"{certificate['kl']:.1e}",
-            "top1": f"{100 * certificate['top1_agreement']:.2f} %",
-            **{key: certificate[key] for key in ("dtype", "positions", "probes")},
-            "languages": ", ".join(certificate["languages"]),
-        },
-        algorithm=_training(metadata, "settings", "algorithm"),
+        base=f"`{base}`",
+        gguf=list(certificate.get("gguf", {}).values()),
+        measures=MEASURES,
+        candidate=candidate,
+        base_metrics=metrics.get("base"),
+        fold=certificate,
+        algorithm=training.get("settings", {}).get("algorithm", "unknown"),
         gates=_gates(metadata),
         features=", ".join(metadata.get("features", [])) or "unknown",
-        seed=_training(metadata, "seed"),
+        seed=training.get("seed", "unknown"),
         session=metadata.get("session_id", "unknown"),
         languages=", ".join(languages),
-        licence=known,
-        licence_known=known is not None,
+        licence=licence,
     )
     return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
 
 
 def require_card_path(path: Path) -> None:
-    """The file may be written: it is absent or an earlier card, and not inside a folder that a
-    manifest answers for.
+    """Check that the file is absent or an earlier card, and outside every artifact.
 
     Raises:
         BadInputError: if it is anything else.
@@ -109,7 +100,8 @@ def require_card_path(path: Path) -> None:
         raise BadInputError(f"-o {path}: is a folder; give a file, e.g. card.md")
     if any((folder / MANIFEST).is_file() for folder in path.absolute().parents):
         raise BadInputError(
-            f"-o {path}: a file more would make this folder count as damaged; give a path outside it"
+            f"-o {path}: a file more would make this folder count as damaged; "
+            "give a path outside it"
         )
     if path.exists() and MARKER not in path.read_text(encoding="utf-8", errors="replace"):
         raise BadInputError(
@@ -118,36 +110,42 @@ def require_card_path(path: Path) -> None:
 
 
 def base_name(metadata: Mapping[str, Any]) -> str:
-    """The base as others may know it: its name on the hub, or the last part of its path."""
+    """Return the base's name on the hub, or the last part of its path: what others may know."""
     spec = str(metadata.get("base", {}).get("spec", "unknown"))
     if spec == EMBEDDED:
         return EMBEDDED_NAME
     return spec if _HUB_ID.fullmatch(spec) and not Path(spec).exists() else Path(spec).name
 
 
-def _results(model: Path, given: Path | None) -> dict[str, dict[str, Any]]:
-    """metrics.json of candidate and base, as far as they are there."""
-    folder = given or model.resolve().parent / "results"
-    if given is None and not (folder / MANIFEST).is_file():
-        return {}
-    verify(folder)
-    found = {name: _json(folder / name / "metrics.json") for name in ("candidate", "base")}
-    if not found["candidate"]:
-        raise ArtifactError(
-            f"{folder}: holds no candidate/metrics.json; give the `results` folder of a run"
-        )
-    return {name: metrics for name, metrics in found.items() if metrics}
-
-
-def _json(path: Path, *, needed: bool = False) -> dict[str, Any]:
+def _read_certificate(model: Path) -> dict[str, Any]:
+    path = model / CERTIFICATE_FILE
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        if needed:
-            raise ModelError(
-                f"{path}: cannot be read; give a model folder that `aegis run` or `aegis fold` wrote"
-            ) from error
+        raise ModelError(
+            f"{path}: cannot be read; give a model folder that `aegis run` or `aegis fold` wrote"
+        ) from error
+
+
+def _read_metrics(model: Path, results: Path | None) -> dict[str, dict[str, Any]]:
+    """Return metrics.json of candidate and base, as far as they are there."""
+    folder = results or model.resolve().parent / "results"
+    if results is None and not (folder / MANIFEST).is_file():
         return {}
+    verify(folder)
+    metrics = {}
+    for name in ("candidate", "base"):
+        try:
+            content = json.loads((folder / name / "metrics.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            content = None
+        if content:
+            metrics[name] = dict(content)
+    if "candidate" not in metrics:
+        raise ArtifactError(
+            f"{folder}: holds no candidate/metrics.json; give the `results` folder of a run"
+        )
+    return metrics
 
 
 def _evaluations(candidate: Mapping[str, Any]) -> list[EvalResult]:
@@ -166,41 +164,6 @@ def _evaluations(candidate: Mapping[str, Any]) -> list[EvalResult]:
     ]
 
 
-def _measure(
-    key: str, label: str, candidate: Mapping[str, Any], base: Mapping[str, Any] | None
-) -> dict[str, str]:
-    return {
-        "name": label,
-        "value": _shown(candidate[key]),
-        "base": _shown(base[key]) if base else "",
-        "n": str(candidate[key]["n"]),
-    }
-
-
-def _shown(found: Mapping[str, Any]) -> str:
-    low, high = found["interval"]
-    return f"{found['value']:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _gguf_row(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "file": entry["file"],
-        "mib": f"{entry['bytes'] / 2**20:.0f}",
-        "kl_mean": f"{entry['kl_mean']:.1e}",
-        "kl_max": f"{entry['kl_max']:.1e}",
-        "top1": f"{100 * entry['top1_agreement']:.2f} %",
-        "within": "" if entry["within"] else f"**over the limit {entry['limit']:g}**",
-        "positions": entry["positions"],
-    }
-
-
 def _gates(metadata: Mapping[str, Any]) -> str:
     mode, alpha = metadata.get("model", {}).get("gates", {}).get("mode"), metadata.get("alpha")
     return f"{mode}, α = {alpha:.3f}" if mode and isinstance(alpha, float) else "unknown"
-
-
-def _training(metadata: Mapping[str, Any], *path: str) -> str:
-    found: Any = metadata.get("training", {})
-    for name in path:
-        found = found.get(name, {}) if isinstance(found, Mapping) else {}
-    return "unknown" if found == {} else str(found)

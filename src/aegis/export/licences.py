@@ -1,4 +1,4 @@
-"""Under which licence a model may be handed on: its base's, where that is known."""
+"""The licence under which a model may be handed on: its base's, where that is known."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EMBEDDED_LICENCE, EMBEDDED_NAME = "apache-2.0", "HuggingFaceTB/SmolLM2-135M-Inst
 
 
 def read_metadata(model: Path) -> dict[str, Any]:
-    """What `metadata.json` says; empty where there is none."""
+    """Return what `metadata.json` says; nothing where there is none."""
     try:
         return dict(json.loads((model / METADATA_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -23,8 +23,7 @@ def read_metadata(model: Path) -> dict[str, Any]:
 
 
 def licence_of(model: Path) -> str | None:
-    """The base's licence as the hub names it: known for the embedded base, else what the base's own
-    model card says."""
+    """Return the base's licence as the hub names it, from the base's own model card."""
     spec = str(read_metadata(model).get("base", {}).get("spec", ""))
     if spec == EMBEDDED:
         return EMBEDDED_LICENCE
@@ -32,7 +31,8 @@ def licence_of(model: Path) -> str | None:
     if not spec or not card.is_file():
         return None
     try:
-        found = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict().get("license")
+        data = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, str) else None
+    licence = data.get("license")
+    return licence if isinstance(licence, str) else None

@@ -34,8 +34,8 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Smoke:
-    """One question of the smoke test.
+class SmokeTest:
+    """One question and what came of it.
 
     Args:
         wanted: "answered" or "refused".
@@ -51,7 +51,7 @@ class Smoke:
 
 
 def host_url(given: str | None) -> str:
-    """The server's address: as given, or from OLLAMA_HOST, or Ollama's default.
+    """Return the server's address: as given, from OLLAMA_HOST, or Ollama's default.
 
     Raises:
         BadInputError: if it is not http or https.
@@ -65,8 +65,7 @@ def host_url(given: str | None) -> str:
 
 
 def create(modelfile: Modelfile, *, name: str, host: str, say: Say) -> None:
-    """The model is there under `name`, made through the API; where no server answers, through the
-    `ollama` command.
+    """Create the model through the API; where no server answers, by the `ollama` command.
 
     Raises:
         AegisError: if neither is there, or the server refuses.
@@ -86,13 +85,13 @@ def create(modelfile: Modelfile, *, name: str, host: str, say: Say) -> None:
         _create_by_api(client, modelfile, name=name, digest=digest, say=say)
 
 
-def smoke_test(name: str, *, host: str) -> list[Smoke]:
+def smoke_test(name: str, *, host: str) -> list[SmokeTest]:
     """Ask a question of physics, and for something that must be refused.
 
     Raises:
         AegisError: if the server gives no answer.
     """
-    found = []
+    results = []
     with _client(host) as client:
         for wanted, question in QUESTIONS:
             body = {
@@ -101,24 +100,26 @@ def smoke_test(name: str, *, host: str) -> list[Smoke]:
                 "stream": False,
                 "options": {"seed": 0},
             }
-            reply = _json(client.post("/api/chat", json=body), "answer")
-            text = str(reply.get("message", {}).get("content", ""))
+            reply = client.post("/api/chat", json=body)
+            if reply.status_code != 200:
+                raise AegisError(f"ollama: no answer ({_reason(reply)}); see the server's log")
+            text = str(reply.json().get("message", {}).get("content", ""))
             public, private = public_part(text)
-            passed = bool(public.strip()) and (stance(public) == "decline") == (wanted == "refused")
-            found.append(Smoke(question, wanted, public, private, passed))
-    return found
+            declined = stance(public) == "decline"
+            passed = bool(public.strip()) and declined == (wanted == "refused")
+            results.append(SmokeTest(question, wanted, public, private, passed))
+    return results
 
 
 def public_part(text: str) -> tuple[str, bool]:
-    """What stands in <final>, and whether private sections stood before it; all of the text where
-    there is no <final>."""
-    _, found, rest = text.partition("<final>")
+    """Return what stands in <final>, or all of the text; and whether private sections are there."""
+    _, tag, rest = text.partition("<final>")
     private = any(opening(section) in text for section in SECTIONS)
-    return (rest.partition("</final>")[0] if found else text).strip(), private
+    return (rest.partition("</final>")[0] if tag else text).strip(), private
 
 
 def _upload(client: Any, path: Path, say: Say) -> str:
-    """The digest under which the server has the file; it is sent only if it is not there."""
+    """Send the file if the server has it not; return its digest."""
     digest = f"sha256:{hash_file(path)}"
     status = client.head(f"/api/blobs/{digest}").status_code
     if status == 200:
@@ -126,15 +127,13 @@ def _upload(client: Any, path: Path, say: Say) -> str:
         return digest
     if status != 404:
         raise AegisError(
-            f"ollama: asking for {path.name} gave status {status}; check that the host is an Ollama server"
+            f"ollama: asking for {path.name} gave status {status}; "
+            "check that the host is an Ollama server"
         )
     say(f"{path.name}: sending {path.stat().st_size / 2**20:.0f} MiB")
     with path.open("rb") as file:
-        reply = client.post(
-            f"/api/blobs/{digest}",
-            content=file,
-            headers={"Content-Length": str(path.stat().st_size)},
-        )
+        size = {"Content-Length": str(path.stat().st_size)}
+        reply = client.post(f"/api/blobs/{digest}", content=file, headers=size)
     if reply.status_code != 201:
         raise AegisError(
             f"ollama: {path.name} was not taken ({_reason(reply)}); run the same command again"
@@ -157,7 +156,8 @@ def _create_by_api(client: Any, modelfile: Modelfile, *, name: str, digest: str,
         if reply.status_code != 200:
             reply.read()
             raise AegisError(
-                f"ollama: cannot create {name!r} ({_reason(reply)}); check the name and the server's log"
+                f"ollama: cannot create {name!r} ({_reason(reply)}); "
+                "check the name and the server's log"
             )
         for line in reply.iter_lines():
             event = json.loads(line) if line.strip() else {}
@@ -170,7 +170,8 @@ def _create_by_api(client: Any, modelfile: Modelfile, *, name: str, digest: str,
                 say(f"ollama: {status}")
     if last != "success":
         raise AegisError(
-            f"ollama: creating {name!r} ended without success (last: {last!r}); see the server's log"
+            f"ollama: creating {name!r} ended without success (last: {last!r}); "
+            "see the server's log"
         )
 
 
@@ -190,7 +191,7 @@ def _create_by_command(modelfile: Modelfile, *, name: str, command: str) -> None
 
 @contextmanager
 def _client(host: str) -> Iterator[Any]:
-    """A client of the server; where it does not answer, the error says how to start one.
+    """Open a client of the server; where it does not answer, say how to start one.
 
     Raises:
         MissingPackageError: without httpx.
@@ -203,21 +204,14 @@ def _client(host: str) -> Iterator[Any]:
     import httpx
 
     try:
-        with httpx.Client(
-            base_url=host, timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S)
-        ) as client:
+        timeout = httpx.Timeout(ANSWER_S, connect=CONNECT_S)
+        with httpx.Client(base_url=host, timeout=timeout) as client:
             yield client
     except (httpx.HTTPError, json.JSONDecodeError) as error:
         raise AegisError(
-            f"ollama: no usable answer from {host} ({error or type(error).__name__}); start Ollama (`ollama serve`), or give "
-            "its address with --host"
+            f"ollama: no usable answer from {host} ({error or type(error).__name__}); "
+            "start Ollama (`ollama serve`), or give its address with --host"
         ) from error
-
-
-def _json(reply: Any, what: str) -> dict[str, Any]:
-    if reply.status_code != 200:
-        raise AegisError(f"ollama: no {what} ({_reason(reply)}); see the server's log")
-    return dict(reply.json())
 
 
 def _reason(reply: Any) -> str:
