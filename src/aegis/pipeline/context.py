@@ -3,14 +3,16 @@ write an artifact."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aegis.config import Config
 from aegis.model.base import Base
+from aegis.runs.events import Event, Message, Metrics, Reporter, TrainingBegun
 from aegis.runs.progress_log import ProgressLog
 from aegis.runs.record import Session, session_folders
 from aegis.runs.signals import Interrupt
@@ -18,6 +20,7 @@ from aegis.storage.artifact import adopt, is_current, read_manifest, writing
 from aegis.storage.files import fingerprint
 from aegis.storage.journal import Journal
 from aegis.storage.snapshots import Snapshot, SnapshotStore
+from aegis.train.services import TrainServices
 from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.tracking import Tracker, open_tracker
 
@@ -94,6 +97,35 @@ class Run:
         """Where one step of a training stage shows its curves; to be closed."""
         return open_tracker(
             self.config.tracking, session=self.session.folder, step=step, mark=mark, say=self.say
+        )
+
+    @contextlib.contextmanager
+    def services(self, step: str, mark: str) -> Iterator[TrainServices]:
+        """What one step of training reports to, and its snapshots."""
+        with self.tracker(step, mark) as tracker:
+
+            def follow(event: Event) -> None:
+                if isinstance(event, Message):
+                    self.say(event.text)
+                elif isinstance(event, TrainingBegun):
+                    tracker.begin(event.done, [(row.step, row.values) for row in event.history])
+                elif isinstance(event, Metrics):
+                    tracker.write(event.step, event.values)
+                    if event.samples is not None:
+                        self._log(event)
+
+            snapshots = self.checkpoints("so8t_ppo_training", mark, step=step)
+            yield TrainServices(Reporter(follow), snapshots)
+
+    def _log(self, event: Metrics) -> None:
+        self.log.update(
+            stage=self.session.stage,
+            step=event.step,
+            steps=event.steps,
+            epoch=event.epoch,
+            loss=event.values.get("loss"),
+            samples=event.samples or 0,
+            tokens=event.tokens or 0,
         )
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from aegis.data.mixture import mix, mixture_identity
 from aegis.data.stage import read_pairs, read_split, source_files, write_raw, write_records
@@ -28,9 +27,9 @@ from aegis.runs.reporter import bar
 from aegis.storage.files import fingerprint, hash_file, require_space, write_text
 from aegis.storage.journal import Journal
 from aegis.train.stage import (
-    write_group,
+    TrainingData,
+    TrainingJob,
     write_policy,
-    write_preference,
     write_reward,
     write_supervised,
 )
@@ -143,13 +142,7 @@ def so8t_ppo_training(run: Run, write: Write) -> dict[str, str]:
     _step(run, "sft", lambda: _supervise(run, write, "sft"))
     if config.train.algorithm != "dpo":
         _step(run, "reward", lambda: _learn_reward(run, write))
-    optimize = {
-        "ppo": _optimize_policy,
-        "dpo": _prefer,
-        "grpo": _compare_groups,
-        "rloo": _compare_groups,
-    }
-    _step(run, config.train.algorithm, lambda: optimize[config.train.algorithm](run, write))
+    _step(run, config.train.algorithm, lambda: _train_policy(run, write))
     return {name: name for name in ("sft", "reward", "adapter") if run.artifact(name).is_dir()}
 
 
@@ -175,32 +168,14 @@ def _supervise(run: Run, write: Write, name: str) -> dict[str, Any]:
         if config.train.datasets:
             held_out = [*validation, *read_split(records, "test")]
             mixture = mix(config, train=train, pairs=pairs, held_out=held_out, say=run.say)
-        with run.tracker("sft", mark) as tracker:
-            write_supervised(
-                staging,
-                config,
-                run.base,
-                train=train,
-                pairs=pairs,
-                validation=validation,
-                origin={
-                    "session_id": run.session.session_id,
-                    "records_sha256": run.content("records"),
-                },
-                say=run.say,
-                mixture=mixture,
-                checkpoints=run.checkpoints("so8t_ppo_training", mark, step="sft"),
-                tracker=tracker,
-                on_step=lambda progress: run.log.update(
-                    stage=run.session.stage,
-                    step=progress.log.step,
-                    steps=progress.steps,
-                    epoch=progress.epoch,
-                    loss=progress.log.loss,
-                    samples=progress.samples,
-                    tokens=progress.log.tokens,
-                ),
-            )
+        data = TrainingData(train, validation, pairs)
+        origin = {
+            "session_id": run.session.session_id,
+            "records_sha256": run.content("records"),
+        }
+        with run.services("sft", mark) as services:
+            job = TrainingJob(staging, config, run.base, services)
+            write_supervised(job, data, origin=origin, mixture=mixture)
 
     settings = config.model_dump(mode="json", include={"model", "seed"})
     train = config.train.model_dump(
@@ -223,18 +198,15 @@ def _learn_reward(run: Run, write: Write) -> dict[str, Any]:
         return {}
 
     def make(staging: Path, mark: str) -> None:
-        with run.tracker("reward", mark) as tracker:
-            write_reward(
-                staging,
-                config,
-                run.base,
-                supervised=run.artifact("sft"),
-                pairs=read_pairs(records, "train"),
-                held_out=[*read_pairs(records, "validation"), *read_pairs(records, "test")],
-                say=run.say,
-                checkpoints=run.checkpoints("so8t_ppo_training", mark, step="reward"),
-                tracker=tracker,
-            )
+        data = TrainingData(
+            train=(),
+            validation=(),
+            pairs=read_pairs(records, "train"),
+            held_out=[*read_pairs(records, "validation"), *read_pairs(records, "test")],
+        )
+        with run.services("reward", mark) as services:
+            job = TrainingJob(staging, config, run.base, services)
+            write_reward(job, data, supervised=run.artifact("sft"))
 
     write(
         "reward", make, config.train.reward.model_dump(mode="json"), config.seed, run.content("sft")
@@ -244,123 +216,30 @@ def _learn_reward(run: Run, write: Write) -> dict[str, Any]:
     ]
 
 
-def _optimize_policy(run: Run, write: Write) -> dict[str, Any]:
-    config, records, ppo = run.config, run.artifact("records"), run.config.train.ppo
-
-    def updated(log: dict[str, Any]) -> None:
-        tokens = round(log["tokens"] * ppo.batch)
-        step = log["update"] * ppo.minibatches * ppo.epochs
-        steps = ppo.updates * ppo.minibatches * ppo.epochs
-        epoch = 1 + (log["update"] - 1) * ppo.batch // max(1, asked)
-        run.log.update(
-            stage=run.session.stage,
-            step=step,
-            steps=steps,
-            epoch=epoch,
-            loss=log["policy_loss"],
-            samples=ppo.batch,
-            tokens=tokens,
-        )
+def _train_policy(run: Run, write: Write) -> dict[str, Any]:
+    """Go on from SFT by PPO, DPO, GRPO or RLOO."""
+    config, records, algorithm = run.config, run.artifact("records"), run.config.train.algorithm
+    judged = algorithm != "dpo" and bool(read_pairs(records, "train"))
 
     def make(staging: Path, mark: str) -> None:
-        nonlocal asked
-        train = read_split(records, "train")
-        asked = len(train)
-        with run.tracker("ppo", mark) as tracker:
-            write_policy(
-                staging,
-                config,
-                run.base,
-                supervised=run.artifact("sft"),
-                reward=run.artifact("reward") if judged else None,
-                train=train,
-                validation=read_split(records, "validation"),
-                say=run.say,
-                checkpoints=run.checkpoints("so8t_ppo_training", mark, step="ppo"),
-                tracker=tracker,
-                on_update=updated,
-            )
-
-    asked, judged = 0, bool(read_pairs(records, "train"))
-    reward = run.content("reward") if judged else None
-    write("adapter", make, ppo.model_dump(mode="json"), config.seed, run.content("sft"), reward)
-    return read_card(run.artifact("adapter")).training["ppo"]["metrics"]
-
-
-def _prefer(run: Run, write: Write) -> dict[str, Any]:
-    config, records = run.config, run.artifact("records")
-
-    def make(staging: Path, mark: str) -> None:
-        write_preference(
-            staging,
-            config,
-            run.base,
-            supervised=run.artifact("sft"),
-            pairs=read_pairs(records, "train"),
-            validation=read_split(records, "validation"),
-            say=run.say,
-            checkpoints=run.checkpoints("so8t_ppo_training", mark, step="dpo"),
-            on_log=lambda log, steps: run.log.update(
-                stage=run.session.stage,
-                step=log["step"],
-                steps=steps,
-                epoch=math.ceil(log["step"] / steps * config.train.dpo.epochs),
-                loss=log["loss"],
-                samples=round(log["pairs"]),
-                tokens=round(log["tokens"]),
-            ),
+        data = TrainingData(
+            read_split(records, "train"),
+            read_split(records, "validation"),
+            read_pairs(records, "train"),
         )
+        with run.services(algorithm, mark) as services:
+            job = TrainingJob(staging, config, run.base, services)
+            reward = run.artifact("reward") if judged else None
+            write_policy(job, data, supervised=run.artifact("sft"), reward=reward)
 
-    write(
-        "adapter",
-        make,
-        "dpo",
-        config.train.dpo.model_dump(mode="json"),
-        config.seed,
-        run.content("sft"),
-    )
-    return read_card(run.artifact("adapter")).training["dpo"]["metrics"]
-
-
-def _compare_groups(run: Run, write: Write) -> dict[str, Any]:
-    config, records, group = run.config, run.artifact("records"), run.config.train.group
-    algorithm: Literal["grpo", "rloo"] = "grpo" if config.train.algorithm == "grpo" else "rloo"
-    judged = bool(read_pairs(records, "train"))
-
-    def make(staging: Path, mark: str) -> None:
-        train = read_split(records, "train")
-        write_group(
-            staging,
-            config,
-            run.base,
-            algorithm=algorithm,
-            supervised=run.artifact("sft"),
-            reward=run.artifact("reward") if judged else None,
-            train=train,
-            validation=read_split(records, "validation"),
-            say=run.say,
-            checkpoints=run.checkpoints("so8t_ppo_training", mark, step=algorithm),
-            on_log=lambda log, steps: run.log.update(
-                stage=run.session.stage,
-                step=log["step"],
-                steps=steps,
-                epoch=1 + (log["step"] - 1) * group.prompts // max(1, len(train)),
-                loss=log["loss"],
-                samples=group.batch,
-                tokens=round(log["tokens"] * group.batch),
-            ),
-        )
-
-    reward = run.content("reward") if judged else None
-    write(
-        "adapter",
-        make,
-        algorithm,
-        group.model_dump(mode="json"),
-        config.seed,
-        run.content("sft"),
-        reward,
-    )
+    names = {"grpo": "group", "rloo": "group"}
+    settings = getattr(config.train, names.get(algorithm, algorithm)).model_dump(mode="json")
+    parts = [settings, config.seed, run.content("sft")]
+    if algorithm != "ppo":
+        parts.insert(0, algorithm)
+    if algorithm != "dpo":
+        parts.append(run.content("reward") if judged else None)
+    write("adapter", make, *parts)
     return read_card(run.artifact("adapter")).training[algorithm]["metrics"]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -70,26 +70,38 @@ class So8Loss(nn.Module):
             (total, parts): a scalar tensor, and floats under `task`, `pet`, `orth`, `norm`, `iso`
             (zero-weight terms absent).
         """
+        terms = self.terms(task, progress=progress, gates=gates, hidden=hidden, mask=mask)
+        return summed(terms), {name: float(term.detach()) for name, term in terms.items()}
+
+    def terms(
+        self,
+        task: Tensor,
+        *,
+        progress: float,
+        gates: Iterable[Gate] = (),
+        hidden: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Return each weighted term, with gradients; arguments and names as in `forward`."""
         s, gates = self.settings, list(gates)
         terms: dict[str, Tensor] = {"task": task}
         if (weight := pet_weight(s, progress)) and hidden is not None:
             terms["pet"] = weight * second_difference(hidden, mask)
         if gates and s.nu_orth:
-            terms["orth"] = (
-                s.nu_orth
-                * torch.stack([orthogonality_defect(gate.rotation()) for gate in gates]).mean()
-            )
+            rotations = [orthogonality_defect(gate.rotation()) for gate in gates]
+            terms["orth"] = s.nu_orth * torch.stack(rotations).mean()
         if gates and s.mu_norm:
-            terms["norm"] = (
-                s.mu_norm * torch.stack([norm_drift(gate.matrix()) for gate in gates]).mean()
-            )
+            drifts = [norm_drift(gate.matrix()) for gate in gates]
+            terms["norm"] = s.mu_norm * torch.stack(drifts).mean()
         if gates and s.rho_iso:
-            terms["iso"] = (
-                s.rho_iso
-                * torch.stack([orthogonality_defect(gate.matrix()) for gate in gates]).mean()
-            )
-        total = torch.stack([term.float() for term in terms.values()]).sum()
-        return total, {name: float(term.detach()) for name, term in terms.items()}
+            defects = [orthogonality_defect(gate.matrix()) for gate in gates]
+            terms["iso"] = s.rho_iso * torch.stack(defects).mean()
+        return terms
+
+
+def summed(terms: Mapping[str, Tensor]) -> Tensor:
+    """Return the terms' sum in float32."""
+    return torch.stack([term.float() for term in terms.values()]).sum()
 
 
 def pet_weight(settings: So8LossSettings, progress: float) -> float:

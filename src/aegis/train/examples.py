@@ -50,10 +50,15 @@ class Batch:
     decisions: Tensor
     weights: Tensor
 
-    @property
-    def tokens(self) -> int:
-        """Number of real tokens."""
-        return int(self.mask.sum())
+
+def places_of(mask: Tensor) -> tuple[Tensor, ...]:
+    """Return the indices, one tensor an axis, of where the mask is true.
+
+    Of a mask without content, on the meta device, that is everywhere: the most that it can be.
+    """
+    if mask.is_meta:
+        return tuple(mask.new_empty(mask.numel(), dtype=torch.long) for _ in mask.shape)
+    return mask.nonzero(as_tuple=True)
 
 
 def encode(

@@ -31,13 +31,12 @@ from aegis.model.trunk import Trunk
 from aegis.train.examples import prompt_plan
 from aegis.train.reward import RewardModel
 from aegis.train.rollout import Rollout, Task, chosen_logprobs, decided_before, drift, make_rollout
-from aegis.train.snapshot_policy import SnapshotPolicy
+from aegis.train.services import TrainServices
 from aegis.train.state import RandomState
 from aegis.train.trainer import (
     Durable,
     Ledger,
     Log,
-    OnLog,
     forget_forward,
     make_policy_optimizer,
     train_policy_only,
@@ -56,8 +55,7 @@ def train_group(
     seed: int,
     clip_norm: float = 1.0,
     reward: RewardModel | None = None,
-    checkpoints: SnapshotPolicy | None = None,
-    on_log: OnLog = lambda *_: None,
+    services: TrainServices | None = None,
 ) -> list[Log]:
     """Train LoRA and gates in place; `adapted` has its reference already. Returns the log of every
     update.
@@ -86,8 +84,8 @@ def train_group(
         steps=settings.updates,
         seed=seed,
         clip_norm=clip_norm,
-        checkpoints=checkpoints,
-        on_log=on_log,
+        samples=settings.batch,
+        services=services,
     )
     plan = prompt_plan(task.kinds, updates=settings.updates, asked=settings.prompts, seed=seed)
 

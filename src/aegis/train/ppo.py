@@ -21,6 +21,7 @@ from aegis.errors import AegisError, StoppedError
 from aegis.model.adapted import Adapted, Role, parameters_by_kind
 from aegis.model.heads import ScalarHead
 from aegis.model.trunk import Trunk
+from aegis.runs.events import Metrics, TrainingBegun
 from aegis.runs.reporter import bar
 from aegis.train.advantages import (
     AdaptiveKL,
@@ -44,11 +45,8 @@ from aegis.train.rollout import (
     make_rollout,
     whiten_by_part,
 )
-from aegis.train.snapshot_policy import SnapshotPolicy
+from aegis.train.services import TrainServices
 from aegis.train.state import Content, ModuleState, OptimizerState, Part, RandomState, Values
-from aegis.train.tracking import Tracker
-
-OnUpdate = Callable[[dict[str, Any]], None]
 
 
 class PPO:
@@ -58,8 +56,7 @@ class PPO:
         adapted: the policy; with a reference copy where `settings.reference` is `sft`.
         value: the value head, trained along.
         reward: the reward model, if it counts.
-        tracker: gets every update's scalars, the update's number for a step.
-        on_update: told of every update's log.
+        services: the reporter gets every update's metrics, its number for a step.
     """
 
     def __init__(
@@ -73,14 +70,12 @@ class PPO:
         seed: int,
         clip_norm: float = 1.0,
         reward: RewardModel | None = None,
-        checkpoints: SnapshotPolicy | None = None,
-        tracker: Tracker | None = None,
-        on_update: OnUpdate = lambda _: None,
+        services: TrainServices | None = None,
     ) -> None:
-        self.tracker = tracker or Tracker()
+        self.services = services or TrainServices()
         self.adapted, self.value, self.task, self.settings = adapted, value, task, settings
         self.pad_id, self.seed, self.clip_norm = pad_id, seed, clip_norm
-        self.reward, self.checkpoints, self.on_update = reward, checkpoints, on_update
+        self.reward, self.checkpoints = reward, self.services.snapshots
         self.reference_role: Role = "reference" if settings.reference == "sft" else "base"
         adapted.head.requires_grad_(
             False
@@ -142,7 +137,12 @@ class PPO:
             torch.manual_seed(self.seed)
             if self.checkpoints:
                 self.checkpoints.begin(parts)
-        self.tracker.begin(len(self.logs), map(_scalars, self.logs))
+        history = [self._metrics(log) for log in self.logs]
+        self.services.reporter.emit(
+            TrainingBegun(
+                training="ppo", done=len(history), steps=self.settings.updates, history=history
+            )
+        )
         self.adapted.eval()  # dropout would make the rollout and the update two different policies
         with bar("PPO", self.steps, done=self.done, stoppable=False) as advance:
             while self.done < self.steps:
@@ -394,9 +394,22 @@ class PPO:
         }
         self.kl.update(self.facts["kl"], samples=self.settings.batch)
         self.logs.append(log)
-        self.tracker.write(*_scalars(log))
         self.rollout, self._trunk, self.measured = None, None, []
-        self.on_update(log)
+        self.services.reporter.emit(self._metrics(log))
+
+    def _metrics(self, log: dict[str, Any]) -> Metrics:
+        update, batch = log["update"], self.settings.batch
+        asked = batch // self.settings.responses
+        values = {name: float(value) for name, value in log.items() if name != "update"}
+        return Metrics(
+            training="ppo",
+            step=update,
+            steps=self.settings.updates,
+            epoch=1 + (update - 1) * asked // max(1, len(self.task.prompts)),
+            samples=batch,
+            tokens=round(log["tokens"] * batch),
+            values={"loss": log["policy_loss"], **values},
+        )
 
     def _minibatch(self, number: int) -> Tensor:
         """Rows of the number-th step of the update: each epoch deals the batch out once, like
@@ -414,10 +427,6 @@ class PPO:
     def _indices(self, update: int) -> list[int]:
         """Which prompts an update asks, each `responses` times."""
         return [index for index in self._plan[update] for _ in range(self.settings.responses)]
-
-
-def _scalars(log: dict[str, Any]) -> tuple[int, dict[str, float]]:
-    return log["update"], {name: float(value) for name, value in log.items() if name != "update"}
 
 
 class _RolloutState:

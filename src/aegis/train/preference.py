@@ -27,13 +27,12 @@ from aegis.model.adapted import Adapted
 from aegis.model.chunks import in_chunks
 from aegis.train.examples import encode_pair
 from aegis.train.reward import EncodedPair, pair_plan
-from aegis.train.snapshot_policy import SnapshotPolicy
+from aegis.train.services import TrainServices
 from aegis.train.task import distance
 from aegis.train.trainer import (
     Durable,
     Ledger,
     Log,
-    OnLog,
     forget_forward,
     make_policy_optimizer,
     train_policy_only,
@@ -77,8 +76,7 @@ def train_dpo(
     tokenizer: Any,
     seed: int,
     clip_norm: float = 1.0,
-    checkpoints: SnapshotPolicy | None = None,
-    on_log: OnLog = lambda *_: None,
+    services: TrainServices | None = None,
 ) -> list[Log]:
     """Train LoRA and gates in place; `adapted` has its reference already. Returns the log of every
     step.
@@ -109,8 +107,7 @@ def train_dpo(
         steps=len(plan),
         seed=seed,
         clip_norm=clip_norm,
-        checkpoints=checkpoints,
-        on_log=on_log,
+        services=services,
     )
 
     def make(arguments: dict[str, Any]) -> Trainer:

@@ -15,7 +15,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional
-from transformers import get_cosine_schedule_with_warmup
+from torch.nn.utils.rnn import pad_sequence
 
 from aegis.config import DpoSettings, RewardSettings
 from aegis.errors import AdapterError, DataError
@@ -25,10 +25,9 @@ from aegis.model.prompt import by_length, pad
 from aegis.model.trunk import Trunk
 from aegis.runs.reporter import bar
 from aegis.storage.files import to_json
-from aegis.train.loop import Loss, StepLog, fit
-from aegis.train.snapshot_policy import SnapshotPolicy
-from aegis.train.state import ModuleState, OptimizerState, Part, RandomState, SchedulerState, Values
-from aegis.train.tracking import Tracker, step_scalars
+from aegis.train.loop import Loss, Objective, StepLog, TrainLoop, cosine_share
+from aegis.train.services import LoopSettings, TrainServices
+from aegis.train.state import ModuleState, Part
 
 CARD = "reward.json"
 
@@ -101,12 +100,8 @@ def train_reward(
     pairs: Sequence[EncodedPair],
     held_out: Sequence[EncodedPair],
     settings: RewardSettings,
-    *,
-    pad_id: int,
-    seed: int,
-    clip_norm: float = 1.0,
-    checkpoints: SnapshotPolicy | None = None,
-    tracker: Tracker | None = None,
+    loop: LoopSettings,
+    services: TrainServices | None = None,
 ) -> tuple[RewardModel, RewardReport, list[StepLog]]:
     """Train the reward LoRA and its head; `adapted` has a reference and a reward adapter.
 
@@ -118,93 +113,119 @@ def train_reward(
         raise DataError(
             "the reward model needs pairs, and none fits train.max_length; give some under data.pairs"
         )
-    adapted.train_only("reward")
-    head = ScalarHead(adapted.head.features).to(adapted.device)
-    model = RewardModel(head, adapted.reward_layer())
-    sides = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
-    trunks = _trunks(adapted, sides, layer=model.layer, settings=settings, pad_id=pad_id)
-    plan = pair_plan(pairs, settings, seed=seed)
-    lora = [
-        p for name, p in adapted.peft.named_parameters() if ".reward." in name and p.requires_grad
-    ]
-    groups: list[dict[str, Any]] = [
-        {"params": lora, "lr": settings.lr, "weight_decay": 0.01},
-        {"params": list(head.parameters()), "lr": settings.head_lr, "weight_decay": 0.01},
-    ]
-    optimizer = torch.optim.AdamW(groups)
-    scheduler = get_cosine_schedule_with_warmup(optimizer, round(0.1 * len(plan)), len(plan))
-    logs: list[StepLog] = []
-    parts: dict[str, Part] = {
-        "adapted": ModuleState(adapted),
-        "head": ModuleState(head),
-        "optimizer": OptimizerState(optimizer),
-        "scheduler": SchedulerState(scheduler),
-        "random": RandomState(),
-        "steps": Values(
-            lambda: [vars(log) for log in logs],
-            lambda rows: logs.extend(StepLog(**row) for row in rows),
-        ),
-    }
-    if checkpoints is None or checkpoints.restore(parts) is None:
-        torch.manual_seed(seed)
-        if checkpoints:
-            checkpoints.begin(parts)
-
-    def loss_of(indices: list[int], _: int) -> Loss:
-        numbers = [2 * index + side for index in indices for side in (0, 1)]
-        scores = _scores(
-            model, adapted, [sides[n] for n in numbers], [trunks[n] for n in numbers], pad_id=pad_id
-        )
-        chosen, rejected = scores[0::2], scores[1::2]
-        margin = settings.margin * torch.tensor(
-            [pairs[index].distance for index in indices], device=scores.device
-        )
-        loss = bradley_terry(chosen, rejected, margin)
-        accuracy = float((chosen > rejected).float().mean())
-        return Loss(loss, {"accuracy": accuracy}, sum(len(sides[n]) for n in numbers))
-
-    tracker = tracker or Tracker()
-    tracker.begin(len(logs), [(log.step, step_scalars(log)) for log in logs])
-    adapted.eval()  # the trunk was computed without dropout
-    with bar("reward model", len(plan), done=len(logs), stoppable=False) as advance:
-
-        def end(log: StepLog) -> None:
-            advance(note=f"loss {log.loss:.3f} accuracy {log.parts['accuracy']:.2f}")
-            tracker.write(log.step, step_scalars(log))
-            if checkpoints:
-                checkpoints.step_done(log.step, parts, last=log.step == len(plan))
-
-        fit(
-            plan,
-            loss_of,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            clip_norm=clip_norm,
-            on_end=end,
-            logs=logs,
-        )
+    objective = RewardObjective(adapted, pairs, settings, loop)
+    logs = TrainLoop(objective, loop, services or TrainServices()).run()
+    model = objective.model
     with torch.no_grad():
-        reference = torch.cat(
-            [
-                _scores(
-                    model,
-                    adapted,
-                    [sides[n] for n in batch],
-                    [trunks[n] for n in batch],
-                    pad_id=pad_id,
-                )
-                for batch in by_length(
-                    [len(side) for side in sides], batch_tokens=settings.batch_tokens
-                )
-            ]
-        )
-        model.mean, model.std = (
-            float(reference.mean()),
-            max(1e-6, float(reference.std(unbiased=False))),
-        )
-        report = evaluate_reward(model, adapted, held_out, settings, pad_id=pad_id)
-    head.requires_grad_(False)
+        raw = objective.raw_scores()
+        model.mean, model.std = float(raw.mean()), max(1e-6, float(raw.std(unbiased=False)))
+        report = evaluate_reward(model, adapted, held_out, settings, pad_id=loop.pad_id)
+    model.head.requires_grad_(False)
     return model, report, logs
+
+
+@dataclass(frozen=True)
+class SideBatch:
+    """Sides of pairs from the reward model's lowest layer up, padded on the right.
+
+    Args:
+        ids: (sides, time), chosen and rejected of one pair after the other; `mask` the same.
+        states: (sides, time, d) what enters the layer.
+        margin: (sides / 2,) how much further apart the sides of a pair must be.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    states: Tensor
+    margin: Tensor
+
+
+class RewardObjective(Objective[SideBatch]):
+    """Bradley and Terry's law on pairs. Without dropout, for so the trunk below was computed."""
+
+    name, label, remedy = "reward", "reward model", "Lower train.reward.lr"
+
+    def __init__(
+        self,
+        adapted: Adapted,
+        pairs: Sequence[EncodedPair],
+        settings: RewardSettings,
+        loop: LoopSettings,
+    ) -> None:
+        adapted.train_only("reward")
+        adapted.eval()
+        self.adapted, self.pairs, self.settings, self.loop = adapted, pairs, settings, loop
+        head = ScalarHead(adapted.head.features).to(adapted.device)
+        self.model = RewardModel(head, adapted.reward_layer())
+        self.sides = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
+        self.states = self._states_below()
+        self.plan = pair_plan(pairs, settings, seed=loop.seed)
+        self.steps = len(self.plan)
+        named = adapted.peft.named_parameters()
+        lora = [p for name, p in named if ".reward." in name and p.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": lora, "lr": settings.lr, "weight_decay": 0.01},
+            {"params": list(head.parameters()), "lr": settings.head_lr, "weight_decay": 0.01},
+        ]
+        self.optimizer = torch.optim.AdamW(groups)
+
+    def parts(self) -> dict[str, Part]:
+        return {"adapted": ModuleState(self.adapted), "head": ModuleState(self.model.head)}
+
+    def rate(self, step: int) -> float:
+        return cosine_share(step, self.steps, warmup=0.1)
+
+    def batches(self, step: int) -> Sequence[SideBatch]:
+        return [self._batch([2 * pair + side for pair in self.plan[step] for side in (0, 1)])]
+
+    def loss(self, batch: SideBatch, step: int) -> Loss:
+        scores = self._scores(batch)
+        chosen, rejected = scores[0::2], scores[1::2]
+        accuracy = (chosen > rejected).float().mean()
+        total = bradley_terry(chosen, rejected, batch.margin)
+        return Loss(total, {"accuracy": accuracy}, batch.mask.sum())
+
+    def epoch(self, done: int) -> int:
+        return math.ceil(done / self.steps * self.settings.epochs)
+
+    def samples(self, step: int) -> int:
+        return len(self.plan[step])
+
+    def note(self, log: StepLog | None) -> str:
+        return f"loss {log.loss:.3f} accuracy {log.parts['accuracy']:.2f}" if log else ""
+
+    def raw_scores(self) -> Tensor:
+        """Return the (sides,) scores of everything that was trained on, by length."""
+        lengths = [len(side) for side in self.sides]
+        plan = by_length(lengths, batch_tokens=self.settings.batch_tokens)
+        return torch.cat([self._scores(self._batch(numbers)) for numbers in plan])
+
+    def _scores(self, batch: SideBatch) -> Tensor:
+        trunk = Trunk(self.model.layer, batch.states)
+        return self.model.score(self.adapted, batch.ids, batch.mask, trunk=trunk)
+
+    def _batch(self, numbers: Sequence[int]) -> SideBatch:
+        ids, mask = pad([list(self.sides[n]) for n in numbers], value=self.loop.pad_id)
+        states = pad_sequence([self.states[n] for n in numbers], batch_first=True)
+        distances = [self.pairs[n // 2].distance for n in numbers[::2]]
+        device = self.adapted.device
+        margin = self.settings.margin * torch.tensor(distances, device=device)
+        return SideBatch(ids.to(device), mask.to(device), states, margin)
+
+    @torch.no_grad()
+    def _states_below(self) -> list[Tensor]:
+        """Return what enters the lowest layer of every side, (time, d) each, once for all epochs."""
+        states = [torch.empty(0)] * len(self.sides)
+        lengths, device = [len(side) for side in self.sides], self.adapted.device
+        plan = by_length(lengths, batch_tokens=self.settings.batch_tokens)
+        with bar("reading pairs", len(lengths)) as advance, self.adapted.acting_as("reference"):
+            for numbers in plan:
+                ids, mask = pad([list(self.sides[n]) for n in numbers], value=self.loop.pad_id)
+                trunk = self.adapted.trunk(ids.to(device), mask.to(device), layer=self.model.layer)
+                for number, row in zip(numbers, trunk.states, strict=True):
+                    states[number] = row[: lengths[number]].clone()
+                advance(len(numbers))
+        return states
 
 
 def bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
@@ -299,44 +320,6 @@ def load_reward(
         raise AdapterError(
             f"{folder}: not a readable reward model ({error}); train one with `aegis train reward`"
         ) from error
-
-
-@torch.no_grad()
-def _trunks(
-    adapted: Adapted,
-    sides: Sequence[tuple[int, ...]],
-    *,
-    layer: int,
-    settings: RewardSettings,
-    pad_id: int,
-) -> list[Tensor]:
-    """What enters `layer` for every side, (time, d) each, computed once for all epochs."""
-    found: list[Tensor] = [torch.empty(0)] * len(sides)
-    adapted.eval()
-    with bar("reading pairs", len(sides)) as advance, adapted.acting_as("reference"):
-        for batch in by_length([len(side) for side in sides], batch_tokens=settings.batch_tokens):
-            ids, mask = pad([list(sides[n]) for n in batch], value=pad_id)
-            states = adapted.trunk(
-                ids.to(adapted.device), mask.to(adapted.device), layer=layer
-            ).states
-            for row, number in enumerate(batch):
-                found[number] = states[row, : len(sides[number])].clone()
-            advance(len(batch))
-    return found
-
-
-def _scores(
-    model: RewardModel,
-    adapted: Adapted,
-    sides: Sequence[tuple[int, ...]],
-    trunks: Sequence[Tensor],
-    *,
-    pad_id: int,
-) -> Tensor:
-    ids, mask = pad([list(side) for side in sides], value=pad_id)
-    states = torch.nn.utils.rnn.pad_sequence(list(trunks), batch_first=True)
-    trunk = Trunk(model.layer, states)
-    return model.score(adapted, ids.to(adapted.device), mask.to(adapted.device), trunk=trunk)
 
 
 def pair_plan(

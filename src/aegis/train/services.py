@@ -20,3 +20,17 @@ class TrainServices:
 
     reporter: Reporter = field(default_factory=Reporter)
     snapshots: SnapshotPolicy | None = None
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """What every training is given besides its own settings.
+
+    Args:
+        pad_id: token id that fills up the shorter rows of a batch.
+        clip_norm: the most that the gradient's norm may be.
+    """
+
+    pad_id: int
+    seed: int
+    clip_norm: float = 1.0

@@ -3,41 +3,55 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import get_cosine_schedule_with_warmup
 
 from aegis.config import TrainSettings
 from aegis.model.adapted import Adapted, parameters_by_kind
 from aegis.model.device import autocast
 from aegis.protocol.decisions import NAMES
+from aegis.runs.events import Metrics
 from aegis.runs.reporter import bar
 from aegis.so8 import Schedule, So8Loss, So8LossSettings, alpha_at, opening
+from aegis.so8.losses import summed
 from aegis.train.examples import (
     Batch,
     Example,
     collate,
     epoch_batches,
     mixed,
+    places_of,
     prompts_of,
     to_device,
 )
-from aegis.train.loop import Loss, StepLog, fit
+from aegis.train.loop import Loss, Objective, StepLog, TrainLoop, cosine_share, detached
 from aegis.train.probe import probe
-from aegis.train.snapshot_policy import SnapshotPolicy
-from aegis.train.state import ModuleState, OptimizerState, Part, RandomState, SchedulerState, Values
-from aegis.train.tracking import Tracker, step_scalars
+from aegis.train.services import LoopSettings, TrainServices
+from aegis.train.state import ModuleState, Part, Values
 
 
 @dataclass(frozen=True)
-class Trained:
+class SupervisedData:
+    """What SFT learns from.
+
+    Args:
+        validation: read after each epoch; empty for none.
+        shares: (n, weight) of the datasets that `examples` are of, in order; empty for one dataset
+            of weight 1.
+    """
+
+    examples: Sequence[Example]
+    validation: Sequence[Example] = ()
+    shares: Sequence[tuple[int, float]] = ()
+
+
+@dataclass(frozen=True)
+class SupervisedResult:
     """What SFT leaves besides the weights.
 
     Args:
@@ -54,131 +68,153 @@ class Trained:
     held_out: tuple[np.ndarray, np.ndarray] | None
 
 
-@dataclass(frozen=True)
-class Progress:
-    """One finished step among all: `epoch` from 1, `samples` in this step."""
-
-    log: StepLog
-    steps: int
-    epoch: int
-    samples: int
-
-
-OnStep = Callable[[Progress], None]
-
-
 def train_sft(
     adapted: Adapted,
-    examples: Sequence[Example],
-    validation: Sequence[Example],
+    data: SupervisedData,
     settings: TrainSettings,
-    *,
-    pad_id: int,
-    seed: int,
-    shares: Sequence[tuple[int, float]] = (),
-    checkpoints: SnapshotPolicy | None = None,
-    tracker: Tracker | None = None,
-    on_step: OnStep = lambda _: None,
-) -> Trained:
+    loop: LoopSettings,
+    services: TrainServices | None = None,
+) -> SupervisedResult:
     """Train LoRA, gates and decision head in place; the gates end at the schedule's last α.
-
-    Args:
-        shares: (n, weight) of the datasets that `examples` are of, in order; empty for one dataset
-            of weight 1.
-        checkpoints: where to take up an unfinished training and to save this one; None for neither.
-        tracker: gets every step's scalars, and what validation finds.
-        on_step: told of every step, for the progress log.
 
     Raises:
         StoppedError: if a stop was asked for; everything up to the last step is saved.
     """
-    plan, epoch_ends = make_plan(examples, settings, seed=seed, shares=shares)
-    tracker = tracker or Tracker()
-    optimizer = make_optimizer(adapted, settings)
-    scheduler = get_cosine_schedule_with_warmup(
-        optimizer, round(settings.warmup * len(plan)), len(plan)
-    )
-    schedule = make_schedule(settings, steps=len(plan))
-    objective = Objective(adapted, examples, plan, settings, pad_id=pad_id)
-    logs: list[StepLog] = []
-    checks: list[dict[str, float]] = []
-    parts: dict[str, Part] = {
-        "adapted": ModuleState(adapted, buffers_of=("gates", "head")),
-        "optimizer": OptimizerState(optimizer),
-        "scheduler": SchedulerState(scheduler),
-        "random": RandomState(),
-        "steps": Values(
-            lambda: [vars(log) for log in logs],
-            lambda rows: _refill(logs, [StepLog(**row) for row in rows]),
-        ),
-        "validation": Values(lambda: checks, lambda rows: _refill(checks, rows)),
-    }
-    if checkpoints is None or checkpoints.restore(parts) is None:
-        torch.manual_seed(seed)
-        probe(adapted, examples, settings, pad_id=pad_id, seed=seed)
-        if checkpoints:
-            checkpoints.begin(parts)
-    tracker.begin(
-        len(logs), [*((log.step, step_scalars(log)) for log in logs), *map(_check_scalars, checks)]
-    )
+    services = services or TrainServices()
+    objective = SupervisedObjective(adapted, data, settings, loop)
     adapted.train()
-
-    with bar("training", len(plan), done=len(logs), stoppable=False) as advance:
-
-        def begin(step: int) -> dict[str, float]:
-            alpha = alpha_at(schedule, step)
-            if learns_alpha(adapted):
-                return {}
-            adapted.set_alpha(alpha)
-            return {"alpha": alpha, "g": opening(alpha)}
-
-        def end(log: StepLog) -> None:
-            alpha = f" α {log.extra['alpha']:+.2f}" if "alpha" in log.extra else ""
-            advance(note=f"loss {log.loss:.3f}{alpha} {log.tokens / log.seconds:.0f} tokens/s")
-            epoch, last = bisect_left(epoch_ends, log.step) + 1, log.step == len(plan)
-            tracker.write(log.step, step_scalars(log))
-            on_step(Progress(log, steps=len(plan), epoch=epoch, samples=len(plan[log.step - 1])))
-            ended = epoch if log.step in epoch_ends else None
-            if ended and not last and validation:
-                checks.append(
-                    {"step": log.step, **validate(adapted, validation, settings, pad_id=pad_id)[0]}
-                )
-                tracker.write(*_check_scalars(checks[-1]))
-            if checkpoints:
-                checkpoints.step_done(log.step, parts, epoch=ended, last=last)
-
-        fit(
-            plan,
-            objective,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            clip_norm=settings.clip_norm,
-            on_begin=begin,
-            on_end=end,
-            logs=logs,
-        )
+    logs = TrainLoop(objective, loop, services).run()
     if not learns_alpha(adapted):
-        adapted.set_alpha(alpha_at(schedule, len(plan)))
-    alpha = float(adapted.all_gates()[0].alpha.detach()) if adapted.gate_names else schedule.end
+        adapted.set_alpha(alpha_at(objective.schedule, objective.steps))
+    alpha = settings.anneal.end
+    if adapted.gate_names:
+        alpha = float(adapted.all_gates()[0].alpha.detach())
     held_out = None
-    if validation:
-        found, held_out = validate(adapted, validation, settings, pad_id=pad_id)
-        checks.append({"step": len(plan), **found})
-        tracker.write(*_check_scalars(checks[-1]))
+    if data.validation:
+        check, held_out = validate(adapted, data.validation, settings, pad_id=loop.pad_id)
+        services.reporter.emit(objective.checked(objective.steps, check))
     adapted.eval()
-    return Trained(logs, checks, alpha, held_out)
+    return SupervisedResult(logs, objective.checks, alpha, held_out)
 
 
-def _check_scalars(check: dict[str, float]) -> tuple[int, dict[str, float]]:
-    return int(check["step"]), {name: value for name, value in check.items() if name != "step"}
+class SupervisedObjective(Objective[Batch]):
+    """Decision loss plus weighted token loss plus the SO(8) terms.
 
+    Every record counts the same whatever batch it falls into: sums are divided by the plan's mean,
+    not by the batch's own size, so that a batch of three long dialogues does not outweigh one of
+    twenty short prompts.
+    """
 
-def _refill(target: list[Any], rows: Sequence[Any]) -> None:
-    target[:] = rows
+    name, label = "sft", "training"
+    remedy = "Lower train.lr, or set model.dtype: float32,"
+
+    def __init__(
+        self, adapted: Adapted, data: SupervisedData, settings: TrainSettings, loop: LoopSettings
+    ) -> None:
+        self.adapted, self.data, self.settings, self.loop = adapted, data, settings, loop
+        self.plan, self.epoch_ends = make_plan(
+            data.examples, settings, seed=loop.seed, shares=data.shares
+        )
+        self.steps = len(self.plan)
+        self.optimizer = make_optimizer(adapted, settings)
+        self.schedule = make_schedule(settings, steps=self.steps)
+        self.checks: list[dict[str, float]] = []
+        loss = settings.loss
+        self.so8 = So8Loss(
+            So8LossSettings(
+                pet=loss.pet, nu_orth=loss.nu_orth, mu_norm=loss.mu_norm, rho_iso=loss.rho_iso
+            )
+        )
+        self.records_a_step = sum(map(len, self.plan)) / self.steps
+        weights = [sum(sum(data.examples[i].weights) for i in batch) for batch in self.plan]
+        self.weight_a_step = sum(weights) / max(1, sum(weight > 0 for weight in weights))
+
+    def parts(self) -> dict[str, Part]:
+        return {
+            "adapted": ModuleState(self.adapted, buffers_of=("gates", "head")),
+            "validation": Values(lambda: self.checks, self._set_checks),
+        }
+
+    def begin(self) -> None:
+        data, loop = self.data, self.loop
+        probe(self.adapted, data.examples, self.settings, pad_id=loop.pad_id, seed=loop.seed)
+        self.adapted.train()
+
+    def rate(self, step: int) -> float:
+        return cosine_share(step, self.steps, warmup=self.settings.warmup)
+
+    def prepare(self, step: int, on_token: Callable[[], None]) -> dict[str, float]:
+        if learns_alpha(self.adapted):
+            return {}
+        alpha = alpha_at(self.schedule, step)
+        self.adapted.set_alpha(alpha)
+        return {"alpha": alpha, "g": opening(alpha)}
+
+    def batches(self, step: int) -> Sequence[Batch]:
+        examples = [self.data.examples[index] for index in self.plan[step]]
+        return [to_device(collate(examples, pad_id=self.loop.pad_id), self.adapted.device)]
+
+    def loss(self, batch: Batch, step: int) -> Loss:
+        settings, device = self.settings.loss, batch.ids.device
+        with autocast(self.settings.autocast, device):
+            hidden = self.adapted.hidden(batch.ids, batch.mask)
+        decision = functional.cross_entropy(
+            self.adapted.decide(hidden, batch.prompt_mask),
+            batch.decisions,
+            reduction="sum",
+            label_smoothing=settings.label_smoothing,
+        )
+        parts = {"decision": decision / self.records_a_step}
+        task = settings.decision * parts["decision"]
+        if len(places_of(batch.weights > 0)[0]):
+            with autocast(self.settings.autocast, device):
+                parts["tokens"] = token_loss(self.adapted, hidden, batch) / self.weight_a_step
+            task = task + parts["tokens"]
+        terms = self.so8.terms(
+            task,
+            progress=step / self.steps,
+            gates=self.adapted.all_gates(),
+            hidden=hidden,
+            mask=batch.mask,
+        )
+        parts |= {name: term for name, term in terms.items() if name != "task"}
+        return Loss(summed(terms), detached(parts), batch.mask.sum())
+
+    def finish(self, step: int, log: StepLog | None) -> Iterable[Metrics]:
+        yield from super().finish(step, log)
+        done, validation = step + 1, self.data.validation
+        if validation and done in self.epoch_ends and done < self.steps:
+            check, _ = validate(self.adapted, validation, self.settings, pad_id=self.loop.pad_id)
+            yield self.checked(done, check)
+
+    def checked(self, done: int, check: dict[str, float]) -> Metrics:
+        """Keep what validation measured after so many steps, and return it as an event."""
+        self.checks.append({"step": done, **check})
+        return self._check_metrics(self.checks[-1])
+
+    def history(self, logs: Sequence[StepLog]) -> list[Metrics]:
+        rows = [*super().history(logs), *map(self._check_metrics, self.checks)]
+        return sorted(rows, key=lambda row: row.step)
+
+    def samples(self, step: int) -> int:
+        return len(self.plan[step])
+
+    def note(self, log: StepLog | None) -> str:
+        if not log:
+            return ""
+        alpha = f" α {log.extra['alpha']:+.2f}" if "alpha" in log.extra else ""
+        return f"loss {log.loss:.3f}{alpha} {log.tokens / log.seconds:.0f} tokens/s"
+
+    def _check_metrics(self, check: dict[str, float]) -> Metrics:
+        values = {name: value for name, value in check.items() if name != "step"}
+        return Metrics(training=self.name, step=int(check["step"]), steps=self.steps, values=values)
+
+    def _set_checks(self, rows: list[dict[str, float]]) -> None:
+        self.checks[:] = rows
 
 
 def learns_alpha(adapted: Adapted) -> bool:
-    """True if α is a parameter that the optimizer moves, not the schedule."""
+    """Return whether α is a parameter that the optimizer moves, not the schedule."""
     return any(gate.alpha.requires_grad for gate in adapted.all_gates())
 
 
@@ -189,12 +225,10 @@ def make_plan(
     seed: int,
     shares: Sequence[tuple[int, float]] = (),
 ) -> tuple[list[list[int]], list[int]]:
-    """Every batch of the whole training, and the steps at which its epochs end, in order (the last
-    step always).
+    """Return every batch of the training, and the steps at which its epochs end, in order.
 
     Args:
-        shares: (n, weight) of the datasets that `examples` are of, in order; empty for one dataset
-            of weight 1.
+        shares: as in `SupervisedData`.
     """
     plan: list[list[int]] = []
     ends: list[int] = []
@@ -210,21 +244,17 @@ def make_plan(
 
 
 def make_optimizer(adapted: Adapted, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW with a learning rate a kind; gates and tags are not decayed, for decay would pull them
-    shut."""
-    kinds = parameters_by_kind(adapted)
+    """Build AdamW with a learning rate a kind; decay would pull gates and tags shut, so none."""
     rates = {
         "lora": settings.lr,
         "gates": settings.gate_lr,
         "tags": settings.tag_lr,
         "decision_head": settings.head_lr,
     }
+    kinds, undecayed = parameters_by_kind(adapted), ("gates", "tags")
+    decay = {kind: 0.0 if kind in undecayed else settings.weight_decay for kind in rates}
     groups = [
-        {
-            "params": kinds[kind],
-            "lr": rate,
-            "weight_decay": 0.0 if kind in ("gates", "tags") else settings.weight_decay,
-        }
+        {"params": kinds[kind], "lr": rate, "weight_decay": decay[kind]}
         for kind, rate in rates.items()
         if kinds[kind]
     ]
@@ -232,7 +262,7 @@ def make_optimizer(adapted: Adapted, settings: TrainSettings) -> torch.optim.Ada
 
 
 def make_schedule(settings: TrainSettings, *, steps: int) -> Schedule:
-    """The α schedule in steps."""
+    """Return the α schedule in steps."""
     anneal = settings.anneal
     warmup = round(anneal.warmup * steps)
     return Schedule(
@@ -245,106 +275,41 @@ def make_schedule(settings: TrainSettings, *, steps: int) -> Schedule:
     )
 
 
-class Objective:
-    """Decision loss plus weighted token loss plus the SO(8) terms, for one batch of the plan.
-
-    Every record counts the same whatever batch it falls into: sums are divided by the plan's mean,
-    not by the batch's own size, so that a batch of three long dialogues does not outweigh one of
-    twenty short prompts.
-    """
-
-    def __init__(
-        self,
-        adapted: Adapted,
-        examples: Sequence[Example],
-        plan: Sequence[list[int]],
-        settings: TrainSettings,
-        *,
-        pad_id: int,
-    ) -> None:
-        self.adapted, self.examples, self.settings, self.pad_id = (
-            adapted,
-            examples,
-            settings,
-            pad_id,
-        )
-        self.steps = len(plan)
-        loss = settings.loss
-        self.so8 = So8Loss(
-            So8LossSettings(
-                pet=loss.pet, nu_orth=loss.nu_orth, mu_norm=loss.mu_norm, rho_iso=loss.rho_iso
-            )
-        )
-        self.records_a_step = sum(map(len, plan)) / len(plan)
-        weights = [sum(sum(examples[index].weights) for index in batch) for batch in plan]
-        self.weight_a_step = sum(weights) / max(1, sum(weight > 0 for weight in weights))
-
-    def __call__(self, indices: list[int], step: int) -> Loss:
-        batch = collate([self.examples[index] for index in indices], pad_id=self.pad_id)
-        batch = to_device(batch, self.adapted.device)
-        with autocast(self.settings.autocast, batch.ids.device):
-            hidden = self.adapted.hidden(batch.ids, batch.mask)
-        loss = self.settings.loss
-        logits = self.adapted.decide(hidden, batch.prompt_mask)
-        decision = functional.cross_entropy(
-            logits, batch.decisions, reduction="sum", label_smoothing=loss.label_smoothing
-        )
-        decision = decision / self.records_a_step
-        parts = {"decision": float(decision.detach())}
-        task = loss.decision * decision
-        if batch.weights.any():
-            with autocast(self.settings.autocast, batch.ids.device):
-                tokens = token_loss(self.adapted, hidden, batch) / self.weight_a_step
-            parts["tokens"] = float(tokens.detach())
-            task = task + tokens
-        total, terms = self.so8(
-            task,
-            progress=step / self.steps,
-            gates=self.adapted.all_gates(),
-            hidden=hidden,
-            mask=batch.mask,
-        )
-        return Loss(
-            total,
-            parts | {name: value for name, value in terms.items() if name != "task"},
-            batch.tokens,
-        )
-
-
 def token_loss(adapted: Adapted, hidden: Tensor, batch: Batch) -> Tensor:
-    """Σ weight · −log p(token | before), with logits computed only where the weight is not zero."""
+    """Sum weight · −log p(token | before), with logits computed only where the weight is not 0."""
     weights = batch.weights[:, 1:]
-    wanted = weights > 0
-    logits = adapted.logits(hidden[:, :-1][wanted])
-    losses = functional.cross_entropy(logits.float(), batch.ids[:, 1:][wanted], reduction="none")
-    return (losses * weights[wanted]).sum()
+    places = places_of(weights > 0)
+    logits = adapted.logits(hidden[:, :-1][places])
+    losses = functional.cross_entropy(logits.float(), batch.ids[:, 1:][places], reduction="none")
+    return (losses * weights[places]).sum()
 
 
 @torch.no_grad()
 def validate(
     adapted: Adapted, examples: Sequence[Example], settings: TrainSettings, *, pad_id: int
 ) -> tuple[dict[str, float], tuple[np.ndarray, np.ndarray]]:
-    """Decision loss and accuracy over prompts, with the gates as they are now; (n, 4) logits and
-    (n,) decisions beside."""
+    """Measure decision loss and accuracy over prompts, with the gates as they are now.
+
+    Returns:
+        The two by name; (n, 4) logits and (n,) decisions beside.
+    """
     prompts = prompts_of(examples)
     adapted.eval()
     logits = torch.zeros(len(prompts), len(NAMES))
-    with bar("validating", len(prompts)) as advance:
-        for indices in epoch_batches(
-            prompts, batch_tokens=2 * settings.batch_tokens, seed=0, epoch=0
-        ):
-            batch = to_device(
-                collate([prompts[index] for index in indices], pad_id=pad_id), adapted.device
-            )
+    plan = epoch_batches(prompts, batch_tokens=2 * settings.batch_tokens, seed=0, epoch=0)
+    with bar("validating", len(prompts), stoppable=False) as advance:
+        for indices in plan:
+            batch = collate([prompts[index] for index in indices], pad_id=pad_id)
+            batch = to_device(batch, adapted.device)
             with autocast(settings.autocast, batch.ids.device):
                 hidden = adapted.hidden(batch.ids, batch.mask)
             logits[indices] = adapted.decide(hidden, batch.prompt_mask).cpu()
             advance(len(indices))
     adapted.train()
     truth = torch.tensor([example.decision for example in prompts])
-    loss, accuracy = (
-        functional.cross_entropy(logits, truth),
-        (logits.argmax(-1) == truth).float().mean(),
-    )
-    found = {"validation_loss": float(loss), "validation_accuracy": float(accuracy)}
-    return found, (logits.numpy(), truth.numpy())
+    right = (logits.argmax(-1) == truth).float().mean()
+    check = {
+        "validation_loss": float(functional.cross_entropy(logits, truth)),
+        "validation_accuracy": float(right),
+    }
+    return check, (logits.numpy(), truth.numpy())

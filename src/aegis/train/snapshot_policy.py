@@ -31,13 +31,8 @@ class SnapshotPolicy:
         say: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.store, self.interval_s, self.check, self.on_saved, self.say = (
-            store,
-            interval_s,
-            check,
-            on_saved,
-            say,
-        )
+        self.store, self.interval_s, self.check = store, interval_s, check
+        self.on_saved, self.say = on_saved, say
         self.clock, self._saved = clock, clock()
 
     def restore(self, parts: Mapping[str, Part]) -> int | None:

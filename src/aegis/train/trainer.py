@@ -22,15 +22,15 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 
 from aegis.errors import AegisError, StoppedError
 from aegis.model.adapted import Adapted, parameters_by_kind
+from aegis.runs.events import Metrics, TrainingBegun
 from aegis.runs.reporter import Advance, bar
-from aegis.train.snapshot_policy import SnapshotPolicy
+from aegis.train.services import TrainServices
 from aegis.train.state import ModuleState, OptimizerState, Part, RandomState, SchedulerState, Values
 
 # The trainer's own clock and counters start anew with it; a resumed log would differ from an uninterrupted one.
 _NOT_LOGGED = ("epoch", "step_time", "num_tokens", "rewards/reward/mean", "rewards/reward/std")
 
 Log = dict[str, Any]
-OnLog = Callable[[Log, int], None]  # a step's log, and how many steps there are
 
 
 def train_policy_only(adapted: Adapted) -> None:
@@ -64,7 +64,7 @@ class Ledger:
         name: of the training, for people.
         setting: what to lower when a gradient is not finite.
         steps: optimizer steps of the whole training.
-        on_log: told of every step's log.
+        samples: in a step; None where its log counts pairs.
     """
 
     def __init__(
@@ -78,12 +78,18 @@ class Ledger:
         steps: int,
         seed: int,
         clip_norm: float,
-        checkpoints: SnapshotPolicy | None = None,
-        on_log: OnLog = lambda *_: None,
+        samples: int | None = None,
+        services: TrainServices | None = None,
     ) -> None:
         self.adapted, self.optimizer, self.scheduler = adapted, optimizer, scheduler
         self.name, self.setting, self.steps, self.seed = name, setting, steps, seed % 2**32
-        self.clip_norm, self.checkpoints, self.on_log = clip_norm, checkpoints, on_log
+        services = services or TrainServices()
+        self.clip_norm, self.checkpoints, self.reporter = (
+            clip_norm,
+            services.snapshots,
+            services.reporter,
+        )
+        self.samples = samples
         self.parameters: list[nn.Parameter] = [
             p for group in optimizer.param_groups for p in group["params"]
         ]
@@ -98,10 +104,10 @@ class Ledger:
                 lambda: self.logs, lambda rows: self.logs.__setitem__(slice(None), rows)
             ),
         }
-        if checkpoints is None or checkpoints.restore(self.parts) is None:
+        if self.checkpoints is None or self.checkpoints.restore(self.parts) is None:
             set_seed(self.seed)
-            if checkpoints:
-                checkpoints.begin(self.parts)
+            if self.checkpoints:
+                self.checkpoints.begin(self.parts)
         self.random = RandomState().capture()
         self.advance: Advance = lambda *_, **__: None
 
@@ -118,9 +124,22 @@ class Ledger:
         """
         self.logs.append(log)
         self.advance(note=f"loss {log['loss']:.3f}")
-        self.on_log(log, self.steps)
+        self.reporter.emit(self.metrics(log))
         if self.checkpoints:
             self.checkpoints.step_done(self.done, self.parts, last=self.done == self.steps)
+
+    def metrics(self, log: Log) -> Metrics:
+        samples = self.samples or round(log["pairs"])
+        tokens = round(log["tokens"] * (self.samples or 1))
+        values = {key: value for key, value in log.items() if key != "step"}
+        return Metrics(
+            training=self.name.lower(),
+            step=log["step"],
+            steps=self.steps,
+            samples=samples,
+            tokens=tokens,
+            values=values,
+        )
 
     def sampling(self) -> None:
         """A sign of life within a step.
@@ -144,6 +163,13 @@ class Ledger:
             AegisError: if a gradient is not finite; nothing is stepped then, and the last good
                 snapshot stays.
         """
+        begun = TrainingBegun(
+            training=self.name.lower(),
+            done=self.done,
+            steps=self.steps,
+            history=[self.metrics(log) for log in self.logs],
+        )
+        self.reporter.emit(begun)
         if self.done == self.steps:
             return self.logs
         with tempfile.TemporaryDirectory(
