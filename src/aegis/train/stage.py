@@ -46,7 +46,14 @@ from aegis.train.sft import SupervisedData, train_sft, validate
 from aegis.train.task import QuadrupleThinking, distance
 
 _HISTORY = "history.jsonl"
-_OF_SFT = (LEXICAL_HEAD_FILE, _HISTORY, "learning_curve.png", "alpha.png", EVIDENCE_FILE, EVIDENCE_PICTURE)
+_OF_SFT = (
+    LEXICAL_HEAD_FILE,
+    _HISTORY,
+    "learning_curve.png",
+    "alpha.png",
+    EVIDENCE_FILE,
+    EVIDENCE_PICTURE,
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,8 @@ class TrainingJob:
 
     def base_facts(self) -> dict[str, Any]:
         """Return what a card says of the base."""
-        return {key: value for key, value in asdict(self.base).items() if key != "folder"}
+        names = ("spec", "fingerprint", "model_type", "hidden_size")
+        return {name: getattr(self.base, name) for name in names}
 
 
 @dataclass(frozen=True)
