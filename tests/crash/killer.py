@@ -32,7 +32,8 @@ from aegis.config import LoraSettings, RewardSettings
 from aegis.model.adapted import attach
 from aegis.storage.snapshots import Kind, Snapshot, SnapshotStore
 from aegis.train.reward import EncodedPair, pair_plan, train_reward
-from aegis.train.sft import make_plan, train_sft
+from aegis.train.services import LoopSettings, TrainServices
+from aegis.train.sft import SupervisedData, make_plan, train_sft
 from aegis.train.snapshot_policy import SnapshotPolicy
 from tests.conftest import tagged_tokenizer, tiny_model
 from tests.train.test_ppo import bandit
@@ -43,7 +44,7 @@ PHASES = ("building", "resuming", "training", "writing", "sealing", "ending")
 SAVING = ("writing", "sealing")
 PHASE, STEP, ACKNOWLEDGED, RESUMED = range(4)
 NOT_YET, ANEW = -2, -1
-SETTINGS = settings(epochs=2.5)
+SETTINGS, LOOP = settings(epochs=2.5), LoopSettings(pad_id=1, seed=3)
 
 
 def shared_cells() -> memoryview:
@@ -105,12 +106,11 @@ class Training:
 def supervised() -> Training:
     examples = encoded(tagged_tokenizer())[0]
 
-    def run(checkpoints: SnapshotPolicy) -> dict[str, Any]:
+    def run(snapshots: SnapshotPolicy) -> dict[str, Any]:
         torch.manual_seed(0)
         adapted = attach(tiny_model(), MODEL)
-        trained = train_sft(
-            adapted, examples, examples[:8], SETTINGS, pad_id=1, seed=3, checkpoints=checkpoints
-        )
+        data = SupervisedData(examples, examples[:8])
+        trained = train_sft(adapted, data, SETTINGS, LOOP, TrainServices(snapshots=snapshots))
         logits, truth = trained.held_out or (None, None)
         return {
             "weights": digests(adapted),
@@ -128,14 +128,13 @@ def rewarded() -> Training:
     pairs = [EncodedPair((*chosen, 7), tuple(rejected), 1) for chosen, rejected in rows]
     given = RewardSettings(epochs=4, batch_tokens=72, lora=LoraSettings(rank=2, layers=(0.5, 1.0)))
 
-    def run(checkpoints: SnapshotPolicy) -> dict[str, Any]:
+    def run(snapshots: SnapshotPolicy) -> dict[str, Any]:
         torch.manual_seed(0)
         adapted = attach(tiny_model(), MODEL)
         adapted.add_reference()
         adapted.add_reward(given.lora)
-        model, report, logs = train_reward(
-            adapted, pairs, pairs[:6], given, pad_id=1, seed=3, checkpoints=checkpoints
-        )
+        services = TrainServices(snapshots=snapshots)
+        model, report, logs = train_reward(adapted, pairs, pairs[:6], given, LOOP, services)
         history = [{**dataclasses.asdict(log), "seconds": None} for log in logs]
         return {
             "weights": digests(adapted),
@@ -150,8 +149,8 @@ def rewarded() -> Training:
 def optimized() -> Training:
     given: dict[str, Any] = {"updates": 8, "epochs": 2}
 
-    def run(checkpoints: SnapshotPolicy) -> dict[str, Any]:
-        ppo = bandit(checkpoints=checkpoints, **given)
+    def run(snapshots: SnapshotPolicy) -> dict[str, Any]:
+        ppo = bandit(snapshots=snapshots, **given)
         logs = [
             {key: value for key, value in log.items() if "second" not in key} for log in ppo.train()
         ]

@@ -15,7 +15,8 @@ import torch
 
 from aegis.model.adapted import attach
 from aegis.storage.snapshots import SnapshotStore
-from aegis.train.sft import train_sft
+from aegis.train.services import LoopSettings, TrainServices
+from aegis.train.sft import SupervisedData, train_sft
 from aegis.train.snapshot_policy import SnapshotPolicy
 from tests.conftest import tiny_model
 from tests.crash.report import Report
@@ -28,16 +29,10 @@ def train(tokenizer: Any, folder: Path, told: list[str]) -> Any:
     adapted = attach(tiny_model(), MODEL)
     examples = encoded(tokenizer)[0]
     store = SnapshotStore(folder, fingerprint="f", keep=3, say=told.append)
-    checkpoints = SnapshotPolicy(store, interval_s=0, say=told.append)
-    result = train_sft(
-        adapted,
-        examples,
-        examples[:8],
-        settings(epochs=1),
-        pad_id=1,
-        seed=3,
-        checkpoints=checkpoints,
-    )
+    snapshots = SnapshotPolicy(store, interval_s=0, say=told.append)
+    data, loop = SupervisedData(examples, examples[:8]), LoopSettings(pad_id=1, seed=3)
+    services = TrainServices(snapshots=snapshots)
+    result = train_sft(adapted, data, settings(epochs=1), loop, services)
     return adapted, result
 
 

@@ -30,7 +30,8 @@ from aegis.model.quantize import Quantization, count, dequantised, is_quantised,
 from aegis.model.tags import add_tags
 from aegis.storage.artifact import writing
 from aegis.train.examples import Example
-from aegis.train.sft import train_sft
+from aegis.train.services import LoopSettings
+from aegis.train.sft import SupervisedData, train_sft
 from tests.conftest import tiny_model
 from tests.model.test_roles import IDS, MASK, ROLES
 
@@ -162,7 +163,7 @@ def test_one_step_trains_what_is_attached_and_nothing_else(
     ids = (5, 6, int(adapted.rows.ids[0]), 7)
     examples = [Example((*ids, n), 2, n % 4, (1.0, 1.0, 1.0)) for n in range(8)]
     given = TrainSettings(epochs=1, batch_tokens=400, autocast="off", warmup=0.0, lr=1e-2)
-    result = train_sft(adapted, examples, [], given, pad_id=1, seed=0)
+    result = train_sft(adapted, SupervisedData(examples), given, LoopSettings(pad_id=1, seed=0))
     assert len(result.history) == 1
     after = dict(adapted.named_parameters())
     assert all(torch.equal(after[name], before) for name, before in frozen.items())

@@ -18,7 +18,8 @@ from aegis.errors import ConfigError, DataError, StoppedError
 from aegis.model.adapted import attach
 from aegis.storage.snapshots import SnapshotStore
 from aegis.train.examples import epoch_batches, mixed
-from aegis.train.sft import make_plan, train_sft
+from aegis.train.services import LoopSettings, TrainServices
+from aegis.train.sft import SupervisedData, make_plan, train_sft
 from aegis.train.snapshot_policy import SnapshotPolicy
 from tests.conftest import tiny_model
 from tests.train.test_sft import THINKING, encoded, settings
@@ -83,19 +84,15 @@ def test_stopped_and_resumed_a_mixture_is_uninterrupted(tokenizer: Any, tmp_path
         torch.manual_seed(0)
         adapted = attach(tiny_model(), MODEL)
         examples = encoded(tokenizer)[0]
-        checkpoints = None
+        snapshots = None
         if folder:
-            checkpoints = SnapshotPolicy(
+            snapshots = SnapshotPolicy(
                 SnapshotStore(folder, fingerprint="f", keep=3), interval_s=1e9, check=StopAt(stop)
             )
         shares = [(12, 1.0), (8, 0.5), (4, 2.5)]
-        given: dict[str, Any] = {
-            "pad_id": 1,
-            "seed": 3,
-            "shares": shares,
-            "checkpoints": checkpoints,
-        }
-        return adapted, train_sft(adapted, examples, examples[:8], settings(epochs=2.5), **given)
+        data, loop = SupervisedData(examples, examples[:8], shares), LoopSettings(pad_id=1, seed=3)
+        services = TrainServices(snapshots=snapshots)
+        return adapted, train_sft(adapted, data, settings(epochs=2.5), loop, services)
 
     whole = attempt(None)
     for stop in (2, len(whole[1].history) - 1):

@@ -19,7 +19,8 @@ from aegis.train.examples import Example
 from aegis.train.memory import rehearsal
 from aegis.train.memory.plan import Device, Plan, plan
 from aegis.train.memory.rehearsal import Allocations, Shapes
-from aegis.train.sft import Objective
+from aegis.train.services import LoopSettings
+from aegis.train.sft import SupervisedData, SupervisedObjective
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 GIB = 2**30
@@ -98,10 +99,13 @@ def test_the_rehearsed_step_allocates_what_the_real_one_does(
         lambda module, inputs, output: output.requires_grad_()
     )
     rows = [Example(tuple(range(5, 69)), 1, 0, (1.0,) * 63)] * 4
-    objective = Objective(adapted, rows, [[0, 1, 2, 3]], config.train, pad_id=1)
+    settings = config.train.model_copy(update={"batch_tokens": 4 * 64})
+    data, loop = SupervisedData(rows), LoopSettings(pad_id=1, seed=0)
+    objective = SupervisedObjective(adapted, data, settings, loop)
+    (batch,) = objective.batches(0)
     with Allocations(adapted) as seen:
         for step in range(2):
-            total = objective([0, 1, 2, 3], step).total
+            total = objective.loss(batch, step).total
             adapted.zero_grad(set_to_none=True)
             total.backward()
             del total

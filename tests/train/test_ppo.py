@@ -19,6 +19,7 @@ from aegis.storage.snapshots import SnapshotStore
 from aegis.train.ppo import PPO
 from aegis.train.reward import RewardModel
 from aegis.train.rollout import Limiter, drift, whiten_by_part
+from aegis.train.services import TrainServices
 from aegis.train.snapshot_policy import SnapshotPolicy
 from tests.conftest import tiny_model
 
@@ -67,7 +68,12 @@ class Bandit:
 
 
 def bandit(
-    length: int = 4, *, checkpoints: SnapshotPolicy | None = None, seed: int = 0, **changes: Any
+    length: int = 4,
+    *,
+    snapshots: SnapshotPolicy | None = None,
+    services: TrainServices | None = None,
+    seed: int = 0,
+    **changes: Any,
 ) -> PPO:
     model = ModelSettings(
         lora=LoraSettings(rank=4, layers=(0.5, 1.0)), gates=GateSettings(layers=(0.5, 0.75))
@@ -94,7 +100,7 @@ def bandit(
         settings,
         pad_id=1,
         seed=seed,
-        checkpoints=checkpoints,
+        services=services or TrainServices(snapshots=snapshots),
     )
 
 
@@ -373,9 +379,9 @@ def test_stopped_anywhere_and_resumed_is_uninterrupted(
         return SnapshotPolicy(store, interval_s=1e9, check=check)
 
     with pytest.raises(StoppedError, match="from step"):
-        bandit(updates=3, checkpoints=saving(check)).train()
+        bandit(updates=3, snapshots=saving(check)).train()
     torch.manual_seed(99)
-    again = bandit(updates=3, checkpoints=saving(lambda: None))
+    again = bandit(updates=3, snapshots=saving(lambda: None))
     again.train()
     assert all(
         torch.equal(a, b)

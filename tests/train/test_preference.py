@@ -21,12 +21,14 @@ from aegis.model.prompt import prompt_ids
 from aegis.model.tags import known_tags, verdict_ids
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import VERDICT_SECTION
+from aegis.runs.events import Metrics, Reporter
 from aegis.storage.snapshots import SnapshotStore
 from aegis.train.examples import mixed_order, prompt_plan
 from aegis.train.group import Algorithm, train_group
 from aegis.train.packages import require_trl
 from aegis.train.preference import Preference, Scorer, encode_preferences, train_dpo
 from aegis.train.rollout import Limiter
+from aegis.train.services import TrainServices
 from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.task import QuadrupleThinking
 from tests.conftest import tiny_model
@@ -79,13 +81,18 @@ def margins(adapted: Adapted, pairs: Sequence[Preference]) -> torch.Tensor:
 
 
 def dpo(
-    adapted: Adapted, tokenizer: Any, *, checkpoints: SnapshotPolicy | None = None, **changes: Any
+    adapted: Adapted, tokenizer: Any, *, snapshots: SnapshotPolicy | None = None, **changes: Any
 ) -> list[dict[str, Any]]:
     settings = DpoSettings(
         **{"epochs": 4.0, "batch_tokens": 48, "lr": 3e-3, "gate_lr": 3e-3, **changes}
     )
     return train_dpo(
-        adapted, preferences(), settings, tokenizer=tokenizer, seed=3, checkpoints=checkpoints
+        adapted,
+        preferences(),
+        settings,
+        tokenizer=tokenizer,
+        seed=3,
+        services=TrainServices(snapshots=snapshots),
     )
 
 
@@ -94,7 +101,7 @@ def group(
     adapted: Adapted,
     tokenizer: Any,
     *,
-    checkpoints: SnapshotPolicy | None = None,
+    snapshots: SnapshotPolicy | None = None,
     **changes: Any,
 ) -> list[dict[str, Any]]:
     given = {
@@ -109,7 +116,13 @@ def group(
     settings = GroupSettings(**{**given, **changes})
     task = Bandit(adapted, length=4)
     return train_group(
-        algorithm, adapted, task, settings, tokenizer=tokenizer, seed=3, checkpoints=checkpoints
+        algorithm,
+        adapted,
+        task,
+        settings,
+        tokenizer=tokenizer,
+        seed=3,
+        services=TrainServices(snapshots=snapshots),
     )
 
 
@@ -210,6 +223,10 @@ def test_every_gradient_is_clipped_and_cleared_and_nothing_is_sent(
         clipped.update(id(parameter) for parameter in parameters if parameter.grad is not None)
         return clip(parameters, limit)
 
+    def look(event: Any) -> None:
+        if isinstance(event, Metrics):
+            left.append(any(parameter.grad is not None for parameter in adapted.parameters()))
+
     clip = torch.nn.utils.clip_grad_norm_
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", watched)
     logs = train_dpo(
@@ -218,9 +235,7 @@ def test_every_gradient_is_clipped_and_cleared_and_nothing_is_sent(
         settings,
         tokenizer=tokenizer,
         seed=0,
-        on_log=lambda *_: left.append(
-            any(parameter.grad is not None for parameter in adapted.parameters())
-        ),
+        services=TrainServices(Reporter(look)),
     )
     assert left == [False] * len(logs)
     assert clipped == {
@@ -243,15 +258,15 @@ def test_dpo_stopped_after_any_step_and_resumed_is_uninterrupted(
     logs = dpo(whole, tokenizer)
     assert len(logs) > 4
     with pytest.raises(StoppedError, match=f"from step {stop_at}"):
-        dpo(policy(), tokenizer, checkpoints=stopping(tmp_path, lambda call: call == stop_at))
+        dpo(policy(), tokenizer, snapshots=stopping(tmp_path, lambda call: call == stop_at))
     torch.manual_seed(99)
-    resumed = dpo(again, tokenizer, checkpoints=stopping(tmp_path, lambda _: False))
+    resumed = dpo(again, tokenizer, snapshots=stopping(tmp_path, lambda _: False))
     assert all(
         torch.equal(a, b) for a, b in zip(state(whole).values(), state(again).values(), strict=True)
     )
     assert timeless(resumed) == timeless(logs)
     done = dpo(
-        policy(), tokenizer, checkpoints=stopping(tmp_path, lambda _: False)
+        policy(), tokenizer, snapshots=stopping(tmp_path, lambda _: False)
     )  # nothing is left to do
     assert timeless(done) == timeless(logs)
 
@@ -295,12 +310,12 @@ def test_groups_stopped_anywhere_and_resumed_are_uninterrupted(
             algorithm,
             policy(),
             tokenizer,
-            checkpoints=stopping(tmp_path, lambda call: call in (at, at + 1)),
+            snapshots=stopping(tmp_path, lambda call: call in (at, at + 1)),
             **options,
         )
     torch.manual_seed(99)
     resumed = group(
-        algorithm, again, tokenizer, checkpoints=stopping(tmp_path, lambda _: False), **options
+        algorithm, again, tokenizer, snapshots=stopping(tmp_path, lambda _: False), **options
     )
     assert all(
         torch.equal(a, b) for a, b in zip(state(whole).values(), state(again).values(), strict=True)

@@ -26,6 +26,7 @@ from aegis.train.reward import (
     save_reward,
     train_reward,
 )
+from aegis.train.services import LoopSettings
 from tests.conftest import tiny_model
 
 SETTINGS = RewardSettings(
@@ -57,7 +58,7 @@ def trained() -> tuple[Adapted, Any, Any]:
     adapted = adapted_model()
     adapted.add_reward(SETTINGS.lora)
     model, report, _ = train_reward(
-        adapted, pairs(64), pairs(40, seed=1), SETTINGS, pad_id=1, seed=0
+        adapted, pairs(64), pairs(40, seed=1), SETTINGS, LoopSettings(pad_id=1, seed=0)
     )
     return adapted, model, report
 
@@ -121,7 +122,7 @@ def test_too_few_held_out_pairs_are_told_as_not_known(count: int, tmp_path: Path
     adapted.add_reward(SETTINGS.lora)
     settings = SETTINGS.model_copy(update={"epochs": 1.0})
     model, report, _ = train_reward(
-        adapted, pairs(4), pairs(count, seed=1), settings, pad_id=1, seed=0
+        adapted, pairs(4), pairs(count, seed=1), settings, LoopSettings(pad_id=1, seed=0)
     )
     assert (report.accuracy is None) == (count == 0)
     assert report.length_correlation is None
@@ -160,4 +161,4 @@ def test_without_pairs_there_is_nothing_to_learn() -> None:
     adapted = adapted_model()
     adapted.add_reward(SETTINGS.lora)
     with pytest.raises(DataError, match="needs pairs"):
-        train_reward(adapted, [], [], SETTINGS, pad_id=1, seed=0)
+        train_reward(adapted, [], [], SETTINGS, LoopSettings(pad_id=1, seed=0))

@@ -10,8 +10,9 @@ from aegis.data.records import parse_record
 from aegis.errors import AegisError
 from aegis.model.adapted import attach
 from aegis.train.examples import Example, collate, encode_all, epoch_batches
-from aegis.train.loop import Loss, fit
-from aegis.train.sft import make_plan, make_schedule, train_sft
+from aegis.train.loop import Loss, Objective, TrainLoop
+from aegis.train.services import LoopSettings, TrainServices
+from aegis.train.sft import SupervisedData, make_plan, make_schedule, train_sft
 from tests.conftest import tiny_model
 
 THINKING = {"task": "t is asked", "safety": "nobody", "policy": "ALLOW", "final": "short"}
@@ -105,7 +106,8 @@ def trained(
     torch.manual_seed(0)
     adapted = attach(tiny_model(), model or ModelSettings())
     examples = encoded(tokenizer)[0]
-    result = train_sft(adapted, examples, examples[:8], settings(**changes), pad_id=1, seed=seed)
+    data, loop = SupervisedData(examples, examples[:8]), LoopSettings(pad_id=1, seed=seed)
+    result = train_sft(adapted, data, settings(**changes), loop)
     return adapted, result
 
 
@@ -157,14 +159,30 @@ def test_fractions_of_epochs_and_shares_of_steps_are_kept(tokenizer: Any) -> Non
     assert (schedule.warmup_steps, schedule.annealing_steps) == (50, 50)
 
 
+class Breaking(Objective[int]):
+    """The sum of one weight; not finite from the second step on."""
+
+    name, label, remedy, steps = "sft", "breaking", "Lower it", 3
+
+    def __init__(self) -> None:
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.optimizer = torch.optim.SGD([self.weight], lr=1.0)
+
+    def parts(self) -> dict[str, Any]:
+        return {}
+
+    def batches(self, step: int) -> list[int]:
+        return [step]
+
+    def loss(self, batch: int, step: int) -> Loss:
+        return Loss(self.weight.sum() * (1.0 if step == 0 else float("nan")), {}, 1)
+
+    def rate(self, step: int) -> float:
+        return 1 / 3
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_step() -> None:
-    weight = torch.nn.Parameter(torch.ones(1))
-    optimizer = torch.optim.SGD([weight], lr=1.0)
-    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
-
-    def broken(_: list[int], step: int) -> Loss:
-        return Loss(weight.sum() * (1.0 if step == 0 else float("nan")), {}, 1)
-
+    objective = Breaking()
     with pytest.raises(AegisError, match="step 2: loss nan"):
-        fit([[0]] * 3, broken, optimizer=optimizer, scheduler=scheduler, clip_norm=1.0)
-    assert float(weight.detach()) == pytest.approx(1 - 1 / 3)
+        TrainLoop(objective, LoopSettings(pad_id=1, seed=0), TrainServices()).run()
+    assert float(objective.weight.detach()) == pytest.approx(1 - 1 / 3)

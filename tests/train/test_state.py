@@ -14,7 +14,8 @@ from aegis.config import LoraSettings, ModelSettings
 from aegis.errors import AegisError, StoppedError
 from aegis.model.adapted import attach
 from aegis.storage.snapshots import SnapshotStore
-from aegis.train.sft import train_sft
+from aegis.train.services import LoopSettings, TrainServices
+from aegis.train.sft import SupervisedData, train_sft
 from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.state import (
     ModuleState,
@@ -52,19 +53,13 @@ def attempt(
     torch.manual_seed(0)
     adapted = attach(tiny_model(), MODEL)
     examples = encoded(tokenizer)[0]
-    checkpoints = None
+    snapshots = None
     if folder:
         store = SnapshotStore(folder, fingerprint="f", keep=3)
-        checkpoints = SnapshotPolicy(store, interval_s=interval_s, check=StopAt(stop))
-    result = train_sft(
-        adapted,
-        examples,
-        examples[:8],
-        settings(epochs=2.5),
-        pad_id=1,
-        seed=3,
-        checkpoints=checkpoints,
-    )
+        snapshots = SnapshotPolicy(store, interval_s=interval_s, check=StopAt(stop))
+    data, loop = SupervisedData(examples, examples[:8]), LoopSettings(pad_id=1, seed=3)
+    services = TrainServices(snapshots=snapshots)
+    result = train_sft(adapted, data, settings(epochs=2.5), loop, services)
     return adapted, result
 
 

@@ -15,10 +15,12 @@ import torch
 from aegis.config import Config, LoraSettings, RewardSettings, parse_config
 from aegis.errors import ConfigError, MissingPackageError, StoppedError
 from aegis.model.adapted import attach
+from aegis.runs.events import Event, Metrics, Reporter, TrainingBegun
 from aegis.storage.snapshots import SnapshotStore
 from aegis.train.figures import draw_reward
 from aegis.train.reward import EncodedPair, train_reward
-from aegis.train.sft import train_sft
+from aegis.train.services import LoopSettings, TrainServices
+from aegis.train.sft import SupervisedData, train_sft
 from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.state import RandomState
 from aegis.train.tracking import (
@@ -27,7 +29,6 @@ from aegis.train.tracking import (
     last_step,
     open_tracker,
     require_trackers,
-    step_scalars,
 )
 from tests.conftest import tiny_model
 from tests.train.test_ppo import bandit
@@ -68,29 +69,31 @@ def attempt(
     torch.manual_seed(0)
     adapted = attach(tiny_model(), MODEL)
     examples = encoded(tokenizer)[0]
-    checkpoints = None
+    snapshots = None
     if folder:
-        checkpoints = SnapshotPolicy(
+        snapshots = SnapshotPolicy(
             SnapshotStore(folder, fingerprint="f", keep=3), interval_s=1e9, check=StopAt(stop)
         )
 
-    def on_step(progress: Any) -> None:
-        if progress.log.step == kill:
+    def kill_at(event: Event) -> None:
+        if isinstance(event, Metrics) and event.step == kill:
             raise KilledError
 
     with tracker:
-        result = train_sft(
-            adapted,
-            examples,
-            examples[:8],
-            settings(epochs=2.5),
-            pad_id=1,
-            seed=3,
-            checkpoints=checkpoints,
-            tracker=tracker,
-            on_step=on_step,
-        )
+        services = TrainServices(Reporter(feeding(tracker), kill_at), snapshots)
+        data, loop = SupervisedData(examples, examples[:8]), LoopSettings(pad_id=1, seed=3)
+        result = train_sft(adapted, data, settings(epochs=2.5), loop, services)
     return adapted, result
+
+
+def feeding(tracker: Tracker) -> Callable[[Event], None]:
+    def feed(event: Event) -> None:
+        if isinstance(event, TrainingBegun):
+            tracker.begin(event.done, [(row.step, row.values) for row in event.history])
+        elif isinstance(event, Metrics):
+            tracker.write(event.step, event.values)
+
+    return feed
 
 
 def board(folder: Path) -> Tracker:
@@ -107,7 +110,7 @@ def test_every_step_and_every_check_is_shown(whole: tuple[Any, Path]) -> None:
     (_, result), folder = whole
     curves = shown(folder)
     for name in ("loss", "gradient_norm", "learning_rate", "alpha", "g", "parts/decision"):
-        values = [(log.step, step_scalars(log)[name]) for log in result.history]
+        values = [(log.step, log.scalars()[name]) for log in result.history]
         assert curves[name] == [(step, pytest.approx(value, rel=1e-6)) for step, value in values]
     assert [step for step, _ in curves["validation_loss"]] == [
         check["step"] for check in result.validation
@@ -205,9 +208,10 @@ def test_ppo_shows_every_update_once(tmp_path: Path) -> None:
 
     def run(check: Callable[[], None]) -> list[dict[str, Any]]:
         store = SnapshotStore(tmp_path / "snapshots", fingerprint="same", keep=3)
-        ppo = bandit(updates=3, checkpoints=SnapshotPolicy(store, interval_s=1e9, check=check))
-        with board(tmp_path / "events") as ppo.tracker:
-            return ppo.train()
+        snapshots = SnapshotPolicy(store, interval_s=1e9, check=check)
+        with board(tmp_path / "events") as tracker:
+            services = TrainServices(Reporter(feeding(tracker)), snapshots)
+            return bandit(updates=3, services=services).train()
 
     with pytest.raises(StoppedError):
         run(check)
@@ -227,9 +231,9 @@ def test_the_reward_model_is_shown_and_drawn(tmp_path: Path) -> None:
     adapted.add_reward(reward.lora)
     pairs = [EncodedPair((20 + i, 30, 31), (20 + i, 40, 41), 1) for i in range(8)]
     with board(tmp_path / "events") as tracker:
-        _, report, logs = train_reward(
-            adapted, pairs, pairs, reward, pad_id=1, seed=0, tracker=tracker
-        )
+        services = TrainServices(Reporter(feeding(tracker)))
+        loop = LoopSettings(pad_id=1, seed=0)
+        _, report, logs = train_reward(adapted, pairs, pairs, reward, loop, services)
     assert [step for step, _ in shown(tmp_path / "events")["parts/accuracy"]] == [
         log.step for log in logs
     ]

@@ -19,7 +19,6 @@ from typing import Any, Protocol
 
 from aegis.errors import MissingPackageError
 from aegis.storage.files import fingerprint, sync_file
-from aegis.train.loop import StepLog
 from aegis.train.state import RandomState
 
 Scalars = Mapping[str, float]
@@ -43,19 +42,6 @@ def require_trackers(names: Iterable[str]) -> None:
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise MissingPackageError(f"tracking: {name} is not installed; run: pip install {name}")
-
-
-def step_scalars(log: StepLog) -> dict[str, float]:
-    """What one optimizer step is drawn by: loss and its parts, gradient norm, learning rate, speed,
-    α and g."""
-    return {
-        "loss": log.loss,
-        **{f"parts/{name}": value for name, value in log.parts.items()},
-        "gradient_norm": log.gradient_norm,
-        "learning_rate": log.learning_rate,
-        "tokens_per_second": log.tokens / log.seconds,
-        **log.extra,
-    }
 
 
 class Sink(Protocol):
