@@ -48,7 +48,6 @@ class Adapted(nn.Module):
     Args:
         peft: the base inside PEFT, LoRA attached.
         gates: one gate a site, by the site's dotted name in the base.
-        head: the decision head.
         rows: what the tags' rows learn; None for a base without tags.
     """
 
@@ -69,7 +68,7 @@ class Adapted(nn.Module):
         self.training_adapter = "default"
         for name in gates:
             site = cast(nn.Module, self.base).get_submodule(name)
-            site.register_forward_pre_hook(self._turn(_key(name)))
+            site.register_forward_pre_hook(self._rotate(_key(name)))
         if rows:
             rows.hook(self.base)
 
@@ -99,28 +98,26 @@ class Adapted(nn.Module):
             gate.set_alpha(alpha)
 
     def hidden(self, ids: Tensor, mask: Tensor, *, trunk: Trunk | None = None) -> Tensor:
-        """(batch, time) → (batch, time, d): last hidden states, after the final norm and before the
-        gate on lm_head."""
+        """(batch, time) → (batch, time, d): after the final norm, before the gate on lm_head."""
         return last_hidden(self.base.get_decoder(), ids, mask, trunk=trunk)[0]
 
     def hidden_and_trunk(
         self, ids: Tensor, mask: Tensor, *, layer: int, trunk: Trunk | None = None
     ) -> tuple[Tensor, Trunk]:
-        """The last hidden states, and what entered `layer` on the way."""
+        """Return the last hidden states, and what entered `layer` on the way."""
         hidden, caught = last_hidden(self.base.get_decoder(), ids, mask, trunk=trunk, catch=layer)
         return hidden, cast(Trunk, caught)
 
     def trunk(self, ids: Tensor, mask: Tensor, *, layer: int) -> Trunk:
-        """What enters `layer`."""
+        """Return what enters `layer`."""
         return below(self.base.get_decoder(), ids, mask, layer=layer)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., d) → (..., vocabulary): what the whole model would give for these hidden states."""
+        """(..., d) → (..., vocabulary), as the whole model would."""
         return vocabulary_logits(self.base, hidden)
 
     def decide(self, hidden: Tensor, prompt_mask: Tensor) -> Tensor:
-        """(batch, 4) decision logits from the prompt's part of the hidden states, by the policy's
-        head or the reference's."""
+        """Return (batch, 4) decision logits by the policy's head or the reference's."""
         head = self.reference_head if self.role == "reference" else self.head
         return cast(DecisionHead, head)(hidden, prompt_mask)
 
@@ -133,57 +130,48 @@ class Adapted(nn.Module):
             for name, parameter in self.named_parameters():
                 if ".lora_" in name and ".reference." in name:
                     parameter.copy_(self.get_parameter(name.replace(".reference.", ".default.")))
-        self._become(self.role)
+        self._switch(self.role)
 
     def add_reward(self, settings: LoraSettings) -> None:
-        """Add the reward model's own LoRA; `settings.layers` says how much of the trunk it leaves
-        to the reference."""
+        """Add the reward model's own LoRA; below `settings.layers` it is the reference."""
         self.peft.add_adapter("reward", lora_config(self.base, settings))
-        self._become(self.role)
+        self._switch(self.role)
 
     def train_only(self, adapter: Literal["default", "reward"]) -> None:
-        """Whose parameters train: the policy's (with gates, tags and decision head), or the reward
-        model's."""
+        """Let the policy train (with gates, tags and decision head), or the reward model."""
         self.training_adapter = adapter
         for module in (self.gates, self.head, *([self.rows] if self.rows else [])):
             module.requires_grad_(adapter == "default")
-        self._become(self.role)
+        self._switch(self.role)
 
     @contextlib.contextmanager
     def acting_as(self, role: Role) -> Iterator[None]:
-        """While entered, the forward passes are that role's."""
+        """Make forward passes that role's within."""
         before = self.role
-        self._become(role)
+        self._switch(role)
         try:
             yield
         finally:
-            self._become(before)
+            self._switch(before)
 
     def lowest_layer(self) -> int:
-        """Index of the first decoder layer that LoRA or a gate changes; below it policy, reference
-        and base are one."""
-        return self._first(
-            [*self._lora_names("default"), *(f".{name}." for name in self.gate_names)]
-        )
+        """Return the first decoder layer with LoRA or a gate; below it all roles are one."""
+        gates = [f".{name}." for name in self.gate_names]
+        return self._first_layer([*self._lora_names("default"), *gates])
 
     def reward_layer(self) -> int:
-        """Index of the first decoder layer in which the reward model differs from the reference."""
-        return self._first(self._lora_names("reward"))
+        """Return the first decoder layer in which the reward model differs from the reference."""
+        return self._first_layer(self._lora_names("reward"))
 
     def _lora_names(self, adapter: str) -> list[str]:
-        return [
-            name
-            for name, _ in self.peft.named_parameters()
-            if ".lora_" in name and f".{adapter}." in name
-        ]
+        names = (name for name, _ in self.peft.named_parameters())
+        return [name for name in names if ".lora_" in name and f".{adapter}." in name]
 
-    def _first(self, names: list[str]) -> int:
-        return min(
-            (int(match.group(1)) for name in names if (match := _LAYER.search(name))),
-            default=self.depth,
-        )
+    def _first_layer(self, names: list[str]) -> int:
+        matches = (_LAYER.search(name) for name in names)
+        return min((int(match.group(1)) for match in matches if match), default=self.depth)
 
-    def _become(self, role: Role) -> None:
+    def _switch(self, role: Role) -> None:
         tuner: Any = self.peft.base_model
         if role == "base":
             tuner.disable_adapter_layers()
@@ -196,9 +184,7 @@ class Adapted(nn.Module):
             if ".lora_" in name:
                 parameter.requires_grad_(f".{self.training_adapter}." in name)
 
-    def _turn(
-        self, key: str
-    ) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...] | None]:
+    def _rotate(self, key: str) -> Callable[..., tuple[Tensor, ...] | None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
             if self.role == "base":
                 return None
@@ -209,8 +195,7 @@ class Adapted(nn.Module):
 
 
 def attach(model: Any, settings: ModelSettings, *, tags: Tags | None = None) -> Adapted:
-    """Freeze the base and attach everything that `settings` ask for, and rows for the tags if it
-    has them.
+    """Freeze the base and attach what `settings` ask for, and rows for the tags if it has them.
 
     With geodesic gates the output is the base's, to the last bit, until training starts; an
     additive gate scales by 1 + g.
@@ -219,10 +204,8 @@ def attach(model: Any, settings: ModelSettings, *, tags: Tags | None = None) -> 
         ModelError: if a gate or LoRA cannot be put where it is asked.
     """
     sites = gate_sites(model, settings.gates)
-    gates = {
-        name: Gate(width, mode=settings.gates.mode, learn_alpha=settings.gates.learn_alpha)
-        for name, width in sites.items()
-    }
+    mode, learn_alpha = settings.gates.mode, settings.gates.learn_alpha
+    gates = {name: Gate(width, mode=mode, learn_alpha=learn_alpha) for name, width in sites.items()}
     hidden_size = model.config.get_text_config().hidden_size
     head = DecisionHead(hidden_size, pooling=settings.pooling, system_prompt=settings.system_prompt)
     rows = TagRows.of(model, tags) if tags else None
@@ -233,8 +216,7 @@ def attach(model: Any, settings: ModelSettings, *, tags: Tags | None = None) -> 
 def check_attachable(
     base: Base, settings: ModelSettings, *, reward: LoraSettings | None = None
 ) -> None:
-    """Everything that `settings` (and the reward model, if any) ask for finds its place in the
-    base; no weight is loaded.
+    """Check that what `settings` and the reward model ask for finds its place; load no weight.
 
     Raises:
         ModelError: if the base is no causal language model, or a gate or LoRA cannot be put where
@@ -254,23 +236,23 @@ def check_attachable(
 
 
 def lora_config(model: Any, settings: LoraSettings, *, field: str = "model.lora") -> LoraConfig:
-    """PEFT's config for the linear layers in the asked depth range.
+    """Return PEFT's config for the linear layers in the asked depth range.
 
     Raises:
         ModelError: if no layer matches.
     """
-    wanted = None if settings.targets == "all-linear" else settings.targets
-    suffixes = (wanted,) if isinstance(wanted, str) else wanted
+    targets = settings.targets
+    suffixes = (targets,) if isinstance(targets, str) else targets
     names = [
         name
         for name in _linears(model)
         if _in_depth(model, name, settings.layers)
-        and (suffixes is None or name.split(".")[-1] in suffixes)
+        and (targets == "all-linear" or name.split(".")[-1] in suffixes)
     ]
     if not names:
         raise ModelError(
-            f"{field}: no linear layer matches targets {settings.targets!r} in the depth range {settings.layers}; "
-            "use all-linear or names such as q_proj"
+            f"{field}: no linear layer matches targets {targets!r} in the depth range "
+            f"{settings.layers}; use all-linear or names such as q_proj"
         )
     return LoraConfig(
         r=settings.rank,
@@ -282,34 +264,30 @@ def lora_config(model: Any, settings: LoraSettings, *, field: str = "model.lora"
 
 
 def gate_sites(model: Any, settings: GateSettings) -> dict[str, int]:
-    """Where the gates sit: name → width of the layer's input.
+    """Return where the gates sit: name → width of the layer's input.
 
     Raises:
         ModelError: if lm_head is asked for where the export would lose it, a pattern matches
             nothing, or a width is no multiple of 8.
     """
-    linears = _linears(model)
+    widths = {name: layer.in_features for name, layer in _linears(model).items()}
     sites = {
-        name: layer.in_features
-        for name, layer in linears.items()
+        name: width
+        for name, width in widths.items()
         if name.endswith(".o_proj") and _in_depth(model, name, settings.layers)
     }
     if (refusal := lm_head_refusal(model.config.model_type)) and settings.lm_head is True:
         raise ModelError(f"model.gates.lm_head: {refusal}; set it to auto or false")
     if settings.lm_head and not refusal:
-        name, layer = next(
-            (n, m) for n, m in model.named_modules() if m is model.get_output_embeddings()
-        )
-        sites[name] = layer.in_features
+        head = model.get_output_embeddings()
+        name = next(name for name, module in model.named_modules() if module is head)
+        sites[name] = head.in_features
     for pattern in settings.also:
-        matched = {
-            name: layer.in_features
-            for name, layer in linears.items()
-            if fnmatch.fnmatch(name, pattern)
-        }
+        matched = {name: widths[name] for name in fnmatch.filter(widths, pattern)}
         if not matched:
             raise ModelError(
-                f"model.gates.also: {pattern!r} matches no linear layer, e.g. {next(iter(linears))!r}"
+                f"model.gates.also: {pattern!r} matches no linear layer, "
+                f"e.g. {next(iter(widths))!r}"
             )
         sites |= matched
     for name, width in sites.items():
@@ -338,7 +316,10 @@ class FreezeReport:
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in self.trainable.items() if count)
-        return f"{sum(self.trainable.values()):,} of {self.total:,} parameters train ({self.percent:.2f} %): {kinds}"
+        return (
+            f"{sum(self.trainable.values()):,} of {self.total:,} parameters train "
+            f"({self.percent:.2f} %): {kinds}"
+        )
 
 
 def freeze(adapted: Adapted) -> FreezeReport:
@@ -363,7 +344,7 @@ def freeze(adapted: Adapted) -> FreezeReport:
 
 
 def parameters_by_kind(adapted: Adapted) -> dict[str, list[nn.Parameter]]:
-    """What trains, by kind."""
+    """Return what trains, by kind."""
     groups: dict[str, list[nn.Parameter]] = {kind: [] for kind in KINDS}
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad:
@@ -372,25 +353,20 @@ def parameters_by_kind(adapted: Adapted) -> dict[str, list[nn.Parameter]]:
 
 
 def _kind(name: str) -> str:
-    if name.startswith("gates."):
-        return "gates"
-    if name.startswith("head."):
-        return "decision_head"
-    if name.startswith("rows."):
-        return "tags"
+    kinds = {"gates.": "gates", "head.": "decision_head", "rows.": "tags"}
+    for prefix, kind in kinds.items():
+        if name.startswith(prefix):
+            return kind
     return "lora" if ".lora_" in name else "base"
 
 
 def _linears(model: Any) -> dict[str, nn.Linear]:
-    """Linear layers inside the decoder's blocks, by name, those under LoRA too; quantised ones are
-    subclasses."""
-    modules = [
-        (name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)
-    ]
-    own = [
-        (name.removesuffix(".base_layer"), layer) for name, layer in modules if ".lora_" not in name
-    ]
-    return {name: layer for name, layer in own if _LAYER.search(f".{name}")}
+    """Return the linear layers in the decoder's blocks by name, quantised or under LoRA too."""
+    return {
+        name.removesuffix(".base_layer"): layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and ".lora_" not in name and _LAYER.search(f".{name}")
+    }
 
 
 def _in_depth(model: Any, name: str, shares: tuple[float, float]) -> bool:

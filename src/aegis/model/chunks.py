@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+# Rows whose vocabulary logits are in memory at once: few enough for a processor's cache.
 CHUNK = 64
-"""Rows whose vocabulary logits are in memory at once: few enough to stay in a processor's cache."""
 
 
 def in_chunks(score: Callable[..., tuple[Tensor, ...]], *rows: Tensor) -> tuple[Tensor, ...]:
-    """What `score` makes of the rows, `CHUNK` at a time, put together again.
+    """Return what `score` makes of the rows, `CHUNK` at a time, concatenated.
 
     Where gradients are taken a chunk is computed again in the backward pass: that costs less than
     to fetch the logits of all rows from memory, and needs none of it.
@@ -23,11 +23,9 @@ def in_chunks(score: Callable[..., tuple[Tensor, ...]], *rows: Tensor) -> tuple[
             tensors.
     """
     pieces = zip(*(tensor.split(CHUNK) for tensor in rows), strict=True)
+    options = {"use_reentrant": False, "preserve_rng_state": False}
     if torch.is_grad_enabled():
-        found = [
-            checkpoint(score, *piece, use_reentrant=False, preserve_rng_state=False)
-            for piece in pieces
-        ]
+        scores = [checkpoint(score, *piece, **options) for piece in pieces]
     else:
-        found = [score(*piece) for piece in pieces]
-    return tuple(torch.cat(column) for column in zip(*found, strict=True))
+        scores = [score(*piece) for piece in pieces]
+    return tuple(torch.cat(column) for column in zip(*scores, strict=True))

@@ -1,5 +1,4 @@
-"""Gradient checkpointing: a layer keeps only what enters it, and runs once more in the backward
-pass."""
+"""Gradient checkpointing: a layer keeps only its input and runs again in the backward pass."""
 
 from __future__ import annotations
 
@@ -14,17 +13,16 @@ from aegis.model.adapted import Adapted
 
 
 def checkpoint_layers(adapted: Adapted) -> None:
-    """From now on every decoder layer computes its inner activations again in the backward pass;
-    gradients stay the same.
+    """Have every decoder layer recompute its activations; gradients stay the same.
 
     transformers' own switch works in training mode only, and the reward model and PPO train in
     evaluation mode; nor does it know that a model has roles.
     """
     for layer in adapted.base.get_decoder().layers:
-        layer.forward = _twice(adapted, layer.forward)
+        layer.forward = _checkpointed(adapted, layer.forward)
 
 
-def _twice(adapted: Adapted, forward: Callable[..., Any]) -> Callable[..., Any]:
+def _checkpointed(adapted: Adapted, forward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(forward)
     def run(*inputs: Any, **options: Any) -> Any:
         if not torch.is_grad_enabled():
@@ -34,12 +32,12 @@ def _twice(adapted: Adapted, forward: Callable[..., Any]) -> Callable[..., Any]:
         def replay(*again: Any) -> Any:
             if adapted.role == role:
                 return forward(*again, **options)
-            with adapted.acting_as(
-                role
-            ):  # the backward pass may come when the model acts as somebody else
+            # The backward pass may come when the model acts in another role.
+            with adapted.acting_as(role):
                 return forward(*again, **options)
 
-        # Not reentrant: that one gives no gradient where no input needs one, as under the lowest adapted layer.
+        # Not reentrant: that one gives no gradient where no input needs one, as under the lowest
+        # adapted layer.
         return checkpoint(replay, *inputs, use_reentrant=False)
 
     return run

@@ -13,11 +13,11 @@ from torch import nn
 from aegis.errors import ConfigError
 from aegis.model.quantize import STANDS_FOR, count
 
-SHARE = 0.6  # of the GPU's free memory for the base's weights; the rest is for what trains and for activations
+SHARE = 0.6  # of the GPU's free memory, for the base; the rest is for what trains and activations
 
 
 def require_gpu() -> None:
-    """There is a GPU whose memory could be spared.
+    """Check that there is a GPU whose memory could be spared.
 
     Raises:
         ConfigError: if there is none.
@@ -27,14 +27,15 @@ def require_gpu() -> None:
 
 
 def free_room() -> int:
-    """Bytes on the GPU that the base's weights may take."""
+    """Return the bytes on the GPU that the base's weights may take."""
     require_gpu()
     return int(SHARE * torch.cuda.mem_get_info()[0])
 
 
 def waiting_layers(sizes: Sequence[int], *, room: int, around: int) -> int:
-    """How many of the lowest layers have to wait in main memory; the lowest, for what lies below
-    the adapters is run once.
+    """Return how many of the lowest layers have to wait in main memory.
+
+    The lowest, for what lies below the adapters is run once.
 
     Args:
         sizes: bytes of each decoder layer's frozen weights.
@@ -46,25 +47,26 @@ def waiting_layers(sizes: Sequence[int], *, room: int, around: int) -> int:
     """
     if around + sum(sizes) <= room:
         return 0
-    left = room - around - max(sizes)  # one layer's room is for the one whose turn it is
-    if left < 0:
+    free = room - around - max(sizes)  # one layer's room is for the waiting one that runs
+    if free < 0:
         raise ConfigError(
-            f"model.offload: what surrounds the layers and one of them need {(around + max(sizes)) / 2**30:.1f} GiB on the "
-            f"GPU, found room for {room / 2**30:.1f}; set model.quantization: nf4 or take a smaller base"
+            f"model.offload: what surrounds the layers and one of them need "
+            f"{(around + max(sizes)) / 2**30:.1f} GiB on the GPU, found room for "
+            f"{room / 2**30:.1f}; set model.quantization: nf4 or take a smaller base"
         )
-    staying = 0
+    waiting = len(sizes)
     for size in reversed(sizes):
-        left -= size
-        if left < 0:
+        free -= size
+        if free < 0:
             break
-        staying += 1
-    return len(sizes) - staying
+        waiting -= 1
+    return waiting
 
 
 def offload_layers(base: Any, *, device: torch.device, room: int) -> int:
-    """Hold as many of the lowest layers in main memory as have to be, and return how many that are.
+    """Hold as many of the lowest layers in main memory as have to be; return their number.
 
-    To be done when LoRA is attached and before the model is moved to `device`, and before
+    Call it when LoRA is attached, before the model is moved to `device`, and before
     `checkpoint_layers`, so that a layer's weights are fetched for its second pass too. A layer's
     frozen weights are on the device only while it runs; what trains in it stays there.
 
@@ -72,30 +74,24 @@ def offload_layers(base: Any, *, device: torch.device, room: int) -> int:
         base: a transformers model, its linear layers plain or in 4 bits.
     """
     layers = base.get_decoder().layers
-    sizes = [sum(_bytes(parameter) for _, _, parameter in _frozen(layer)) for layer in layers]
-    whole = sum(_bytes(parameter) for _, _, parameter in _frozen(base))
-    waiting = waiting_layers(sizes, room=room, around=whole - sum(sizes))
+    sizes = [_frozen_bytes(layer) for layer in layers]
+    waiting = waiting_layers(sizes, room=room, around=_frozen_bytes(base) - sum(sizes))
     for layer in layers[:waiting]:
         layer.forward = _fetching(layer, device)
     return waiting
 
 
 def _fetching(layer: nn.Module, device: torch.device) -> Callable[..., Any]:
-    """The layer's forward pass around which its weights come and go."""
-    forward = layer.forward
-    waiting = [
-        (module, name, moved(parameter, torch.device("cpu")))
-        for module, name, parameter in _frozen(layer)
-    ]
+    """Return the layer's forward pass around which its weights come and go."""
+    forward, cpu = layer.forward, torch.device("cpu")
+    waiting = [(module, name, moved(weight, cpu)) for module, name, weight in _frozen(layer)]
 
-    def leave() -> None:
+    def release() -> None:
         for module, name, parameter in waiting:
             # PEFT puts new LoRA where it finds the weight, and in its dtype.
-            empty = nn.Parameter(
-                torch.empty(0, dtype=parameter.dtype, device=device), requires_grad=False
-            )
-            setattr(empty, STANDS_FOR, count(parameter))
-            module._parameters[name] = empty
+            empty = torch.empty(0, dtype=parameter.dtype, device=device)
+            module._parameters[name] = nn.Parameter(empty, requires_grad=False)
+            setattr(module._parameters[name], STANDS_FOR, count(parameter))
 
     @functools.wraps(forward)
     def run(*inputs: Any, **options: Any) -> Any:
@@ -105,14 +101,14 @@ def _fetching(layer: nn.Module, device: torch.device) -> Callable[..., Any]:
                 module._parameters[name] = moved(parameter, device)
             return forward(*inputs, **options)
         finally:
-            leave()
+            release()
 
-    leave()
+    release()
     return run
 
 
 def moved(parameter: Any, device: torch.device) -> Any:
-    """A frozen copy of the parameter on the device; sharing its content if it is there already."""
+    """Return a frozen copy on the device, sharing its content if it is there already."""
     state = getattr(parameter, "quant_state", None)
     if state is None:
         return nn.Parameter(parameter.data.to(device), requires_grad=False)
@@ -123,7 +119,7 @@ def moved(parameter: Any, device: torch.device) -> Any:
 
 
 def _moved_state(state: Any, device: torch.device) -> Any:
-    """bitsandbytes' own way changes the state in place."""
+    """Copy it: bitsandbytes' own way changes the state in place."""
     other = copy.copy(state)
     for name in ("absmax", "code", "offset"):
         if getattr(state, name, None) is not None:
@@ -142,5 +138,5 @@ def _frozen(module: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
     ]
 
 
-def _bytes(parameter: nn.Parameter) -> int:
-    return parameter.numel() * parameter.element_size()
+def _frozen_bytes(module: nn.Module) -> int:
+    return sum(weight.numel() * weight.element_size() for _, _, weight in _frozen(module))

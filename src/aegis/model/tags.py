@@ -1,5 +1,4 @@
-"""The protocol's tags as tokens of their own, with rows of the embedding and of lm_head that
-train."""
+"""The protocol's tags as tokens of their own, with trainable rows of embedding and lm_head."""
 
 from __future__ import annotations
 
@@ -24,15 +23,14 @@ TAGS_FILE = "tags.safetensors"
 
 @dataclass(frozen=True)
 class Tags:
-    """Token ids of the tags: (opening, closing) of each private section in order, then of the
-    public answer."""
+    """Token ids (opening, closing) of each private section in order, then of the public answer."""
 
     pairs: tuple[tuple[int, int], ...]
 
     @property
     def ids(self) -> tuple[int, ...]:
         """All of them, in the order of `TAGS`."""
-        return tuple(number for pair in self.pairs for number in pair)
+        return tuple(tag_id for pair in self.pairs for tag_id in pair)
 
 
 def add_tags(tokenizer: Any, model: Any) -> Tags:
@@ -53,21 +51,21 @@ def add_tags(tokenizer: Any, model: Any) -> Tags:
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     with torch.no_grad():
         for table in [embedding] if head is embedding else [embedding, head]:
-            for tag, number, spelled in zip(TAGS, ids, pieces, strict=True):
-                if spelled != [number]:  # a base that knows the tags already keeps its rows
+            for tag, tag_id, spelled in zip(TAGS, ids, pieces, strict=True):
+                if spelled != [tag_id]:  # a base that knows the tags already keeps its rows
                     like = (line_break or spelled) if tag.startswith("</") else spelled
-                    table[number] = table[like].float().mean(0).to(table.dtype)
+                    table[tag_id] = table[like].float().mean(0).to(table.dtype)
     return known_tags(tokenizer)
 
 
 def known_tags(tokenizer: Any) -> Tags:
-    """The tags of a tokenizer that has them.
+    """Return the tags of a tokenizer that has them.
 
     Raises:
         AdapterError: if it has not.
     """
     ids = tokenizer.convert_tokens_to_ids(list(TAGS))
-    if any(number is None or number == tokenizer.unk_token_id for number in ids):
+    if any(tag_id in (None, tokenizer.unk_token_id) for tag_id in ids):
         raise AdapterError(
             "the tokenizer does not know the thinking tags; give a model that `aegis run` made"
         )
@@ -75,13 +73,12 @@ def known_tags(tokenizer: Any) -> Tags:
 
 
 def verdict_ids(tokenizer: Any, decision: Decision) -> tuple[int, ...]:
-    """Ids of the line that the policy section begins with."""
+    """Return the ids of the line that the policy section begins with."""
     return tuple(tokenizer(verdict_line(decision), add_special_tokens=False)["input_ids"])
 
 
 class TagRows(nn.Module):
-    """What training adds to the tags' rows: shared by embedding and lm_head where the base ties
-    them.
+    """What training adds to the tags' rows, one table where the base ties embedding and lm_head.
 
     Args:
         ids: token ids of the tags.
@@ -105,13 +102,10 @@ class TagRows(nn.Module):
 
     @classmethod
     def of(cls, model: Any, tags: Tags) -> TagRows:
+        """Return fresh rows for a model with tags."""
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-        return cls(
-            tags.ids,
-            width=embedding.shape[1],
-            vocabulary=embedding.shape[0],
-            tied=head is embedding,
-        )
+        vocabulary, width = embedding.shape
+        return cls(tags.ids, width=width, vocabulary=vocabulary, tied=head is embedding)
 
     def hook(self, model: Any) -> None:
         """Add the rows to what the model's embedding and lm_head give."""
@@ -120,21 +114,19 @@ class TagRows(nn.Module):
 
     @torch.no_grad()
     def fold(self, model: Any) -> None:
-        """Write the rows into the tables. To be done before lm_head's gate is folded, for the gate
-        turns what they read."""
+        """Write the rows into the tables, before lm_head's gate turns what they read."""
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-        embedding[self.ids] = (embedding[self.ids].double() + self.input.double()).to(
-            embedding.dtype
-        )
+        tables = [(embedding, self.input)]
         if head is not embedding:
-            head[self.ids] = (head[self.ids].double() + self.output.double()).to(head.dtype)
+            tables.append((head, self.output))
+        for table, rows in tables:
+            table[self.ids] = (table[self.ids].double() + rows.double()).to(table.dtype)
 
     def save(self, folder: Path) -> None:
-        state = {"input": self.input} if self.tied else {"input": self.input, "output": self.output}
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
-            folder / TAGS_FILE,
-        )
+        """Write the rows into the folder."""
+        rows = {"input": self.input} | ({} if self.tied else {"output": self.output})
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in rows.items()}
+        save_file(tensors, folder / TAGS_FILE)
 
     def load(self, folder: Path) -> None:
         """Put back what `save` wrote.
@@ -152,13 +144,11 @@ class TagRows(nn.Module):
     def _embed(self) -> Callable[..., Tensor]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             slots = self.slots[inputs[0]]
-            if (
-                not slots.any()
-            ):  # so that a batch without tags needs no gradient below the lowest adapted layer
+            # A batch without tags needs no gradient below the lowest adapted layer.
+            if not slots.any():
                 return output
-            table = functional.pad(
-                self.input, (0, 0, 1, 0)
-            )  # slot 0: every other token, nothing to add
+            # Slot 0 stands for every other token: nothing to add.
+            table = functional.pad(self.input, (0, 0, 1, 0))
             scale = getattr(module, "embed_scale", 1.0)  # Gemma multiplies what its embedding gives
             return output + (functional.embedding(slots, table) * scale).to(output.dtype)
 
@@ -167,8 +157,7 @@ class TagRows(nn.Module):
     def _predict(self) -> Callable[..., Tensor]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             extra = inputs[0] @ self.output.to(inputs[0].dtype).T
-            return output.index_add_(
-                -1, self.ids, extra.to(output.dtype)
-            )  # in place: a copy would be the vocabulary's size
+            # In place: a copy would be the vocabulary's size.
+            return output.index_add_(-1, self.ids, extra.to(output.dtype))
 
         return hook

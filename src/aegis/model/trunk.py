@@ -1,5 +1,4 @@
-"""Run only the upper or only the lower part of a decoder: what several roles have in common is
-computed once."""
+"""Run only the upper or the lower part of a decoder: what roles share is computed once."""
 
 from __future__ import annotations
 
@@ -37,23 +36,19 @@ def last_hidden(
         assert trunk is not None
         return (trunk.states, *inputs[1:])
 
-    layers = decoder.layers
+    entries = [*decoder.layers, decoder.norm]
     with contextlib.ExitStack() as stack:
         if trunk:
-            stack.enter_context(_skipped(layers[: trunk.layer]))
-            if trunk.layer == len(layers):
-                stack.callback(decoder.norm.register_forward_pre_hook(at_start).remove)
-            else:
-                stack.callback(layers[trunk.layer].register_forward_pre_hook(at_start).remove)
+            stack.enter_context(_skipped(decoder.layers[: trunk.layer]))
+            stack.callback(entries[trunk.layer].register_forward_pre_hook(at_start).remove)
         if catch is not None:
-            place = decoder.norm if catch == len(layers) else layers[catch]
-            stack.callback(place.register_forward_pre_hook(at_catch).remove)
-        found = decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    return found, None if catch is None else Trunk(catch, caught[0])
+            stack.callback(entries[catch].register_forward_pre_hook(at_catch).remove)
+        hidden = decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    return hidden, None if catch is None else Trunk(catch, caught[0])
 
 
 def below(decoder: Any, ids: Tensor, mask: Tensor, *, layer: int) -> Trunk:
-    """What enters decoder layer `layer`; the layers from there on are not run."""
+    """Return what enters decoder layer `layer`; the layers from there on are not run."""
     with _skipped(decoder.layers[layer:]):
         trunk = last_hidden(decoder, ids, mask, catch=layer)[1]
     assert trunk is not None
@@ -62,11 +57,9 @@ def below(decoder: Any, ids: Tensor, mask: Tensor, *, layer: int) -> Trunk:
 
 @contextlib.contextmanager
 def _skipped(layers: Any) -> Iterator[None]:
-    """Layers that hand on what they get; they stay in their places, for decoders choose masks by a
-    layer's index."""
-    own = [
-        (layer, vars(layer).get("forward")) for layer in layers
-    ]  # a checkpointed or offloaded layer has one already
+    """Have layers hand on their input; they stay, for decoders choose masks by a layer's index."""
+    # A checkpointed or offloaded layer has a forward of its own already.
+    own = [(layer, vars(layer).get("forward")) for layer in layers]
     for layer in layers:
         layer.forward = _hand_on
     try:
