@@ -1,53 +1,330 @@
-"""Imports run one way, inside functions too."""
+"""The rules of the house: layers, sizes, names and docstrings.
+
+What does not hold yet stands in house_exceptions.txt, which only gets shorter. After mending
+something, `python -m tests.test_house` takes its lines out.
+"""
 
 from __future__ import annotations
 
 import ast
+import functools
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
-SOURCE = Path(__file__).parents[1] / "src" / "aegis"
+import pytest
+from pydantic import BaseModel
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "aegis"
+EXCEPTIONS = Path(__file__).with_name("house_exceptions.txt")
+
 LAYERS = [
     {"errors", "so8"},
     {"protocol", "config", "storage"},
     {"runs", "audit", "model"},
     {"engine", "data"},
     {"train", "evaluate", "export", "serve"},
-    {"pipeline", "compat"},
-    {"cli", "__main__"},
+    {"pipeline"},
+    {"tune", "web", "compat"},
+    {"cli"},
+    {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-# tune sits beside train; `aegis` itself holds only the version.
+NO_TORCH = {"errors", "protocol", "config", "storage", "runs"}  # `aegis status` imports these
+
+PACKAGE_LINES = {
+    "config": 900,
+    "protocol": 500,
+    "so8": 430,
+    "storage": 700,
+    "runs": 1900,
+    "audit": 1500,
+    "model": 1800,
+    "engine": 1900,
+    "data": 2800,
+    "train": 3600,
+    "evaluate": 2200,
+    "export": 1550,
+    "serve": 1800,
+    "pipeline": 600,
+    "tune": 700,
+    "web": 900,
+    "cli": 1900,
+}
+MODULE_LINES = 200  # errors, compat and the like, all together
+TOTAL_LINES = 20_000
+FILE_LINES, FUNCTION_LINES, PARAMETERS, WIDTH = 400, 60, 6, 100
+
+# Lines where a budget is not kept yet; only ever lowered.
+LINES_NOW = {
+    "protocol": 550,
+    "so8": 500,
+    "storage": 800,
+    "runs": 2_700,
+    "audit": 1_900,
+    "model": 2_200,
+    "engine": 2_250,
+    "train": 5_600,
+    "export": 2_050,
+    "serve": 2_400,
+    "pipeline": 800,
+    "cli": 2_400,
+    "total": 26_600,
+}
+
+# A module, or a package with all of its modules, and why it has no test file of its own.
+NO_TEST_OF_ITS_OWN = {
+    "__main__.py": "calls the command line",
+    "errors.py": "exceptions, matched where they are raised",
+    "cli/options.py": "options that verbs share",
+    "config": "settings; tests/config/test_loading.py and the rule that each is described",
+    "protocol/decisions.py": "constants",
+    "protocol/fixed_texts.py": "texts",
+}
 
 
-def imported(path: Path) -> set[str]:
-    """The parts of aegis that a file imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found.add(node.module)
+def files(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(SOURCE).as_posix()
+
+
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def ruff(rule: str, *folders: str) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", rule]
+    command += ["--line-length", str(WIDTH), "--output-format", "json", *folders]
+    return json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=False).stdout)
+
+
+def ruff_offenders(rule: str, *folders: str) -> set[str]:
+    paths = {Path(row["filename"]) for row in ruff(rule, *folders)}
+    return {path.relative_to(ROOT).as_posix() for path in paths}
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the modules that a file imports, inside functions too."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom) and node.module == "aegis":
+            yield from (f"aegis.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: imports relatively"
+            yield node.module
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return {name.split(".")[1] for name in found if name.startswith("aegis.")}
+            yield from (alias.name for alias in node.names)
 
 
-def test_imports_run_one_way() -> None:
-    wrong = []
-    for path in SOURCE.rglob("*.py"):
-        part = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-        if part == "__init__":
+def parts_imported(path: Path) -> set[str]:
+    names = {name.split(".")[1] for name in imports(path) if name.startswith("aegis.")}
+    return {name for name in names if name in RANK} - {part_of(path)}
+
+
+def functions(path: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Yield the functions of a file, inner ones too, with their dotted names."""
+
+    def walk(node: ast.AST, prefix: str) -> Iterator[tuple[str, Any]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield prefix + child.name, child
+            inner = f"{prefix}{child.name}." if hasattr(child, "name") else prefix
+            yield from walk(child, inner)
+
+    return walk(tree(path), "")
+
+
+def count_lines(part: str) -> int:
+    return sum(
+        len(path.read_text(encoding="utf-8").splitlines())
+        for path in files("src")
+        if part_of(path) == part
+    )
+
+
+def layer_offenders() -> set[str]:
+    return {
+        f"{name_of(path)} imports aegis.{other}"
+        for path in files("src")
+        if part_of(path) in RANK
+        for other in parts_imported(path)
+        if RANK[other] >= RANK[part_of(path)]
+    }
+
+
+def torch_offenders() -> set[str]:
+    return {
+        name_of(path)
+        for path in files("src")
+        if part_of(path) in NO_TORCH
+        and any(name.split(".")[0] in ("torch", "transformers") for name in imports(path))
+    }
+
+
+def file_offenders() -> set[str]:
+    return {
+        name_of(path)
+        for path in files("src")
+        if len(path.read_text(encoding="utf-8").splitlines()) > FILE_LINES
+    }
+
+
+def function_offenders() -> set[str]:
+    return {
+        f"{name_of(path)} {name}"
+        for path in files("src")
+        for name, node in functions(path)
+        if (node.end_lineno or 0) - node.lineno + 1 > FUNCTION_LINES
+    }
+
+
+def parameter_offenders() -> set[str]:
+    offenders = set()
+    for path in files("src"):
+        for name, node in functions(path) if part_of(path) != "cli" else ():
+            args = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            if len([arg for arg in args if arg.arg not in ("self", "cls")]) > PARAMETERS:
+                offenders.add(f"{name_of(path)} {name}")
+    return offenders
+
+
+def class_offenders() -> set[str]:
+    names = Counter(
+        node.name
+        for path in files("src")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    return {name for name, count in names.items() if count > 1}
+
+
+def mirror_offenders() -> set[str]:
+    """Return the modules that neither tests/PKG/test_MODULE.py nor a subpackage's test covers."""
+    offenders = set()
+    for path in files("src"):
+        module = path.relative_to(SOURCE)
+        if path.name == "__init__.py" and len(module.parts) < 3:
             continue
-        for other in imported(path) - {part}:
-            if RANK[other] > RANK[part] or (RANK[other] == RANK[part] and RANK[part] == 4):
-                wrong.append(f"{path.relative_to(SOURCE)} imports aegis.{other}")
-    assert not wrong
+        parent = ROOT / "tests" / module.parent
+        tests = [parent / f"test_{path.stem}.py", parent.with_name(f"test_{parent.name}.py")]
+        if path.name == "__init__.py" or len(module.parts) < 3:
+            tests = tests[path.name == "__init__.py" :][:1]
+        excused = {name_of(path), part_of(path)} & NO_TEST_OF_ITS_OWN.keys()
+        if not excused and not any(test.exists() for test in tests):
+            offenders.add(name_of(path))
+    return offenders
+
+
+def setting_offenders() -> set[str]:
+    from aegis.config import Config
+
+    offenders: set[str] = set()
+
+    def models(annotation: Any) -> Iterator[type[BaseModel]]:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield annotation
+        for argument in get_args(annotation):
+            yield from models(argument)
+
+    def walk(model: type[BaseModel], prefix: str) -> None:
+        for name, field in model.model_fields.items():
+            inner = list(models(field.annotation))
+            if not field.description:
+                offenders.add(prefix + name)
+            for other in inner:
+                walk(other, f"{prefix}{name}.")
+
+    walk(Config, "")
+    return offenders
+
+
+RULES = {
+    "imports": layer_offenders,
+    "torch": torch_offenders,
+    "file": file_offenders,
+    "function": function_offenders,
+    "parameters": parameter_offenders,
+    "class": class_offenders,
+    "test": mirror_offenders,
+    "setting": setting_offenders,
+    "width": lambda: ruff_offenders("E501", "src", "tests", "benchmarks"),
+    "imperative": lambda: ruff_offenders("D401", "src"),
+}
+
+
+def exceptions() -> list[str]:
+    """Return the lines `rule: offender` of the file of exceptions."""
+    return EXCEPTIONS.read_text(encoding="utf-8").splitlines() if EXCEPTIONS.exists() else []
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_rule(rule: str) -> None:
+    offenders = {f"{rule}: {offender}" for offender in RULES[rule]()}
+    known = {line for line in exceptions() if line.startswith(f"{rule}: ")}
+    assert not offenders - known, "these break a rule of the house"
+    assert not known - offenders, "these hold now: run python -m tests.test_house"
+
+
+def test_no_exception_is_of_an_unknown_rule() -> None:
+    assert {line.split(": ")[0] for line in exceptions()} <= RULES.keys()
+    assert exceptions() == sorted(set(exceptions()))
+
+
+@pytest.mark.parametrize("part", PACKAGE_LINES)
+def test_packages_keep_their_budgets(part: str) -> None:
+    assert count_lines(part) <= LINES_NOW.get(part, PACKAGE_LINES[part])
+
+
+def test_the_whole_keeps_its_budget() -> None:
+    parts = {part_of(path): count_lines(part_of(path)) for path in files("src")}
+    assert sum(parts.values()) <= LINES_NOW.get("total", TOTAL_LINES)
+    alone = sum(count for part, count in parts.items() if part not in PACKAGE_LINES)
+    assert alone <= MODULE_LINES
+
+
+def test_every_part_has_its_layer_and_its_budget() -> None:
+    parts = {part_of(path) for path in files("src")} - {"__init__"}
+    assert parts <= RANK.keys()
+    assert {path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()} <= set(
+        PACKAGE_LINES
+    )
+
+
+def test_a_budget_that_is_kept_is_no_exception() -> None:
+    assert all(LINES_NOW[part] > PACKAGE_LINES.get(part, TOTAL_LINES) for part in LINES_NOW)
+
+
+def test_what_needs_no_test_of_its_own_is_there() -> None:
+    assert all((SOURCE / name).exists() for name in NO_TEST_OF_ITS_OWN)
 
 
 def test_the_mathematics_stands_alone() -> None:
-    assert all(imported(path) <= {"so8"} for path in (SOURCE / "so8").glob("*.py"))
+    assert all(parts_imported(path) <= {"so8"} for path in (SOURCE / "so8").glob("*.py"))
 
 
 def test_no_pickles_and_no_remote_code_by_default() -> None:
-    text = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
-    assert "import pickle" not in text
-    assert "torch.save" not in text
+    text = "".join(path.read_text(encoding="utf-8") for path in files("src"))
+    assert not re.search(r"import c?[pP]ickle|torch\.save|pickle\.loads?\(|joblib", text)
     assert "trust_remote_code: bool = True" not in text
+    assert not re.search(r"trust_remote_code\s*=\s*True", text)
+
+
+if __name__ == "__main__":
+    found = {f"{rule}: {offender}" for rule, offenders in RULES.items() for offender in offenders()}
+    kept = found if "--all" in sys.argv else found.intersection(exceptions())
+    EXCEPTIONS.write_text("".join(f"{line}\n" for line in sorted(kept)), encoding="utf-8")
+    print(f"{len(kept)} exceptions are left", *sorted(found - kept), sep="\n")
