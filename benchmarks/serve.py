@@ -42,11 +42,12 @@ from aegis.engine.local_thinker import LocalThinker
 from aegis.engine.protocol import Engine
 from aegis.engine.response_grammar import Limits
 from aegis.engine.transformers_engine import TransformersEngine
-from aegis.serve.app import ServeSettings, build_app
+from aegis.serve.app import build_app
 from aegis.serve.escalations import CaseQueue
 from aegis.serve.metrics import Metrics
 from aegis.serve.server import Server, bind
 from aegis.serve.service import AnswerService
+from aegis.serve.settings import ServeSettings
 
 LIMITS = Limits(section=24, final=48)
 CLIENTS = (1, 8, 32)
@@ -221,11 +222,19 @@ class served:  # noqa: N801 - a context manager
         engine.model = "bench"
         self.log = AuditLog.open(folder / "audit", AuditKeys.create(folder / "keys"))
         self.cases = CaseQueue(folder / "escalations.db")
-        service = AnswerService(
-            engine, audit=self.log, cases=self.cases, section_tokens=LIMITS.section, answer_s=600
+        settings = ServeSettings(
+            section_tokens=LIMITS.section,
+            final_tokens=LIMITS.final,
+            answer_s=600,
+            places=places,
+            rate=0,
+            canary=False,
         )
-        settings = ServeSettings(final_tokens=LIMITS.final, places=places)
-        app = build_app(service, self.cases, settings=settings, metrics=Metrics())
+        metrics = Metrics()
+        service = AnswerService(
+            engine, audit=self.log, cases=self.cases, settings=settings, metrics=metrics
+        )
+        app = build_app(service, self.cases, settings=settings, metrics=metrics)
         self.socket = bind("127.0.0.1", 0)
         self.socket.listen(128)
         self.server = Server(app, service)

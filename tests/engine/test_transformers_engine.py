@@ -176,7 +176,7 @@ def test_a_closed_engine_says_so() -> None:
 
 
 def test_a_whole_server_around_a_tiny_model(engine: TransformersEngine, tmp_path: Path) -> None:
-    made = house(tmp_path, engine, canary_key=None, section_tokens=6, seed=7, final_tokens=20)
+    made = house(tmp_path, engine, canary=False, section_tokens=6, seed=7, final_tokens=20)
     with made.client() as client:
         first = client.post("/think", json={"query": "hello"}).json()
         again = client.post("/think", json={"query": "hello"}).json()

@@ -16,10 +16,11 @@ from aegis.engine.judge import Verdict
 from aegis.engine.response_sampler import Limits
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import Thinking
-from aegis.serve.app import ServeSettings, build_app
+from aegis.serve.app import build_app
 from aegis.serve.escalations import CaseQueue
 from aegis.serve.metrics import Metrics
-from aegis.serve.service import AnswerService, Observer
+from aegis.serve.service import AnswerService
+from aegis.serve.settings import ServeSettings
 from aegis.serve.tokens import TokenFile
 
 BODIES = {
@@ -121,24 +122,12 @@ def house(
     engine: Any = None,
     *,
     tokens: Path | None = None,
-    answer_s: float = 60,
-    canary_key: bytes | None = b"k" * 32,
-    section_tokens: int = 48,
-    **settings: Any,
+    **limits: Any,
 ) -> House:
     engine, audit, metrics = engine or FakeEngine(), FakeAudit(), Metrics()
     cases = CaseQueue(folder / "escalations.db")
-    service = AnswerService(
-        engine,
-        audit=audit,
-        cases=cases,
-        answer_s=answer_s,
-        canary_key=canary_key,
-        section_tokens=section_tokens,
-        watched=Observer(metrics.decided, metrics.withheld),
-    )
-    held = TokenFile(tokens) if tokens else None
-    app = build_app(
-        service, cases, settings=ServeSettings(**settings), metrics=metrics, tokens=held
-    )
+    settings = ServeSettings(**{"answer_s": 60, "rate": 0, **limits})
+    service = AnswerService(engine, audit=audit, cases=cases, settings=settings, metrics=metrics)
+    token_file = TokenFile(tokens) if tokens else None
+    app = build_app(service, cases, settings=settings, metrics=metrics, tokens=token_file)
     return House(engine, audit, cases, service, metrics, app)

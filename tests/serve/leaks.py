@@ -313,10 +313,10 @@ def case(rng: random.Random) -> tuple[str, str, list[bytes], str | None]:
         query,
         Verdict(decision, chances, 1.0),
         thinking,
-        why="engine error" if kind == "error" else None,
+        failure="engine error" if kind == "error" else None,
         canary=secret if rng.random() < 0.3 else None,
     )
-    reply = AnswerResult(
+    result = AnswerResult(
         "0" * 32,
         answer.final,
         answer.decision,
@@ -328,13 +328,10 @@ def case(rng: random.Random) -> tuple[str, str, list[bytes], str | None]:
         9,
     )
     if rng.random() < 0.5:
-        out = [responses.think_body(reply), b"".join(responses.think_events(reply))]
+        form: responses.ResponseFormat = responses.ThinkFormat()
     else:
-        options = {"model": "tiny", "created": 1}
-        out = [
-            responses.chat_body(reply, **options),
-            b"".join(responses.chat_events(reply, **options, include_usage=True)),
-        ]
+        form = responses.ChatFormat("tiny", 1, include_usage=True)
+    out = [form.body(result), b"".join(form.events(result))]
     return kind, secret + "\x00" + "\x00".join(bodies.values()), out, expected
 
 

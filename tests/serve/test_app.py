@@ -85,7 +85,7 @@ def test_earlier_turns_are_the_opening_and_the_severest_verdict_counts(tmp_path:
     engine = FakeEngine(
         judges=lambda prompt: Decision.REFUSE if "bomb" in prompt else Decision.ALLOW
     )
-    made = house(tmp_path, engine, canary_key=None)
+    made = house(tmp_path, engine, canary=False)
     turns = [
         {"role": "system", "content": "Be kind."},
         {"role": "user", "content": [{"type": "text", "text": "About a bomb"}]},
@@ -241,7 +241,7 @@ def test_tokens_open_what_their_scope_says(tmp_path: Path) -> None:
 def test_a_token_has_so_many_requests_a_minute(tmp_path: Path) -> None:
     file = tmp_path / "tokens.json"
     first, second = (new_token(file, name, ["ask"]) for name in ("first", "second"))
-    made = house(tmp_path, tokens=file, rate_per_minute=3)
+    made = house(tmp_path, tokens=file, rate=3)
     with made.client() as client:
 
         def ask(token: str) -> Any:

@@ -23,7 +23,7 @@ import pytest
 
 from aegis.errors import BadInputError
 from aegis.protocol.decisions import Decision
-from aegis.serve.middleware import is_loopback
+from aegis.serve.middleware.access import is_loopback
 from aegis.serve.server import Server, bind, freeze_loaded_objects, require_guarded
 from tests.serve.fakes import FakeEngine, House, house, thinking
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from aegis.audit import AuditKeys
-    from aegis.engine.protocol import Engine
 
 
 def serve(
@@ -81,138 +77,18 @@ def serve(
     Thinking stays private, every answer is recorded before it leaves, and what a person must decide
     waits in a queue for `aegis review`. docs/serve.md has the whole of it, with the threat model.
     """
-    import contextlib
-    import secrets
+    options = dict(locals())  # named as the settings are
+    from importlib.util import find_spec
 
-    from aegis.errors import BadInputError, MissingPackageError
+    from aegis.errors import MissingPackageError
 
-    try:
-        import cryptography  # noqa: F401
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise MissingPackageError(
-            f"aegis serve needs {error.name}; run: pip install 'aegis-so8t[serve]'"
-        ) from error
-
-    from aegis.cli.show import tell
-    from aegis.runs.record import locate
-    from aegis.serve.server import bind, require_guarded
-    from aegis.serve.tokens import TokenFile
-
-    folder = locate(model)
-    kind = engine or ("gguf" if folder.suffix.lower() == ".gguf" else "hf")
-    if kind not in ("hf", "gguf"):
-        raise BadInputError(f"--engine must be hf or gguf, got {kind!r}; give one of them")
-    if not folder.exists():
-        raise BadInputError(
-            f"{model}: no such model; give a folder that `aegis run` wrote, or a .gguf file"
-        )
-    require_guarded(host, tokens)
-    held = TokenFile(tokens) if tokens else None
-    public = name or _public_name(folder)
-    if not public.isprintable() or not 0 < len(public) <= 200:
-        raise BadInputError("--name must be 1 to 200 printable characters; choose another")
-    home = folder.resolve().parent
-
-    from aegis.audit import AuditLog
-    from aegis.model.device import set_threads
-    from aegis.serve.app import ServeSettings, build_app
-    from aegis.serve.escalations import FILE, CaseQueue
-    from aegis.serve.metrics import Metrics
-    from aegis.serve.server import log_to_stderr
-    from aegis.serve.server import serve as run
-    from aegis.serve.service import AnswerService, Observer
-
-    set_threads(threads)
-    log_to_stderr()
-    log, metrics = audit or home / "audit", Metrics()
-    settings = ServeSettings(
-        final_tokens=final_tokens,
-        temperature=temperature,
-        seed=seed,
-        places=places,
-        body_bytes=body_bytes,
-        rate_per_minute=rate,
-    )
-    with contextlib.ExitStack() as stack:
-        bound = stack.enter_context(contextlib.closing(bind(host, port)))
-        queue = stack.enter_context(contextlib.closing(CaseQueue(cases or home / FILE)))
-        recorded = stack.enter_context(AuditLog.open(log, _keys(log, keys)))
-        loaded = stack.enter_context(
-            contextlib.closing(_load(kind, folder, public, base=base, batch=batch))
-        )
-        service = AnswerService(
-            loaded,
-            audit=recorded,
-            cases=queue,
-            section_tokens=section_tokens,
-            answer_s=answer_s,
-            canary_key=secrets.token_bytes(32) if canary else None,
-            watched=Observer(metrics.decided, metrics.withheld),
-        )
-        tell(f"model {public}, engine {kind}; audit log {log}; escalations {queue.path}")
-        if held is None:
-            tell(
-                "no tokens: everybody on this machine may ask and review; give --tokens FILE to change that"
+    for package in ("cryptography", "fastapi", "prometheus_client", "uvicorn"):
+        if find_spec(package) is None:
+            raise MissingPackageError(
+                f"aegis serve needs {package}; run: pip install 'aegis-so8t[serve]'"
             )
-        tell(f"http://{f'[{host}]' if ':' in host else host}:{port}/docs")
-        run(
-            build_app(service, queue, settings=settings, metrics=metrics, tokens=held),
-            service,
-            bound,
-            grace_s=grace_s,
-        )
-
-
-def _public_name(folder: Path) -> str:
-    """The file's stem; the folder's name; or its session's, where every session has a folder of
-    that name."""
-    path = folder.resolve()
-    if path.is_file():
-        return path.stem
-    return path.parent.name if path.name in ("model", "adapter") else path.name
-
-
-def _keys(log: Path, keys: Path | None) -> AuditKeys:
-    import os
-
-    from aegis.audit import AuditKeys
-    from aegis.audit.keystore import ENVIRONMENT, default_keys_folder
     from aegis.cli.show import tell
+    from aegis.serve.server import serve as run
+    from aegis.serve.settings import ServeSettings
 
-    if (
-        keys is None
-        and not os.environ.get(ENVIRONMENT)
-        and not default_keys_folder(log).exists()
-        and not log.exists()
-    ):
-        made = AuditKeys.create(default_keys_folder(log))
-        tell(
-            f"made audit keys in {made.folder}; keep a copy of them elsewhere: nothing replaces them"
-        )
-        return made
-    return AuditKeys.load(keys or default_keys_folder(log))
-
-
-def _load(kind: str, path: Path, name: str, *, base: str | None, batch: int) -> Engine:
-    if kind == "gguf":
-        from aegis.engine.llamacpp_engine import LlamaCppEngine
-
-        folder = (
-            path
-            if path.is_dir()
-            else path.parent.parent
-            if path.parent.name == "gguf"
-            else path.parent
-        )
-        loaded = LlamaCppEngine.load(folder, file=None if path.is_dir() else path, slots=batch)
-        loaded.model = name
-        return loaded
-    from aegis.engine.local_thinker import LocalThinker
-    from aegis.engine.transformers_engine import TransformersEngine
-    from aegis.model.device import limit_shape_cache
-
-    limit_shape_cache()
-    return TransformersEngine(LocalThinker.load(path, base_spec=base), model=name, most_rows=batch)
+    run(ServeSettings(**options), tell)

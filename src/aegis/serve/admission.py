@@ -1,5 +1,5 @@
-"""The line before the service: so many questions and no more, each in a thread of its own, each of
-which can be abandoned."""
+"""Bridge the event loop and the service's threads: so many requests at once, each of which can be
+abandoned."""
 
 from __future__ import annotations
 
@@ -20,88 +20,86 @@ class ClientDisconnected(AegisError):  # noqa: N818
 
 
 class QueueFullError(AegisError):
-    """As many questions wait as may wait."""
+    """As many requests wait as may wait."""
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """A question on its way through the service."""
+    """A request that was admitted."""
 
     future: asyncio.Future[AnswerResult]
     abandoned: threading.Event
 
+    async def wait(self, request: Request, *, timeout_s: float | None = None) -> bool:
+        """Return true once the result is there, false after `timeout_s`.
+
+        Raises:
+            ClientDisconnected: if the client has left; the work is abandoned.
+        """
+        disconnect = asyncio.ensure_future(_disconnect(request))
+        try:
+            await asyncio.wait(
+                {self.future, disconnect}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not self.future.done() and disconnect.done():
+                raise ClientDisconnected("the client has left")
+            return self.future.done()
+        except BaseException:
+            self.abandoned.set()
+            raise
+        finally:
+            disconnect.cancel()
+
 
 class RequestQueue:
-    """Bridges the event loop and the service's threads.
+    """Admit at most `capacity` requests at a time; reject the rest with 429.
 
     Args:
-        places: questions answered or waiting at once.
-        changed: told how many there are.
+        on_change: called with the number of admitted requests.
     """
 
     def __init__(
         self,
         service: AnswerService,
         *,
-        places: int,
-        changed: Callable[[int], None] = lambda _: None,
+        capacity: int,
+        on_change: Callable[[int], None] = lambda _: None,
     ) -> None:
-        self.service, self.places, self._changed, self._taken = service, places, changed, 0
-        self._pool = ThreadPoolExecutor(places, thread_name_prefix="aegis-service")
+        self.service, self.capacity, self.on_change = service, capacity, on_change
+        self._admitted = 0
+        self._pool = ThreadPoolExecutor(capacity, thread_name_prefix="aegis-answer")
 
-    def join(self, ask: AnswerRequest) -> Ticket:
-        """The question is being worked on.
+    def submit(self, request: AnswerRequest) -> Ticket:
+        """Begin to answer the request.
 
         Raises:
-            QueueFullError: if there is no place; nothing was begun.
+            QueueFullError: if there is no room; nothing was begun.
         """
-        if self._taken >= self.places:
+        if self._admitted >= self.capacity:
             raise QueueFullError("as many questions as may wait are waiting; try again later")
         abandoned = threading.Event()
-        self._take(1)
+        self._count(1)
         future = asyncio.get_running_loop().run_in_executor(
-            self._pool, self.service.answer, ask, abandoned.is_set
+            self._pool, self.service.answer, request, abandoned.is_set
         )
-        future.add_done_callback(
-            self._done
-        )  # the place is free when the work has ended, not when its asker leaves
+        # There is room again when the work has ended, not when its client leaves.
+        future.add_done_callback(self._done)
         return Ticket(future, abandoned)
 
-    async def wait(
-        self, working: Ticket, request: Request, *, seconds: float | None = None
-    ) -> bool:
-        """True once the answer is there; False after so many seconds.
-
-        Raises:
-            ClientDisconnected: if the client has left; the work is abandoned.
-        """
-        left = asyncio.ensure_future(_left(request))
-        try:
-            await asyncio.wait(
-                {working.future, left}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-            )
-            if not working.future.done() and left.done():
-                raise ClientDisconnected("the client has left")
-            return working.future.done()
-        except BaseException:
-            working.abandoned.set()
-            raise
-        finally:
-            left.cancel()
-
     def close(self) -> None:
+        """Wait for what runs, drop what does not."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _done(self, future: asyncio.Future[AnswerResult]) -> None:
-        self._take(-1)
+        self._count(-1)
         if not future.cancelled():
-            future.exception()  # an abandoned question's error is nobody's any more
+            future.exception()  # nobody waits for an abandoned request's error
 
-    def _take(self, places: int) -> None:
-        self._taken += places
-        self._changed(self._taken)
+    def _count(self, change: int) -> None:
+        self._admitted += change
+        self.on_change(self._admitted)
 
 
-async def _left(request: Request) -> None:
+async def _disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

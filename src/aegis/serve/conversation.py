@@ -20,14 +20,13 @@ class Turn:
 
 
 def last_and_whole(turns: Sequence[Turn]) -> tuple[str, str]:
-    """The last user message, and the whole chat as one prompt; both are judged, and the severest
-    verdict counts.
+    """Return the last message, which is the user's, and the whole chat as one prompt.
 
-    A chat of one user message is that message. The caller has checked that the last turn is the
-    user's. Names of roles inside a message are words like others: all of it came from whoever asks.
+    A chat of one message is that message. Names of roles inside a message are words like others:
+    all of it came from whoever asks.
     """
     *earlier, last = turns
     if not earlier:
         return last.text, last.text
-    told = "\n".join(f"{_NAMES[turn.role]}: {turn.text}" for turn in earlier)
-    return last.text, f"Earlier in this conversation:\n{told}\n\nThe user now says:\n{last.text}"
+    opening = "\n".join(f"{_NAMES[turn.role]}: {turn.text}" for turn in earlier)
+    return last.text, f"Earlier in this conversation:\n{opening}\n\nThe user now says:\n{last.text}"

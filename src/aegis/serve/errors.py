@@ -1,135 +1,122 @@
-"""Errors as their asker is told of them: one form, a remedy, and never a word of what was sent."""
+"""Errors in the one form that clients see: with a remedy, and never a word of what was sent."""
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from aegis.serve import responses, schemas
+from aegis.errors import AegisError
 from aegis.serve.admission import ClientDisconnected, QueueFullError
 from aegis.serve.escalations import NoCaseError, ResolvedError
-from aegis.serve.middleware import error_type
-from aegis.serve.service import AbandonedError, PromptTooLongError, UnavailableError, tell
+from aegis.serve.logs import log_exception
+from aegis.serve.schemas import UNSUPPORTED, ErrorBody, ErrorDetail, known_name
+from aegis.serve.service import AbandonedError, PromptTooLongError, UnavailableError
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+_HTTP_MESSAGES = {
+    404: "there is no such path; GET /openapi.json names them",
+    405: "this path does not take that method",
+}
 
 
-class Problem(HTTPException):
-    """An answer that is an error."""
+class Rejection(HTTPException):
+    """A request turned away, in OpenAI's error form."""
 
     def __init__(
-        self, status: int, code: str, message: str, *, param: str | None = None, retry_s: int = 0
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
     ) -> None:
-        headers = {"Retry-After": str(retry_s)} if retry_s else None
         super().__init__(status, message, headers)
         self.code, self.param = code, param
 
     def body(self) -> bytes:
-        return responses.error_body(
-            self.detail, code=self.code, type=error_type(self.status_code), param=self.param
-        )
+        status = self.status_code
+        type = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+        detail = ErrorDetail(message=self.detail, type=type, code=self.code, param=self.param)
+        return ErrorBody(error=detail).model_dump_json().encode()
+
+    def response(self) -> Response:
+        return Response(self.body(), self.status_code, self.headers, media_type="application/json")
 
 
-def handle_errors(app: FastAPI) -> None:
-    """Every error in one form; none repeats what was sent."""
-
-    def answer(found: Problem) -> Response:
-        return Response(
-            found.body(), found.status_code, found.headers, media_type="application/json"
-        )
-
-    @app.exception_handler(HTTPException)
-    async def known(_: Request, error: HTTPException) -> Response:
-        if isinstance(error, Problem):
-            return answer(error)
-        texts = {
-            404: "there is no such path; GET /openapi.json names them",
-            405: "this path does not take that method",
-        }
-        text = texts.get(error.status_code, "the body cannot be read; send JSON in UTF-8")
-        found = Problem(
-            error.status_code, "bad_request" if error.status_code == 400 else "not_found", text
-        )
-        found.headers = error.headers
-        return answer(found)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        return answer(_explained(error))
-
-    @app.exception_handler(NoCaseError)
-    async def no_case(_: Request, error: NoCaseError) -> Response:
-        return answer(Problem(404, "no_such_case", "there is no such case"))
-
-    @app.exception_handler(ResolvedError)
-    async def resolved(_: Request, error: ResolvedError) -> Response:
-        return answer(
-            Problem(409, "already_resolved", "the case has its answer already; that one stands")
-        )
-
-    @app.exception_handler(Exception)
-    async def unknown(_: Request, error: Exception) -> Response:
-        return answer(problem(error))
+async def _answer_error(_: Request, error: Exception) -> Response:
+    return to_rejection(error).response()
 
 
-def _explained(error: RequestValidationError) -> Problem:
+HANDLERS = dict.fromkeys(
+    (HTTPException, RequestValidationError, AegisError, Exception), _answer_error
+)
+"""For `FastAPI(exception_handlers=)`: every error has the one form."""
+
+
+def to_rejection(error: Exception) -> Rejection:
+    """Return what the client is told of an error; log the unexpected ones."""
+    match error:
+        case Rejection():
+            return error
+        case RequestValidationError():
+            return _invalid(error)
+        case HTTPException(status_code=status):
+            message = _HTTP_MESSAGES.get(status, "the body cannot be read; send JSON in UTF-8")
+            code = "bad_request" if status == 400 else "not_found"
+            return Rejection(status, code, message, headers=dict(error.headers or {}))
+        case PromptTooLongError():
+            return Rejection(400, "context_length_exceeded", str(error), param="messages")
+        case UnavailableError():
+            return Rejection(503, "unavailable", str(error), headers={"Retry-After": "5"})
+        case QueueFullError():
+            return Rejection(429, "too_busy", str(error), headers={"Retry-After": "2"})
+        case ClientDisconnected():
+            return Rejection(499, "client_left", "the client has left")
+        case AbandonedError():
+            message = "the server is going down; ask again in a moment"
+            return Rejection(503, "stopping", message, headers={"Retry-After": "10"})
+        case NoCaseError():
+            return Rejection(404, "no_such_case", "there is no such case")
+        case ResolvedError():
+            message = "the case has its answer already; that one stands"
+            return Rejection(409, "already_resolved", message)
+    log_exception(error)
+    return Rejection(500, "internal_error", "something went wrong here; it was logged")
+
+
+def _invalid(error: RequestValidationError) -> Rejection:
     first = error.errors()[0]
-    place, kind = list(first["loc"]), first["type"]
+    location, kind = list(first["loc"]), first["type"]
+    path = location[1:] if location[:1] in (["body"], ["query"], ["path"]) else location
+    field = known_name(path[0]) if path else None
+    code, message, param = "invalid_value", "", field
     if kind == "json_invalid":
-        return Problem(400, "invalid_json", "the body is not valid JSON")
-    inside = place[1:] if place[:1] in (["body"], ["query"], ["path"]) else place
-    field = schemas.known_name(inside[0]) if inside else None
-    if field in schemas.UNSUPPORTED:
-        return Problem(
-            400,
-            "unsupported",
-            f"{field} asks for what this server does not do; leave it out",
-            param=field,
-        )
-    if kind == "extra_forbidden":
-        return Problem(
-            400,
-            "unknown_field",
-            f"{field or 'body'} holds a field that is not known here; leave it out",
-        )
-    if kind == "missing" and not inside:
-        return Problem(400, "no_body", "a JSON body is needed, with Content-Type: application/json")
-    if kind == "model_attributes_type":
-        return Problem(
-            400,
-            "invalid_value",
-            "the body must be a JSON object, with Content-Type: application/json",
-        )
-    if kind == "string_too_long" and place[:1] == ["body"]:
-        limit = first.get("ctx", {}).get("max_length")
-        return Problem(
-            413, "too_large", f"{field} may have {limit} characters; send less", param=field
-        )
-    if kind in ("string_pattern_mismatch", "string_too_short"):
-        return Problem(400, "invalid_value", f"{field} is empty or not of its form", param=field)
-    return Problem(
-        400,
-        "invalid_value",
-        f"{field or 'body'}: {first['msg'].removeprefix('Value error, ')}",
-        param=field,
-    )
-
-
-def problem(error: Exception) -> Problem:
-    """An error of the service, as its asker is told of it."""
-    if isinstance(error, Problem):
-        return error
-    if isinstance(error, PromptTooLongError):
-        return Problem(400, "context_length_exceeded", str(error), param="messages")
-    if isinstance(error, UnavailableError):
-        return Problem(503, "unavailable", str(error), retry_s=5)
-    if isinstance(error, QueueFullError):
-        return Problem(429, "too_busy", str(error), retry_s=2)
-    if isinstance(error, ClientDisconnected):
-        return Problem(499, "client_left", "the client has left")
-    if isinstance(error, AbandonedError):
-        return Problem(
-            503, "stopping", "the server is going down; ask again in a moment", retry_s=10
-        )
-    tell(error)
-    return Problem(500, "internal_error", "something went wrong here; it was logged")
+        code, message, param = "invalid_json", "the body is not valid JSON", None
+    elif field in UNSUPPORTED:
+        code = "unsupported"
+        message = f"{field} asks for what this server does not do; leave it out"
+    elif kind == "extra_forbidden":
+        code, param = "unknown_field", None
+        message = f"{field or 'body'} holds a field that is not known here; leave it out"
+    elif kind == "missing" and not path:
+        code = "no_body"
+        message = "a JSON body is needed, with Content-Type: application/json"
+    elif kind == "model_attributes_type":
+        message = "the body must be a JSON object, with Content-Type: application/json"
+        param = None
+    elif kind == "string_too_long" and location[:1] == ["body"]:
+        message = f"{field} may have {first['ctx']['max_length']} characters; send less"
+        return Rejection(413, "too_large", message, param=field)
+    elif kind in ("string_pattern_mismatch", "string_too_short"):
+        message = f"{field} is empty or not of its form"
+    else:
+        message = f"{field or 'body'}: {first['msg'].removeprefix('Value error, ')}"
+    return Rejection(400, code, message, param=param)

@@ -3,6 +3,7 @@ is told of it."""
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import json
 import sqlite3
@@ -15,24 +16,22 @@ from pathlib import Path
 from aegis.errors import AegisError, BadInputError
 from aegis.storage.files import disk_full_explained, make_folder
 
-FILE = "escalations.db"
+QUEUE_FILE = "escalations.db"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS cases (
-    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, opened TEXT NOT NULL, owner TEXT NOT NULL, user TEXT NOT NULL,
-    query TEXT NOT NULL, probabilities TEXT NOT NULL, answer TEXT, resolved TEXT, reviewer TEXT);
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, opened TEXT NOT NULL, owner TEXT NOT NULL,
+    user TEXT NOT NULL, query TEXT NOT NULL, probabilities TEXT NOT NULL, answer TEXT,
+    resolved TEXT, reviewer TEXT);
 CREATE INDEX IF NOT EXISTS cases_open ON cases (number) WHERE resolved IS NULL;
 """
+_COLUMNS = "id, opened, owner, user, query, probabilities, answer, resolved, reviewer"
 
 
-class CaseError(AegisError):
-    """A case is not there, or was resolved before."""
-
-
-class NoCaseError(CaseError, BadInputError):
+class NoCaseError(BadInputError):
     """There is no such case."""
 
 
-class ResolvedError(CaseError, BadInputError):
+class ResolvedError(BadInputError):
     """The case has its answer already; the first one stands."""
 
 
@@ -79,84 +78,62 @@ class CaseQueue:
     def open(
         self, id: str, *, owner: str, user: str, query: str, probabilities: tuple[float, ...]
     ) -> None:
-        """The case is on the disk."""
+        """Put a new case on the disk."""
         row = (id, _now(), owner, user, query, json.dumps(probabilities))
-        with self._ready() as database:
-            database.execute(
-                "INSERT INTO cases (id, opened, owner, user, query, probabilities) VALUES (?, ?, ?, ?, ?, ?)",
+        with self._connection() as connection:
+            connection.execute(
+                "INSERT INTO cases (id, opened, owner, user, query, probabilities) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
                 row,
             )
 
     def withdraw(self, id: str) -> None:
-        """The case is gone, if it was there: its asker was never told of it."""
-        with contextlib.suppress(AegisError, sqlite3.Error), self._ready() as database:
-            database.execute("DELETE FROM cases WHERE id = ? AND resolved IS NULL", (id,))
+        """Take back a case, if it is there: its asker was never told of it."""
+        with contextlib.suppress(AegisError, sqlite3.Error), self._connection() as connection:
+            connection.execute("DELETE FROM cases WHERE id = ? AND resolved IS NULL", (id,))
 
     def get(self, id: str) -> Case:
-        """The case.
-
-        Raises:
-            NoCaseError: if there is none.
-        """
-        with self._ready() as database:
-            row = database.execute(f"SELECT {_COLUMNS} FROM cases WHERE id = ?", (id,)).fetchone()
-        if row is None:
+        """Return the case, or raise NoCaseError."""
+        cases = self._select("WHERE id = ?", id)
+        if not cases:
             raise NoCaseError("there is no such case; `aegis review list` shows those that wait")
-        return _case(row)
+        return cases[0]
 
-    def find(self, beginning: str) -> Case:
-        """The one case whose id begins so.
+    def find(self, prefix: str) -> Case:
+        """Return the one case whose id begins so; raise NoCaseError if there is none, or more."""
+        cases = self._select("WHERE instr(id, ?) = 1 LIMIT 2", prefix.removeprefix("chatcmpl-"))
+        if len(cases) != 1:
+            number = "more than one" if cases else "no"
+            raise NoCaseError(f"{number} case begins with that id; see `aegis review list`")
+        return cases[0]
 
-        Raises:
-            NoCaseError: if there is none, or more than one.
-        """
-        wanted = beginning.removeprefix("chatcmpl-")
-        with self._ready() as database:
-            rows = database.execute(
-                f"SELECT {_COLUMNS} FROM cases WHERE instr(id, ?) = 1 LIMIT 2", (wanted,)
-            ).fetchall()
-        if len(rows) != 1:
-            raise NoCaseError(
-                f"{'no' if not rows else 'more than one'} case begins with that id; see `aegis review list`"
-            )
-        return _case(rows[0])
-
-    def list(self, *, resolved: bool = False, limit: int = 50) -> list[Case]:
-        """Open cases, the oldest first; or resolved ones, the newest first."""
-        order = (
-            "resolved IS NOT NULL ORDER BY number DESC"
-            if resolved
-            else "resolved IS NULL ORDER BY number"
-        )
-        with self._ready() as database:
-            return [
-                _case(row)
-                for row in database.execute(
-                    f"SELECT {_COLUMNS} FROM cases WHERE {order} LIMIT ?", (limit,)
-                )
-            ]
+    def list(self, *, resolved: bool = False, limit: int = 50) -> builtins.list[Case]:
+        """Return open cases, the oldest first; or resolved ones, the newest first."""
+        if resolved:
+            return self._select("WHERE resolved IS NOT NULL ORDER BY number DESC LIMIT ?", limit)
+        return self._select("WHERE resolved IS NULL ORDER BY number LIMIT ?", limit)
 
     def waiting(self) -> int:
-        """How many cases are open."""
-        with self._ready() as database:
-            return database.execute("SELECT count(*) FROM cases WHERE resolved IS NULL").fetchone()[
-                0
-            ]
+        """Return how many cases are open."""
+        with self._connection() as connection:
+            rows = connection.execute("SELECT count(*) FROM cases WHERE resolved IS NULL")
+            return rows.fetchone()[0]
 
     def resolve(self, id: str, answer: str, *, reviewer: str) -> Case:
-        """The case with its answer, on the disk.
+        """Put the answer on the disk and return its case.
 
         Raises:
             NoCaseError: if there is none.
             ResolvedError: if somebody was quicker.
         """
-        with self._ready() as database:
-            done = database.execute(
-                "UPDATE cases SET answer = ?, resolved = ?, reviewer = ? WHERE id = ? AND resolved IS NULL",
+        with self._connection() as connection:
+            updated = connection.execute(
+                "UPDATE cases SET answer = ?, resolved = ?, reviewer = ? "
+                "WHERE id = ? AND resolved IS NULL",
                 (answer, _now(), reviewer, id),
-            )
+            ).rowcount
         case = self.get(id)
-        if not done.rowcount:
+        if not updated:
             raise ResolvedError(
                 f"the case was resolved at {case.resolved} by {case.reviewer}; that answer stands"
             )
@@ -166,18 +143,15 @@ class CaseQueue:
         with self._lock:
             self._database.close()
 
+    def _select(self, clause: str, value: str | int) -> builtins.list[Case]:
+        with self._connection() as connection:
+            rows = connection.execute(f"SELECT {_COLUMNS} FROM cases {clause}", (value,))
+            return [Case(*row[:5], tuple(json.loads(row[5])), *row[6:]) for row in rows]
+
     @contextlib.contextmanager
-    def _ready(self) -> Iterator[sqlite3.Connection]:
+    def _connection(self) -> Iterator[sqlite3.Connection]:
         with self._lock, disk_full_explained(self.path):
             yield self._database
-
-
-_COLUMNS = "id, opened, owner, user, query, probabilities, answer, resolved, reviewer"
-
-
-def _case(row: tuple) -> Case:
-    id, opened, owner, user, query, probabilities, *rest = row
-    return Case(id, opened, owner, user, query, tuple(json.loads(probabilities)), *rest)
 
 
 def _now() -> str:

@@ -1,4 +1,4 @@
-"""What /metrics tells: counts and times by fixed words, never by anything that somebody wrote."""
+"""What `/metrics` counts, by fixed words, never by anything that somebody wrote."""
 
 from __future__ import annotations
 
@@ -14,41 +14,29 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "aegis_requests", "Requests", ["route", "status"], registry=self.registry
-        )
+        known = {"registry": self.registry}
+        self._requests = Counter("aegis_requests", "Requests", ["route", "status"], **known)
         self._seconds = Histogram(
-            "aegis_request_seconds",
-            "Time a request",
-            ["route"],
-            buckets=_SECONDS,
-            registry=self.registry,
+            "aegis_request_seconds", "Time a request", ["route"], buckets=_SECONDS, **known
         )
-        self._decisions = Counter(
-            "aegis_decisions", "Answers by decision", ["decision"], registry=self.registry
-        )
+        self._decisions = Counter("aegis_decisions", "Answers by decision", ["decision"], **known)
         self._withheld = Counter(
-            "aegis_withheld",
-            "Answers replaced by the fixed refusal",
-            ["reason"],
-            registry=self.registry,
+            "aegis_withheld", "Answers replaced by the fixed refusal", ["reason"], **known
         )
-        self.working = Gauge(
-            "aegis_working", "Questions being answered or waiting", registry=self.registry
-        )
+        self.working = Gauge("aegis_working", "Questions being answered or waiting", **known)
         self.waiting_cases = Gauge(
-            "aegis_escalations_open", "Cases that wait for a person", registry=self.registry
+            "aegis_escalations_open", "Cases that wait for a person", **known
         )
 
     def request(self, route: str, status: int, seconds: float) -> None:
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def decided(self, decision: Decision) -> None:
+    def answered(self, decision: Decision, withheld: str | None) -> None:
+        """Count an answer, and why it is the fixed refusal instead, if it is."""
         self._decisions.labels(decision.name).inc()
-
-    def withheld(self, reason: str) -> None:
-        self._withheld.labels(reason).inc()
+        if withheld:
+            self._withheld.labels(withheld).inc()
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

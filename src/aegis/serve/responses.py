@@ -1,131 +1,103 @@
-"""From a reply to bytes. Streams are cut from the whole answer, so that they say the same to the
-last character."""
+"""From an answer to bytes. A stream is cut from the whole answer, so that both say the same to
+the last character."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from pydantic import BaseModel
-
-from aegis.serve.schemas import (
-    AssistantMessage,
-    ChatChunk,
-    ChatResponse,
-    Choice,
-    ChunkChoice,
-    Delta,
-    ErrorBody,
-    ErrorDetail,
-    ThinkPiece,
-    ThinkResponse,
-    Usage,
-    probabilities,
-)
+from aegis.serve import schemas
 from aegis.serve.service import AnswerResult
 
 KEEP_ALIVE = b": thinking\n\n"
 _PIECE = re.compile(r"\S{1,24}\s*|\s+")
 
 
-def think_body(reply: AnswerResult) -> bytes:
-    return _bytes(
-        ThinkResponse(
-            id=reply.id,
-            final=reply.final,
-            decision=reply.decision.name,  # pyright: ignore[reportArgumentType]
-            probabilities=probabilities(reply.probabilities),
-            escalated=reply.escalated,
+class ResponseFormat(Protocol):
+    """How a route writes an answer: at once, or as server-sent events."""
+
+    def body(self, result: AnswerResult) -> bytes: ...
+
+    def events(self, result: AnswerResult) -> Iterator[bytes]: ...
+
+
+class ThinkFormat:
+    """The form of `/think`."""
+
+    def body(self, result: AnswerResult) -> bytes:
+        response = schemas.ThinkResponse(
+            id=result.id,
+            final=result.final,
+            decision=result.decision.name,  # pyright: ignore[reportArgumentType]
+            probabilities=schemas.probabilities(result.probabilities),
+            escalated=result.escalated,
         )
-    )
+        return response.model_dump_json().encode()
+
+    def events(self, result: AnswerResult) -> Iterator[bytes]:
+        """Yield `piece` events that make up the final, then the whole body as `answer`."""
+        for text in _PIECE.findall(result.final):
+            yield event(_json({"id": result.id, "text": text}), name="piece")
+        yield event(self.body(result), name="answer")
 
 
-def think_events(reply: AnswerResult) -> Iterator[bytes]:
-    """`piece` events whose texts make up the final, then one `answer` event, the body of the answer
-    without streaming."""
-    for text in pieces(reply.final):
-        yield b"event: piece\n" + _event(ThinkPiece(id=reply.id, text=text))
-    yield b"event: answer\ndata: " + think_body(reply) + b"\n\n"
+@dataclass(frozen=True)
+class ChatFormat:
+    """OpenAI's form of chat completions."""
 
+    model: str
+    created: int
+    include_usage: bool = False
 
-def chat_body(reply: AnswerResult, *, model: str, created: int) -> bytes:
-    choice = Choice(
-        index=0,
-        message=AssistantMessage(role="assistant", content=reply.final),
-        finish_reason=_finish(reply),
-    )
-    return _bytes(
-        ChatResponse(
-            id=f"chatcmpl-{reply.id}",
+    def body(self, result: AnswerResult) -> bytes:
+        message = schemas.AssistantMessage(role="assistant", content=result.final)
+        choice = schemas.Choice(index=0, message=message, finish_reason=_finish_reason(result))
+        response = schemas.ChatResponse(
+            id=f"chatcmpl-{result.id}",
             object="chat.completion",
-            created=created,
-            model=model,
+            created=self.created,
+            model=self.model,
             choices=[choice],
-            usage=_usage(reply),
+            usage=_usage(result),
         )
+        return response.model_dump_json().encode()
+
+    def events(self, result: AnswerResult) -> Iterator[bytes]:
+        """Yield the chunks of OpenAI's stream, `[DONE]` included."""
+
+        def chunk(*choices: dict[str, Any], **usage: Any) -> bytes:
+            heading = {"id": f"chatcmpl-{result.id}", "object": "chat.completion.chunk"}
+            about = {"created": self.created, "model": self.model}
+            return event(_json({**heading, **about, "choices": choices, **usage}))
+
+        yield chunk({"index": 0, "delta": {"role": "assistant", "content": ""}})
+        for text in _PIECE.findall(result.final):
+            yield chunk({"index": 0, "delta": {"content": text}})
+        yield chunk({"index": 0, "delta": {}, "finish_reason": _finish_reason(result)})
+        if self.include_usage:
+            yield chunk(usage=_usage(result).model_dump())
+        yield event(b"[DONE]")
+
+
+def event(data: bytes, *, name: str | None = None) -> bytes:
+    """Return one server-sent event of one line of data."""
+    return (f"event: {name}\n".encode() if name else b"") + b"data: " + data + b"\n\n"
+
+
+def _usage(result: AnswerResult) -> schemas.Usage:
+    asked, answered = result.prompt_tokens, result.final_tokens
+    return schemas.Usage(
+        prompt_tokens=asked, completion_tokens=answered, total_tokens=asked + answered
     )
 
 
-def chat_events(
-    reply: AnswerResult, *, model: str, created: int, include_usage: bool = False
-) -> Iterator[bytes]:
-    """The chunks of OpenAI's stream, `[DONE]` included."""
-
-    def chunk(choices: list[ChunkChoice], usage: Usage | None = None) -> bytes:
-        found = ChatChunk(
-            id=f"chatcmpl-{reply.id}",
-            object="chat.completion.chunk",
-            created=created,
-            model=model,
-            choices=choices,
-            usage=usage,
-        )
-        return _event(found)
-
-    yield chunk([ChunkChoice(index=0, delta=Delta(role="assistant", content=""))])
-    for text in pieces(reply.final):
-        yield chunk([ChunkChoice(index=0, delta=Delta(content=text))])
-    yield chunk([ChunkChoice(index=0, delta=Delta(), finish_reason=_finish(reply))])
-    if include_usage:
-        yield chunk([], _usage(reply))
-    yield b"data: [DONE]\n\n"
+def _finish_reason(result: AnswerResult) -> schemas.FinishReason:
+    """Return OpenAI's word; `content_filter` where a fixed text took the answer's place."""
+    return "content_filter" if not result.own else "length" if result.cut else "stop"
 
 
-def error_body(
-    message: str, *, code: str, type: str = "invalid_request_error", param: str | None = None
-) -> bytes:
-    return _bytes(
-        ErrorBody(error=ErrorDetail(message=message, type=type, code=code, param=param)),
-        keep_nulls=True,
-    )
-
-
-def error_event(body: bytes) -> bytes:
-    """An error in a stream that has begun; nothing of an answer was in it."""
-    return b"data: " + body + b"\n\n"
-
-
-def pieces(final: str) -> list[str]:
-    """Parts of a word or so each, that make up the text."""
-    return _PIECE.findall(final)
-
-
-def _usage(reply: AnswerResult) -> Usage:
-    total = reply.prompt_tokens + reply.final_tokens
-    return Usage(
-        prompt_tokens=reply.prompt_tokens, completion_tokens=reply.final_tokens, total_tokens=total
-    )
-
-
-def _finish(reply: AnswerResult) -> Literal["stop", "length", "content_filter"]:
-    """In OpenAI's words; `content_filter`: the answer was replaced by a fixed text."""
-    return "content_filter" if not reply.own else "length" if reply.cut else "stop"
-
-
-def _event(found: BaseModel) -> bytes:
-    return b"data: " + _bytes(found) + b"\n\n"
-
-
-def _bytes(found: BaseModel, *, keep_nulls: bool = False) -> bytes:
-    return found.model_dump_json(exclude_none=not keep_nulls).encode()
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

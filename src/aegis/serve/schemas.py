@@ -9,28 +9,33 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from aegis.protocol.decisions import NAMES
 
 MOST_CHARACTERS = 32_000
-MOST_TOKENS = 1024
-MOST_TURNS = 64
 DecisionName = Literal["ALLOW", "ESCALATION", "DENY", "REFUSE"]
+FinishReason = Literal["stop", "length", "content_filter"]
 
 
-class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-def _whole(number: object) -> object:
+def _integer(number: object) -> object:
     """JSON has one kind of number: 5.0 is an integer."""
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
-TokenLimit = Annotated[
-    int, Field(ge=1, le=MOST_TOKENS), BeforeValidator(_whole)
-]  # else the document has no bounds
-# Holds more than spaces and controls; one pattern for the server and for its document, whose dialects differ on spaces.
+# Holds more than spaces and controls; one pattern for the server and for its OpenAPI document,
+# whose dialects differ on spaces.
 _VISIBLE = (
     r"[^\u0000-\u0020\u007f-\u00a0\u00ad\u1680\u2000-\u200f\u2028-\u202f\u205f-\u2064\u3000\ufeff]"
 )
 Text = Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS, pattern=_VISIBLE)]
+AnyText = Annotated[str, Field(max_length=MOST_CHARACTERS)]
+Name = Annotated[str, Field(max_length=128)]
+Temperature = Annotated[float, Field(ge=0, le=2)]
+# Fields before validators, or the document has no bounds.
+TokenLimit = Annotated[int, Field(ge=1, le=1024), BeforeValidator(_integer)]
+Seed = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63), BeforeValidator(_integer)]
+Zero = Annotated[float, Field(ge=0, le=0)]
+EmptyList = Annotated[list[Any], Field(max_length=0)]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class ThinkRequest(_Closed):
@@ -45,9 +50,9 @@ class ThinkRequest(_Closed):
     """
 
     query: Text
-    user_id: Annotated[str, Field(max_length=128)] | None = None
+    user_id: Name | None = None
     max_new_tokens: TokenLimit | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    temperature: Temperature | None = None
     stream: bool = False
 
 
@@ -73,33 +78,21 @@ class ThinkResponse(_Closed):
     escalated: bool
 
 
-class ThinkPiece(_Closed):
-    """A part of the answer, in a stream."""
-
-    id: str
-    text: str
-
-
 class TextPart(_Closed):
     type: Literal["text"]
-    text: Annotated[str, Field(max_length=MOST_CHARACTERS)]
+    text: AnyText
 
 
 class Message(_Closed):
     role: Literal["system", "developer", "user", "assistant"]
-    content: (
-        Annotated[str, Field(max_length=MOST_CHARACTERS)]
-        | Annotated[list[TextPart], Field(min_length=1, max_length=64)]
-    )
-    name: Annotated[str, Field(max_length=128)] | None = None
+    content: AnyText | Annotated[list[TextPart], Field(min_length=1, max_length=64)]
+    name: Name | None = None
 
     @property
     def text(self) -> str:
-        return (
-            self.content
-            if isinstance(self.content, str)
-            else "\n".join(part.text for part in self.content)
-        )
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text for part in self.content)
 
 
 class StreamOptions(_Closed):
@@ -113,20 +106,20 @@ class PlainText(_Closed):
 class _Unsupported(_Closed):
     """What AEGIS cannot do: null, or the one value that asks for nothing."""
 
-    n: Annotated[int, Field(ge=1, le=1), BeforeValidator(_whole)] | None = None
+    n: Annotated[int, Field(ge=1, le=1), BeforeValidator(_integer)] | None = None
     logprobs: Literal[False] | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=0), BeforeValidator(_whole)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=0), BeforeValidator(_integer)] | None = None
     echo: Literal[False] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tools: EmptyList | None = None
     tool_choice: Literal["none"] | None = None
-    functions: Annotated[list[Any], Field(max_length=0)] | None = None
+    functions: EmptyList | None = None
     function_call: Literal["none"] | None = None
     parallel_tool_calls: bool | None = None
     logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
     top_p: Annotated[float, Field(ge=1, le=1)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
-    presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
-    stop: Annotated[list[Any], Field(max_length=0)] | None = None
+    frequency_penalty: Zero | None = None
+    presence_penalty: Zero | None = None
+    stop: EmptyList | None = None
     response_format: PlainText | None = None
     store: Literal[False] | None = None
 
@@ -142,14 +135,14 @@ class ChatRequest(_Unsupported):
     """
 
     model: Annotated[str, Field(max_length=200)]
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_TURNS)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=64)]
     max_tokens: TokenLimit | None = None
     max_completion_tokens: TokenLimit | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63), BeforeValidator(_whole)] | None = None
+    temperature: Temperature | None = None
+    seed: Seed | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: Annotated[str, Field(max_length=128)] | None = None
+    user: Name | None = None
 
 
 class AssistantMessage(_Closed):
@@ -160,7 +153,7 @@ class AssistantMessage(_Closed):
 class Choice(_Closed):
     index: Literal[0]
     message: AssistantMessage
-    finish_reason: Literal["stop", "length", "content_filter"]
+    finish_reason: FinishReason
 
 
 class Usage(_Closed):
@@ -178,26 +171,6 @@ class ChatResponse(_Closed):
     model: str
     choices: list[Choice]
     usage: Usage
-
-
-class Delta(_Closed):
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-
-
-class ChunkChoice(_Closed):
-    index: Literal[0]
-    delta: Delta
-    finish_reason: Literal["stop", "length", "content_filter"] | None = None
-
-
-class ChatChunk(_Closed):
-    id: str
-    object: Literal["chat.completion.chunk"]
-    created: int
-    model: str
-    choices: list[ChunkChoice]
-    usage: Usage | None = None
 
 
 class ModelCard(_Closed):
@@ -257,21 +230,15 @@ class ErrorBody(_Closed):
     error: ErrorDetail
 
 
-def probabilities(found: tuple[float, ...]) -> Probabilities:
-    return Probabilities(**dict(zip(NAMES, found, strict=True)))
+def probabilities(values: tuple[float, ...]) -> Probabilities:
+    return Probabilities(**dict(zip(NAMES, values, strict=True)))
 
 
-_TAKEN = (
-    *ThinkRequest.model_fields,
-    *ChatRequest.model_fields,
-    *Resolution.model_fields,
-    "state",
-    "limit",
-    "id",
-    "name",
+_PARAMETERS = frozenset({"state", "limit", "id", "name"}).union(
+    ThinkRequest.model_fields, ChatRequest.model_fields, Resolution.model_fields
 )
 
 
 def known_name(text: object) -> str | None:
-    """The name, if it is one of ours and not of whoever asks."""
-    return text if isinstance(text, str) and text in _TAKEN else None
+    """Return the text if it is a parameter's name, and so not the words of whoever asks."""
+    return text if isinstance(text, str) and text in _PARAMETERS else None

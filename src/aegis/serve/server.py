@@ -6,37 +6,143 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import logging
+import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
+from aegis.audit import AuditKeys, AuditLog
+from aegis.audit.keystore import ENVIRONMENT, default_keys_folder
+from aegis.engine.protocol import Engine
 from aegis.errors import BadInputError
-from aegis.serve.middleware import is_loopback
+from aegis.model.device import limit_shape_cache, set_threads
+from aegis.runs.record import locate
+from aegis.serve.app import build_app
+from aegis.serve.escalations import QUEUE_FILE, CaseQueue
+from aegis.serve.logs import log, log_to_stderr
+from aegis.serve.metrics import Metrics
+from aegis.serve.middleware.access import is_loopback
 from aegis.serve.service import AnswerService
+from aegis.serve.settings import ServeSettings
+from aegis.serve.tokens import TokenFile
 
-_log = logging.getLogger("aegis.serve")
+
+def serve(settings: ServeSettings, report: Callable[[str], None]) -> None:
+    """Answer until a stop signal; return when the last answer has left.
+
+    Args:
+        report: told, a line at a time, what is served and where.
+
+    Raises:
+        BadInputError: if something cannot be used; the model has not been loaded then.
+    """
+    path = locate(settings.model)
+    kind = _engine_kind(settings, path)
+    require_guarded(settings.host, settings.tokens)
+    tokens = TokenFile(settings.tokens) if settings.tokens else None
+    name = settings.name or _public_name(path)
+    if not name.isprintable() or not 0 < len(name) <= 200:
+        raise BadInputError("--name must be 1 to 200 printable characters; choose another")
+    set_threads(settings.threads)
+    log_to_stderr()
+    home, metrics = path.resolve().parent, Metrics()
+    audit_folder = settings.audit or home / "audit"
+    with contextlib.ExitStack() as stack:
+        bound = stack.enter_context(contextlib.closing(bind(settings.host, settings.port)))
+        cases = CaseQueue(settings.cases or home / QUEUE_FILE)
+        stack.enter_context(contextlib.closing(cases))
+        keys = _audit_keys(audit_folder, settings.keys, report)
+        audit = stack.enter_context(AuditLog.open(audit_folder, keys))
+        engine = _load_engine(kind, path, name, settings)
+        stack.enter_context(contextlib.closing(engine))
+        service = AnswerService(
+            engine, audit=audit, cases=cases, settings=settings, metrics=metrics
+        )
+        app = build_app(service, cases, settings=settings, metrics=metrics, tokens=tokens)
+        report(f"model {name}, engine {kind}; audit log {audit_folder}; escalations {cases.path}")
+        if tokens is None:
+            report(
+                "no tokens: everybody on this machine may ask and review; "
+                "give --tokens FILE to change that"
+            )
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        report(f"http://{host}:{settings.port}/docs")
+        server = Server(app, service, grace_s=settings.grace_s)
+        bound.listen(128)
+        freeze_loaded_objects()
+        server.run(sockets=[bound])
+        if not server.started:
+            raise BadInputError("the server could not start; its log says why")
+
+
+def _engine_kind(settings: ServeSettings, path: Path) -> str:
+    kind = settings.engine or ("gguf" if path.suffix.lower() == ".gguf" else "hf")
+    if kind not in ("hf", "gguf"):
+        raise BadInputError(f"--engine must be hf or gguf, got {kind!r}; give one of them")
+    if not path.exists():
+        raise BadInputError(
+            f"{settings.model}: no such model; give a folder that `aegis run` wrote, or a .gguf file"
+        )
+    return kind
+
+
+def _public_name(path: Path) -> str:
+    """Return the file's stem, the folder's name or, where every run has a folder of that name, the
+    run's."""
+    path = path.resolve()
+    if path.is_file():
+        return path.stem
+    return path.parent.name if path.name in ("model", "adapter") else path.name
+
+
+def _audit_keys(log_folder: Path, keys: Path | None, report: Callable[[str], None]) -> AuditKeys:
+    beside_log = default_keys_folder(log_folder)
+    if keys or os.environ.get(ENVIRONMENT) or beside_log.exists() or log_folder.exists():
+        return AuditKeys.load(keys or beside_log)
+    made = AuditKeys.create(beside_log)
+    report(
+        f"made audit keys in {made.folder}; keep a copy of them elsewhere: nothing replaces them"
+    )
+    return made
+
+
+def _load_engine(kind: str, path: Path, name: str, settings: ServeSettings) -> Engine:
+    if kind == "gguf":
+        from aegis.engine.llamacpp_engine import LlamaCppEngine
+
+        file = None if path.is_dir() else path
+        folder = path if path.is_dir() else path.parent
+        folder = folder.parent if file and folder.name == "gguf" else folder
+        engine = LlamaCppEngine.load(folder, file=file, slots=settings.batch)
+        engine.model = name
+        return engine
+    from aegis.engine.local_thinker import LocalThinker
+    from aegis.engine.transformers_engine import TransformersEngine
+
+    limit_shape_cache()
+    thinker = LocalThinker.load(path, base_spec=settings.base)
+    return TransformersEngine(thinker, model=name, most_rows=settings.batch)
 
 
 def require_guarded(host: str, tokens: Path | None) -> None:
-    """Only this machine reaches the host, or tokens are asked for.
+    """Check that only this machine reaches the host, or tokens are asked for.
 
     Raises:
         BadInputError: if anybody could come in.
     """
     if tokens is None and not is_loopback(host):
         raise BadInputError(
-            f"--host {host}: others could reach it, and no tokens are asked for; make some with `aegis token new NAME "
-            "--tokens FILE` and give --tokens FILE"
+            f"--host {host}: others could reach it, and no tokens are asked for; "
+            "make some with `aegis token new NAME --tokens FILE` and give --tokens FILE"
         )
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """The socket, bound but not yet listening.
+    """Return a socket that is bound but does not listen yet.
 
     Raises:
         BadInputError: if the host is none of this machine's, or the port is taken.
@@ -50,19 +156,9 @@ def bind(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         bound.close()
         reason = getattr(error, "strerror", None) or str(error)
-        raise BadInputError(
-            f"--host {host} --port {port}: {reason.lower()}; choose another"
-        ) from error
+        message = f"--host {host} --port {port}: {reason.lower()}; choose another"
+        raise BadInputError(message) from error
     return bound
-
-
-def log_to_stderr() -> None:
-    """One line an event on stderr."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for name, level in (("aegis.serve", logging.INFO), ("uvicorn", logging.WARNING)):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.level, logger.propagate = [handler], level, False
 
 
 class Server(uvicorn.Server):
@@ -86,33 +182,32 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.service.draining.set()
-        latest = asyncio.get_running_loop().call_later(self.grace_s, self.service.stopping.set)
+        loop = asyncio.get_running_loop()
+        deadline = loop.call_later(self.grace_s, self.service.stopping.set)
         try:
             await super().shutdown(sockets)
         finally:
-            latest.cancel()
+            deadline.cancel()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         self.service.draining.set()
-        _log.info(
-            "%s: finishing what was asked; once more to leave at once", signal.Signals(sig).name
-        )
+        name = signal.Signals(sig).name
+        log.info("%s: finishing what was asked; once more to leave at once", name)
         super().handle_exit(sig, frame)
         if self.force_exit:
             self.service.stopping.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As uvicorn's, but a stop that was asked for is no failure: the signal is not raised again
-        at the end."""
+        """Do as uvicorn does, but raise no signal again at the end: a stop that was asked for is no
+        failure."""
         with super().capture_signals():
             yield
             self._captured_signals.clear()
 
 
 def freeze_loaded_objects() -> None:
-    """What is alive now is taken to live as long as the process, and collections of garbage pass it
-    by.
+    """Let collections of garbage pass by what is alive now: it lives as long as the process.
 
     Python looks for garbage among all that is old only once what is new comes to a quarter of it.
     Beside the six hundred thousand objects of torch and transformers that is late, and such a
@@ -121,13 +216,3 @@ def freeze_loaded_objects() -> None:
     gc.collect()
     gc.freeze()
     gc.collect()  # only a whole collection counts what is old anew
-
-
-def serve(app: Any, service: AnswerService, bound: socket.socket, *, grace_s: float = 20) -> None:
-    """Answer until a stop signal; returns when the last answer has left."""
-    server = Server(app, service, grace_s=grace_s)
-    bound.listen(128)
-    freeze_loaded_objects()
-    server.run(sockets=[bound])
-    if not server.started:
-        raise BadInputError("the server could not start; its log says why")

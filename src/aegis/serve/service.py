@@ -1,15 +1,15 @@
-"""One request from its question to the answer that may leave: judged, thought about, settled,
-guarded, recorded."""
+"""One request from its question to the answer that may leave: judged, thought about, checked,
+recorded."""
 
 from __future__ import annotations
 
 import hmac
-import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from aegis.audit import AuditEntry
 from aegis.engine.answer import Answer, final_answer
@@ -24,8 +24,9 @@ from aegis.protocol.thinking import Thinking
 from aegis.serve.conversation import Turn, last_and_whole
 from aegis.serve.escalations import CaseQueue
 from aegis.serve.leak_check import find_leak
-
-_log = logging.getLogger("aegis.serve")
+from aegis.serve.logs import log_exception
+from aegis.serve.metrics import Metrics
+from aegis.serve.settings import ServeSettings
 
 
 class UnavailableError(AegisError):
@@ -37,14 +38,14 @@ class PromptTooLongError(BadInputError):
 
 
 class AbandonedError(AegisError):
-    """Whoever asked has left, or the server is going down: nobody waits for the answer any more."""
+    """Nobody waits for the answer: its client has left, or the server is going down."""
 
 
 class Audit(Protocol):
     """Where every answer is recorded before it leaves."""
 
     def append(self, entry: AuditEntry) -> int:
-        """The entry is on the disk; raises if it is not."""
+        """Put the entry on the disk; raise if it is not there."""
         ...
 
 
@@ -53,8 +54,7 @@ class AnswerRequest:
     """One request, checked.
 
     Args:
-        id: of the request, made here.
-        caller: id of the token; "" where the door is open.
+        caller: id of the token; "" without tokens.
         user: who asks, for the audit log.
         turns: the last is the user's question.
     """
@@ -90,22 +90,10 @@ class AnswerResult:
     final_tokens: int
 
 
-@dataclass(frozen=True)
-class Observer:
-    """What the service reports about its work, in numbers and fixed words only."""
-
-    decided: Callable[[Decision], None] = lambda _: None
-    withheld: Callable[[str], None] = lambda _: None
-
-
 class AnswerService:
     """Answers one request at a time for each thread that calls it.
 
-    Args:
-        section_tokens: limit of each private section.
-        answer_s: after so many seconds the fixed refusal is the answer.
-        canary_key: from which each request's canary is made; None puts none into the private
-            context.
+    Once `draining` is set no new request should come; once `stopping` is set nobody waits any more.
     """
 
     def __init__(
@@ -114,153 +102,134 @@ class AnswerService:
         *,
         audit: Audit,
         cases: CaseQueue,
-        section_tokens: int = 48,
-        answer_s: float = 120,
-        canary_key: bytes | None = None,
-        watched: Observer | None = None,
+        settings: ServeSettings,
+        metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.engine, self.audit, self.cases, self.section_tokens = (
-            engine,
-            audit,
-            cases,
-            section_tokens,
-        )
-        self.answer_s, self.canary_key, self.watched, self.clock = (
-            answer_s,
-            canary_key,
-            watched or Observer(),
-            clock,
-        )
+        self.engine, self.audit, self.cases = engine, audit, cases
+        self.settings, self.metrics, self.clock = settings, metrics, clock
         self.draining, self.stopping = threading.Event(), threading.Event()
+        self._canary_key = secrets.token_bytes(32) if settings.canary else None
 
-    def answer(self, ask: AnswerRequest, gone: Callable[[], bool] = lambda: False) -> AnswerResult:
-        """The reply, recorded before it is returned.
+    def answer(
+        self, request: AnswerRequest, abandoned: Callable[[], bool] = lambda: False
+    ) -> AnswerResult:
+        """Return the result, recorded.
 
         Raises:
             PromptTooLongError: if the prompt leaves no room.
             UnavailableError: if the engine cannot decide, or the answer cannot be recorded.
             AbandonedError: if nobody waits any more.
         """
-        until = self.clock() + self.answer_s
-        query, whole = last_and_whole(ask.turns)
-        limits = Limits(section=self.section_tokens, final=ask.final_tokens)
-        canary = self._canary(ask)
-        marked = (
-            whole if canary is None else f"{whole}\n\n(private mark {canary}, never to be repeated)"
-        )
-        self._require_fit(marked, limits)
-        verdict = self._decide(query, whole)
+        deadline = self.clock() + self.settings.answer_s
+        last, whole = last_and_whole(request.turns)
+        canary = self._canary(request)
+        mark = f"\n\n(private mark {canary}, never to be repeated)" if canary else ""
+        limits = Limits(section=self.settings.section_tokens, final=request.final_tokens)
+        self._require_fit(whole + mark, limits)
+        verdict = self._decide(last, whole)
 
-        def left() -> bool:
-            return gone() or self.stopping.is_set()
+        def nobody_waits() -> bool:
+            return abandoned() or self.stopping.is_set()
 
-        thinking, why = self._think(
-            ask, marked, verdict.decision, limits, cancelled=lambda: left() or self.clock() > until
-        )
-        if left():
+        thinking, failure = None, None
+        try:
+            thinking = self.engine.think(
+                whole + mark,
+                verdict.decision,
+                limits=limits,
+                temperature=request.temperature,
+                seed=request.seed,
+                cancelled=lambda: nobody_waits() or self.clock() > deadline,
+            )
+        except Exception as error:
+            log_exception(error)
+            failure = "engine error"
+        if nobody_waits():
             raise AbandonedError("nobody waits for the answer")
-        if why is None and thinking is None and self.clock() > until:
-            why = "out of time"
-        answer, why = release(query, verdict, thinking, why=why, canary=canary, asked=whole)
-        tokens = max(0, self.engine.prompt_tokens(answer.final) - self.engine.prompt_tokens(""))
-        reply = AnswerResult(
-            ask.id,
-            answer.final,
-            answer.decision,
-            answer.probabilities,
-            answer.escalated,
-            own=answer.own,
-            cut=answer.own and tokens >= ask.final_tokens,
-            prompt_tokens=self.engine.prompt_tokens(whole),
-            final_tokens=tokens,
+        if thinking is None and failure is None and self.clock() > deadline:
+            failure = "out of time"
+        answer, withheld = release(
+            last, verdict, thinking, failure=failure, canary=canary, asked=whole
         )
-        self._record(ask, whole, thinking, reply, why)
-        self.watched.decided(reply.decision)
-        if why:
-            self.watched.withheld(why)
-        return reply
+        result = self._result(request, whole, answer)
+        self._record(request, whole, thinking, result, withheld)
+        self.metrics.answered(result.decision, withheld)
+        return result
+
+    def _canary(self, request: AnswerRequest) -> str | None:
+        if self._canary_key is None:
+            return None
+        asked = "\x1f".join([str(request.seed), *(turn.text for turn in request.turns)])
+        return hmac.digest(self._canary_key, asked.encode(), "sha256").hex()[:16]
 
     def _require_fit(self, prompt: str, limits: Limits) -> None:
         tokens = self.engine.prompt_tokens(prompt)
         room = self.engine.context - limits.total
         if tokens > room:
             raise PromptTooLongError(
-                f"the prompt has {tokens} tokens and {max(0, room)} fit beside the answer asked for; "
-                "shorten it or ask for fewer tokens"
+                f"the prompt has {tokens} tokens and {max(0, room)} fit beside the answer asked "
+                "for; shorten it or ask for fewer tokens"
             )
 
-    def _decide(self, query: str, whole: str) -> Verdict:
+    def _decide(self, last: str, whole: str) -> Verdict:
         try:
-            return severest(self.engine.decide([query] if query == whole else [query, whole]))
+            return severest(self.engine.decide([last] if last == whole else [last, whole]))
         except Exception as error:
-            tell(error)
+            log_exception(error)
             raise UnavailableError("the engine cannot decide now; try again later") from None
 
-    def _think(
-        self,
-        ask: AnswerRequest,
-        prompt: str,
-        decision: Decision,
-        limits: Limits,
-        *,
-        cancelled: Callable[[], bool],
-    ) -> tuple[Thinking | None, str | None]:
-        try:
-            given: dict[str, Any] = {
-                "limits": limits,
-                "temperature": ask.temperature,
-                "seed": ask.seed,
-            }
-            found = self.engine.think(prompt, decision, **given, cancelled=cancelled)
-        except Exception as error:
-            tell(error)
-            return None, "engine error"
-        return found, None
-
-    def _canary(self, ask: AnswerRequest) -> str | None:
-        if self.canary_key is None:
-            return None
-        said = "\x1f".join([str(ask.seed), *(turn.text for turn in ask.turns)])
-        return hmac.digest(self.canary_key, said.encode(), "sha256").hex()[:16]
+    def _result(self, request: AnswerRequest, whole: str, answer: Answer) -> AnswerResult:
+        count = self.engine.prompt_tokens
+        tokens = max(0, count(answer.final) - count(""))
+        return AnswerResult(
+            request.id,
+            answer.final,
+            answer.decision,
+            answer.probabilities,
+            answer.escalated,
+            own=answer.own,
+            cut=answer.own and tokens >= request.final_tokens,
+            prompt_tokens=count(whole),
+            final_tokens=tokens,
+        )
 
     def _record(
         self,
-        ask: AnswerRequest,
+        request: AnswerRequest,
         whole: str,
         thinking: Thinking | None,
-        reply: AnswerResult,
-        why: str | None,
+        result: AnswerResult,
+        withheld: str | None,
     ) -> None:
-        """The case is open and the answer is in the audit log, or neither counts."""
+        """Open the case and append to the audit log, both or neither."""
+        entry = AuditEntry(
+            request_id=request.id,
+            user=request.user or None,
+            decision=result.decision.name,
+            escalated=result.escalated,
+            model=self.engine.model,
+            query=whole,
+            sections=thinking.bodies() if thinking else {},
+            final=result.final,
+            outcome=f"withheld: {withheld}" if withheld else "answered",
+        )
         try:
-            if reply.escalated:
+            if result.escalated:
                 self.cases.open(
-                    ask.id,
-                    owner=ask.caller,
-                    user=ask.user,
+                    request.id,
+                    owner=request.caller,
+                    user=request.user,
                     query=whole,
-                    probabilities=reply.probabilities,
+                    probabilities=result.probabilities,
                 )
-            entry = AuditEntry(
-                request_id=ask.id,
-                user=ask.user or None,
-                decision=reply.decision.name,
-                escalated=reply.escalated,
-                model=self.engine.model,
-                query=whole,
-                sections=thinking.bodies() if thinking else {},
-                final=reply.final,
-                outcome="answered" if why is None else f"withheld: {why}",
-            )
             self.audit.append(entry)
         except Exception as error:
-            tell(error)
-            if reply.escalated:
-                self.cases.withdraw(ask.id)
-            raise UnavailableError(
-                "the answer cannot be recorded, so it is not given; try again later"
-            ) from None
+            log_exception(error)
+            if result.escalated:
+                self.cases.withdraw(request.id)
+            message = "the answer cannot be recorded, so it is not given; try again later"
+            raise UnavailableError(message) from None
 
 
 def release(
@@ -268,46 +237,34 @@ def release(
     verdict: Verdict,
     thinking: Thinking | None,
     *,
-    why: str | None = None,
+    failure: str | None = None,
     canary: str | None = None,
     asked: str | None = None,
 ) -> tuple[Answer, str | None]:
-    """The answer that may leave, and why it is the fixed refusal instead of the settled one, if it
-    is.
+    """Return the answer that may leave and, where that is the fixed refusal instead of the model's
+    answer, why.
 
     Args:
-        why: what has gone wrong already.
+        failure: what has gone wrong already.
         asked: everything that the asker wrote, the query included.
     """
-    if why is None:
+    if failure is None:
         try:
             answer = final_answer(query, verdict, [thinking])
-            private = [text.reveal() for text in thinking.bodies().values()] if thinking else []
-            why = (
-                find_leak(answer.final, private, query=asked or query, canary=canary)
-                if answer.own
-                else None
-            )
-            if why is None:
+            if answer.own and thinking:
+                private = [text.reveal() for text in thinking.bodies().values()]
+                failure = find_leak(answer.final, private, query=asked or query, canary=canary)
+            if failure is None:
                 return answer, None
         except Exception as error:  # whatever it was, nothing has been checked
-            tell(error)
-            why = "check failed"
+            log_exception(error)
+            failure = "check failed"
     refusal = fixed_text(Decision.REFUSE, detect_language(query))
-    return Answer(refusal, Decision.REFUSE, verdict.probabilities, escalated=False), why
+    return Answer(refusal, Decision.REFUSE, verdict.probabilities, escalated=False), failure
 
 
 def severest(verdicts: Sequence[Verdict]) -> Verdict:
-    """The verdict of the severest decision; of several, the surest."""
+    """Return the verdict of the severest decision; of several, the surest."""
     return max(
         verdicts, key=lambda verdict: (verdict.decision, verdict.probabilities[verdict.decision])
     )
-
-
-def tell(error: BaseException) -> None:
-    """What went wrong and where, without the error's own words: they may hold the question's."""
-    trace, where = error.__traceback__, "?"
-    while trace is not None:
-        where = f"{trace.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    _log.error("%s at %s", type(error).__name__, where)

@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, get_args
@@ -46,38 +46,33 @@ class TokenFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._stamp, self._tokens = _stamp(path), read_tokens(path)
+        self._version, self._tokens = _version(path), read_tokens(path)
 
     def find(self, presented: str) -> Token | None:
-        """The token that was presented, if it is known and not revoked.
+        """Return the token that was presented, if it is known and not revoked.
 
         Raises:
             BadInputError: if the file has become unreadable; nobody comes in then.
         """
-        if (stamp := _stamp(self.path)) != self._stamp:
-            self._tokens, self._stamp = read_tokens(self.path), stamp
+        if (version := _version(self.path)) != self._version:
+            self._tokens, self._version = read_tokens(self.path), version
         match = _TOKEN.fullmatch(presented)
-        if match is None:
-            return None
-        found = next((token for token in self._tokens if token.id == match.group(1)), None)
-        if (
-            found is None
-            or not hmac.compare_digest(found.sha256, _digest(presented))
-            or found.revoked
-        ):
-            return None
-        return found
+        for token in self._tokens:
+            if match and token.id == match.group(1):
+                known = hmac.compare_digest(token.sha256, _digest(presented))
+                return token if known and not token.revoked else None
+        return None
 
 
 def read_tokens(path: Path) -> list[Token]:
-    """Every token of the file, revoked ones too.
+    """Return every token of the file, revoked ones too.
 
     Raises:
         BadInputError: if it is missing or damaged.
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["tokens"]
-        return [Token(**{**row, "scopes": tuple(_scopes(row["scopes"]))}) for row in rows]
+        return [Token(**{**row, "scopes": _scopes(row["scopes"])}) for row in rows]
     except FileNotFoundError:
         raise BadInputError(
             f"{path}: no such token file; make one with `aegis token new NAME --tokens {path}`"
@@ -89,8 +84,8 @@ def read_tokens(path: Path) -> list[Token]:
 
 
 def new_token(path: Path, name: str, scopes: Sequence[str]) -> str:
-    """Add a token to the file, which is made if it is not there, and return it: the one time that
-    it is seen.
+    """Add a token to the file, made if it is not there, and return it: the one time that it is
+    seen.
 
     Raises:
         BadInputError: if the name or a scope is impossible, or the name is taken.
@@ -99,7 +94,7 @@ def new_token(path: Path, name: str, scopes: Sequence[str]) -> str:
         raise BadInputError(
             f"token name must be 1 to 64 letters, digits or ._@-, got {name!r}; choose another"
         )
-    wanted = tuple(dict.fromkeys(_scopes(scopes)))
+    known_scopes = _scopes(scopes)
     tokens = read_tokens(path) if path.exists() else []
     if any(token.name == name and not token.revoked for token in tokens):
         raise BadInputError(
@@ -108,26 +103,23 @@ def new_token(path: Path, name: str, scopes: Sequence[str]) -> str:
     taken = {token.id for token in tokens}
     id = next(id for id in iter(lambda: secrets.token_hex(4), None) if id not in taken)
     secret = f"aegis_{id}_{secrets.token_urlsafe(32)}"
-    _write(path, [*tokens, Token(id, name, wanted, _digest(secret), _now())])
+    _write(path, [*tokens, Token(id, name, known_scopes, _digest(secret), _now())])
     return secret
 
 
 def revoke(path: Path, name: str) -> None:
-    """The token of that name, or id, lets nobody in any more.
+    """Let the token of that name, or id, open nothing any more.
 
     Raises:
         BadInputError: if there is none.
     """
     tokens = read_tokens(path)
-    chosen = [token.id for token in tokens if name in (token.name, token.id) and not token.revoked]
-    if not chosen:
+    revoked = {token.id for token in tokens if name in (token.name, token.id) and not token.revoked}
+    if not revoked:
         raise BadInputError(f"{path}: has no valid token {name!r}; see `aegis token list`")
+    now = _now()
     _write(
-        path,
-        [
-            Token(**{**asdict(token), "revoked": _now()}) if token.id in chosen else token
-            for token in tokens
-        ],
+        path, [replace(token, revoked=now) if token.id in revoked else token for token in tokens]
     )
 
 
@@ -140,21 +132,20 @@ def _write(path: Path, tokens: Sequence[Token]) -> None:
         os.umask(before)
 
 
-def _scopes(found: Sequence[str]) -> list[Scope]:
-    wrong = [scope for scope in found if scope not in SCOPES]
-    if wrong or not found:
-        raise BadInputError(
-            f"scope must be one of {', '.join(SCOPES)}, got {', '.join(map(repr, wrong)) or 'none'}"
-        )
-    return [scope for scope in SCOPES if scope in found]
+def _scopes(named: Sequence[str]) -> tuple[Scope, ...]:
+    unknown = [scope for scope in named if scope not in SCOPES]
+    if unknown or not named:
+        got = ", ".join(map(repr, unknown)) or "none"
+        raise BadInputError(f"scope must be one of {', '.join(SCOPES)}, got {got}")
+    return tuple(scope for scope in SCOPES if scope in named)
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _version(path: Path) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _digest(token: str) -> str:

@@ -1,0 +1,67 @@
+"""What every request has: an id, a line in the log, its metrics, and an answer even where something
+fails."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Callable
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from aegis.serve.errors import to_rejection
+from aegis.serve.logs import log
+from aegis.serve.metrics import Metrics
+
+_METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"})
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+class RequestLogMiddleware:
+    """Give each request an id of ours, log it, and answer what no other layer has answered."""
+
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.app, self.metrics, self.clock = app, metrics, clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            return await send({"type": "websocket.close", "code": 1000})
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        started, status, id = self.clock(), 0, uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = id
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = id
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            status = status or 499
+        except Exception as error:
+            rejection = to_rejection(error)
+            if not status:
+                with contextlib.suppress(OSError):
+                    await rejection.response()(scope, receive, send_with_headers)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            seconds = self.clock() - started
+            self.metrics.request(route, status, seconds)
+            method = scope["method"] if scope["method"] in _METHODS else "?"
+            log.info("%s %s %d %.0f ms %s", method, route, status, 1000 * seconds, id)

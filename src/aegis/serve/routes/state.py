@@ -1,0 +1,34 @@
+"""Whether the server lives, takes questions, and what it has counted."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+
+from aegis.serve import schemas
+from aegis.serve.routes import Admin, Parts, errors
+
+router = APIRouter(tags=["state"])
+_TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}}
+
+
+@router.get("/healthz")
+async def healthz() -> schemas.State:
+    """The process lives."""
+    return schemas.State(status="ok")
+
+
+@router.get("/readyz", responses={503: {"model": schemas.State}})
+async def readyz(parts: Parts) -> schemas.State:
+    """Questions are taken."""
+    service = parts.service
+    stopping = service.stopping.is_set() or service.draining.is_set()
+    state = schemas.State(status="stopping" if stopping else "ok")
+    return JSONResponse(state.model_dump(), 503 if stopping else 200)
+
+
+@router.get("/metrics", responses={**errors(), 200: _TEXT})
+def metrics(_: Admin, parts: Parts) -> Response:
+    """Counts and times in Prometheus's form."""
+    parts.metrics.waiting_cases.set(parts.cases.waiting())
+    return Response(parts.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
