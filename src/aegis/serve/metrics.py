@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from aegis.protocol.decisions import Decision
@@ -14,7 +16,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        known = {"registry": self.registry}
+        known: dict[str, Any] = {"registry": self.registry}
         self._requests = Counter("aegis_requests", "Requests", ["route", "status"], **known)
         self._seconds = Histogram(
             "aegis_request_seconds", "Time a request", ["route"], buckets=_SECONDS, **known

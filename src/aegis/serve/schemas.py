@@ -29,7 +29,8 @@ Name = Annotated[str, Field(max_length=128)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 # Fields before validators, or the document has no bounds.
 TokenLimit = Annotated[int, Field(ge=1, le=1024), BeforeValidator(_integer)]
-Seed = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63), BeforeValidator(_integer)]
+_SEED = 9_223_372_036_854_000_000  # fits 64 bits, and is the same as a floating-point number
+Seed = Annotated[int, Field(ge=-_SEED, le=_SEED), BeforeValidator(_integer)]
 Zero = Annotated[float, Field(ge=0, le=0)]
 EmptyList = Annotated[list[Any], Field(max_length=0)]
 

@@ -19,7 +19,7 @@ async def healthz() -> schemas.State:
 
 
 @router.get("/readyz", responses={503: {"model": schemas.State}})
-async def readyz(parts: Parts) -> schemas.State:
+async def readyz(parts: Parts) -> Response:
     """Questions are taken."""
     service = parts.service
     stopping = service.stopping.is_set() or service.draining.is_set()
