@@ -72,7 +72,7 @@ LINES_NOW = {
     "engine": 2_400,
     "train": 5_800,
     "export": 2_200,
-    "serve": 2_500,
+    "serve": 2_400,
     "pipeline": 800,
     "cli": 2_500,
     "total": 26_500,

@@ -79,7 +79,7 @@ class AccessMiddleware:
 
 
 def is_loopback(host: str) -> bool:
-    """True if only this machine can reach the host."""
+    """Return whether only this machine can reach the host."""
     if host == "localhost":
         return True
     try:

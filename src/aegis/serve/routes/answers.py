@@ -30,7 +30,7 @@ _STREAM = {_SSE: {}}
 async def think(
     request: Request, body: schemas.ThinkRequest, caller: Asker, parts: Parts
 ) -> Response:
-    """One question, one public answer."""
+    """Answer one question."""
     settings = parts.settings
     answer_request = AnswerRequest(
         id=request.state.request_id,
@@ -51,7 +51,7 @@ async def think(
 async def chat(
     request: Request, body: schemas.ChatRequest, caller: Asker, parts: Parts
 ) -> Response:
-    """A chat in OpenAI's form."""
+    """Answer a chat in OpenAI's form."""
     settings, model = parts.settings, parts.service.engine.model
     _require_model(body.model, model, param="model")
     if body.messages[-1].role != "user" or not body.messages[-1].text.strip():
@@ -73,7 +73,7 @@ async def chat(
 
 @router.get("/v1/models", responses=errors())
 def models(_: Asker, parts: Parts) -> schemas.ModelList:
-    """The one model."""
+    """Name the one model."""
     return schemas.ModelList(object="list", data=[_card(parts)])
 
 

@@ -21,7 +21,7 @@ def list_cases(
     state: Annotated[Literal["open", "resolved"], Query()] = "open",
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> schemas.CaseList:
-    """Cases that wait, the oldest first; or resolved ones, the newest first."""
+    """List cases that wait, the oldest first; or resolved ones, the newest first."""
     cases = parts.cases.list(resolved=state == "resolved", limit=limit)
     views = [_view(case, whole=True) for case in cases]
     return schemas.CaseList(cases=views, waiting=parts.cases.waiting())
@@ -29,7 +29,7 @@ def list_cases(
 
 @router.get("/{id}", responses=errors(404))
 def get_case(id: CaseId, caller: AskerOrReviewer, parts: Parts) -> schemas.CaseView:
-    """A case: the whole of it for reviewers, the answer for whoever asked."""
+    """Return a case: the whole of it for reviewers, the answer for whoever asked."""
     case = parts.cases.get(id.removeprefix("chatcmpl-"))
     whole = "review" in caller.scopes
     if not whole and case.owner != caller.id:

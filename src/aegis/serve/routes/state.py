@@ -14,13 +14,13 @@ _TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 
 @router.get("/healthz")
 async def healthz() -> schemas.State:
-    """The process lives."""
+    """Say that the process lives."""
     return schemas.State(status="ok")
 
 
 @router.get("/readyz", responses={503: {"model": schemas.State}})
 async def readyz(parts: Parts) -> Response:
-    """Questions are taken."""
+    """Say whether questions are taken."""
     service = parts.service
     stopping = service.stopping.is_set() or service.draining.is_set()
     state = schemas.State(status="stopping" if stopping else "ok")
@@ -29,6 +29,6 @@ async def readyz(parts: Parts) -> Response:
 
 @router.get("/metrics", responses={**errors(), 200: _TEXT})
 def metrics(_: Admin, parts: Parts) -> Response:
-    """Counts and times in Prometheus's form."""
+    """Return counts and times in Prometheus's form."""
     parts.metrics.waiting_cases.set(parts.cases.waiting())
     return Response(parts.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
