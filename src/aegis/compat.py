@@ -31,25 +31,21 @@ __all__ = [
 ]
 
 SO8TThinkingModel = Adapted
-"""Now `aegis.model.adapted.Adapted`: a frozen base with LoRA, SO(8) gates, tag rows and a decision head.
+"""Now `aegis.model.adapted.Adapted`: a frozen base with LoRA, SO(8) gates, tag rows and a head.
 
-It is not constructed from a model's name any more: `attach(load_model(folder, …), ModelSettings(),
-tags=…)` makes one, and `load_adapter` one that was trained. The four private sections and the public
-answer are sampled by `aegis.engine.response_sampler`.
+It is not constructed from a model's name any more: `attach` makes one from a loaded base, and
+`load_adapter` one that was trained. Private sections and answers are sampled by `aegis.engine`.
 """
 
 
 class BurnInProcessor:
-    """Now `aegis.export.fold.fold_in_place`: burns the gates' rotations into the weights, where
-    they cost nothing.
+    """Now `aegis.export.fold.fold_in_place`: puts the gates' rotations into the weights.
 
-    To write a folder with a certificate that nothing has changed, use `aegis fold`, or
-    `aegis.export.fold.write_model`.
+    `aegis fold` writes a folder with a certificate that nothing has changed.
     """
 
     def burn_in(self, model: Adapted) -> Any:
-        """Merge LoRA and fold every gate in float64; return the plain transformers model. `model`
-        is used up."""
+        """Merge LoRA and fold every gate in float64; return the plain model. `model` is used up."""
         return fold_in_place(model)
 
 
@@ -58,8 +54,7 @@ class SafetyAwareSO8TConfig:
     """Now `aegis.so8.So8LossSettings`: the weights of the loss terms beside the task's own.
 
     The defaults are the earlier ones; `So8LossSettings` and `train.loss` have 0 for all. The terms
-    go by the same names and measure gates now, not the four roles of the hidden state: see
-    `So8Loss`, which says which of them vanish by construction.
+    measure gates now, not four roles of the hidden state; `So8Loss` says which vanish.
 
     Args:
         nu_orth: of ‖RᵀR − I‖², the rotations' orthogonality defect.
@@ -84,7 +79,7 @@ class SafetyAwareSO8TConfig:
         self.to_settings()
 
     def to_settings(self) -> So8LossSettings:
-        """The same weights as `So8Loss` takes them."""
+        """Return the same weights as `So8Loss` takes them."""
         pet = self.pet or (self.pet_lambda, self.pet_lambda, self.pet_lambda)
         return So8LossSettings(
             pet=pet, nu_orth=self.nu_orth, mu_norm=self.mu_norm, rho_iso=self.rho_iso
@@ -92,12 +87,7 @@ class SafetyAwareSO8TConfig:
 
 
 class SO8TLoss(So8Loss):
-    """Now `aegis.so8.So8Loss`: task + λ_pet·PET + ν_orth·‖RᵀR−I‖² + μ_norm·norm drift +
-    ρ_iso·isometry defect.
-
-    Args:
-        config: earlier settings or today's; None for the task's loss alone.
-    """
+    """Now `aegis.so8.So8Loss`; it takes earlier settings, today's, or None for the task's alone."""
 
     def __init__(self, config: SafetyAwareSO8TConfig | So8LossSettings | None = None) -> None:
         super().__init__(

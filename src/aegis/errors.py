@@ -48,18 +48,15 @@ class DiskFullError(AegisError):
 
 
 class AuditError(BadInputError):
-    """An audit log, its keys or what they should open cannot be trusted or used as they are;
-    nothing was changed."""
+    """An audit log or its keys cannot be trusted or used as they are; nothing was changed."""
 
 
 class AuditUnavailableError(AegisError):
-    """A record could not be put on the disk, so its answer must not leave; what was acknowledged
-    before is intact."""
+    """A record could not be put on the disk, so its answer must not leave; the log is intact."""
 
 
 class StoppedError(AegisError):
-    """The user, or the system on the user's behalf, asked for a stop; the same command goes on from
-    there."""
+    """The user or the system asked for a stop; the same command goes on from there."""
 
     exit_code = EXIT_RESUMABLE
 
@@ -71,15 +68,16 @@ class LimitError(AegisError):
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """True if the error, or what caused it, is a full disk. torch and safetensors report one
-    without an errno."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+    """Return whether the error, or what caused it, is a full disk.
+
+    torch and safetensors report one without an errno.
+    """
+    texts = ("No space left on device", "StorageFull", "os error 28")
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if any(
-            text in str(seen) for text in ("No space left on device", "StorageFull", "os error 28")
-        ):
+        if any(text in str(cause) for text in texts):
             return True
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__
     return False

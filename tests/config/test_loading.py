@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aegis.config import Config, dump_yaml, load_config, parse_config
@@ -106,12 +106,14 @@ def reloaded(config: Config) -> Config:
         return load_config(written(Path(folder), dump_yaml(config)))
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1) | st.sampled_from(["1e-3", "yes", "null", "0x1F", "1:30", "~", "# a"]))
 def test_text_is_written_as_text(text: str) -> None:
     config = parse_config({"base": text, "model": {"system_prompt": text}}, where="test")
     assert reloaded(config) == config
 
 
+@settings(deadline=None)
 @given(st.floats(min_value=1e-300, max_value=1e300))
 def test_numbers_are_written_to_the_last_bit(number: float) -> None:
     config = parse_config({"train": {"lr": number}}, where="test")

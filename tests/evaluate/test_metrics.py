@@ -5,7 +5,6 @@ import pytest
 from sklearn.metrics import f1_score
 
 from aegis.evaluate.metrics import decision_metrics, expected_calibration_error, macro_f1
-from aegis.evaluate.report import paired
 from aegis.model.calibration import fit, probabilities
 
 RNG = np.random.default_rng(0)
@@ -79,17 +78,3 @@ def test_each_kind_of_prompt_trusts_the_eye_that_sees() -> None:
     assert found.spelled.lexical > 5 * found.spelled.deep
     right = (found.combine(deep, lexical, spelled).argmax(1) == truth).mean()
     assert right > 0.9 > (deep.argmax(1) == truth).mean()
-
-
-def test_paired_counts_only_what_one_alone_got_right() -> None:
-    base = [
-        {"id": str(i), "truth": "DENY", "predicted": p}
-        for i, p in enumerate(["DENY", "ALLOW", "ALLOW", "DENY"])
-    ]
-    new = [
-        {"id": str(i), "truth": "DENY", "predicted": p}
-        for i, p in enumerate(["DENY", "DENY", "DENY", "ALLOW"])
-    ]
-    assert paired(base, new) == {"gained": 2, "lost": 1, "p": pytest.approx(1.0)}
-    with pytest.raises(ValueError, match="different items"):
-        paired(base, new[::-1])

@@ -47,7 +47,7 @@ def decisions(
 
     from aegis.engine.judge import Judge
     from aegis.evaluate.decisions import evaluate_decisions, write_results
-    from aegis.evaluate.report import MEASURES, draw_confusion, shown
+    from aegis.evaluate.report import MEASURES, draw_confusion, format_measure
 
     judge = Judge.load(locate(model))
     results = evaluate_decisions(judge, records, confidence=confidence)
@@ -61,9 +61,12 @@ def decisions(
     if json:
         print_json({key: value for key, value in results.items() if key != "items"})
         return
-    rows = [(name, *shown(results[key], "value"), str(results[key]["n"])) for key, name in MEASURES]
+    rows = [
+        (name, *format_measure(results[key], "value"), str(results[key]["n"]))
+        for key, name in MEASURES
+    ]
     rows += [
-        (f"F1 {name}", *shown(row, "f1"), str(row["n"]))
+        (f"F1 {name}", *format_measure(row, "f1"), str(row["n"]))
         for name, row in results["per_class"].items()
     ]
     print_table(("measure", "value", "interval", "n"), rows, title=f"{model}: {results['judge']}")

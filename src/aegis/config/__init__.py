@@ -6,6 +6,7 @@ from aegis.config.algorithms import (
     PpoSettings,
     RewardSettings,
     RewardWeights,
+    RolloutSettings,
 )
 from aegis.config.data import DataSettings, GenerateSettings, QualitySettings, SplitSettings
 from aegis.config.durable import DurableSettings
@@ -43,6 +44,7 @@ __all__ = [
     "QualitySettings",
     "RewardSettings",
     "RewardWeights",
+    "RolloutSettings",
     "Settings",
     "SplitSettings",
     "TrainSettings",

@@ -16,11 +16,11 @@ class RewardSettings(Settings):
     epochs: Positive = 2.0
     """Passes over the training pairs; more fit them closer and generalise less in the end."""
     batch_tokens: AtLeastOne = 1536
-    """Tokens a step, padding included; higher averages more, takes more memory, steps less often."""
+    """Tokens a step, padding included; higher averages more and takes more memory."""
     pairs: AtLeastOne | None = None
     """Pairs at most, chosen by seed; null for all."""
     margin: Weight = 0.25
-    """How much further apart two sides must be for each step of severity between their decisions."""
+    """Margin for each step of severity between the decisions; higher separates them further."""
     lr: Positive = 5e-4
     """Step size of LoRA; higher learns faster and may diverge."""
     head_lr: Positive = 1e-3
@@ -33,43 +33,53 @@ class RewardWeights(Settings):
     """What each term of a policy's reward counts."""
 
     reward_model: Weight = 0.5
-    """Of the reward model's normalised score, clipped to ±3."""
+    """Of the reward model's normalised score, clipped to ±3; higher follows the pairs more."""
     decision: Weight = 1.0
-    """Of ±1: whether the answer does what the record's decision asks for."""
+    """Of ±1, whether the answer does what the record's decision asks for; higher obeys it more."""
     answered: Weight = 1.0
     """Of the penalty for answering what must be declined; higher refuses more."""
     format: Weight = 1.0
     """Of the share of bodies that the model closed itself; higher writes shorter sections."""
     verification: Weight = 1.0
-    """Of the share of checks that hold without a label."""
+    """Of the share of checks that hold without a label; higher agrees with itself more."""
 
 
-class PpoSettings(Settings):
-    """PPO on quadruple thinking."""
+class RolloutSettings(Settings):
+    """What training on sampled responses has in common."""
 
     updates: AtLeastOne = 12
     """Rounds of sampling and learning; more go further from the supervised model."""
-    batch: AtLeastOne = 24
-    """Responses an update; more give a steadier gradient and take longer to sample."""
-    responses: AtLeastOne = 1
-    """How many of them answer the same prompt; from two on, each one's reward counts less the mean
-    of the others' (leave-one-out). More steady the gradient and ask fewer prompts."""
     minibatches: AtLeastOne = 2
-    """Optimizer steps that one pass over the responses is divided into; more need less memory."""
-    epochs: AtLeastOne = 1
-    """Passes over an update's responses; more learn more from each and go more off-policy."""
+    """Parts that one pass over the responses is divided into; more need less memory."""
     lr: Positive = 1e-4
     """Step size of LoRA; higher learns faster and may collapse."""
     gate_lr: Positive = 3e-4
     """Step size of the gates; higher rotates further."""
+    temperature: Positive = 1.0
+    """Sampling temperature of the responses; higher explores more."""
+    section_tokens: AtLeastOne = 24
+    """Tokens a private section may have; higher takes longer to sample."""
+    final_tokens: AtLeastOne = 48
+    """Tokens the public answer may have; higher takes longer to sample."""
+    weights: RewardWeights = RewardWeights()
+    """What each term of the reward counts."""
+
+
+class PpoSettings(RolloutSettings):
+    """PPO on quadruple thinking; each minibatch is an optimizer step."""
+
+    batch: AtLeastOne = 24
+    """Responses an update; more give a steadier gradient and take longer to sample."""
+    responses: AtLeastOne = 1
+    """How many of them answer one prompt, each paid less the others' mean: a steadier gradient."""
+    epochs: AtLeastOne = 1
+    """Passes over an update's responses; more learn more from each and go more off-policy."""
     value_lr: Positive = 3e-3
     """Step size of the value head; higher follows the returns faster."""
     warmup: Share = 0.0
-    """Share of the optimizer steps over which the learning rates rise; Adam's first steps are as
-    long as its later ones, with nothing averaged yet."""
+    """Share of the steps over which the learning rates rise, while Adam has little to average."""
     decay: Share = 0.0
-    """Share of the steps at the end over which the learning rates fall towards 0, so that the last
-    batch does not have the last word."""
+    """Share of the steps, at the end, over which the learning rates fall towards 0."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Discount a token; lower forgets the end of a response sooner."""
     lam: Share = 0.95
@@ -79,35 +89,27 @@ class PpoSettings(Settings):
     value_clip: Positive = 0.5
     """How far a value may move in an update before its loss is clipped; higher moves faster."""
     value: Weight = 0.5
-    """Weight of the value loss."""
+    """Weight of the value loss; higher fits the value head faster."""
     entropy: Weight = 0.0
     """Weight of the entropy bonus; higher keeps sampling varied."""
     decision: Weight = 5.0
-    """Weight of the KL that keeps the decisions where the supervised model left them."""
+    """Weight of the KL to the supervised model's decisions; higher keeps them where they were."""
     kl: Weight = 0.05
     """Coefficient of the per-token KL to `reference`; higher stays closer to it."""
     kl_estimator: Literal["k1", "k3"] = "k1"
     """k1: the log ratio, unbiased; k3: ratio − 1 − log ratio, never negative, less variance."""
     kl_target: Positive | None = None
-    """KL in nats a response that `kl` adapts to reach; null keeps `kl` fixed."""
+    """KL in nats a response that `kl` adapts to; higher goes further, null keeps `kl` fixed."""
     stop_kl: Positive | None = 0.1
-    """Approximate KL in nats a token beyond which an update ends early; null never does."""
+    """Approximate KL in nats a token that ends an update early; higher allows more, null any."""
     reference: Literal["sft", "base"] = "sft"
     """What the KL is taken to: the supervised model or the bare base."""
     whiten_rewards: bool = False
-    """Whether rewards are divided by their standard deviation over the batch."""
+    """Whether rewards get standard deviation 1 over the batch; their mean stays."""
     whiten_advantages: bool = True
     """Whether advantages get mean 0 and deviation 1, body by body."""
-    temperature: Positive = 1.0
-    """Sampling temperature of the responses; higher explores more."""
     prompt_tokens: AtLeastOne = 192
-    """Prompts with more tokens are not asked."""
-    section_tokens: AtLeastOne = 24
-    """Tokens a private section may have; higher takes longer to sample."""
-    final_tokens: AtLeastOne = 48
-    """Tokens the public answer may have; higher takes longer to sample."""
-    weights: RewardWeights = RewardWeights()
-    """What each term of the reward counts."""
+    """Tokens of the longest prompt that is asked; higher asks more prompts, takes more memory."""
 
     @model_validator(mode="after")
     def _even(self) -> PpoSettings:
@@ -123,7 +125,7 @@ class DpoSettings(Settings):
     beta: Positive = 0.1
     """Strength of the KL to the supervised model; higher stays closer to it."""
     epochs: Positive = 1.0
-    """Passes over the training pairs."""
+    """Passes over the training pairs; more fit them closer."""
     batch_tokens: AtLeastOne = 1536
     """Tokens a step, padding included; higher averages more and takes more memory."""
     pairs: AtLeastOne | None = None
@@ -133,40 +135,27 @@ class DpoSettings(Settings):
     gate_lr: Positive = 3e-4
     """Step size of the gates; higher rotates further."""
     warmup: Share = 0.1
-    """Share of the steps over which the learning rates rise."""
+    """Share of the steps over which the learning rates rise; higher starts more gently."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Share of pairs taken to be the wrong way round (robust DPO); higher trusts them less."""
     decision: Weight = 0.5
-    """Weight of the decision loss that keeps the decisions right."""
+    """Weight of the decision loss beside it; higher keeps the decisions right."""
 
 
-class GroupSettings(Settings):
-    """GRPO and RLOO on quadruple thinking: a response is compared with its own group."""
+class GroupSettings(RolloutSettings):
+    """GRPO and RLOO on quadruple thinking: a response is compared with its own group.
 
-    updates: AtLeastOne = 12
-    """Rounds of sampling and learning; more go further from the supervised model."""
+    The gradient of an update is summed over its minibatches.
+    """
+
     prompts: AtLeastOne = 6
     """Prompts asked in an update; more give a steadier gradient and take longer."""
     group: Annotated[int, Field(ge=2)] = 4
     """Responses to each prompt; more estimate its mean reward better."""
-    minibatches: AtLeastOne = 2
-    """Parts that the update's gradient is summed over; more need less memory."""
-    lr: Positive = 1e-4
-    """Step size of LoRA; higher learns faster and may collapse."""
-    gate_lr: Positive = 3e-4
-    """Step size of the gates; higher rotates further."""
     beta: Weight = 0.05
     """Coefficient of the KL to the supervised model; higher stays closer to it."""
     decision: Weight = 2.0
-    """Weight of the KL that keeps the decisions where the supervised model left them."""
-    temperature: Positive = 1.0
-    """Sampling temperature of the responses; higher explores more."""
-    section_tokens: AtLeastOne = 24
-    """Tokens a private section may have; higher takes longer to sample."""
-    final_tokens: AtLeastOne = 48
-    """Tokens the public answer may have; higher takes longer to sample."""
-    weights: RewardWeights = RewardWeights()
-    """What each term of the reward counts."""
+    """Weight of the KL to the supervised model's decisions; higher keeps them where they were."""
 
     @model_validator(mode="after")
     def _even(self) -> GroupSettings:

@@ -23,7 +23,7 @@ class GenerateSettings(Settings):
     temperature: Positive = 0.7
     """Sampling temperature; higher writes more varied and less reliable text."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Probability mass that tokens are sampled from; lower leaves out unlikely words."""
+    """Probability mass that tokens are sampled from; higher allows unlikelier words."""
 
 
 class QualitySettings(Settings):
@@ -36,8 +36,8 @@ class QualitySettings(Settings):
     max_repetition: Share = 0.5
     """Share of a text that may repeat itself; higher keeps text of a stuck generator."""
     near_duplicate: Share = 0.8
-    """Jaccard similarity of 4-character shingles from which the later prompt is a duplicate; higher
-    keeps more prompts that resemble one another."""
+    """Jaccard similarity of 4-character shingles from which a prompt is a duplicate; higher keeps
+    more that are alike."""
     balance_ratio: Annotated[float, Field(ge=1)] = 1.5
     """How many times the rarest decision's records another may have; higher keeps more of them."""
 

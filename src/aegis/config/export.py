@@ -15,4 +15,4 @@ class ExportSettings(Settings):
     max_logit_difference: Positive | None = None
     """How far a logit may move by folding; higher allows more rounding, null sets no limit."""
     min_top1_agreement: Share = 0.99
-    """Share of positions whose likeliest token must stay; lower allows more rounding."""
+    """Share of positions whose likeliest token must stay; higher allows less rounding."""

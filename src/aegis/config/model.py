@@ -47,8 +47,7 @@ class ModelSettings(Settings):
     quantization: Literal["none", "nf4", "int8"] = "none"
     """Hold the base's linear layers in 4 bits (nf4) or 8 (int8), by bitsandbytes."""
     gradient_checkpointing: bool = False
-    """Keep only what enters each layer and compute the rest again in the backward pass: less
-    memory, more time."""
+    """Keep only what enters each layer and compute the rest twice: less memory, more time."""
     offload: bool = False
     """Keep in main memory the layers that find no room on the GPU; every pass takes longer."""
     trust_remote_code: bool = False

@@ -19,8 +19,7 @@ class Config(Settings):
     """The whole of a run."""
 
     base: Text = "embedded"
-    """What is taught: a Hugging Face folder, a hub id, a GGUF file, or embedded for the 135M model
-    that AEGIS brings."""
+    """What is taught: a Hugging Face folder, a hub id, a GGUF file, or embedded (AEGIS's own)."""
     runs: Text = "runs"
     """Folder that the run's own folder is made in."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -30,8 +29,7 @@ class Config(Settings):
     tracking: Annotated[
         tuple[Literal["tensorboard", "mlflow", "trackio"], ...], Field(strict=False)
     ] = ("tensorboard",)
-    """Where curves go besides TensorBoard's files, which are always written. Changing it never
-    starts a run anew."""
+    """Where curves go besides TensorBoard's files, which are always written."""
     durable: DurableSettings = DurableSettings()
     """How often the run saves itself and when it warns."""
     data: DataSettings = DataSettings()

@@ -22,7 +22,7 @@ class AnnealSettings(Settings):
     end: Annotated[float, Field(allow_inf_nan=False)] = 1.618033988749895
     """α at last; higher ends with gates further open."""
     warmup: Share = 0.1
-    """Share of the training that α stays at its start."""
+    """Share of the training that α stays at its start; higher opens later."""
     annealing: Share = 0.7
     """Share of the training that α takes from start to end; higher opens more slowly."""
     steepness: Positive = 12.0
@@ -43,19 +43,19 @@ class LossSettings(Settings):
     decision: Weight = 1.0
     """Of the decision's cross entropy; higher learns to decide at the cost of writing."""
     sections: Weight = 0.5
-    """Of the private sections' tokens."""
+    """Of the private sections' tokens; higher thinks more like the records."""
     final: Weight = 1.0
-    """Of the public answer's tokens."""
+    """Of the public answer's tokens; higher answers more like the records."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the decision's target spread over all four; higher decides less confidently."""
     pet: Annotated[tuple[Weight, Weight, Weight], Field(strict=False)] = (0.0, 0.0, 0.0)
     """Of hidden states' squared second difference, one weight a phase; higher smooths them."""
     nu_orth: Weight = 0.0
-    """Of the rotations' orthogonality defect."""
+    """Of the rotations' orthogonality defect; higher holds RᵀR closer to I."""
     mu_norm: Weight = 0.0
-    """Of the drift of hidden states' norms through a gate."""
+    """Of the drift of hidden states' norms through a gate; higher keeps lengths."""
     rho_iso: Weight = 0.0
-    """Of the gates' isometry defect."""
+    """Of the gates' isometry defect; higher keeps lengths and angles."""
 
 
 class DatasetSettings(Settings):
@@ -75,22 +75,19 @@ class TrainSettings(Settings):
     epochs: Positive = 2.0
     """Passes of SFT over the records; more fit them closer and generalise less in the end."""
     batch_tokens: AtLeastOne = 1024
-    """Tokens a step, padding included; higher averages more, takes more memory, steps less often."""
+    """Tokens a step, padding included; higher averages more and takes more memory."""
     max_length: AtLeastOne = 512
-    """Tokens of a row; longer prompts are set aside, records with longer responses teach the
-    decision only. Higher takes more memory."""
+    """Tokens of the longest row; a longer response teaches deciding only, a longer prompt is left
+    out. Higher takes more memory."""
     datasets: Annotated[tuple[DatasetSettings, ...], Field(strict=False)] = ()
-    """What SFT mixes with the run's own records, which have weight 1 unless `path: records` gives
-    another."""
+    """What SFT mixes with the run's own records; `path: records` gives those another weight."""
     thinking_records: Count | None = None
-    """How many records of each dataset keep their thinking, the rest teach the decision only; null
-    for all."""
+    """Records of each dataset that teach thinking, null for all; the others teach to decide."""
     thinking_tokens: AtLeastOne | None = None
-    """Records whose response has more tokens teach the decision only; null for no limit but
-    `max_length`. A base that spells a language in bytes learns little from long rows of them."""
+    """Tokens of the longest response that teaches thinking, null for `max_length`; higher takes
+    longer. A base that spells a language in bytes learns little from long rows of them."""
     probe_records: Count = 700
-    """Prompts that the decision head starts from; more start better and take longer, 0 for a head
-    that starts at zero."""
+    """Prompts that the decision head is fitted on at first; more take longer, 0 starts at zero."""
     lexical_strength: Positive = 10.0
     """Inverse regularisation of the n-grams beside the head; higher trusts single words more."""
     lr: Positive = 3e-4
@@ -100,15 +97,15 @@ class TrainSettings(Settings):
     head_lr: Positive = 1e-3
     """Step size of the decision head; higher leaves its start further behind."""
     tag_lr: Positive = 3e-3
-    """Step size of the tags' rows in the embedding and `lm_head`."""
+    """Step size of the tags' rows in embedding and `lm_head`; higher learns the form faster."""
     weight_decay: Weight = 0.01
     """Pull of the weights towards 0 (AdamW); higher regularises more."""
     warmup: Share = 0.06
-    """Share of the steps over which the learning rates rise."""
+    """Share of the steps over which the learning rates rise; higher starts more gently."""
     clip_norm: Positive = 1.0
-    """Norm that a step's gradient is clipped to; lower damps outliers more."""
+    """Norm that a step's gradient is clipped to; higher lets outliers count more."""
     autocast: Literal["auto", "off", "bfloat16"] = "auto"
-    """Number format of products; auto: bfloat16 on a GPU that has it, off on a CPU."""
+    """Number format of products; auto: bfloat16 where the hardware is made for it."""
     anneal: AnnealSettings = AnnealSettings()
     """The course of the gates' α."""
     loss: LossSettings = LossSettings()

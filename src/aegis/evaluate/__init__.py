@@ -1,1 +1,1 @@
-"""Deciding, and knowing how well."""
+"""How good decisions are: metrics with intervals, and the report of a run."""

@@ -1,5 +1,4 @@
-"""Evaluate a judge on labelled records: metrics, every item, and pictures, in one results
-folder."""
+"""Evaluate a judge on labelled records: metrics and every item, in one results folder."""
 
 from __future__ import annotations
 
@@ -24,19 +23,18 @@ from aegis.storage.files import to_json
 def evaluate_decisions(
     judge: Judge, records: Sequence[Record], *, confidence: float = 0.95, label: str = "judging"
 ) -> dict[str, Any]:
-    """Metrics over all records, per language, and one line an item."""
+    """Return metrics over all records and per language, and every item."""
     with bar(label, len(records)) as advance:
-        names = [record.id for record in records]
-        logits, times = judge.logits(
-            [record.prompt for record in records], names=names, on_batch=advance
-        )
+        prompts, names = [item.prompt for item in records], [item.id for item in records]
+        logits, times = judge.logits(prompts, names=names, on_batch=advance)
     probability = probabilities(logits)
     truth = np.array([int(record.decision) for record in records])
-    languages = sorted({record.language for record in records})
+    languages = np.array([record.language for record in records])
     per_language = {
-        language: decision_metrics(truth[chosen], probability[chosen], confidence=confidence)
-        for language in languages
-        if (chosen := np.array([record.language == language for record in records])).any()
+        str(language): decision_metrics(
+            truth[languages == language], probability[languages == language], confidence=confidence
+        )
+        for language in np.unique(languages)
     }
     return {
         "schema": 1,

@@ -1,4 +1,4 @@
-"""How good decisions are, every number with its n and an interval."""
+"""Metrics of decisions, each with its n and an interval."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ZERO: Any = 0  # sklearn's stubs know only the textual choices
 def decision_metrics(
     truth: np.ndarray, probability: np.ndarray, *, confidence: float = 0.95, seed: int = 0
 ) -> dict[str, Any]:
-    """Everything that is reported together about n decisions.
+    """Return everything that is reported together about n decisions.
 
     Proportions carry exact binomial (Clopper–Pearson) intervals, F1 scores percentile bootstrap
     intervals over items. Classes that do not occur in the truth are marked absent and left out of
@@ -60,7 +60,7 @@ def decision_metrics(
 
 
 def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean F1 over the classes that occur in the truth."""
+    """Return the mean F1 over the classes that occur in the truth."""
     present = [label for label in _CLASSES if (truth == label).any()]
     return float(f1_score(truth, predicted, labels=present, average="macro", zero_division=_ZERO))
 
@@ -68,7 +68,7 @@ def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
 def expected_calibration_error(
     truth: np.ndarray, probability: np.ndarray, *, bins: int = 15
 ) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins, weighted by their share.
+    """Return the mean gap of confidence and accuracy over equal-width bins, weighted by share.
 
     Source:
         Guo et al., On Calibration of Modern Neural Networks, 2017.
@@ -85,12 +85,8 @@ def expected_calibration_error(
 def _proportion(hits: np.ndarray, confidence: float) -> dict[str, Any]:
     if not len(hits):
         return {"value": None, "n": 0, "interval": None}
-    found = binomtest(int(hits.sum()), len(hits)).proportion_ci(confidence, method="exact")
-    return {
-        "value": float(hits.mean()),
-        "n": len(hits),
-        "interval": [float(found.low), float(found.high)],
-    }
+    low, high = binomtest(int(hits.sum()), len(hits)).proportion_ci(confidence, method="exact")
+    return {"value": float(hits.mean()), "n": len(hits), "interval": [float(low), float(high)]}
 
 
 def _per_class(
@@ -121,24 +117,20 @@ def _per_class(
 def _bootstrap(
     truth: np.ndarray, predicted: np.ndarray, confidence: float, seed: int
 ) -> dict[str, Any]:
-    """Percentile intervals of each class's F1 and of their mean, resampling items through the
-    confusion counts."""
+    """Return percentile intervals of each class's F1 and their mean, by resampling the items."""
     rng = np.random.default_rng(seed)
     counts = np.asarray(_confusion(truth, predicted), dtype=float)
-    draws = rng.multinomial(len(truth), counts.ravel() / counts.sum(), size=_RESAMPLES).reshape(
-        -1, 4, 4
-    )
+    draws = rng.multinomial(len(truth), counts.ravel() / counts.sum(), size=_RESAMPLES)
+    draws = draws.reshape(-1, len(NAMES), len(NAMES))
     hits, rows, columns = draws.diagonal(axis1=1, axis2=2), draws.sum(axis=2), draws.sum(axis=1)
     f1 = 2 * hits / np.maximum(rows + columns, 1)
     present = counts.sum(axis=1) > 0
     tail = 100 * (1 - confidence) / 2
 
-    def ends(values: np.ndarray) -> list[float]:
-        return [float(x) for x in np.percentile(values, [tail, 100 - tail])]
-
+    samples = {"macro": f1[:, present].mean(axis=1)}
+    samples |= {name: f1[:, label] for label, name in enumerate(NAMES)}
     return {
-        "macro": ends(f1[:, present].mean(axis=1)),
-        **{name: ends(f1[:, i]) for i, name in enumerate(NAMES)},
+        name: np.percentile(values, [tail, 100 - tail]).tolist() for name, values in samples.items()
     }
 
 

@@ -1,5 +1,4 @@
-"""The report of a run: base and candidate side by side, in HTML with its pictures inside, and in
-Markdown."""
+"""The report of a run: base and candidate side by side, in HTML and in Markdown."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ MEASURES = (
 
 
 @dataclass(frozen=True)
-class Row:
+class MeasureRow:
     """One measure of base and candidate as shown."""
 
     name: str
@@ -35,31 +34,110 @@ class Row:
     candidate_interval: str
 
 
-def comparison_rows(base: dict[str, Any], candidate: dict[str, Any]) -> list[Row]:
-    """The measures that are always reported together, formatted."""
+@dataclass(frozen=True)
+class RunReport:
+    """What the report of a run is made from.
 
-    def row(name: str, one: dict[str, Any], two: dict[str, Any], key: str = "value") -> Row:
-        return Row(name, *shown(one, key), *shown(two, key))
+    Args:
+        base, candidate: their results, as `evaluate_decisions` returns them.
+        certificate: the fold's.
+        statistics: of the records.
+        decision_figures, training_figures: PNG files; those that are not there are left out.
+    """
+
+    session_id: str
+    base_spec: str
+    base: dict[str, Any]
+    candidate: dict[str, Any]
+    certificate: dict[str, Any]
+    statistics: dict[str, Any]
+    decision_figures: Sequence[Path] = ()
+    training_figures: Sequence[Path] = ()
+
+    def html(self) -> str:
+        """Render one HTML file with its pictures inside."""
+        splits = self.statistics["splits"]
+        columns = sorted({key for counts in splits.values() for key in counts})
+        rows = [
+            {
+                "split": split,
+                "total": sum(counts.values()),
+                "counts": [counts.get(key, 0) for key in columns],
+            }
+            for split, counts in splits.items()
+        ]
+        rejected = sorted(self.statistics["rejected"].items(), key=lambda item: -item[1])
+        environment = Environment(
+            loader=FileSystemLoader(Path(__file__).parent),
+            autoescape=select_autoescape(["html", "j2"]),
+        )
+        return environment.get_template("report.html.j2").render(
+            session_id=self.session_id,
+            base=self.base_spec,
+            n=self.candidate["n"],
+            confidence=f"{100 * self.candidate['confidence']:g}",
+            base_judge=self.base["judge"],
+            candidate_judge=self.candidate["judge"],
+            rows=comparison_rows(self.base, self.candidate),
+            paired=self._paired(),
+            figures={
+                "decisions": _inline(self.decision_figures),
+                "training": _inline(self.training_figures),
+            },
+            certificate=self._certificate(),
+            data={"columns": columns, "rows": rows, "rejected": rejected},
+        )
+
+    def markdown(self) -> str:
+        """Render the tables as Markdown, without pictures."""
+        comparison, certificate = self._paired(), self._certificate()
+        rows = "\n".join(
+            f"| {r.name} | {r.base} {r.base_interval} | **{r.candidate}** {r.candidate_interval} |"
+            for r in comparison_rows(self.base, self.candidate)
+        )
+        return (
+            f"# AEGIS report {self.session_id}\n\n"
+            f"Held-out test split, n = {self.candidate['n']}.\n\n"
+            f"| measure | base | candidate |\n|---|---|---|\n{rows}\n\n"
+            f"Right only with the candidate: {comparison['gained']}; only with the base: "
+            f"{comparison['lost']} (exact McNemar p = {comparison['p']}).\n\n"
+            f"Folding ({certificate['dtype']}, {certificate['probes']} probes): "
+            f"max abs logit difference {certificate['max_abs_logit_difference']}, "
+            f"KL {certificate['kl']}, top-1 agreement {certificate['top1_agreement']}.\n"
+        )
+
+    def _paired(self) -> dict[str, Any]:
+        comparison = paired(self.base["items"], self.candidate["items"])
+        return {**comparison, "p": f"{comparison['p']:.2g}"}
+
+    def _certificate(self) -> dict[str, Any]:
+        rounded = {
+            key: f"{self.certificate[key]:.2e}" for key in ("max_abs_logit_difference", "kl")
+        }
+        return {**self.certificate, **rounded}
+
+
+def comparison_rows(base: dict[str, Any], candidate: dict[str, Any]) -> list[MeasureRow]:
+    """Format the measures that are always reported together."""
+
+    def row(name: str, one: dict[str, Any], two: dict[str, Any], key: str = "value") -> MeasureRow:
+        return MeasureRow(name, *format_measure(one, key), *format_measure(two, key))
 
     rows = [row(name, base[key], candidate[key]) for key, name in MEASURES]
     rows += [
         row(f"F1 {name}", base["per_class"][name], candidate["per_class"][name], "f1")
         for name in NAMES
     ]
-    for language in candidate["per_language"]:
-        one, two = (
-            results["per_language"].get(language, {}).get("macro_f1", {})
-            for results in (base, candidate)
-        )
-        rows.append(row(f"macro F1, {language}", one, two))
+    for language, results in candidate["per_language"].items():
+        other = base["per_language"].get(language, {}).get("macro_f1", {})
+        rows.append(row(f"macro F1, {language}", other, results["macro_f1"]))
     for key, name in (("nll", "negative log likelihood"), ("brier", "Brier score"), ("ece", "ECE")):
-        rows.append(Row(name, f"{base[key]:.3f}", "", f"{candidate[key]:.3f}", ""))
+        rows.append(MeasureRow(name, f"{base[key]:.3f}", "", f"{candidate[key]:.3f}", ""))
     return rows
 
 
 def paired(base: Sequence[dict[str, Any]], candidate: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Items that only one of the two got right, and the exact McNemar p-value (binomial test on the
-    discordant ones).
+    """Count the items that only one of the two got right; p is the exact McNemar test's.
 
     Raises:
         ValueError: if the two did not judge the same items.
@@ -71,112 +149,30 @@ def paired(base: Sequence[dict[str, Any]], candidate: Sequence[dict[str, Any]]) 
                 f"the two results judge different items: {one['id']!r} and {two['id']!r}"
             )
         first, second = (item["predicted"] == item["truth"] for item in (one, two))
-        gained, lost = gained + (second and not first), lost + (first and not second)
+        gained += second and not first
+        lost += first and not second
     p = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
     return {"gained": gained, "lost": lost, "p": float(p)}
 
 
 def draw_confusion(path: Path, results: dict[str, Any], *, title: str) -> None:
-    """Confusion matrix with counts, coloured by the share of each true class."""
+    """Draw the confusion matrix with counts, coloured by the share of each true class."""
     counts = np.array(results["confusion"]["counts"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = Figure(figsize=(5.2, 4.4), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (i, j), count in np.ndenumerate(counts):
-        axes.text(
-            j,
-            i,
-            str(count),
-            ha="center",
-            va="center",
-            color="white" if shares[i, j] > 0.6 else "black",
-        )
+        color = "white" if shares[i, j] > 0.6 else "black"
+        axes.text(j, i, str(count), ha="center", va="center", color=color)
     axes.set_xticks(range(len(NAMES)), NAMES, rotation=20)
     axes.set_yticks(range(len(NAMES)), NAMES)
     axes.set(xlabel="predicted", ylabel="truth", title=title)
     figure.savefig(path, dpi=110)
 
 
-def render(
-    *,
-    session_id: str,
-    base_spec: str,
-    base: dict[str, Any],
-    candidate: dict[str, Any],
-    certificate: dict[str, Any],
-    statistics: dict[str, Any],
-    decision_figures: Sequence[Path],
-    training_figures: Sequence[Path],
-) -> tuple[str, str]:
-    """Return the report as (HTML, Markdown)."""
-    rows = comparison_rows(base, candidate)
-    comparison = paired(base["items"], candidate["items"])
-    columns = sorted({key for counts in statistics["splits"].values() for key in counts})
-    data = {
-        "columns": columns,
-        "rows": [
-            {
-                "split": split,
-                "total": sum(counts.values()),
-                "counts": [counts.get(key, 0) for key in columns],
-            }
-            for split, counts in statistics["splits"].items()
-        ],
-        "rejected": sorted(statistics["rejected"].items(), key=lambda item: -item[1]),
-    }
-    certificate = {
-        **certificate,
-        **{key: f"{certificate[key]:.2e}" for key in ("max_abs_logit_difference", "kl")},
-    }
-    loader = FileSystemLoader(Path(__file__).parent)
-    template = Environment(
-        loader=loader, autoescape=select_autoescape(["html", "j2"])
-    ).get_template("report.html.j2")
-    html = template.render(
-        session_id=session_id,
-        base=base_spec,
-        n=candidate["n"],
-        confidence=f"{100 * candidate['confidence']:g}",
-        base_judge=base["judge"],
-        candidate_judge=candidate["judge"],
-        rows=rows,
-        paired={**comparison, "p": f"{comparison['p']:.2g}"},
-        figures={"decisions": _inline(decision_figures), "training": _inline(training_figures)},
-        certificate=certificate,
-        data=data,
-    )
-    return html, _markdown(session_id, rows, comparison, certificate, candidate["n"])
-
-
-def _markdown(
-    session_id: str,
-    rows: Sequence[Row],
-    comparison: dict[str, Any],
-    certificate: dict[str, Any],
-    n: int,
-) -> str:
-    lines = [f"# AEGIS report {session_id}", "", f"Held-out test split, n = {n}.", ""]
-    lines += ["| measure | base | candidate |", "|---|---|---|"]
-    lines += [
-        f"| {r.name} | {r.base} {r.base_interval} | **{r.candidate}** {r.candidate_interval} |"
-        for r in rows
-    ]
-    lines += [
-        "",
-        f"Right only with the candidate: {comparison['gained']}; only with the base: {comparison['lost']} "
-        f"(exact McNemar p = {comparison['p']:.2g}).",
-        "",
-        f"Folding ({certificate['dtype']}, {certificate['probes']} probes): max abs logit difference "
-        f"{certificate['max_abs_logit_difference']}, KL {certificate['kl']}, top-1 agreement "
-        f"{certificate['top1_agreement']}.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def shown(measure: dict[str, Any], key: str) -> tuple[str, str]:
-    """A measure's value and interval as text; "absent" where the data could not give it."""
+def format_measure(measure: dict[str, Any], key: str) -> tuple[str, str]:
+    """Return value and interval as text; "absent" where the data could not give it."""
     value, interval = measure.get(key), measure.get("interval")
     if value is None:
         return "absent", ""

@@ -15,7 +15,7 @@ from aegis.engine.generate import complete
 from aegis.engine.judge import Judge
 from aegis.errors import DataError
 from aegis.evaluate.decisions import evaluate_decisions, write_results
-from aegis.evaluate.report import draw_confusion, render
+from aegis.evaluate.report import RunReport, draw_confusion
 from aegis.export.certificate import CERTIFICATE_FILE
 from aegis.export.fold import prepare, write_model
 from aegis.model.adapter_folder import read_card
@@ -294,7 +294,7 @@ def _evaluate(run: Run, staging: Path) -> None:
         draw_confusion(staging / name / "confusion.png", results[name], title=name)
         release_memory()
     adapter = run.artifact("adapter")
-    html, markdown = render(
+    report = RunReport(
         session_id=run.session.session_id,
         base_spec=run.base.spec,
         base=results["base"],
@@ -308,8 +308,8 @@ def _evaluate(run: Run, staging: Path) -> None:
         decision_figures=[staging / name / "confusion.png" for name in results],
         training_figures=[path for name in _FIGURES if (path := adapter / name).is_file()],
     )
-    (staging / "report.html").write_text(html, encoding="utf-8")
-    (staging / "report.md").write_text(markdown, encoding="utf-8")
+    (staging / "report.html").write_text(report.html(), encoding="utf-8")
+    (staging / "report.md").write_text(report.markdown(), encoding="utf-8")
 
 
 def _judge(run: Run, folder: Path) -> Judge:

@@ -1,4 +1,4 @@
-"""SO(8) rotation gates: the mathematics. Imports torch and nothing of ours."""
+"""SO(8) rotation gates: the mathematics, on torch alone."""
 
 from aegis.so8.anneal import Schedule, alpha_at, opening
 from aegis.so8.fold import fold, fold_output

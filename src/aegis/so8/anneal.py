@@ -12,12 +12,10 @@ Shape = Literal["sigmoid", "linear", "cosine"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """α as a function of the step: `start` during warm-up, `end` from `warmup_steps +
-    annealing_steps` on.
+    """α as a function of the step: `start` in the warm-up, `end` after the annealing.
 
     Raises:
-        ValueError: if a number of steps is negative, the steepness is not positive, or the shape is
-            unknown.
+        ValueError: if a number of steps is negative, the steepness not positive, the shape unknown.
     """
 
     annealing_steps: int
@@ -41,29 +39,26 @@ class Schedule:
 
 
 def alpha_at(schedule: Schedule, step: int) -> float:
-    """α at a step; exactly `start` up to the end of the warm-up and exactly `end` after the
-    annealing."""
+    """Return α at a step: `start` and `end` exactly outside the annealing."""
     done = step - schedule.warmup_steps
     if done >= schedule.annealing_steps:
         return schedule.end
     if done <= 0:
         return schedule.start
-    share = _shapes(schedule)(done / schedule.annealing_steps)
+    share = _share(schedule, done / schedule.annealing_steps)
     return schedule.start + (schedule.end - schedule.start) * share
 
 
 def opening(alpha: float) -> float:
-    """g = σ(α), without overflow for any finite α."""
+    """Return g = σ(α), without overflow for any finite α."""
     return 1 / (1 + math.exp(-alpha)) if alpha >= 0 else math.exp(alpha) / (1 + math.exp(alpha))
 
 
-def _shapes(schedule: Schedule):
-    def sigmoid(t: float) -> float:
-        low, high = opening(-schedule.steepness / 2), opening(schedule.steepness / 2)
-        return (opening(schedule.steepness * (t - 0.5)) - low) / (high - low)
-
-    return {
-        "sigmoid": sigmoid,
-        "linear": lambda t: t,
-        "cosine": lambda t: (1 - math.cos(math.pi * t)) / 2,
-    }[schedule.shape]
+def _share(schedule: Schedule, t: float) -> float:
+    """Return how far α has come, in [0, 1], at share t of the annealing."""
+    if schedule.shape == "linear":
+        return t
+    if schedule.shape == "cosine":
+        return (1 - math.cos(math.pi * t)) / 2
+    low, high = opening(-schedule.steepness / 2), opening(schedule.steepness / 2)
+    return (opening(schedule.steepness * (t - 0.5)) - low) / (high - low)

@@ -1,4 +1,4 @@
-"""A gate turns hidden states by block-diagonal rotations, opened by g = σ(α)."""
+"""Gates rotate hidden states block by block, as far as g = σ(α) opens them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ Mode = Literal["geodesic", "additive"]
 
 
 class Gate(nn.Module):
-    """Sits on the input of a linear layer and multiplies it by M, the identity at g = 0.
+    """A factor M on the input of a linear layer, the identity at g = 0.
 
     `geodesic`: M = exp(g·A), in SO(d) for every g. `additive`: M = I + g·exp(A), the first AEGIS's
-    formula; its singular values are |1 + g·e^{iθ}|, so it scales what it turns. Generators start at
-    zero unless `std` is given: a geodesic gate then starts as the identity whatever g is.
+    formula; its singular values are |1 + g·e^{iθ}|, so it scales what it rotates. With generators
+    of zero, a geodesic gate is the identity whatever g is.
 
     Args:
         features: width d of the hidden state, a multiple of 8.
-        mode: which formula.
         alpha: the gate's opening before the sigmoid; set by the schedule through `set_alpha`.
         learn_alpha: make α a trainable parameter instead.
         std: standard deviation of the generators' initial values.
@@ -69,25 +68,22 @@ class Gate(nn.Module):
 
     @property
     def opening(self) -> Tensor:
-        """g = σ(α), a scalar in [0, 1]."""
+        """The scalar g = σ(α) in [0, 1]."""
         return torch.sigmoid(self.alpha)
 
     def rotation(self) -> Tensor:
-        """(blocks, 8, 8): the rotation that the gate applies (geodesic, g inside) or mixes in
-        (additive)."""
+        """Return the rotation (blocks, 8, 8): M itself if geodesic, exp(A) if additive."""
         if self.mode == "geodesic":
             return rotation(self.opening.to(self.generators.dtype) * self.generators)
         return rotation(self.generators)
 
     def matrix(self) -> Tensor:
-        """(blocks, 8, 8): M, so that forward(h) = h · diag(M) for row vectors h."""
-        turned = self.rotation()
+        """Return M, (blocks, 8, 8), so that forward(h) = h · diag(M) for row vectors h."""
+        rotated = self.rotation()
         if self.mode == "geodesic":
-            return turned
-        return (
-            torch.eye(BLOCK, dtype=turned.dtype, device=turned.device)
-            + self.opening.to(turned.dtype) * turned
-        )
+            return rotated
+        eye = torch.eye(BLOCK, dtype=rotated.dtype, device=rotated.device)
+        return eye + self.opening.to(rotated.dtype) * rotated
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Multiply (..., d) by M, in the hidden state's own dtype."""
@@ -96,8 +92,7 @@ class Gate(nn.Module):
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """While entered, M is not computed anew: for sampling, where nothing changes from token to
-        token."""
+        """Keep M while entered: for sampling, where nothing changes from token to token."""
         self._held = self.matrix().detach()
         try:
             yield
@@ -109,14 +104,6 @@ class Gate(nn.Module):
 
 
 def apply_blocks(hidden: Tensor, blocks: Tensor) -> Tensor:
-    """Multiply row vectors by a block-diagonal matrix.
-
-    Args:
-        hidden: (..., d).
-        blocks: (d / 8, 8, 8), same dtype.
-
-    Returns:
-        (..., d): each run of 8 numbers times its block.
-    """
+    """Multiply row vectors (..., d), 8 numbers at a time, by (d / 8, 8, 8) of one dtype."""
     split = hidden.reshape(-1, blocks.shape[0], BLOCK)
     return torch.bmm(split.transpose(0, 1), blocks).transpose(0, 1).reshape(hidden.shape)

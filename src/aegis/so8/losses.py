@@ -13,8 +13,9 @@ from aegis.so8.gate import BLOCK, Gate
 
 @dataclass(frozen=True)
 class So8LossSettings:
-    """Weights of the extra terms. `pet` holds one λ for each phase: exploration, transition,
-    stabilisation.
+    """Weights of the extra terms.
+
+    `pet` has one λ a phase: exploration, transition, stabilisation.
 
     Raises:
         ValueError: if a weight is negative or the phases do not grow inside (0, 1).
@@ -37,7 +38,7 @@ class So8LossSettings:
 
 
 class So8Loss(nn.Module):
-    """task + λ_pet·PET + ν_orth·‖RᵀR−I‖² + μ_norm·norm drift + ρ_iso·isometry defect.
+    """The sum task + λ_pet·PET + ν_orth·‖RᵀR−I‖² + μ_norm·norm drift + ρ_iso·isometry defect.
 
     Which terms vanish by construction: ‖RᵀR−I‖² under both gates, because R is an exact exponential
     (it is then a monitor of rounding); norm drift and isometry defect under the geodesic gate,
@@ -57,18 +58,13 @@ class So8Loss(nn.Module):
         hidden: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, float]]:
-        """Return the total and each term's weighted value.
+        """Return the total, and each term's weighted value by name but those of weight zero.
 
         Args:
             task: scalar, the loss that the trainer computed.
             progress: share of the training done, in [0, 1]; picks PET's phase.
-            gates: the model's gates.
             hidden: (batch, time, d) last hidden states, needed for PET only.
             mask: (batch, time), 1 where `hidden` belongs to a real token.
-
-        Returns:
-            (total, parts): a scalar tensor, and floats under `task`, `pet`, `orth`, `norm`, `iso`
-            (zero-weight terms absent).
         """
         terms = self.terms(task, progress=progress, gates=gates, hidden=hidden, mask=mask)
         return summed(terms), {name: float(term.detach()) for name, term in terms.items()}
@@ -105,14 +101,13 @@ def summed(terms: Mapping[str, Tensor]) -> Tensor:
 
 
 def pet_weight(settings: So8LossSettings, progress: float) -> float:
-    """λ_pet in the phase that `progress` (0 to 1) falls into."""
+    """Return λ_pet of the phase that `progress` (0 to 1) falls into."""
     first, second = settings.pet_phases
     return settings.pet[0 if progress < first else 1 if progress < second else 2]
 
 
 def second_difference(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-    """PET: mean of (h_{t+1} − 2h_t + h_{t−1})² over the places where all three tokens are real; 0
-    if there are none.
+    """Return PET: the mean of (h_{t+1} − 2h_t + h_{t−1})² where all three tokens are real, or 0.
 
     Args:
         hidden: (batch, time, d).
@@ -128,12 +123,11 @@ def second_difference(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def orthogonality_defect(matrix: Tensor) -> Tensor:
-    """Mean over blocks of ‖MᵀM − I‖²_F, for (blocks, 8, 8)."""
+    """Return the mean over blocks of ‖MᵀM − I‖²_F, for (blocks, 8, 8)."""
     eye = torch.eye(BLOCK, dtype=matrix.dtype, device=matrix.device)
     return (matrix.mT @ matrix - eye).pow(2).sum((-1, -2)).mean()
 
 
 def norm_drift(matrix: Tensor) -> Tensor:
-    """(E‖h·M‖² / E‖h‖² − 1)² for white h, mean over blocks: tr(MᵀM)/8 − 1, squared. For (blocks, 8,
-    8)."""
+    """Return (E‖h·M‖² / E‖h‖² − 1)² for white h, mean over (blocks, 8, 8): (tr(MᵀM)/8 − 1)²."""
     return (matrix.pow(2).sum((-1, -2)) / BLOCK - 1).pow(2).mean()

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aegis.evaluate.metrics import decision_metrics
+from aegis.evaluate.report import RunReport, comparison_rows, draw_confusion, paired
+from aegis.protocol.decisions import NAMES
+
+TRUTH = np.array([0, 1, 2, 3] * 5)
+
+
+def results(predicted: np.ndarray) -> dict[str, Any]:
+    metrics = decision_metrics(TRUTH, np.eye(4)[predicted] * 0.94 + 0.015)
+    items = [
+        {"id": str(number), "truth": NAMES[truth], "predicted": NAMES[label]}
+        for number, (truth, label) in enumerate(zip(TRUTH, predicted, strict=True))
+    ]
+    return {**metrics, "judge": "decision head", "per_language": {"en": metrics}, "items": items}
+
+
+BASE, CANDIDATE = results(np.zeros_like(TRUTH)), results(TRUTH)
+
+
+def test_paired_counts_only_what_one_alone_got_right() -> None:
+    base = [
+        {"id": str(i), "truth": "DENY", "predicted": p}
+        for i, p in enumerate(["DENY", "ALLOW", "ALLOW", "DENY"])
+    ]
+    new = [
+        {"id": str(i), "truth": "DENY", "predicted": p}
+        for i, p in enumerate(["DENY", "DENY", "DENY", "ALLOW"])
+    ]
+    assert paired(base, new) == {"gained": 2, "lost": 1, "p": pytest.approx(1.0)}
+    with pytest.raises(ValueError, match="different items"):
+        paired(base, new[::-1])
+
+
+def test_rows_stand_beside_one_another_and_say_what_is_absent() -> None:
+    rows = {row.name: row for row in comparison_rows(BASE, CANDIDATE)}
+    assert (rows["accuracy"].base, rows["accuracy"].candidate) == ("0.250", "1.000")
+    assert rows["macro F1, en"].candidate_interval == "[1.000, 1.000]"
+    only_candidate = comparison_rows({**BASE, "per_language": {}}, CANDIDATE)
+    assert [row.base for row in only_candidate if row.name == "macro F1, en"] == ["absent"]
+
+
+def test_the_report_holds_its_figures_and_escapes_what_a_user_named(tmp_path: Path) -> None:
+    draw_confusion(tmp_path / "confusion.png", CANDIDATE, title="candidate")
+    report = RunReport(
+        session_id="s-1",
+        base_spec="<b>mine</b>",
+        base=BASE,
+        candidate=CANDIDATE,
+        certificate={
+            "dtype": "float32",
+            "probes": 3,
+            "positions": 9,
+            "max_abs_logit_difference": 1.2345e-5,
+            "kl": 1e-9,
+            "top1_agreement": 1.0,
+        },
+        statistics={"splits": {"train": {"ALLOW/en": 3}}, "rejected": {"too long": 2}},
+        decision_figures=[tmp_path / "confusion.png", tmp_path / "missing.png"],
+    )
+    html, markdown = report.html(), report.markdown()
+    assert "&lt;b&gt;mine" in html
+    assert html.count("data:image/png;base64,") == 1
+    assert "2 × too long" in html
+    assert "| accuracy | 0.250 " in markdown
+    assert "only with the candidate: 15; only with the base: 0" in markdown
+    assert "difference 1.23e-05" in markdown
