@@ -107,7 +107,9 @@ def reloaded(config: Config) -> Config:
 
 
 @settings(deadline=None)
-@given(st.text(min_size=1) | st.sampled_from(["1e-3", "yes", "null", "0x1F", "1:30", "~", "a\x85b"]))
+@given(
+    st.text(min_size=1) | st.sampled_from(["1e-3", "yes", "null", "0x1F", "1:30", "~", "a\x85b"])
+)
 def test_text_is_written_as_text(text: str) -> None:
     config = parse_config({"base": text, "model": {"system_prompt": text}}, where="test")
     assert reloaded(config) == config
