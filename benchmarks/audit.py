@@ -82,7 +82,8 @@ def main() -> None:
         "8 threads' writes + fsyncs, a record": plain_ones,
     }
     lines = [
-        f"{size} bytes a record with its seal; {done / batches:.1f} records of 8 threads shared an fsync; microseconds:"
+        f"{size} bytes a record with its seal; "
+        f"{done / batches:.1f} records of 8 threads shared an fsync; microseconds:"
     ]
     for name, seconds in rows.items():
         low, middle, high = (1e6 * float(value) for value in np.percentile(seconds, (10, 50, 90)))
@@ -135,7 +136,7 @@ def one_thread(
     log: AuditLog, descriptor: int, size: int, *, rounds: int, warmup: int = 20
 ) -> tuple[list[float], list[float]]:
     """Seconds of every append and of every plain write with its fsync."""
-    found: tuple[list[float], list[float]] = ([], [])
+    seconds: tuple[list[float], list[float]] = ([], [])
     data = os.urandom(size)
     for number in range(rounds + warmup):
         made = entry(f"one-{number}")
@@ -144,10 +145,10 @@ def one_thread(
             lambda: plain(descriptor, data),
         ]
         for arm in (0, 1) if number % 2 else (1, 0):
-            seconds = timed(arms[arm])
+            elapsed = timed(arms[arm])
             if number >= warmup:
-                found[arm].append(seconds)
-    return found
+                seconds[arm].append(elapsed)
+    return seconds
 
 
 def many_threads(
@@ -155,7 +156,7 @@ def many_threads(
 ) -> tuple[list[float], list[float]]:
     """Seconds of every round of appends and of every round of plain writes, the first of both left
     out."""
-    found: tuple[list[float], list[float]] = ([], [])
+    seconds: tuple[list[float], list[float]] = ([], [])
     data = os.urandom(size)
     for number in range(rounds + 1):
         made = [
@@ -164,8 +165,8 @@ def many_threads(
         ]
 
         def ours(thread: int, made: list[list[AuditEntry]] = made) -> None:
-            for one in made[thread]:
-                log.append(one)
+            for item in made[thread]:
+                log.append(item)
 
         def theirs(_: int) -> None:
             for _ in range(each):
@@ -173,10 +174,10 @@ def many_threads(
 
         arms = (ours, theirs)
         for arm in (0, 1) if number % 2 else (1, 0):
-            seconds = timed(lambda arm=arm, arms=arms: in_threads(arms[arm]))
+            elapsed = timed(lambda arm=arm, arms=arms: in_threads(arms[arm]))
             if number:
-                found[arm].append(seconds)
-    return found
+                seconds[arm].append(elapsed)
+    return seconds
 
 
 def in_threads(work: Callable[[int], None]) -> None:

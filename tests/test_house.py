@@ -1,7 +1,7 @@
 """The rules of the house: layers, sizes, names and docstrings.
 
-What does not hold yet stands in house/PACKAGE.txt, which only gets shorter. After mending something,
-`python -m tests.test_house` takes its lines out.
+What does not hold yet stands in house/PACKAGE.txt, which only gets shorter. After mending
+something, `python -m tests.test_house` takes its lines out.
 """
 
 from __future__ import annotations

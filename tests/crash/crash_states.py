@@ -231,7 +231,7 @@ class Disk:
         for name in [n for n in self.folders if n == source or n.startswith(below)]:
             self.folders.discard(name)
             self.folders.add(target + name[len(source) :])
-        # A durable subtree moves with its inode; it shows under the new name once the parent is synced.
+        # A durable subtree moves with its inode; it has the new name once the parent is synced.
         for name in [n for n in self.durable_files if n.startswith(below)]:
             self.durable_files[target + name[len(source) :]] = self.durable_files[name]
         self.durable_folders |= {

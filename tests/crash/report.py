@@ -41,7 +41,8 @@ class Report:
         wide = max(len(row.case) for row in self.rows)
         head = f"{'what':<11}{'case':<{wide + 2}}{'count':>7}{'sound':>8}{'seconds':>9}  remarks"
         body = [
-            f"{row.what:<11}{row.case:<{wide + 2}}{row.count:>7}{row.sound:>8}{row.seconds:>9.1f}  {row.remarks}".rstrip()
+            f"{row.what:<11}{row.case:<{wide + 2}}{row.count:>7}{row.sound:>8}"
+            f"{row.seconds:>9.1f}  {row.remarks}".rstrip()
             for row in sorted(self.rows, key=lambda row: list(UNITS).index(row.what))
         ]
         return [head, *body, "", self.total()]

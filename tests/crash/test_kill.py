@@ -42,7 +42,8 @@ def remarks(found: dict[str, Any]) -> str:
     left = sum(left > 0 for _, _, left in found["kills"])
     told = ", ".join(f"{count} {phase}" for phase, count in phases.most_common())
     by_fifth = " ".join(str(fifths[number]) for number in range(5))
-    return f"{told}; by fifths of the run {by_fifth}; {left} left a save half done; {found['runs']} runs"
+    halves = f"{left} left a save half done; {found['runs']} runs"
+    return f"{told}; by fifths of the run {by_fifth}; {halves}"
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ def _snapshots(
     wanted = least if least is not None else int((acknowledged(root) or ["-1"])[-1])
     found = SnapshotStore(root / "work", fingerprint=FINGERPRINT, keep=5).newest()
     if (found.step if found else -1) < wanted:
-        return f"step {wanted} was acknowledged, {f'step {found.step}' if found else 'nothing'} is there"
+        newest = f"step {found.step}" if found else "nothing"
+        return f"step {wanted} was acknowledged, {newest} is there"
     return (holds or _holds)(found.folder, found.step) if found else ""
 
 

@@ -8,7 +8,7 @@ from typing import NoReturn
 import pytest
 
 from aegis.errors import ArtifactError, BadInputError, DiskFullError
-from aegis.storage import artifact, files
+from aegis.storage import artifact
 from aegis.storage.artifact import (
     MANIFEST,
     adopt,
@@ -122,27 +122,6 @@ def test_a_full_disk_is_told_and_leaves_the_old_artifact(
             write(tmp_path / "x", "new", "f2")
     assert caught.value.exit_code == 1
     assert is_current(tmp_path / "x", "f1")
-
-
-def test_a_full_disk_without_errno_is_recognised() -> None:
-    with pytest.raises(DiskFullError), files.disk_full_explained(Path("x")):
-        raise RuntimeError("PytorchStreamWriter failed: No space left on device")
-
-
-def test_space_is_checked_before_writing(tmp_path: Path) -> None:
-    with pytest.raises(DiskFullError, match="MiB are needed"):
-        files.require_space(tmp_path / "not" / "there", 1 << 60)
-    files.require_space(tmp_path, 1)
-
-
-def test_text_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "t.json"
-    files.write_json(path, {"a": "あ"})
-    assert path.read_text(encoding="utf-8") == '{\n  "a": "あ"\n}\n'
-    with pytest.raises(ValueError, match="JSON"):
-        files.write_json(path, float("nan"))
-    assert "あ" in path.read_text(encoding="utf-8")
-    assert [p.name for p in tmp_path.iterdir()] == ["t.json"]
 
 
 def test_an_artifact_is_taken_over_only_if_whole_and_of_the_same_making(tmp_path: Path) -> None:
