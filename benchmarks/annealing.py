@@ -30,7 +30,7 @@ from aegis.data.records import Record
 from aegis.data.seed import seed_records
 from aegis.data.split import split_records
 from aegis.model.adapted import attach
-from aegis.model.base import load_model, load_tokenizer, resolve_base
+from aegis.model.base import ModelFolder, resolve_base
 from aegis.model.device import pick_device, quick_attention
 from aegis.model.tags import add_tags
 from aegis.storage.files import to_json
@@ -112,8 +112,10 @@ def load(options: argparse.Namespace) -> tuple[Any, Any]:
 
         return tiny_model(), byte_tokenizer()
     folder = resolve_base(options.base).folder
-    model = load_model(folder, dtype=torch.float32, attention=quick_attention(pick_device()))
-    return model, load_tokenizer(folder)
+    model = ModelFolder(folder).load_model(
+        dtype=torch.float32, attention=quick_attention(pick_device())
+    )
+    return model, ModelFolder(folder).load_tokenizer()
 
 
 def data(

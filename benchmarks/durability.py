@@ -45,7 +45,7 @@ from aegis.config import Config, load_config
 from aegis.data.records import Record
 from aegis.data.seed import seed_records
 from aegis.model.adapted import Adapted, attach
-from aegis.model.base import load_model, load_tokenizer, resolve_base
+from aegis.model.base import resolve_base
 from aegis.model.device import pick_device, quick_attention
 from aegis.model.tags import add_tags
 from aegis.runs.record import open_session
@@ -247,8 +247,8 @@ def make_trainer(
 def prepare(config: Config, *, steps: int) -> tuple[Adapted, Objective, list[list[int]]]:
     """The quickstart's model and loss, and a fixed set of its batches."""
     base, device = resolve_base(config.base), pick_device()
-    model: Any = load_model(base.folder, dtype=torch.float32, attention=quick_attention(device))
-    tokenizer, settings = load_tokenizer(base.folder), config.train
+    model: Any = base.load_model(dtype=torch.float32, attention=quick_attention(device))
+    tokenizer, settings = base.load_tokenizer(), config.train
     tags = add_tags(tokenizer, model)
     torch.manual_seed(config.seed)
     adapted = attach(model, config.model, tags=tags).to(device)

@@ -28,8 +28,8 @@ LOADED = "import aegis.export.gguf, aegis.cli, cyllama.llama.llama_cpp"
 PEER = """
 import sys, torch
 from pathlib import Path
-from aegis.model.base import load_model
-model = load_model(Path(sys.argv[1]), dtype=torch.float32)
+from aegis.model.base import ModelFolder
+model = ModelFolder(Path(sys.argv[1])).load_model(dtype=torch.float32)
 model(input_ids=torch.arange(8).reshape(1, 8))
 """
 MIB = 1 << 20

@@ -22,7 +22,7 @@ from peft.tuners.lora import LoraLayer
 
 from aegis.config import GateSettings, ModelSettings
 from aegis.model.adapted import Adapted, attach, gate_sites, lora_config
-from aegis.model.base import load_model, resolve_base
+from aegis.model.base import ModelFolder, resolve_base
 from aegis.model.device import autocast, pick_device
 
 LIMITS = {
@@ -72,8 +72,8 @@ def main() -> None:
 def step_of(folder: Any, arm: str, options: argparse.Namespace) -> Callable[[], None]:
     """One training step of an arm: forward, loss on every token, backward, AdamW."""
     device = pick_device()
-    model: Any = load_model(
-        folder, dtype=torch.float32, attention="eager" if device.type == "cpu" else None
+    model: Any = ModelFolder(folder).load_model(
+        dtype=torch.float32, attention="eager" if device.type == "cpu" else None
     )
     settings = ModelSettings()
     sites = list(gate_sites(model, GateSettings(lm_head=False)))

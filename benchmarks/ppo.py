@@ -36,7 +36,7 @@ from aegis.data.records import Record
 from aegis.data.seed import seed_records
 from aegis.engine.judge import Judge
 from aegis.model.adapted import Adapted, attach
-from aegis.model.base import load_model, load_tokenizer, resolve_base
+from aegis.model.base import resolve_base
 from aegis.model.device import fast_dtype, pick_device, quick_attention
 from aegis.model.heads import ScalarHead
 from aegis.model.prompt import prompt_ids
@@ -132,8 +132,8 @@ def rolled_out(config: Config) -> tuple[PPO, Rollout]:
     """PPO as stage 3 sets it up, on an adapter whose roles differ, and one rollout of its own
     task."""
     base, device, settings = resolve_base(config.base), pick_device(), config.train.ppo
-    model: Any = load_model(base.folder, dtype=fast_dtype(), attention=quick_attention(device))
-    tokenizer = load_tokenizer(base.folder)
+    model: Any = base.load_model(dtype=fast_dtype(), attention=quick_attention(device))
+    tokenizer = base.load_tokenizer()
     tags = add_tags(tokenizer, model)
     torch.manual_seed(config.seed)
     adapted = attach(model, config.model, tags=tags).to(device).eval()

@@ -44,7 +44,7 @@ from aegis.errors import DataError
 from aegis.evaluate.metrics import macro_f1
 from aegis.model.adapted import Adapted
 from aegis.model.adapter_folder import load_adapter, read_card, require_base
-from aegis.model.base import Base, load_model, load_tokenizer, resolve_base
+from aegis.model.base import Base, resolve_base
 from aegis.model.calibration import fit, is_spelled
 from aegis.model.device import fast_dtype, pick_device, quick_attention
 from aegis.model.heads import ScalarHead
@@ -253,7 +253,7 @@ class Bench:
         self.config, self.base, self.run = config, base, run
         given = {} if temperature is None else {"temperature": temperature}
         self.asking = config.train.ppo.model_copy(update=given)
-        self.tokenizer = load_tokenizer(base.folder)
+        self.tokenizer = base.load_tokenizer()
         self.validation, self.test = (
             self.fitting(read_split(run / "records", name), limit=config.train.max_length)
             for name in ("validation", "test")
@@ -303,11 +303,9 @@ class Bench:
         return adapted, tokenizer
 
     def attach(self, folder: Path) -> tuple[Adapted, Any]:
-        device, tokenizer, card = pick_device(), load_tokenizer(self.base.folder), read_card(folder)
+        device, tokenizer, card = pick_device(), self.base.load_tokenizer(), read_card(folder)
         require_base(card, self.base, folder=folder)
-        model: Any = load_model(
-            self.base.folder, dtype=fast_dtype(), attention=quick_attention(device)
-        )
+        model: Any = self.base.load_model(dtype=fast_dtype(), attention=quick_attention(device))
         return load_adapter(folder, model, card, tags=add_tags(tokenizer, model)).to(
             device
         ), tokenizer

@@ -52,7 +52,7 @@ from aegis.data.seed import seed_records
 from aegis.engine.response_sampler import SampledResponse as Response
 from aegis.engine.response_sampler import hold_gates
 from aegis.model.adapted import Adapted, attach, lora_config
-from aegis.model.base import cache_folder, load_model, load_tokenizer, resolve_base
+from aegis.model.base import ModelFolder, cache_folder, resolve_base
 from aegis.model.device import fast_dtype, pick_device, quick_attention
 from aegis.model.heads import ScalarHead
 from aegis.model.prompt import prompt_ids
@@ -183,7 +183,7 @@ def make_spec(config: Config, options: argparse.Namespace, folder: str) -> dict[
 def make_prompts(folder: Path, config: Config, *, count: int, length: int) -> list[list[int]]:
     """The last `length` tokens of the shipped records' prompts that have so many; again from the
     first if they are few."""
-    tokenizer = load_tokenizer(folder)
+    tokenizer = ModelFolder(folder).load_tokenizer()
     rows = (
         prompt_ids(tokenizer, record.prompt, system=config.model.system_prompt)
         for record in seed_records()
@@ -307,10 +307,10 @@ def our_updates(spec: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(spec["threads"])
     torch.manual_seed(spec["seed"])
     device = pick_device()
-    model: Any = load_model(
-        Path(spec["base"]), dtype=getattr(torch, spec["dtype"]), attention=spec["attention"]
+    model: Any = ModelFolder(Path(spec["base"])).load_model(
+        dtype=getattr(torch, spec["dtype"]), attention=spec["attention"]
     )
-    tokenizer = load_tokenizer(Path(spec["base"]))
+    tokenizer = ModelFolder(Path(spec["base"])).load_tokenizer()
     adapted = attach(model, config.model).to(device)
     adapted.set_alpha(config.train.anneal.end)
     adapted.add_reference()

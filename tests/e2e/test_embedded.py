@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from aegis.errors import MissingPackageError
-from aegis.model.base import EMBEDDED_PACKAGE, load_model, load_tokenizer, resolve_base
+from aegis.model.base import EMBEDDED_PACKAGE, resolve_base
 from aegis.model.prompt import prompt_ids
 
 
@@ -21,8 +21,8 @@ def test_the_embedded_model_answers() -> None:
     base = resolve_base("embedded")
     assert (base.model_type, base.hidden_size) == ("llama", 576)
     assert resolve_base("embedded").fingerprint == base.fingerprint
-    tokenizer = load_tokenizer(base.folder)
-    model: Any = load_model(base.folder, dtype=torch.float32)
+    tokenizer = base.load_tokenizer()
+    model: Any = base.load_model(dtype=torch.float32)
     ids = torch.tensor(
         [prompt_ids(tokenizer, "What is the capital of France? Answer in one word.", system=None)]
     )

@@ -145,9 +145,12 @@ def greedy(model: Any, tokenizer: Any, prompt: str) -> Thinking | None:
 def test_the_most_probable_response_is_that_of_transformers(
     engine: LlamaCppEngine, folder: Path
 ) -> None:
-    from aegis.model.base import load_model, load_tokenizer
+    from aegis.model.base import ModelFolder
 
-    model, tokenizer = load_model(folder, dtype=torch.float32), load_tokenizer(folder)
+    model, tokenizer = (
+        ModelFolder(folder).load_model(dtype=torch.float32),
+        ModelFolder(folder).load_tokenizer(),
+    )
     found = [write(engine, prompt) for prompt in PROMPTS]
     assert found == [greedy(model, tokenizer, prompt) for prompt in PROMPTS]
     assert len({thinking.public for thinking in found if thinking}) > 1

@@ -16,7 +16,7 @@ from aegis.export.certificate import probe_texts
 from aegis.export.fold import prepare, write_model
 from aegis.model.adapted import attach
 from aegis.model.adapter_folder import AdapterCard, save_adapter
-from aegis.model.base import EMBEDDED, load_model, load_tokenizer, resolve_base
+from aegis.model.base import EMBEDDED, resolve_base
 from aegis.model.tags import add_tags
 from aegis.storage.artifact import writing
 from tests.conftest import TEMPLATE, tiny_model
@@ -85,7 +85,7 @@ def fold_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             shutil.copyfile(tokenizer.vocab_file, folder / "base" / "tokenizer.model")
         base = resolve_base(EMBEDDED if architecture == EMBEDDED else str(folder / "base"))
         settings = ModelSettings(system_prompt="Be careful.")
-        tokenizer, model = load_tokenizer(base.folder), load_model(base.folder, dtype=torch.float32)
+        tokenizer, model = base.load_tokenizer(), base.load_model(dtype=torch.float32)
         torch.manual_seed(5)
         adapted = attach(model, settings, tags=add_tags(tokenizer, model))
         for parameter in adapted.parameters():

@@ -39,7 +39,7 @@ from aegis.export.gguf import (
 from aegis.export.gguf_checks import check_tensors, check_tokenizer
 from aegis.export.gguf_files import convert, converter_error, plain_pre_tokenizer
 from aegis.export.reference import Reference
-from aegis.model.base import load_model, load_tokenizer
+from aegis.model.base import ModelFolder
 from aegis.storage.artifact import MANIFEST, is_current, read_manifest, verify, writing
 from tests.conftest import byte_tokenizer
 from tests.export.conftest import merging_tokenizer, sentencepiece_tokenizer
@@ -99,10 +99,10 @@ def export(model: Path, *types: str, **settings: Any) -> dict[str, Any]:
 def test_what_llama_cpp_computes_is_what_the_live_model_computes(
     folded: Path, converted: Path
 ) -> None:
-    tokenizer = load_tokenizer(folded)
+    tokenizer = ModelFolder(folded).load_tokenizer()
     rows = [tokenizer(probe.text)["input_ids"][:128] for probe in probe_texts()[:FEW]]
     file = Gguf(converted, context=128)
-    plain = load_model(folded, dtype=torch.float32)
+    plain = ModelFolder(folded).load_model(dtype=torch.float32)
     logits = probe_logits(plain, tokenizer, probe_texts()[:FEW])
     found = measure(
         ((one, file.logits(row)) for one, row in zip(logits, rows, strict=True)), remedy=""
@@ -114,10 +114,12 @@ def test_what_llama_cpp_computes_is_what_the_live_model_computes(
 
 
 def test_the_reference_reads_layer_by_layer_what_the_whole_model_gives(folded: Path) -> None:
-    tokenizer = load_tokenizer(folded)
+    tokenizer = ModelFolder(folded).load_tokenizer()
     rows = [tokenizer(probe.text)["input_ids"][:128] for probe in probe_texts()[:FEW]]
     reference = Reference(folded, rows)
-    whole = probe_logits(load_model(folded, dtype=torch.float32), tokenizer, probe_texts()[:FEW])
+    whole = probe_logits(
+        ModelFolder(folded).load_model(dtype=torch.float32), tokenizer, probe_texts()[:FEW]
+    )
     for index, logits in enumerate(whole):
         with reference.head():
             found = reference.logits(index, slice(None))
@@ -329,13 +331,13 @@ def test_an_lm_head_that_the_converter_drops_is_refused_before_anything_is_writt
 
 
 def test_a_tokenizer_that_reads_otherwise_is_refused(folded: Path, converted: Path) -> None:
-    found = check_tokenizer(converted, folded, load_tokenizer(folded))
+    found = check_tokenizer(converted, folded, ModelFolder(folded).load_tokenizer())
     assert found == {"texts": 72, "tags": 10, "bos": 0, "eos": 1, "pad": 1}
-    tokenizer = load_tokenizer(folded)
+    tokenizer = ModelFolder(folded).load_tokenizer()
     tokenizer.chat_template += " "
     with pytest.raises(ModelError, match="chat template"):
         check_tokenizer(converted, folded, tokenizer)
-    tokenizer = load_tokenizer(folded)
+    tokenizer = ModelFolder(folded).load_tokenizer()
     tokenizer.pad_token = "<s>"
     with pytest.raises(ModelError, match="pad is token 1 in GGUF and 0"):
         check_tokenizer(converted, folded, tokenizer)
@@ -408,13 +410,15 @@ def test_a_missing_package_is_told_with_the_command(monkeypatch: pytest.MonkeyPa
 def test_importance_is_what_the_text_uses(folded: Path, converted: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("\n".join(probe.text for probe in probe_texts()), encoding="utf-8")
-    weights = importance.importance(folded, text, load_tokenizer(folded), gguf=converted)
+    weights = importance.importance(
+        folded, text, ModelFolder(folded).load_tokenizer(), gguf=converted
+    )
     assert {"blk.0.attn_q.weight", "blk.3.ffn_down.weight"} < weights.keys()
     assert weights["blk.0.attn_q.weight"].shape == (32,)
     assert all((columns > 0).all() for columns in weights.values())
     text.write_text("short")
     with pytest.raises(BadInputError, match="512 are needed"):
-        importance.importance(folded, text, load_tokenizer(folded), gguf=converted)
+        importance.importance(folded, text, ModelFolder(folded).load_tokenizer(), gguf=converted)
 
 
 def test_the_quantiser_weighs_what_the_text_uses(model: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from aegis.model.adapter_folder import (
     require_base,
     save_adapter,
 )
-from aegis.model.base import Base, load_model, load_tokenizer, resolve_base, save_tokenizer
+from aegis.model.base import Base, ModelFolder, resolve_base, save_tokenizer
 from aegis.model.lm_head import vocabulary_logits
 from tests.conftest import ARCHITECTURES, tiny_model
 
@@ -136,7 +136,7 @@ def test_a_base_with_missing_tensors_is_told(base_folder: Path, tmp_path: Path) 
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, weights, metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"model.layers.1.mlp.up_proj.weight .*missing"):
-        load_model(tmp_path / "base", dtype=torch.float32)
+        ModelFolder(tmp_path / "base").load_model(dtype=torch.float32)
 
 
 def test_what_cannot_be_attached_is_told_before_weights_are_loaded(
@@ -180,7 +180,7 @@ def test_an_adapter_survives_saving(base_folder: Path, tmp_path: Path) -> None:
     from aegis.storage.artifact import writing
 
     base = resolve_base(str(base_folder))
-    adapted = randomised(load_model(base.folder, dtype=torch.float32))
+    adapted = randomised(base.load_model(dtype=torch.float32))
     hidden = adapted.hidden(IDS, MASK)
     with writing(tmp_path / "adapter", kind="adapter", fingerprint="f") as staging:
         save_adapter(staging, adapted, card_for(base))
@@ -192,7 +192,7 @@ def test_an_adapter_survives_saving(base_folder: Path, tmp_path: Path) -> None:
         "so8.safetensors",
     } < files
     card = read_card(tmp_path / "adapter")
-    again = load_adapter(tmp_path / "adapter", load_model(base.folder, dtype=torch.float32), card)
+    again = load_adapter(tmp_path / "adapter", base.load_model(dtype=torch.float32), card)
     assert torch.equal(again.hidden(IDS, MASK), hidden)
     assert torch.equal(again.logits(hidden), adapted.logits(hidden))
     assert torch.equal(again.decide(hidden, MASK), adapted.decide(hidden, MASK))
@@ -268,14 +268,14 @@ def test_a_cached_base_whose_manifest_cannot_be_read_is_converted_again(
 def test_a_saved_tokenizer_does_not_tell_whether_the_machine_was_offline(
     tmp_path: Path, base_folder: Path
 ) -> None:
-    tokenizer = load_tokenizer(base_folder)
+    tokenizer = ModelFolder(base_folder).load_tokenizer()
     texts = []
     for offline in (True, False):
         tokenizer.init_kwargs |= {"local_files_only": offline, "is_local": offline}
         save_tokenizer(tokenizer, tmp_path / str(offline))
         texts.append((tmp_path / str(offline) / "tokenizer_config.json").read_text())
     assert texts[0] == texts[1]
-    assert load_tokenizer(tmp_path / "True").get_vocab() == tokenizer.get_vocab()
+    assert ModelFolder(tmp_path / "True").load_tokenizer().get_vocab() == tokenizer.get_vocab()
 
 
 def test_the_hub_is_asked_for_what_looks_like_a_hub_id(
@@ -288,7 +288,10 @@ def test_the_hub_is_asked_for_what_looks_like_a_hub_id(
 
 @torch.no_grad()
 def test_a_base_loads_and_tells_its_tokenizer(base_folder: Path) -> None:
-    model, tokenizer = load_model(base_folder, dtype=torch.float32), load_tokenizer(base_folder)
+    model, tokenizer = (
+        ModelFolder(base_folder).load_model(dtype=torch.float32),
+        ModelFolder(base_folder).load_tokenizer(),
+    )
     hidden = model.get_decoder()(input_ids=IDS).last_hidden_state
     torch.testing.assert_close(vocabulary_logits(model, hidden), model(input_ids=IDS).logits)
     assert tokenizer.pad_token_id is not None

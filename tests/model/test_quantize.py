@@ -23,7 +23,7 @@ from aegis.errors import ConfigError, MissingPackageError, ModelError
 from aegis.export.fold import prepare, write_model
 from aegis.model.adapted import Adapted, attach, check_attachable, freeze
 from aegis.model.adapter_folder import AdapterCard, load_adapter, save_adapter
-from aegis.model.base import Base, load_model, load_tokenizer, resolve_base
+from aegis.model.base import Base, ModelFolder, resolve_base
 from aegis.model.grad_checkpoint import checkpoint_layers
 from aegis.model.offload import offload_layers, waiting_layers
 from aegis.model.quantize import Quantization, count, dequantised, is_quantised, quantised_bytes
@@ -64,10 +64,8 @@ def llama(save_base: Callable[..., Path]) -> Base:
 
 
 def attached(base: Base, quantization: Quantization, **changes: Any) -> Adapted:
-    model = load_model(
-        base.folder, dtype=torch.float32, quantization=quantization, attention="eager"
-    )
-    tags = add_tags(load_tokenizer(base.folder), model)
+    model = base.load_model(dtype=torch.float32, quantization=quantization, attention="eager")
+    tags = add_tags(base.load_tokenizer(), model)
     torch.manual_seed(1)
     return attach(model, settings(quantization, **changes), tags=tags).eval()
 
@@ -88,7 +86,7 @@ def quantised(model: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("method", METHODS)
 def test_only_the_decoders_layers_are_quantised(base: Base, method: Quantization) -> None:
     both: list[Any] = [
-        load_model(base.folder, dtype=torch.float32, quantization=q) for q in ("none", method)
+        base.load_model(dtype=torch.float32, quantization=q) for q in ("none", method)
     ]
     plain, model = both
     found = quantised(model)
@@ -108,8 +106,7 @@ def test_only_the_decoders_layers_are_quantised(base: Base, method: Quantization
 @pytest.mark.parametrize("method", METHODS)
 def test_the_codes_are_a_function_of_the_base_alone(llama: Base, method: Quantization) -> None:
     both: list[Any] = [
-        load_model(llama.folder, dtype=d, quantization=method)
-        for d in (torch.float32, torch.bfloat16)
+        llama.load_model(dtype=d, quantization=method) for d in (torch.float32, torch.bfloat16)
     ]
     full, half = both
     assert half.dtype == torch.bfloat16
@@ -123,7 +120,7 @@ def test_the_codes_are_a_function_of_the_base_alone(llama: Base, method: Quantiz
 
 @torch.no_grad()
 def test_a_dequantised_nf4_base_is_the_quantised_one(base: Base) -> None:
-    model = load_model(base.folder, dtype=torch.float32, quantization="nf4")
+    model = base.load_model(dtype=torch.float32, quantization="nf4")
     live = model(IDS).logits
     model = dequantised(model)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
@@ -155,7 +152,7 @@ def test_one_step_trains_what_is_attached_and_nothing_else(
     adapted = attached(base, method)
     assert freeze(adapted).trainable["lora"] > 0
     assert freeze(adapted).frozen == sum(
-        p.numel() for p in load_model(base.folder, dtype=torch.float32).parameters()
+        p.numel() for p in base.load_model(dtype=torch.float32).parameters()
     )
     frozen = {name: p.clone() for name, p in adapted.named_parameters() if not p.requires_grad}
     trained = {name: p.clone() for name, p in adapted.named_parameters() if p.requires_grad}
@@ -182,8 +179,8 @@ def test_what_is_saved_folds_onto_the_dequantised_base(
     card = AdapterCard(facts, settings(method).model_dump(mode="json"), 1.0, {}, "session")
     with writing(tmp_path / "adapter", kind="adapter", fingerprint="f") as staging:
         save_adapter(staging, adapted, card)
-    model = load_model(base.folder, dtype=torch.float32, quantization=method, attention="eager")
-    tags = add_tags(load_tokenizer(base.folder), model)
+    model = base.load_model(dtype=torch.float32, quantization=method, attention="eager")
+    tags = add_tags(base.load_tokenizer(), model)
     again = load_adapter(tmp_path / "adapter", model, card, tags=tags)
     with torch.no_grad():
         assert torch.equal(again.base(IDS).logits, adapted.base(IDS).logits)
@@ -194,7 +191,7 @@ def test_what_is_saved_folds_onto_the_dequantised_base(
     print(f"{base.model_type} {method}: max |Δlogit| {certificate.max_abs_logit_difference:.1e}")
     assert certificate.max_abs_logit_difference <= 1e-3
     assert certificate.top1_agreement == 1.0
-    plain: Any = load_model(tmp_path / "model", dtype=torch.float32)
+    plain: Any = ModelFolder(tmp_path / "model").load_model(dtype=torch.float32)
     assert not quantised(plain)
     assert not hasattr(plain.config, "quantization_config")
     text = (tmp_path / "model" / "metadata.json").read_text()
@@ -223,7 +220,7 @@ def test_roles_and_trunk_are_bit_equal_on_a_quantised_base(base: Base) -> None:
     for name, parameter in adapted.named_parameters():
         if ".reward." in name:
             parameter.normal_(std=0.1)
-    bare = load_model(base.folder, dtype=torch.float32, quantization="nf4", attention="eager")
+    bare = base.load_model(dtype=torch.float32, quantization="nf4", attention="eager")
     with adapted.acting_as("base"):
         assert torch.equal(adapted.base(IDS).logits[..., :260], bare(IDS).logits[..., :260])
     layer = adapted.lowest_layer()
@@ -357,9 +354,7 @@ def test_the_lowest_layers_wait() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_size_of_the_codes_is_known_beforehand(llama: Base, method: Any) -> None:
-    for layer in quantised(
-        load_model(llama.folder, dtype=torch.float32, quantization=method)
-    ).values():
+    for layer in quantised(llama.load_model(dtype=torch.float32, quantization=method)).values():
         held = layer.weight.numel() * layer.weight.element_size()
         if method == "nf4":
             state = layer.weight.quant_state
@@ -381,8 +376,8 @@ def test_a_missing_package_is_told_before_weights_are_loaded(
 
 
 def test_a_base_that_is_quantised_already_is_told(llama: Base, tmp_path: Path) -> None:
-    load_model(llama.folder, dtype=torch.float32, quantization="nf4").save_pretrained(tmp_path)
-    load_tokenizer(llama.folder).save_pretrained(tmp_path)
+    llama.load_model(dtype=torch.float32, quantization="nf4").save_pretrained(tmp_path)
+    llama.load_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(
         ModelError, match=r"quantised already, found quant_method 'bitsandbytes'; give"
     ):

@@ -13,7 +13,7 @@ import torch
 from aegis.config import Config, load_config, parse_config
 from aegis.errors import ModelError
 from aegis.model.adapted import attach
-from aegis.model.base import Base, load_model, resolve_base
+from aegis.model.base import Base, resolve_base
 from aegis.model.grad_checkpoint import checkpoint_layers
 from aegis.train.examples import Example
 from aegis.train.memory import rehearsal
@@ -92,7 +92,7 @@ def test_the_rehearsed_step_allocates_what_the_real_one_does(
 ) -> None:
     base = resolve_base(str(save_base(architecture, hidden_size=64, intermediate_size=128)))
     config = small(gradient_checkpointing=checkpointing)
-    adapted = attach(load_model(base.folder, dtype=torch.float32, attention="eager"), config.model)
+    adapted = attach(base.load_model(dtype=torch.float32, attention="eager"), config.model)
     if checkpointing:
         checkpoint_layers(adapted)
     hook = adapted.base.get_input_embeddings().register_forward_hook(
@@ -110,7 +110,7 @@ def test_the_rehearsed_step_allocates_what_the_real_one_does(
             total.backward()
             del total
     hook.remove()
-    own = load_model(base.folder, dtype=torch.float32).config
+    own = base.load_model(dtype=torch.float32).config
     actors = rehearsal.actors(own, config.model, spec="test", dtype=torch.float32, fused=False)
     found = rehearsal.supervised(actors, Shapes(4, 64), pet=False, bfloat16=False)
     assert found == pytest.approx(seen.peak, rel=0.1)
@@ -121,7 +121,7 @@ def test_weights_are_counted_to_the_byte(base: Base, quantization: Any) -> None:
     if quantization != "none" and importlib.util.find_spec("bitsandbytes") is None:
         pytest.skip("needs bitsandbytes; run: pip install bitsandbytes")
     config = small(quantization=quantization)
-    model: Any = load_model(base.folder, dtype=torch.float32, quantization=quantization)
+    model: Any = base.load_model(dtype=torch.float32, quantization=quantization)
     whole = sum(p.numel() * p.element_size() for p in model.parameters())
     for layer in model.modules():
         if type(layer).__name__ == "Linear4bit":

@@ -8,6 +8,7 @@ cyllama cannot pass it on; llama-cpp-python can.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -73,8 +74,7 @@ def quantise_by_importance(
     Raises:
         AegisError: if llama.cpp gives up.
     """
-    import llama_cpp
-
+    llama_cpp: Any = importlib.import_module("llama_cpp")
     tensors = {name.encode(): tensor.float().contiguous() for name, tensor in importance.items()}
     entry = llama_cpp.llama_model_imatrix_data
     pointer = ctypes.POINTER(ctypes.c_float)

@@ -113,9 +113,9 @@ def streamed(folder: Path) -> Any:
 def _fill(model: Any, names: list[str], tensor_of: Callable[[str], Tensor]) -> Callable[..., None]:
     def hook(*_: Any) -> None:
         for name in names:
-            path, _, key = name.rpartition(".")
+            owner, key = name.rsplit(".", 1)
             parameter = nn.Parameter(tensor_of(name), requires_grad=False)
-            model.get_submodule(path)._parameters[key] = parameter
+            model.get_submodule(owner)._parameters[key] = parameter
 
     return hook
 

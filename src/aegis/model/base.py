@@ -219,21 +219,6 @@ def weights_fingerprint(source: ModelFolder) -> str:
     return fingerprint({path.name: known.get(path.name) or hash_file(path) for path in names})
 
 
-def read_config(folder: Path, *, spec: str, trust_remote_code: bool = False) -> Any:
-    """Call `ModelFolder.read_config`."""
-    return ModelFolder(folder, spec, trust_remote_code=trust_remote_code).read_config()
-
-
-def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """Call `ModelFolder.load_tokenizer`."""
-    return ModelFolder(folder, trust_remote_code=trust_remote_code).load_tokenizer()
-
-
-def load_model(folder: Path, *, trust_remote_code: bool = False, **options: Any) -> Any:
-    """Call `ModelFolder.load_model`."""
-    return ModelFolder(folder, trust_remote_code=trust_remote_code).load_model(**options)
-
-
 def meta_model(
     config: Any, *, spec: str, trust_remote_code: bool = False, attention: str | None = None
 ) -> Any:

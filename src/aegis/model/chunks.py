@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ def in_chunks(score: Callable[..., tuple[Tensor, ...]], *rows: Tensor) -> tuple[
             tensors.
     """
     pieces = zip(*(tensor.split(CHUNK) for tensor in rows), strict=True)
-    options = {"use_reentrant": False, "preserve_rng_state": False}
+    options: Any = {"use_reentrant": False, "preserve_rng_state": False}
     if torch.is_grad_enabled():
         scores = [checkpoint(score, *piece, **options) for piece in pieces]
     else:
