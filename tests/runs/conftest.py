@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from aegis.runs.health import RunStatus, read_status
-from aegis.runs.heartbeat import FILE, Beat
+from aegis.runs.heartbeat import HEARTBEAT, Beat
 from aegis.runs.process import Process, identify, this_process
 from aegis.runs.record import Session, open_session
 
@@ -94,4 +94,4 @@ def set_state(
 
 def write_beat(session: Session, *, count: int, at: float) -> None:
     beat = Beat(count, at, STAGES[2], "training", 12, 40, 30.0, "")
-    (session.folder / FILE).write_text(json.dumps(asdict(beat)))
+    (session.folder / HEARTBEAT).write_text(json.dumps(asdict(beat)))

@@ -15,8 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
+from aegis.config import DurableSettings
+from aegis.runs.events import Metrics, Progress, StageBegun
 from aegis.runs.machine import Gpu, MachineState, machine_state
-from aegis.runs.progress_log import FOLDER, SUMMARY, WARNINGS_KEPT, ProgressLog, Thresholds
+from aegis.runs.progress_log import FOLDER, SUMMARY, WARNINGS_KEPT, ProgressLog
 
 CALM = MachineState(cpu_percent=20.0, memory_percent=40.0, process_rss_bytes=1 << 30)
 NOON = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone(timedelta(hours=9)))
@@ -25,20 +27,14 @@ NOON = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone(timedelta(hours=9)))
 class Bench:
     """A log whose clocks and machine the test moves by hand."""
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        interval_s: float = 180.0,
-        thresholds: Thresholds = Thresholds(),  # noqa: B008
-    ) -> None:
+    def __init__(self, folder: Path, settings: DurableSettings = DurableSettings()) -> None:  # noqa: B008
         self.folder = folder / FOLDER
         self.clock_s, self.wall, self.machine, self.probes = 1000.0, NOON, CALM, 0
+        self.stage = ""
         self.said: list[str] = []
         self.log = ProgressLog(
             folder,
-            interval_s=interval_s,
-            thresholds=thresholds,
+            settings,
             say=self.said.append,
             clock=lambda: self.clock_s,
             now=lambda: self.wall,
@@ -53,9 +49,19 @@ class Bench:
         self.clock_s += seconds
         self.wall += timedelta(seconds=seconds)
 
-    def step(self, seconds: float, **update: Any) -> None:
+    def step(self, seconds: float, stage: str = "training", **measured: Any) -> None:
+        """A step that measured this; without anything measured, progress of a bar."""
         self.wait(seconds)
-        self.log.update(**{"stage": "training", **update})
+        if stage != self.stage:
+            self.stage = stage
+            self.log(StageBegun(stage=stage))
+        if not measured:
+            self.log(Progress(label=stage, done=0, total=0))
+            return
+        loss = measured.pop("loss", None)
+        values = {} if loss is None else {"loss": loss}
+        position = {"step": 1, "steps": 1000, "samples": 0} | measured
+        self.log(Metrics(training="sft", values=values, **position))
 
     def read(self, machine: MachineState) -> None:
         """One probe of this machine."""
@@ -235,7 +241,7 @@ def test_each_gpu_is_watched_by_itself(bench: Bench) -> None:
 
 
 def test_thresholds_can_be_set(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, thresholds=Thresholds(cpu_percent=10.0))
+    bench = Bench(tmp_path, DurableSettings(cpu_percent=10.0))
     bench.read(CALM)
     assert bench.said == [
         "CPU in use: 20 % is above 10 %; close other programs if steps have become slower"
@@ -419,8 +425,8 @@ def test_without_a_gpu_the_list_is_empty(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     said: list[str] = []
-    log = ProgressLog(tmp_path, interval_s=0, say=said.append)
-    log.update(stage="training", samples=1)
+    log = ProgressLog(tmp_path, DurableSettings(interval_s=1e-9), say=said.append)
+    log(Metrics(training="sft", step=1, steps=2, samples=1, values={}))
     entry = strict_json(tmp_path / FOLDER / SUMMARY)["latest"]
     assert entry["gpus"] == []
     assert entry["process_rss_bytes"] > 0

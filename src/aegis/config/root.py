@@ -26,9 +26,9 @@ class Config(Settings):
     """Of every random choice; the same seed on the same CPU gives the same bits."""
     threads: Count = 0
     """CPU threads for torch; 0 for all cores."""
-    tracking: Annotated[
-        tuple[Literal["tensorboard", "mlflow", "trackio"], ...], Field(strict=False)
-    ] = ("tensorboard",)
+    tracking: Annotated[tuple[Literal["tensorboard", "mlflow"], ...], Field(strict=False)] = (
+        "tensorboard",
+    )
     """Where curves go besides TensorBoard's files, which are always written."""
     durable: DurableSettings = DurableSettings()
     """How often the run saves itself and when it warns."""

@@ -12,17 +12,16 @@ from typing import Any
 
 from aegis.config import Config
 from aegis.model.base import Base
-from aegis.runs.events import Event, Message, Metrics, Reporter, TrainingBegun
-from aegis.runs.progress_log import ProgressLog
+from aegis.runs.events import Reporter
 from aegis.runs.record import Session, session_folders
 from aegis.runs.signals import Interrupt
+from aegis.runs.trackers import open_trackers
 from aegis.storage.artifact import adopt, is_current, read_manifest, writing
 from aegis.storage.files import fingerprint
 from aegis.storage.journal import Journal
 from aegis.storage.snapshots import Snapshot, SnapshotStore
 from aegis.train.services import TrainServices
 from aegis.train.snapshot_policy import SnapshotPolicy
-from aegis.train.tracking import Tracker, open_tracker
 
 Say = Callable[[str], None]
 _VERSIONS = {"raw": 2, "records": 2, "sft": 4, "reward": 3, "adapter": 9, "model": 5, "results": 3}
@@ -45,7 +44,7 @@ class Run:
     session: Session
     say: Say
     interrupt: Interrupt
-    log: ProgressLog
+    reporter: Reporter
     until: str | None = None
 
     def artifact(self, name: str) -> Path:
@@ -93,40 +92,19 @@ class Run:
             say=self.say,
         )
 
-    def tracker(self, step: str, mark: str) -> Tracker:
-        """Where one step of a training stage shows its curves; to be closed."""
-        return open_tracker(
-            self.config.tracking, session=self.session.folder, step=step, mark=mark, say=self.say
-        )
-
     @contextlib.contextmanager
     def services(self, step: str, mark: str) -> Iterator[TrainServices]:
         """What one step of training reports to, and its snapshots."""
-        with self.tracker(step, mark) as tracker:
-
-            def follow(event: Event) -> None:
-                if isinstance(event, Message):
-                    self.say(event.text)
-                elif isinstance(event, TrainingBegun):
-                    tracker.begin(event.done, [(row.step, row.values) for row in event.history])
-                elif isinstance(event, Metrics):
-                    tracker.write(event.step, event.values)
-                    if event.samples is not None:
-                        self._log(event)
-
+        with open_trackers(
+            self.config.tracking,
+            session=self.session.folder,
+            training=step,
+            fingerprint=mark,
+            say=self.say,
+        ) as trackers:
+            reporter = Reporter(*self.reporter.subscribers, trackers)
             snapshots = self.checkpoints("so8t_ppo_training", mark, step=step)
-            yield TrainServices(Reporter(follow), snapshots)
-
-    def _log(self, event: Metrics) -> None:
-        self.log.update(
-            stage=self.session.stage,
-            step=event.step,
-            steps=event.steps,
-            epoch=event.epoch,
-            loss=event.values.get("loss"),
-            samples=event.samples or 0,
-            tokens=event.tokens or 0,
-        )
+            yield TrainServices(reporter, snapshots)
 
 
 class Write:

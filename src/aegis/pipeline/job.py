@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,16 @@ from aegis.model.base import Base, resolve_base
 from aegis.model.device import release_memory, set_threads
 from aegis.pipeline import stages
 from aegis.pipeline.context import Reached, Run, Say, Write
-from aegis.runs.events import Event, EventLog, Progress, Reporter
+from aegis.runs.events import Event, EventLog, Message, Progress, Reporter, StageBegun
 from aegis.runs.heartbeat import Heartbeat
-from aegis.runs.progress_log import ProgressLog, Thresholds
+from aegis.runs.progress_log import ProgressLog
 from aegis.runs.record import Session, open_session
 from aegis.runs.reporter import reporting
 from aegis.runs.signals import Interrupt
+from aegis.runs.trackers import require_trackers
 from aegis.storage.files import fingerprint, require_space
 from aegis.storage.lock import only_process
 from aegis.train.packages import require_trl
-from aegis.train.tracking import require_trackers
 
 STAGES = ("deep_research_data", "data_cleansing", "so8t_ppo_training", "aegis_v2_integration")
 _MIB = 1 << 20
@@ -66,18 +65,12 @@ def run_pipeline(
         with only_process(session.folder, wait_s=1):
             if left := session.take_over(command or {}, settings=dump_yaml(config)):
                 say(left)
-            thresholds = Thresholds(
-                **config.durable.model_dump(include={field.name for field in fields(Thresholds)})
-            )
-            log = ProgressLog(
-                session.folder, interval_s=config.durable.interval_s, thresholds=thresholds, say=say
-            )
-            run = Run(config, base, session, say, interrupt, log, until)
-            say(
-                f"session {session.session_id}, base {base.spec} ({base.model_type}, width {base.hidden_size})"
-            )
-            with contextlib.closing(log), _signs_of_life(run), contextlib.suppress(Reached):
-                _stages(run, adopting=resume)
+            with _following(session, config, say, interrupt) as reporter:
+                run = Run(config, base, session, say, interrupt, reporter, until)
+                shape = f"{base.model_type}, width {base.hidden_size}"
+                say(f"session {session.session_id}, base {base.spec} ({shape})")
+                with contextlib.suppress(Reached):
+                    _stages(run, adopting=resume)
     return session
 
 
@@ -97,22 +90,25 @@ def _open(config: Config, *, resume: bool) -> Session:
 
 
 @contextlib.contextmanager
-def _signs_of_life(run: Run) -> Iterator[None]:
-    """Every advance of a bar is a sign of life, and a place to stop unless something must be saved
-    first."""
-    beat = Heartbeat(run.session.folder)
+def _following(
+    session: Session, config: Config, say: Say, interrupt: Interrupt
+) -> Iterator[Reporter]:
+    """Yield the run's reporter, which the record's files follow and bars report to."""
 
-    def on_progress(event: Event) -> None:
-        if isinstance(event, Progress):
-            beat(run.session.stage, event.label, event.done, event.total, event.note)
-            run.log.update(stage=run.session.stage)
-            if event.stoppable:
-                run.interrupt.check()
+    def say_message(event: Event) -> None:
+        if isinstance(event, Message):
+            say(event.text)
 
-    beat(run.session.stage, "starting", 0, 0)
-    log = EventLog(run.session.folder, say=run.say)
-    with contextlib.closing(log), reporting(Reporter(log, on_progress)):
-        yield
+    def stop_if_asked(event: Event) -> None:
+        if isinstance(event, Progress) and event.stoppable:
+            interrupt.check()
+
+    events = EventLog(session.folder, say=say)
+    log = ProgressLog(session.folder, config.durable, say=say)
+    heartbeat = Heartbeat(session.folder, session.stage)
+    reporter = Reporter(events, heartbeat, log, say_message, stop_if_asked)
+    with contextlib.closing(events), contextlib.closing(log), reporting(reporter):
+        yield reporter
 
 
 def _stages(run: Run, *, adopting: bool) -> None:
@@ -153,6 +149,7 @@ def _stage(
 ) -> None:
     session, record = run.session, run.session.stage_record(name)
     session.stage, record.state, record.error = name, "running", None
+    run.reporter.emit(StageBegun(stage=name))
     record.attempts += 1
     session.save()
     attempt = session.begin_attempt(name)

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-FILE = "heartbeat.json"
+from aegis.runs.events import Event, Progress, StageBegun
+
+HEARTBEAT = "heartbeat.json"
 _EVERY_S = 1.0
 
 
@@ -31,36 +33,43 @@ class Beat:
 
 
 class Heartbeat:
-    """Writes the newest beat of a session: at most once a second, and whenever something else is
-    being done."""
+    """Subscriber that writes the newest beat of a session: at most once a second, and whenever
+    something else is being done."""
 
-    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.path, self.clock = folder / FILE, clock
-        self.count, self._written = 0, -_EVERY_S
-        self._doing, self._begun, self._first = "", 0.0, 0
+    def __init__(
+        self, folder: Path, stage: str, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.path, self.stage, self.clock = folder / HEARTBEAT, stage, clock
+        self._count, self._written, self._begun = 0, -_EVERY_S, 0.0
+        self._first = Progress(label="", done=0, total=0)
+        self(Progress(label="starting", done=0, total=0))
 
-    def __call__(self, stage: str, doing: str, done: int, total: int, note: str = "") -> None:
-        """Something moved on: `done` of `total`."""
-        now, fresh = self.clock(), doing != self._doing
-        if fresh or done < self._first:
-            self._doing, self._begun, self._first = doing, now, done
-        if not fresh and now - self._written < _EVERY_S and done < total:
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, StageBegun):
+            self.stage = event.stage
+        if not isinstance(event, Progress):
             return
-        self._written, self.count = now, self.count + 1
-        moved = done - self._first
-        left = (now - self._begun) / moved * (total - done) if moved else None
-        beat = Beat(self.count, time.time(), stage, doing, done, total, left, note)
-        staging = self.path.with_name(f".{FILE}.writing")
-        with contextlib.suppress(
-            OSError
-        ):  # a full disk must not end a run for want of a sign of life
+        now, is_new = self.clock(), event.label != self._first.label
+        if is_new or event.done < self._first.done:
+            self._begun, self._first = now, event
+        if not is_new and now - self._written < _EVERY_S and event.done < event.total:
+            return
+        self._written, self._count = now, self._count + 1
+        done, remaining = event.done - self._first.done, event.total - event.done
+        left_s = (now - self._begun) / done * remaining if done else None
+        position = (event.label, event.done, event.total, left_s, event.note)
+        self._write(Beat(self._count, time.time(), self.stage, *position))
+
+    def _write(self, beat: Beat) -> None:
+        staging = self.path.with_name(f".{HEARTBEAT}.writing")
+        with contextlib.suppress(OSError):  # a full disk must not end a run over a sign of life
             staging.write_text(json.dumps(asdict(beat), ensure_ascii=False), encoding="utf-8")
             os.replace(staging, self.path)
 
 
 def read_beat(folder: Path) -> Beat | None:
-    """The newest beat of a session; None where there is none that can be read."""
+    """Return the newest beat of a session; None where there is none that can be read."""
     try:
-        return Beat(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+        return Beat(**json.loads((folder / HEARTBEAT).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None

@@ -6,40 +6,31 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from aegis.config import DurableSettings
 from aegis.errors import DiskFullError
+from aegis.runs.events import Event, Metrics, Progress, StageBegun, finite
 from aegis.runs.machine import MachineState, machine_state
 from aegis.storage.files import make_folder, write_json
 
 FOLDER = "progress_logs"
 SUMMARY = "progress_summary.json"
-INTERVAL_S = 180.0
 PROBE_EVERY_S = 10.0
 WARNINGS_KEPT = 100
 
 
 @dataclass(frozen=True)
-class Thresholds:
-    """A reading above its threshold is warned of once, and again only after it fell well below in
-    between."""
-
-    gpu_temperature_c: float = 75.0
-    memory_percent: float = 95.0
-    cpu_percent: float = 90.0
-
-
-@dataclass(frozen=True)
 class _Position:
     stage: str
-    epoch: float | None
-    step: int | None
-    steps: int | None
-    loss: float | None
+    epoch: int | None = None
+    step: int | None = None
+    steps: int | None = None
+    loss: float | None = None
 
 
 @dataclass
@@ -47,32 +38,47 @@ class _Count:
     """What was done since `begun`, in seconds of the monotonic clock."""
 
     begun: float
-    updates: int = 0
+    events: int = 0
     samples: int = 0
     tokens: int = 0
 
     def add(self, samples: int, tokens: int) -> None:
-        self.updates += 1
+        self.events += 1
         self.samples += samples
         self.tokens += tokens
 
-    def rates(self, moment: float) -> dict[str, float | None]:
-        return {
-            "samples_per_s": _rate(self.samples, moment - self.begun),
-            "tokens_per_s": _rate(self.tokens, moment - self.begun),
+    def to_json(self, now: float) -> dict[str, Any]:
+        seconds = now - self.begun
+        rates = {
+            f"{name}_per_s": count / seconds if count and seconds > 0 else None
+            for name, count in (("samples", self.samples), ("tokens", self.tokens))
         }
+        return {**rates, "samples": self.samples, "tokens": self.tokens}
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A value that is warned of above its limit, and again only after it fell `margin` below it."""
+
+    name: str
+    value: float | None
+    limit: float
+    margin: float
+    unit: str
+    remedy: str
 
 
 class ProgressLog:
-    """Entries and a summary under `folder/progress_logs`, counted from this object's making.
+    """Subscriber that writes entries and a summary under `folder/progress_logs`.
 
     Only the monotonic clock measures; the wall clock names files and dates entries, so it may be
-    set while training. One process writes to a folder (`durable.lock.only_process`), from one
-    thread. `close` it however the work ends.
+    set while training. One process writes to a folder, from one thread. `close` it however the work
+    ends.
 
     Args:
         folder: the run's own folder.
-        interval_s: seconds between entries; an entry is written at the first update after them.
+        settings: `interval_s` between entries, which are written at the first event after it, and
+            the readings above which to warn.
         say: gets each warning, a line.
         clock: seconds that never go back.
         now: the wall clock, with its zone.
@@ -82,20 +88,20 @@ class ProgressLog:
     def __init__(
         self,
         folder: Path,
+        settings: DurableSettings,
         *,
-        interval_s: float = INTERVAL_S,
-        thresholds: Thresholds = Thresholds(),
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], datetime] = lambda: datetime.now().astimezone(),
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
         probe: Callable[[], MachineState] = machine_state,
     ) -> None:
-        self._folder, self._interval_s, self._thresholds = folder / FOLDER, interval_s, thresholds
+        self._folder, self._settings = folder / FOLDER, settings
         self._say, self._clock, self._now, self._probe = say, clock, now, probe
         self._probed = begun = clock()
-        # The first CPU percentage covers no time, or the time before this log; the next one is measured from here.
+        # The first CPU percentage covers the time before this log; the next begins here.
         self._machine = replace(probe(), cpu_percent=None)
         self._interval, self._whole = _Count(begun), _Count(begun)
+        self._stage = "init"
         self._position: _Position | None = None
         self._timed_from: tuple[float, int] | None = None
         self._last_step = 0
@@ -103,49 +109,44 @@ class ProgressLog:
         self._last_loss: float | None = None
         self._strained: set[str] = set()
         self._warnings: deque[dict[str, str]] = deque(maxlen=WARNINGS_KEPT)
-        self._warned = self._entries = 0
+        self._warning_count = self._entries = 0
         self._first_timestamp: str | None = None
-        self._failure_told = False
+        self._failure_reported = False
 
-    def update(
-        self,
-        *,
-        stage: str,
-        step: int | None = None,
-        steps: int | None = None,
-        epoch: float | None = None,
-        loss: float | None = None,
-        samples: int = 0,
-        tokens: int = 0,
-    ) -> None:
-        """The step is counted; an entry is written if the interval is over.
-
-        Args:
-            step: steps finished, of `steps`.
-            samples, tokens: done since the previous update.
-        """
-        moment = self._clock()
-        self._move(
-            _Position(stage, epoch, step, steps, None if loss is None else float(loss)), moment
-        )
-        self._interval.add(samples, tokens)
-        self._whole.add(samples, tokens)
-        self._look(moment)
-        if moment - self._interval.begun >= self._interval_s:
-            self._write(moment)
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, StageBegun):
+            self._stage = event.stage
+        elif isinstance(event, Metrics) and event.samples is not None:
+            loss = event.values.get("loss")
+            position = _Position(self._stage, event.epoch, event.step, event.steps, loss)
+            self._count(position, event.samples, event.tokens or 0)
+        elif isinstance(event, Progress):
+            self._count(_Position(self._stage), 0, 0)
 
     def close(self) -> None:
-        """What was counted since the last entry is written too; closing twice changes nothing."""
-        if self._interval.updates:
+        """Write what was counted since the last entry; closing twice changes nothing."""
+        if self._interval.events:
             moment = self._clock()
-            self._look(moment)
+            self._check_machine(moment)
+            self._write(moment)
+
+    def _count(self, position: _Position, samples: int, tokens: int) -> None:
+        moment = self._clock()
+        self._move(position, moment)
+        self._interval.add(samples, tokens)
+        self._whole.add(samples, tokens)
+        self._check_machine(moment)
+        if moment - self._interval.begun >= self._settings.interval_s:
             self._write(moment)
 
     def _move(self, to: _Position, moment: float) -> None:
-        """Losses and pace are a stage's own; steps that start over are timed anew."""
-        before, self._position = self._position, to
+        """Keep losses and pace to a stage; time steps that start over anew."""
+        before = self._position
         if before is None or to.stage != before.stage:
             self._best_loss = self._last_loss = self._timed_from = None
+        elif to.step is None:
+            return
+        self._position = to
         if to.step is not None:
             if self._timed_from is None or to.step < self._last_step:
                 self._timed_from = (moment, to.step)
@@ -155,56 +156,53 @@ class ProgressLog:
             if math.isfinite(to.loss) and (self._best_loss is None or to.loss < self._best_loss):
                 self._best_loss = to.loss
 
-    def _eta_s(self, at: _Position, moment: float) -> float | None:
-        """Steps left at the stage's mean pace; None until a second step, for nothing says when the
-        first began."""
+    def _remaining_s(self, at: _Position, moment: float) -> float | None:
+        """Estimate the stage's remaining seconds at its mean pace; None until a second step, for
+        nothing says when the first began."""
         if at.step is None or at.steps is None or self._timed_from is None:
             return None
         begun, first = self._timed_from
-        left, done = max(0, at.steps - at.step), at.step - first
-        if not left:
+        remaining, done = max(0, at.steps - at.step), at.step - first
+        if not remaining:
             return 0.0
-        return (moment - begun) / done * left if done else None
+        return (moment - begun) / done * remaining if done else None
 
-    def _look(self, moment: float) -> None:
-        """The machine's reading is fresh, and what it strains at has been said."""
+    def _check_machine(self, moment: float) -> None:
+        """Read the machine if the last reading is old; warn of each limit that is crossed."""
         if moment - self._probed < PROBE_EVERY_S:
             return
         self._probed, self._machine = moment, self._probe()
-        limits = self._thresholds
-        for gpu in self._machine.gpus:
-            hot = f"GPU {gpu.index} temperature"
-            self._watch(
-                hot, gpu.temperature_c, limits.gpu_temperature_c, 5.0, "°C", "improve its cooling"
-            )
-        remedy = "close other programs or lower train.batch_tokens"
-        self._watch(
-            "memory in use", self._machine.memory_percent, limits.memory_percent, 3.0, "%", remedy
-        )
-        remedy = "close other programs if steps have become slower"
-        self._watch("CPU in use", self._machine.cpu_percent, limits.cpu_percent, 10.0, "%", remedy)
+        for reading in self._readings():
+            if reading.value is None:
+                continue
+            if reading.value <= reading.limit - reading.margin:
+                self._strained.discard(reading.name)
+            elif reading.value > reading.limit and reading.name not in self._strained:
+                self._strained.add(reading.name)
+                self._warn(
+                    f"{reading.name}: {reading.value:g} {reading.unit} is above "
+                    f"{reading.limit:g} {reading.unit}; {reading.remedy}"
+                )
 
-    def _watch(
-        self, name: str, value: float | None, limit: float, margin: float, unit: str, remedy: str
-    ) -> None:
-        """Warn where the value rises above the limit; it counts as fallen only at `margin`
-        below."""
-        if value is None:
-            return
-        if value <= limit - margin:
-            self._strained.discard(name)
-        elif value > limit and name not in self._strained:
-            self._strained.add(name)
-            message = f"{name}: {value:g} {unit} is above {limit:g} {unit}; {remedy}"
-            self._warned += 1
-            self._warnings.append(
-                {"timestamp": self._now().isoformat(timespec="seconds"), "message": message}
-            )
-            self._say(message)
+    def _readings(self) -> Iterator[_Reading]:
+        machine, limits = self._machine, self._settings
+        for gpu in machine.gpus:
+            name, limit = f"GPU {gpu.index} temperature", limits.gpu_temperature_c
+            yield _Reading(name, gpu.temperature_c, limit, 5.0, "°C", "improve its cooling")
+        remedy = "close other programs or lower train.batch_tokens"
+        limit = limits.memory_percent
+        yield _Reading("memory in use", machine.memory_percent, limit, 3.0, "%", remedy)
+        remedy = "close other programs if steps have become slower"
+        yield _Reading("CPU in use", machine.cpu_percent, limits.cpu_percent, 10.0, "%", remedy)
+
+    def _warn(self, message: str) -> None:
+        self._warning_count += 1
+        timestamp = self._now().isoformat(timespec="seconds")
+        self._warnings.append({"timestamp": timestamp, "message": message})
+        self._say(message)
 
     def _write(self, moment: float) -> None:
-        """The entry and the summary are on disk, or the failure has been said; the next interval
-        has begun."""
+        """Write entry and summary, or report once that it fails; begin the next interval."""
         now = self._now()
         entry = self._entry(moment, now)
         self._interval = _Count(moment)
@@ -215,19 +213,17 @@ class ProgressLog:
             self._first_timestamp = self._first_timestamp or entry["timestamp"]
             write_json(self._folder / SUMMARY, self._summary(entry, moment))
         except (OSError, DiskFullError) as error:
-            if not self._failure_told:
-                self._failure_told = True
-                reason = (
-                    "the disk is full"
-                    if isinstance(error, DiskFullError)
-                    else error.strerror or str(error)
-                )
+            if not self._failure_reported:
+                self._failure_reported = True
+                is_os_error = isinstance(error, OSError)
+                reason = (error.strerror or str(error)) if is_os_error else "the disk is full"
                 self._say(
-                    f"{self._folder}: the progress log cannot be written ({reason}); training goes on"
+                    f"{self._folder}: the progress log cannot be written ({reason}); "
+                    "training goes on"
                 )
 
     def _free_path(self, now: datetime) -> Path:
-        """A name not taken yet: a clock set back comes by the same second twice."""
+        """Return a name not taken yet: a clock set back comes by the same second twice."""
         name, suffix = f"progress_{now:%Y%m%d_%H%M%S}", 0
         path = self._folder / f"{name}.json"
         while path.exists():
@@ -237,50 +233,33 @@ class ProgressLog:
 
     def _entry(self, moment: float, now: datetime) -> dict[str, Any]:
         position = self._position
-        assert position is not None, "an entry needs an update"
-        return _finite(
+        assert position is not None, "an entry needs an event"
+        return finite(
             {
                 "timestamp": now.isoformat(timespec="seconds"),
                 **asdict(position),
-                **self._interval.rates(moment),
-                "samples": self._interval.samples,
-                "tokens": self._interval.tokens,
+                **self._interval.to_json(moment),
                 "interval_s": moment - self._interval.begun,
                 "elapsed_s": moment - self._whole.begun,
-                "eta_s": self._eta_s(position, moment),
+                "eta_s": self._remaining_s(position, moment),
                 **asdict(self._machine),
             }
         )
 
     def _summary(self, latest: dict[str, Any], moment: float) -> dict[str, Any]:
-        """Rates are means since the log's making; losses are the latest stage's, for those of two
-        stages do not compare."""
-        return _finite(
+        """Sum up since the log's making; losses are the latest stage's, for those of two stages do
+        not compare."""
+        return finite(
             {
                 "entries": self._entries,
                 "first_timestamp": self._first_timestamp,
                 "last_timestamp": latest["timestamp"],
                 "best_loss": self._best_loss,
                 "last_loss": self._last_loss,
-                **self._whole.rates(moment),
-                "samples": self._whole.samples,
-                "tokens": self._whole.tokens,
+                **self._whole.to_json(moment),
                 "elapsed_s": moment - self._whole.begun,
-                "warning_count": self._warned,
+                "warning_count": self._warning_count,
                 "warnings": list(self._warnings),
                 "latest": latest,
             }
         )
-
-
-def _rate(count: int, seconds: float) -> float | None:
-    return count / seconds if count and seconds > 0 else None
-
-
-def _finite(value: Any) -> Any:
-    """The value with null for every NaN and infinity, which JSON cannot say."""
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -309,7 +309,7 @@ def to_record(event: Event) -> dict[str, Any]:
     """Return the event as a line of events.jsonl holds it: null for what JSON cannot say."""
     names = [item.name for item in fields(event) if item.metadata.get("recorded", True)]
     values = {name: getattr(event, name) for name in names}
-    return _finite({"v": SCHEMA_VERSION, "at": event.at, "kind": event.kind} | values)
+    return finite({"v": SCHEMA_VERSION, "at": event.at, "kind": event.kind} | values)
 
 
 AnyEvent = TypeVar("AnyEvent", bound=Event)
@@ -352,10 +352,10 @@ def _open_mended(path: Path) -> int:
     return descriptor
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Return the value with null for every NaN and infinity."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(part) for key, part in value.items()}
+        return {str(key): finite(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
+        return [finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

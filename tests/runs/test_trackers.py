@@ -16,6 +16,13 @@ from aegis.config import Config, LoraSettings, RewardSettings, parse_config
 from aegis.errors import ConfigError, MissingPackageError, StoppedError
 from aegis.model.adapted import attach
 from aegis.runs.events import Event, Metrics, Reporter, TrainingBegun
+from aegis.runs.trackers import (
+    TensorBoard,
+    Trackers,
+    last_step,
+    open_trackers,
+    require_trackers,
+)
 from aegis.storage.snapshots import SnapshotStore
 from aegis.train.figures import draw_reward
 from aegis.train.reward import EncodedPair, train_reward
@@ -23,13 +30,6 @@ from aegis.train.services import LoopSettings, TrainServices
 from aegis.train.sft import SupervisedData, train_sft
 from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.state import RandomState
-from aegis.train.tracking import (
-    TensorBoard,
-    Tracker,
-    last_step,
-    open_tracker,
-    require_trackers,
-)
 from tests.conftest import tiny_model
 from tests.train.test_ppo import bandit
 from tests.train.test_sft import encoded, settings
@@ -58,7 +58,7 @@ def timeless(curves: dict[str, list[tuple[int, float]]]) -> dict[str, list[tuple
 
 def attempt(
     tokenizer: Any,
-    tracker: Tracker,
+    tracker: Trackers,
     folder: Path | None = None,
     *,
     stop: int | None = None,
@@ -80,24 +80,14 @@ def attempt(
             raise KilledError
 
     with tracker:
-        services = TrainServices(Reporter(feeding(tracker), kill_at), snapshots)
+        services = TrainServices(Reporter(tracker, kill_at), snapshots)
         data, loop = SupervisedData(examples, examples[:8]), LoopSettings(pad_id=1, seed=3)
         result = train_sft(adapted, data, settings(epochs=2.5), loop, services)
     return adapted, result
 
 
-def feeding(tracker: Tracker) -> Callable[[Event], None]:
-    def feed(event: Event) -> None:
-        if isinstance(event, TrainingBegun):
-            tracker.begin(event.done, [(row.step, row.values) for row in event.history])
-        elif isinstance(event, Metrics):
-            tracker.write(event.step, event.values)
-
-    return feed
-
-
-def board(folder: Path) -> Tracker:
-    return Tracker({"tensorboard": lambda: TensorBoard(folder)})
+def board(folder: Path) -> Trackers:
+    return Trackers({"tensorboard": lambda: TensorBoard(folder)}, say=lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +111,7 @@ def test_every_step_and_every_check_is_shown(whole: tuple[Any, Path]) -> None:
 def test_a_tracker_does_not_reach_the_training(tokenizer: Any, whole: tuple[Any, Path]) -> None:
     (tracked, with_tracker), _ = whole
     state = RandomState().capture()
-    plain, without = attempt(tokenizer, Tracker())
+    plain, without = attempt(tokenizer, Trackers({}, say=lambda _: None))
     RandomState().restore(state)
     assert [log.loss for log in with_tracker.history] == [log.loss for log in without.history]
     assert all(
@@ -166,6 +156,14 @@ def test_a_new_training_in_an_old_folder_supersedes_it(
     assert timeless(shown(tmp_path)) == timeless(shown(whole[1]))
 
 
+def train(subscriber: Trackers, *, steps: int) -> None:
+    """A training of so many steps, with a loss of 1 / step."""
+    subscriber(TrainingBegun(training="sft", done=0, steps=steps))
+    for step in range(1, steps + 1):
+        loss = {"loss": 1.0 / step}
+        subscriber(Metrics(training="sft", step=step, steps=steps, values=loss))
+
+
 class Broken:
     def __init__(self, at: str) -> None:
         self.at = at
@@ -173,7 +171,7 @@ class Broken:
     def begin(self, done: int) -> int:
         return self._fail("begin") or done
 
-    def write(self, step: int, scalars: Any) -> None:
+    def write(self, step: int, values: Any) -> None:
         self._fail("write")
 
     def close(self, *, finished: bool) -> None:
@@ -188,14 +186,12 @@ class Broken:
 @pytest.mark.parametrize("at", ["begin", "write", "close"])
 def test_one_that_fails_is_told_once_and_left_out(at: str, tmp_path: Path) -> None:
     said: list[str] = []
-    sinks: dict[str, Callable[[], Any]] = {
+    trackers: dict[str, Callable[[], Any]] = {
         "broken": lambda: Broken(at),
         "tensorboard": lambda: TensorBoard(tmp_path),
     }
-    with Tracker(sinks, say=said.append) as tracker:
-        tracker.begin(0)
-        for step in (1, 2, 3):
-            tracker.write(step, {"loss": 1.0 / step})
+    with Trackers(trackers, say=said.append) as subscriber:
+        train(subscriber, steps=3)
     assert said == [f"tracking: broken failed (OSError: no {at}); the training goes on without it"]
     assert [step for step, _ in shown(tmp_path)["loss"]] == [1, 2, 3]
 
@@ -210,7 +206,7 @@ def test_ppo_shows_every_update_once(tmp_path: Path) -> None:
         store = SnapshotStore(tmp_path / "snapshots", fingerprint="same", keep=3)
         snapshots = SnapshotPolicy(store, interval_s=1e9, check=check)
         with board(tmp_path / "events") as tracker:
-            services = TrainServices(Reporter(feeding(tracker)), snapshots)
+            services = TrainServices(Reporter(tracker), snapshots)
             return bandit(updates=3, services=services).train()
 
     with pytest.raises(StoppedError):
@@ -231,7 +227,7 @@ def test_the_reward_model_is_shown_and_drawn(tmp_path: Path) -> None:
     adapted.add_reward(reward.lora)
     pairs = [EncodedPair((20 + i, 30, 31), (20 + i, 40, 41), 1) for i in range(8)]
     with board(tmp_path / "events") as tracker:
-        services = TrainServices(Reporter(feeding(tracker)))
+        services = TrainServices(Reporter(tracker))
         loop = LoopSettings(pad_id=1, seed=0)
         _, report, logs = train_reward(adapted, pairs, pairs, reward, loop, services)
     assert [step for step, _ in shown(tmp_path / "events")["parts/accuracy"]] == [
@@ -263,16 +259,17 @@ def test_a_missing_package_is_told_before_anything_else(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_tracker_must_be_a_known_one() -> None:
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_tracker_must_be_a_known_one(name: str) -> None:
     assert parse_config({"tracking": ["mlflow", "tensorboard"]}, where="t").tracking == (
         "mlflow",
         "tensorboard",
     )
     with pytest.raises(
         ConfigError,
-        match=r"tracking\.0: should be 'tensorboard', 'mlflow' or 'trackio', got 'wandb'",
+        match=rf"tracking\.0: should be 'tensorboard' or 'mlflow', got '{name}'",
     ):
-        parse_config({"tracking": ["wandb"]}, where="t")
+        parse_config({"tracking": [name]}, where="t")
 
 
 def test_changing_what_tracks_does_not_start_a_run_anew(
@@ -293,37 +290,39 @@ def test_changing_what_tracks_does_not_start_a_run_anew(
 
 def test_tensorboard_lies_in_the_session_by_step(tmp_path: Path) -> None:
     session = tmp_path / "aegis_v2_x"
-    with open_tracker(("tensorboard",), session=session, step="sft", mark="0" * 64) as tracker:
-        tracker.begin(0)
-        tracker.write(1, {"loss": 1.0})
+    with open_trackers(
+        ("tensorboard",), session=session, training="sft", fingerprint="0" * 64
+    ) as trackers:
+        train(trackers, steps=1)
     assert shown(session / "tensorboard" / "sft") == {"loss": [(1, 1.0)]}
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["mlflow", "trackio"])
-def test_the_others_get_every_step_once(
-    name: str,
+def test_mlflow_gets_every_step_once(
     tokenizer: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     whole: tuple[Any, Path],
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when trackio is imported
-    pytest.importorskip(name)
+    pytest.importorskip("mlflow")
     said: list[str] = []
 
-    def tracker() -> Tracker:
-        return open_tracker(
-            (name,), session=tmp_path / "aegis_v2_x", step="sft", mark="f" * 64, say=said.append
+    def trackers() -> Trackers:
+        return open_trackers(
+            ("mlflow",),
+            session=tmp_path / "aegis_v2_x",
+            training="sft",
+            fingerprint="f" * 64,
+            say=said.append,
         )
 
     with pytest.raises(KilledError):
-        attempt(tokenizer, tracker(), tmp_path / "snapshots", kill=5)
-    attempt(tokenizer, tracker(), tmp_path / "snapshots")
+        attempt(tokenizer, trackers(), tmp_path / "snapshots", kill=5)
+    attempt(tokenizer, trackers(), tmp_path / "snapshots")
     assert said == []
     expected = timeless(shown(whole[1]))
-    kept = timeless({"mlflow": in_mlflow, "trackio": in_trackio}[name](tmp_path))
+    kept = timeless(in_mlflow(tmp_path))
     assert kept.keys() == expected.keys()
     for curve, values in expected.items():
         assert kept[curve] == [(step, pytest.approx(value, rel=1e-5)) for step, value in values]
@@ -339,18 +338,4 @@ def in_mlflow(runs: Path) -> dict[str, list[tuple[int, float]]]:
     return {
         key: sorted((metric.step, metric.value) for metric in history)
         for key, history in histories.items()
-    }
-
-
-def in_trackio(_: Path) -> dict[str, list[tuple[int, float]]]:
-    from trackio.sqlite_storage import SQLiteStorage  # pyright: ignore[reportMissingImports]
-
-    (run,) = SQLiteStorage.get_run_records("aegis")
-    names = SQLiteStorage.get_all_metrics_for_run("aegis", run["name"], run_id=run["id"])
-    rows = {
-        name: SQLiteStorage.get_metric_values("aegis", run["name"], name, run_id=run["id"])
-        for name in names
-    }
-    return {
-        name: sorted((row["step"], row["value"]) for row in found) for name, found in rows.items()
     }
