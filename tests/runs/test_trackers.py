@@ -30,10 +30,16 @@ from aegis.train.services import LoopSettings, TrainServices
 from aegis.train.sft import SupervisedData, train_sft
 from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.state import RandomState
-from tests.conftest import tiny_model
+from tests.conftest import tagged_tokenizer, tiny_model
 from tests.train.test_ppo import bandit
 from tests.train.test_sft import encoded, settings
 from tests.train.test_state import MODEL, StopAt
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    """The tiny tokenizer, with the protocol's tags."""
+    return tagged_tokenizer()
 
 
 class KilledError(Exception):
