@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.test_run import THINKING, aegis, own_pairs, own_records
-from tests.train.test_tracking import shown
+from tests.runs.test_trackers import shown
 
 
 @pytest.fixture(scope="module")
