@@ -10,7 +10,8 @@ import pytest
 def test_verbs_that_only_look_import_no_torch(verb: list[str]) -> None:
     code = (
         "import sys, atexit\n"
-        "atexit.register(lambda: print('heavy:', {'torch', 'transformers', 'numpy'} & set(sys.modules)))\n"
+        "heavy = {'torch', 'transformers', 'numpy'}\n"
+        "atexit.register(lambda: print('heavy:', heavy & set(sys.modules)))\n"
         "from aegis.cli import main\n"
         "main()"
     )

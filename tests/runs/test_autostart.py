@@ -306,7 +306,8 @@ def test_a_failing_command_says_what_to_type_and_leaves_the_file(account: Accoun
     ) as at:
         autostart.install(unit, run=Recorder("enable"), find=found)
     assert str(at.value).endswith(
-        f"by hand, in this order: systemctl --user enable {unit.name}.service ; loginctl enable-linger me"
+        f"by hand, in this order: systemctl --user enable {unit.name}.service ; "
+        "loginctl enable-linger me"
     )
     assert unit.path.is_file()
     with pytest.raises(AegisError, match="is not deleted yet: `systemctl --user disable") as raised:

@@ -4,12 +4,10 @@ import errno
 import json
 import os
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -19,6 +17,7 @@ from aegis.config import DurableSettings
 from aegis.runs.events import Metrics, Progress, StageBegun
 from aegis.runs.machine import Gpu, MachineState, machine_state
 from aegis.runs.progress_log import FOLDER, SUMMARY, WARNINGS_KEPT, ProgressLog
+from tests.runs.test_machine import FakeNvml, fail
 
 CALM = MachineState(cpu_percent=20.0, memory_percent=40.0, process_rss_bytes=1 << 30)
 NOON = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone(timedelta(hours=9)))
@@ -27,14 +26,14 @@ NOON = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone(timedelta(hours=9)))
 class Bench:
     """A log whose clocks and machine the test moves by hand."""
 
-    def __init__(self, folder: Path, settings: DurableSettings = DurableSettings()) -> None:  # noqa: B008
+    def __init__(self, folder: Path, **settings: float) -> None:
         self.folder = folder / FOLDER
         self.clock_s, self.wall, self.machine, self.probes = 1000.0, NOON, CALM, 0
         self.stage = ""
         self.said: list[str] = []
         self.log = ProgressLog(
             folder,
-            settings,
+            DurableSettings(**settings),
             say=self.said.append,
             clock=lambda: self.clock_s,
             now=lambda: self.wall,
@@ -241,7 +240,7 @@ def test_each_gpu_is_watched_by_itself(bench: Bench) -> None:
 
 
 def test_thresholds_can_be_set(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, DurableSettings(cpu_percent=10.0))
+    bench = Bench(tmp_path, cpu_percent=10.0)
     bench.read(CALM)
     assert bench.said == [
         "CPU in use: 20 % is above 10 %; close other programs if steps have become slower"
@@ -361,62 +360,6 @@ def test_a_folder_that_cannot_be_made_stops_nothing(tmp_path: Path) -> None:
     assert "the progress log cannot be written" in said
 
 
-class FakeNvml(SimpleNamespace):
-    """Two GPUs; the second's temperature cannot be read. `open` counts initialisations not yet shut
-    down."""
-
-    NVML_TEMPERATURE_GPU = 0
-    open = 0
-
-    def nvmlInit(self) -> None:  # noqa: N802
-        self.open += 1
-
-    def nvmlShutdown(self) -> None:  # noqa: N802
-        self.open -= 1
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return 2
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
-        return f"handle {index}"
-
-    def nvmlDeviceGetMemoryInfo(self, handle: str) -> SimpleNamespace:  # noqa: N802
-        return SimpleNamespace(used=3 << 30, total=8 << 30)
-
-    def nvmlDeviceGetUtilizationRates(self, handle: str) -> SimpleNamespace:  # noqa: N802
-        return SimpleNamespace(gpu=87, memory=20)
-
-    def nvmlDeviceGetTemperature(self, handle: str, sensor: int) -> int:  # noqa: N802
-        if handle == "handle 1":
-            raise RuntimeError("Not Supported")
-        return 71
-
-
-def fail(*_: object) -> None:
-    raise RuntimeError("Driver Not Loaded")
-
-
-def test_a_gpu_whose_temperature_cannot_be_read_keeps_its_other_readings(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    nvml = FakeNvml()
-    monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    first, second = machine_state().gpus
-    assert first == Gpu(0, 87.0, 3 << 30, 8 << 30, 71.0)
-    assert second == replace(first, index=1, temperature_c=None)
-    assert nvml.open == 0
-
-
-def test_a_lost_gpu_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(index: int) -> str:
-        if index == 0:
-            raise RuntimeError("GPU is lost")
-        return f"handle {index}"
-
-    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(nvmlDeviceGetHandleByIndex=lost))
-    assert [gpu.index for gpu in machine_state().gpus] == [1]
-
-
 @pytest.mark.parametrize(
     "nvml", [None, FakeNvml(nvmlInit=fail), FakeNvml(nvmlDeviceGetCount=fail, nvmlShutdown=fail)]
 )
@@ -432,15 +375,6 @@ def test_without_a_gpu_the_list_is_empty(
     assert entry["process_rss_bytes"] > 0
     assert 0 < entry["memory_percent"] <= 100
     assert datetime.fromisoformat(entry["timestamp"]).tzinfo is not None
-
-
-def test_the_first_cpu_reading_of_a_thread_is_not_reported() -> None:
-    found: list[MachineState] = []
-    thread = threading.Thread(target=lambda: found.extend([machine_state(), machine_state()]))
-    thread.start()
-    thread.join()
-    assert found[0].cpu_percent is None
-    assert found[1].cpu_percent is not None
 
 
 def test_a_system_that_tells_nothing_is_no_error(

@@ -29,7 +29,7 @@ from aegis.train.reward import EncodedPair, train_reward
 from aegis.train.services import LoopSettings, TrainServices
 from aegis.train.sft import SupervisedData, train_sft
 from aegis.train.snapshot_policy import SnapshotPolicy
-from aegis.train.state import RandomState
+from aegis.train.state import RandomState, random_state_kept
 from tests.conftest import tagged_tokenizer, tiny_model
 from tests.train.test_ppo import bandit
 from tests.train.test_sft import encoded, settings
@@ -93,7 +93,9 @@ def attempt(
 
 
 def board(folder: Path) -> Trackers:
-    return Trackers({"tensorboard": lambda: TensorBoard(folder)}, say=lambda _: None)
+    return Trackers(
+        {"tensorboard": lambda: TensorBoard(folder)}, say=lambda _: None, guard=random_state_kept
+    )
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from aegis.storage.journal import Journal
 from aegis.storage.snapshots import Snapshot, SnapshotStore
 from aegis.train.services import TrainServices
 from aegis.train.snapshot_policy import SnapshotPolicy
+from aegis.train.state import random_state_kept
 
 Say = Callable[[str], None]
 _VERSIONS = {"raw": 2, "records": 2, "sft": 4, "reward": 3, "adapter": 9, "model": 5, "results": 3}
@@ -101,6 +102,7 @@ class Run:
             training=step,
             fingerprint=mark,
             say=self.say,
+            guard=random_state_kept,
         ) as trackers:
             reporter = Reporter(*self.reporter.subscribers, trackers)
             snapshots = self.checkpoints("so8t_ppo_training", mark, step=step)

@@ -57,7 +57,7 @@ def _cpu_percent() -> float | None:
 
 
 def _gpus() -> list[Gpu]:
-    """Read every GPU that NVML can open; none without the optional package, its driver or a card."""
+    """Read every GPU that NVML can open; none without the package, its driver or a card."""
     try:
         nvml: Any = importlib.import_module("pynvml")
         nvml.nvmlInit()

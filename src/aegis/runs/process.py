@@ -47,7 +47,7 @@ def is_alive(process: Process) -> bool:
 
 
 def _start_time(pid: int) -> float:
-    """Count from the boot on Linux, so that setting the clock changes nothing; elsewhere ask psutil."""
+    """Count from the boot on Linux, where setting the clock changes nothing; else ask psutil."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         return int(stat.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")

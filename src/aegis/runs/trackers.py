@@ -8,12 +8,11 @@ much (steps after the snapshot that was resumed from) is superseded.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
-import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,17 +60,22 @@ class Trackers:
     Args:
         makers: by name; a tracker is made when the training begins.
         say: gets one line for each that fails.
+        guard: what trackers are made and begun in; it puts the training's random generators back.
     """
 
     def __init__(
-        self, makers: Mapping[str, Callable[[], Tracker]], *, say: Callable[[str], None]
+        self,
+        makers: Mapping[str, Callable[[], Tracker]],
+        *,
+        say: Callable[[str], None],
+        guard: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self._makers, self._say = makers, say
+        self._makers, self._say, self._guard = makers, say, guard
         self._open = dict[str, Tracker]()
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, TrainingBegun):
-            with _random_state_kept():
+            with self._guard():
                 for name in self._makers:
                     self._attempt(name, lambda name=name: self._begin(name, event))
         elif isinstance(event, Metrics):
@@ -114,6 +118,7 @@ def open_trackers(
     training: str,
     fingerprint: str,
     say: Callable[[str], None] = lambda _: None,
+    guard: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Trackers:
     """Return the trackers of one training in a session.
 
@@ -122,6 +127,7 @@ def open_trackers(
         session: the session's folder, in the folder of all runs.
         training: `sft`, `reward`, `ppo` …: names the TensorBoard folder and the MLflow run.
         fingerprint: of what the training is made of; another one makes another MLflow run.
+        guard: as of `Trackers`.
     """
     makers: dict[str, Callable[[], Tracker]] = {
         TENSORBOARD: lambda: TensorBoard(session / TENSORBOARD / training)
@@ -129,15 +135,15 @@ def open_trackers(
     if "mlflow" in names:
         name, tag = f"{session.name}/{training}/{fingerprint[:8]}", f"{session.name}:{fingerprint}"
         makers["mlflow"] = lambda: MLflow(name, tag=tag, folder=session.parent)
-    return Trackers(makers, say=say)
+    return Trackers(makers, say=say, guard=guard)
 
 
 class TensorBoard:
     """Event files in one folder, read with `tensorboard --logdir`.
 
     A file that a kill cut short ends at some step, perhaps in its middle: from that step on
-    everything is written again, and a START event with `purge_step` tells TensorBoard to forget
-    what it had read from there on.
+    everything is written again, and a START event tells TensorBoard to forget what it had read from
+    there on.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -145,7 +151,7 @@ class TensorBoard:
         self._writer: Any = None
 
     def begin(self, done: int) -> int:
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self.folder.mkdir(parents=True, exist_ok=True)
         # TensorBoard reads files in the order of their names, which begin with the second they were
@@ -156,14 +162,21 @@ class TensorBoard:
             for path in _event_files(self.folder):
                 path.unlink()
         last = last_step(self.folder)
-        first = 0 if last is None else min(last, done + 1)
-        purge = None if last is None else first
-        self._writer = SummaryWriter(str(self.folder), purge_step=purge, flush_secs=_FLUSH_S)
+        self._writer = EventFileWriter(str(self.folder), flush_secs=_FLUSH_S)
+        if last is None:
+            return 0
+        first = min(last, done + 1)
+        self._add(first, session_log={"status": "START"})  # what was there from here on is gone
         return first
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        rows = [{"tag": name, "simple_value": value} for name, value in values.items()]
+        self._add(step, summary={"value": rows})
+
+    def _add(self, step: int, **content: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event as EventMessage
+
+        self._writer.add_event(EventMessage(step=step, wall_time=time.time(), **content))
 
     def close(self, *, finished: bool) -> None:
         self._writer.close()
@@ -240,18 +253,3 @@ class MLflow:
 
     def close(self, *, finished: bool) -> None:
         self._client.set_terminated(self._run_id, status="FINISHED" if finished else "KILLED")
-
-
-@contextlib.contextmanager
-def _random_state_kept() -> Iterator[None]:
-    """Put every generator that a training draws from back as it was."""
-    import numpy as np
-    import torch
-
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)

@@ -8,9 +8,10 @@ added later cannot be forgotten.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -171,6 +172,17 @@ class RandomState:
         torch.set_rng_state(content.tensors["torch"])
         for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
             torch.cuda.set_rng_state(content.tensors[f"cuda{number}"], number)
+
+
+@contextlib.contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Put every random generator back as it was, whatever was drawn meanwhile."""
+    state = RandomState()
+    before = state.capture()
+    try:
+        yield
+    finally:
+        state.restore(before)
 
 
 class Values:

@@ -24,7 +24,8 @@ def plan(job: Job, account: Account) -> Unit:
     for path in job.paths:
         if re.search(r"%[^%\\/]+%", path):
             raise BadInputError(
-                f"{path}: Task Scheduler reads %...% in a path as a variable; rename the folder or file"
+                f"{path}: Task Scheduler reads %...% in a path as a variable; "
+                "rename the folder or file"
             )
     path = account.tasks / f"{job.name}.xml"
     return Unit(
