@@ -128,17 +128,13 @@ def test_later_looks_go_by_the_count_and_the_own_clock(session: Session, hands: 
     assert (found.state, found.silent_s) == ("running", 0)
 
 
-def test_the_silence_allowed_is_the_runs_own(session: Session, tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("durable: {silence_s: 77.0}\n")
-    session.command = {"argv": ["run", "a.yaml"], "cwd": str(tmp_path)}
-    assert configured_silence_s(session) == 77
-    session.command["argv"] += ["--set", "durable.silence_s=88.0"]
-    assert configured_silence_s(session) == 88
-    session.command["argv"] += ["--set=durable.silence_s=99.0"]
-    assert configured_silence_s(session) == 99
-    for argv in ([], ["run", "gone.yaml"]):
-        session.command["argv"] = argv
-        assert configured_silence_s(session) == SILENCE_S
+def test_the_silence_allowed_is_the_runs_own(session: Session) -> None:
+    assert configured_silence_s(session) == SILENCE_S
+    for silence_s in (77, 88.5):
+        session.write_settings(f"durable: {{silence_s: {silence_s:.1f}}}\n")
+        assert configured_silence_s(session) == silence_s
+    session.write_settings("of a later: version\n")
+    assert configured_silence_s(session) == SILENCE_S
 
 
 def test_a_missing_or_damaged_run_is_told(tmp_path: Path, session: Session, hands: Time) -> None:

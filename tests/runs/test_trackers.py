@@ -182,7 +182,7 @@ class Broken:
     def write(self, step: int, values: Any) -> None:
         self._fail("write")
 
-    def close(self, *, finished: bool) -> None:
+    def close(self, finished: bool) -> None:
         self._fail("close")
 
     def _fail(self, here: str) -> int:

@@ -1,10 +1,8 @@
-"""Tell whether a run is alive, finished, failed, stopped, dead or hung, from what it leaves behind;
-nothing is changed."""
+"""Tell whether a run is alive, finished, failed, stopped, dead or hung; change nothing."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -25,7 +23,7 @@ from aegis.runs.events import WatcherAction, read_events
 from aegis.runs.foreign_log import find_log, read_log
 from aegis.runs.heartbeat import Beat, read_beat
 from aegis.runs.process import this_process
-from aegis.runs.record import DATABASE, RECORD, Session, load, locate
+from aegis.runs.record import CONFIG, DATABASE, RECORD, Session, load, locate
 from aegis.storage.lock import only_process
 
 SILENCE_S = DurableSettings().silence_s
@@ -130,17 +128,13 @@ def read_status(
 
 def is_session(path: Path) -> bool:
     """Check for the record of an `aegis run`."""
-    return any((path / name).is_file() for name in (DATABASE, RECORD))
+    return (path / DATABASE).is_file() or (path / RECORD).is_file()
 
 
 def configured_silence_s(session: Session) -> float:
     """Return `durable.silence_s` of the run's settings; the default where they cannot be read."""
-    argv, folder = session.command.get("argv", []), Path(session.command.get("cwd", ""))
-    configs = [folder / word for word in argv if word.endswith((".yaml", ".yml"))]
-    overrides = [value for word, value in itertools.pairwise(argv) if word == "--set"]
-    overrides += [word.removeprefix("--set=") for word in argv if word.startswith("--set=")]
     try:
-        return load_config(configs[0], overrides).durable.silence_s if configs else SILENCE_S
+        return load_config(session.folder / CONFIG).durable.silence_s
     except ConfigError:
         return SILENCE_S
 

@@ -55,8 +55,7 @@ class Child(Protocol):
 
 
 def start_process(command: Sequence[str], folder: Path, log: Path) -> Child:
-    """Run the command in the folder, apart from the watcher's terminal; append its output to the
-    log."""
+    """Run the command in the folder, apart from this terminal; append its output to the log."""
     with log.open("ab") as out:
         return subprocess.Popen(
             list(command),
@@ -187,8 +186,14 @@ class Supervisor:
         session = load(self.folder)
         code = self._child.poll() if self._child else None
         not_taken_over = self._child is not None and session.process == self._process_before
-        if not_taken_over and code is None:
-            return self._limit_the_start()
+        if self._child and not_taken_over and code is None:
+            if self.system.clock() - self._started > _START_S:
+                self._record(
+                    f"process {self._child.pid} has not taken the session over "
+                    f"for {_START_S:.0f} s; killing it"
+                )
+                self._child.kill()
+            return True
         if status.state == "running":
             self._child = self._child if code is None else None
             return True
@@ -257,16 +262,6 @@ class Supervisor:
         self._started, self._last_reason = self.system.clock(), ""
         text = f"resumed as process {self._child.pid}; it prints to {self.folder / LOG}"
         self._record(text, resumed=True)
-        return True
-
-    def _limit_the_start(self) -> bool:
-        """Kill a started process that does not take its session over."""
-        if self._child and self.system.clock() - self._started > _START_S:
-            self._record(
-                f"process {self._child.pid} has not taken the session over for {_START_S:.0f} s; "
-                "killing it"
-            )
-            self._child.kill()
         return True
 
     def _leave_alone(self, why: str) -> bool:

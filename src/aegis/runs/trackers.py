@@ -51,7 +51,7 @@ class Tracker(Protocol):
 
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
 
-    def close(self, *, finished: bool) -> None: ...
+    def close(self, finished: bool) -> None: ...
 
 
 class Trackers:
@@ -77,17 +77,17 @@ class Trackers:
         if isinstance(event, TrainingBegun):
             with self._guard():
                 for name in self._makers:
-                    self._attempt(name, lambda name=name: self._begin(name, event))
+                    self._attempt(name, self._begin, name, event)
         elif isinstance(event, Metrics):
             for name, tracker in list(self._open.items()):
-                self._attempt(name, lambda tracker=tracker: tracker.write(event.step, event.values))
+                self._attempt(name, tracker.write, event.step, event.values)
 
     def __enter__(self) -> Trackers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for name, tracker in list(self._open.items()):
-            self._attempt(name, lambda tracker=tracker: tracker.close(finished=kind is None))
+            self._attempt(name, tracker.close, kind is None)
         self._open.clear()
 
     def _begin(self, name: str, event: TrainingBegun) -> None:
@@ -99,9 +99,9 @@ class Trackers:
                 tracker.write(row.step, row.values)
         self._open[name] = tracker
 
-    def _attempt(self, name: str, action: Callable[[], None]) -> None:
+    def _attempt(self, name: str, action: Callable[..., None], *arguments: Any) -> None:
         try:
-            action()
+            action(*arguments)
         except Exception as error:  # whatever a tracker raises, the training is worth more
             self._open.pop(name, None)
             reason = (str(error).splitlines() or [""])[0][:200]
@@ -178,7 +178,7 @@ class TensorBoard:
 
         self._writer.add_event(EventMessage(step=step, wall_time=time.time(), **content))
 
-    def close(self, *, finished: bool) -> None:
+    def close(self, finished: bool) -> None:
         self._writer.close()
         for path in _event_files(self.folder):
             sync_file(path)
@@ -251,5 +251,5 @@ class MLflow:
         if new:
             self._client.log_batch(self._run_id, metrics=new)
 
-    def close(self, *, finished: bool) -> None:
+    def close(self, finished: bool) -> None:
         self._client.set_terminated(self._run_id, status="FINISHED" if finished else "KILLED")

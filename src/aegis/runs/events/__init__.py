@@ -340,7 +340,7 @@ def read_events(folder: Path, *kinds: type[AnyEvent]) -> Iterator[AnyEvent]:
 def _open_mended(path: Path) -> int:
     """Open the file for appending, without the unfinished line that a power cut may have left."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-    end = os.lseek(descriptor, 0, os.SEEK_END)
+    size = end = os.lseek(descriptor, 0, os.SEEK_END)
     while end:
         start = max(0, end - 4096)
         os.lseek(descriptor, start, os.SEEK_SET)
@@ -348,7 +348,8 @@ def _open_mended(path: Path) -> int:
         end = start + newline + 1
         if newline >= 0:
             break
-    os.ftruncate(descriptor, end)
+    if end < size:  # a whole file is left alone: another process may add to it this moment
+        os.ftruncate(descriptor, end)
     return descriptor
 
 
