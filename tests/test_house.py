@@ -66,7 +66,7 @@ LINES_NOW = {
     "protocol": 700,
     "so8": 600,
     "storage": 900,
-    "runs": 2_930,
+    "runs": 2_920,
     "audit": 2_000,
     "model": 2_300,
     "engine": 2_400,
