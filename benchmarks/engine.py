@@ -28,12 +28,13 @@ from claims import Claim, mean, report
 from gate import ratio
 
 from aegis.data.records import parse_record, read_jsonl
-from aegis.engine.judge import Judge, Verdict
+from aegis.engine.judge import Judge
 from aegis.engine.llamacpp_engine import LlamaCppEngine, find_gguf
 from aegis.engine.local_thinker import LocalThinker
-from aegis.engine.response_grammar import Limits
+from aegis.engine.protocol import ThinkRequest
+from aegis.engine.response_grammar import Limits, Sampling
 from aegis.engine.response_sampler import ResponseSampler
-from aegis.model.prompt import prompt_ids
+from aegis.engine.verdict import Verdict
 from aegis.protocol.decisions import Decision
 from aegis.runs.reporter import bar
 
@@ -85,7 +86,7 @@ def main() -> None:
             ]
             rates = [
                 f"{name} {decisions(one, prompts[:32]):.1f}"
-                for name, one in (("engine", engine), ("transformers", thinker.judge))
+                for name, one in (("engine", engine), ("transformers", thinker))
             ]
             lines.append(f"{file.stem}: decisions/s, {', '.join(rates)}")
         engine.close()
@@ -104,7 +105,7 @@ def decided(engine: Any, prompts: list[str]) -> list[Verdict]:
     found = []
     with bar("deciding", len(prompts)) as advance:
         for start in range(0, len(prompts), 32):
-            found += engine.decide(prompts[start : start + 32])
+            found += engine.judge(prompts[start : start + 32])
             advance(len(found) - start)
     return found
 
@@ -178,14 +179,9 @@ def engine_tokens(engine: LlamaCppEngine, count: int, group: list[str], seed: in
     before = engine.written
 
     def think(numbered: tuple[int, str]) -> None:
-        engine.think(
-            numbered[1],
-            Decision.ALLOW,
-            limits=LIMITS,
-            temperature=0.7,
-            seed=seed + numbered[0],
-            cancelled=lambda: False,
-        )
+        number, prompt = numbered
+        sampling = Sampling(LIMITS, 0.7, seed + number)
+        engine.think([ThinkRequest(prompt, Decision.ALLOW, sampling)])
 
     with ThreadPoolExecutor(count) as pool:
         list(pool.map(think, enumerate(group)))
@@ -194,9 +190,9 @@ def engine_tokens(engine: LlamaCppEngine, count: int, group: list[str], seed: in
 
 def peer_tokens(thinker: LocalThinker, count: int, group: list[str], seed: int) -> int:
     """The same through transformers, in batches of `count`."""
-    sampler = ResponseSampler(thinker.model, thinker.tokenizer, thinker.tags, LIMITS)
-    system = thinker.judge.head.system_prompt if thinker.judge.head else None
-    rows = [prompt_ids(thinker.tokenizer, prompt, system=system) for prompt in group]
+    tags = thinker.sampler.tags
+    sampler = ResponseSampler(thinker.model, thinker.tokenizer, tags, LIMITS)
+    rows = [thinker.encoder.ids(prompt) for prompt in group]
     generator = torch.Generator(device=thinker.model.device).manual_seed(seed)
     batches = [rows[start : start + count] for start in range(0, len(rows), count)]
     return sum(
@@ -213,7 +209,7 @@ def decisions(judge: Any, prompts: list[str]) -> float:
     seconds = []
     for _ in range(3):
         begun = time.perf_counter()
-        judge.decide(prompts)
+        judge.judge(prompts)
         seconds.append(time.perf_counter() - begun)
     return len(prompts) / statistics.median(seconds)
 

@@ -35,6 +35,7 @@ from aegis.config import Config, load_config
 from aegis.data.records import Record
 from aegis.data.seed import seed_records
 from aegis.engine.judge import Judge
+from aegis.engine.verdict import CalibratedHead
 from aegis.model.adapted import Adapted, attach
 from aegis.model.base import resolve_base
 from aegis.model.device import fast_dtype, pick_device, quick_attention
@@ -147,7 +148,7 @@ def rolled_out(config: Config) -> tuple[PPO, Rollout]:
     nn.init.normal_(value.linear.weight, std=0.1)
     nn.init.normal_(head.linear.weight, std=0.1)
     records, prompts = asked(tokenizer, config)
-    judge = Judge(adapted.base, tokenizer, head=adapted.head)
+    judge = Judge(adapted.base, tokenizer, CalibratedHead(adapted.head))
     task = QuadrupleThinking(adapted, judge, records, prompts, settings)
     reward = RewardModel(head, adapted.reward_layer())
     ppo = PPO(

@@ -40,6 +40,7 @@ from aegis.config import Config
 from aegis.data.records import Record
 from aegis.data.stage import read_split
 from aegis.engine.judge import Judge
+from aegis.engine.verdict import CalibratedHead
 from aegis.errors import DataError
 from aegis.evaluate.metrics import macro_f1
 from aegis.model.adapted import Adapted
@@ -265,7 +266,7 @@ class Bench:
 
     def measure(self, folder: Path, *, label: str) -> Found:
         adapted, tokenizer = self.load(folder)
-        judge = Judge.beside(folder, adapted.base, tokenizer, adapted.head)
+        judge = Judge(adapted.base, tokenizer, CalibratedHead.load(folder, adapted.head))
         answers = self.answers(adapted, judge, label=label)
         both, deep = self.decisions(adapted, tokenizer, judge.lexical)
         if math.isnan(self.base_perplexity):

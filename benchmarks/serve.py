@@ -36,11 +36,12 @@ from claims import Claim, median, report
 from gate import ratio
 
 from aegis.audit import AuditKeys, AuditLog
+from aegis.config import GenerateSettings
 from aegis.data.records import parse_record, read_jsonl
 from aegis.engine.generate import complete
 from aegis.engine.local_thinker import LocalThinker
-from aegis.engine.protocol import Engine
-from aegis.engine.response_grammar import Limits
+from aegis.engine.protocol import Engine, ThinkRequest
+from aegis.engine.response_grammar import Limits, Sampling
 from aegis.engine.transformers_engine import TransformersEngine
 from aegis.serve.app import build_app
 from aegis.serve.escalations import CaseQueue
@@ -101,7 +102,7 @@ def main() -> None:
 def load(kind: str, folder: Path) -> tuple[Engine, LocalThinker | None]:
     if kind == "hf":
         thinker = LocalThinker.load(folder)
-        return TransformersEngine(thinker, model="bench"), thinker
+        return TransformersEngine(thinker, name="bench"), thinker
     from aegis.engine.llamacpp_engine import LlamaCppEngine
 
     return LlamaCppEngine.load(folder, slots=32), None
@@ -155,10 +156,8 @@ def bare(engine: Engine, shares: Sequence[Sequence[Question]]) -> Times:
         waits = []
         for prompt, seed in share:
             begun = time.perf_counter()
-            decision = engine.decide([prompt])[0].decision
-            engine.think(
-                prompt, decision, limits=LIMITS, temperature=0.7, seed=seed, cancelled=lambda: False
-            )
+            decision = engine.judge([prompt])[0].decision
+            engine.think([ThinkRequest(prompt, decision, Sampling(LIMITS, 0.7, seed))])
             waits.append(time.perf_counter() - begun)
         return waits
 
@@ -219,7 +218,7 @@ class served:  # noqa: N801 - a context manager
     """The whole server around the engine, in a thread of this process."""
 
     def __init__(self, engine: Engine, folder: Path, *, places: int) -> None:
-        engine.model = "bench"
+        engine.name = "bench"
         self.log = AuditLog.open(folder / "audit", AuditKeys.create(folder / "keys"))
         self.cases = CaseQueue(folder / "escalations.db")
         settings = ServeSettings(
@@ -262,12 +261,12 @@ def decisions(thinker: LocalThinker, prompts: Sequence[str], n: int, rounds: int
     ]
 
     def written(rules: str, tokens: int) -> None:
-        options = {"max_new_tokens": tokens, "temperature": 1.0, "top_p": 1.0, "seed": 0}
+        settings = GenerateSettings(max_new_tokens=tokens, temperature=1.0, top_p=1.0)
         asked = [f"{rules}{prompt}\nVerdict as JSON:" for prompt in chosen]
-        complete(thinker.model, thinker.tokenizer, asked, **options)
+        complete(thinker.model, thinker.tokenizer, asked, settings, seed=0)
 
     sides: list[Callable[[], Any]] = [
-        lambda: thinker.judge.decide(chosen),
+        lambda: thinker.judge(chosen),
         lambda: written(RULES, lengths[0]),
         lambda: written("", lengths[0]),
         lambda: written("", lengths[1]),

@@ -38,15 +38,15 @@ def test_batching_changes_no_verdict(model_folder: Path) -> None:
     together, _ = judge.logits(PROMPTS)
     alone = np.concatenate([judge.logits([prompt])[0] for prompt in PROMPTS])
     np.testing.assert_allclose(together, alone, atol=1e-4)
-    for verdict in judge.decide(PROMPTS):
+    for verdict in judge.judge(PROMPTS):
         assert sum(verdict.probabilities) == pytest.approx(1)
         assert verdict.decision == Decision(int(np.argmax(verdict.probabilities)))
 
 
 def test_the_temperature_softens_and_never_turns(model_folder: Path) -> None:
-    before = Judge.load(model_folder).decide(PROMPTS)
+    before = Judge.load(model_folder).judge(PROMPTS)
     Calibration(Weights(0.25), Weights(0.25)).save(model_folder)
-    after = Judge.load(model_folder).decide(PROMPTS)
+    after = Judge.load(model_folder).judge(PROMPTS)
     assert [v.decision for v in after] == [v.decision for v in before]
     assert max(after[0].probabilities) < max(before[0].probabilities)
 
@@ -57,14 +57,14 @@ def test_the_lexical_head_speaks_where_it_is_weighed(model_folder: Path) -> None
     )
     head.save(model_folder)
     Calibration(Weights(1e-6, 5.0), Weights(1e-6, 5.0)).save(model_folder)
-    found = Judge.load(model_folder).decide(PROMPTS)
+    found = Judge.load(model_folder).judge(PROMPTS)
     assert [verdict.decision for verdict in found[:2]] == [Decision.REFUSE, Decision.ESCALATION]
 
 
 def test_a_base_without_a_head_is_asked_by_likelihood(base_folder: Path) -> None:
     judge = Judge.load(base_folder)
     assert judge.head is None
-    assert len({verdict.probabilities for verdict in judge.decide(PROMPTS)}) == len(PROMPTS)
+    assert len({verdict.probabilities for verdict in judge.judge(PROMPTS)}) == len(PROMPTS)
 
 
 @pytest.mark.parametrize(
@@ -95,4 +95,4 @@ def test_missing_folders_and_long_prompts_are_told(model_folder: Path, tmp_path:
     with pytest.raises(ModelError, match="no such model folder"):
         Judge.load(tmp_path / "none")
     with pytest.raises(DataError, match=r"f:1: the prompt has .* tokens and the model reads 512"):
-        Judge.load(model_folder).decide(["x" * 600], names=["f:1"])
+        Judge.load(model_folder).judge(["x" * 600], names=["f:1"])

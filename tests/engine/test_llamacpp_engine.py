@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from aegis.engine.judge import Judge, Verdict
+from aegis.engine.judge import Judge
 from aegis.engine.llamacpp_engine import LlamaCppEngine, find_gguf
-from aegis.engine.response_grammar import Limits
-from aegis.engine.response_sampler import ResponseSampler, usable_thinking
+from aegis.engine.protocol import ThinkRequest
+from aegis.engine.response_grammar import Limits, Sampling
+from aegis.engine.response_sampler import ResponseSampler
+from aegis.engine.verdict import Verdict
 from aegis.errors import AegisError, DataError, MissingPackageError, ModelError
 from aegis.model.calibration import Calibration, Weights
 from aegis.model.heads import DecisionHead, Pooling
@@ -88,26 +91,22 @@ def judged(folder: Path, prompts: list[str]) -> list[Verdict]:
     """What transformers decides, in float32 throughout."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aegis.model.device.bfloat16_is_fast", lambda: False)
-        return Judge.load(folder).decide(prompts)
+        return Judge.load(folder).judge(prompts)
 
 
 def write(engine: LlamaCppEngine, prompt: str, **changes: Any) -> Thinking | None:
-    options: dict[str, Any] = {
-        "limits": LIMITS,
-        "temperature": 0.0,
-        "seed": 0,
-        "cancelled": lambda: False,
-    }
-    return engine.think(prompt, Decision.DENY, **{**options, **changes})
+    cancelled = changes.pop("cancelled", lambda: False)
+    sampling = replace(Sampling(LIMITS, 0.0), **changes)
+    return engine.think([ThinkRequest(prompt, Decision.DENY, sampling, cancelled)])[0]
 
 
 def test_decisions_are_those_of_transformers(engine: LlamaCppEngine, folder: Path) -> None:
     expected = judged(folder, PROMPTS)
-    for found, wanted in zip(engine.decide(PROMPTS), expected, strict=True):
+    for found, wanted in zip(engine.judge(PROMPTS), expected, strict=True):
         assert found.decision == wanted.decision
         assert found.probabilities == pytest.approx(wanted.probabilities, abs=1e-4)
     assert len({verdict.probabilities for verdict in expected}) == len(PROMPTS)
-    assert engine.decide([]) == []
+    assert engine.judge([]) == []
 
 
 @pytest.mark.parametrize(
@@ -119,7 +118,7 @@ def test_other_models_and_poolings_decide_and_think_alike(
     model, tokenizer = write_model(tmp_path / "m", architecture, pooling=pooling)
     engine = LlamaCppEngine.load(tmp_path / "m", threads=1, slots=2)
     expected = judged(tmp_path / "m", PROMPTS)
-    for found, wanted in zip(engine.decide(PROMPTS), expected, strict=True):
+    for found, wanted in zip(engine.judge(PROMPTS), expected, strict=True):
         assert found.probabilities == pytest.approx(wanted.probabilities, abs=1e-4)
     assert write(engine, "Hi") == greedy(model, tokenizer, "Hi")
     engine.close()
@@ -128,18 +127,15 @@ def test_other_models_and_poolings_decide_and_think_alike(
 def test_f16_decides_nearly_alike(tmp_path: Path) -> None:
     write_model(tmp_path / "m", kind="f16")
     engine = LlamaCppEngine.load(tmp_path / "m", threads=1)
-    for found, wanted in zip(engine.decide(PROMPTS), judged(tmp_path / "m", PROMPTS), strict=True):
+    for found, wanted in zip(engine.judge(PROMPTS), judged(tmp_path / "m", PROMPTS), strict=True):
         assert found.probabilities == pytest.approx(wanted.probabilities, abs=0.02)
     engine.close()
 
 
 def greedy(model: Any, tokenizer: Any, prompt: str) -> Thinking | None:
     ids = prompt_ids(tokenizer, prompt, system=SYSTEM)
-    return usable_thinking(
-        ResponseSampler(model, tokenizer, known_tags(tokenizer), LIMITS)(
-            [ids], [Decision.DENY], temperature=0
-        )
-    )[0]
+    sampler = ResponseSampler(model, tokenizer, known_tags(tokenizer), LIMITS)
+    return sampler([ids], [Decision.DENY], temperature=0)[0].usable_thinking()
 
 
 def test_the_most_probable_response_is_that_of_transformers(
@@ -159,12 +155,12 @@ def test_the_most_probable_response_is_that_of_transformers(
 def test_company_changes_nothing(engine: LlamaCppEngine) -> None:
     alone = {prompt: write(engine, prompt) for prompt in PROMPTS}
     sampled = {prompt: write(engine, prompt, temperature=0.8, seed=5) for prompt in PROMPTS}
-    verdicts = {prompt: engine.decide([prompt])[0].probabilities for prompt in PROMPTS}
+    verdicts = {prompt: engine.judge([prompt])[0].probabilities for prompt in PROMPTS}
     before = engine._batcher.steps
 
     def everything(prompt: str) -> None:
         assert write(engine, prompt) == alone[prompt]
-        assert engine.decide([prompt])[0].probabilities == pytest.approx(verdicts[prompt], abs=1e-5)
+        assert engine.judge([prompt])[0].probabilities == pytest.approx(verdicts[prompt], abs=1e-5)
         assert write(engine, prompt, temperature=0.8, seed=5) == sampled[prompt]
 
     with ThreadPoolExecutor(10) as pool:
@@ -206,10 +202,10 @@ def test_tag_like_text_in_ordinary_tokens_ends_the_body(
     spelled = [
         number
         for letter in "ok <final"
-        for number in engine.tokenizer(letter, add_special_tokens=False)["input_ids"]
+        for number in engine.encoder.tokenizer(letter, add_special_tokens=False)["input_ids"]
     ]
     rows: list[Any] = []
-    advance = engine._batcher.writer.advance
+    advance = engine.grammar.advance
 
     def remembered(row: Any, token: int | None) -> int | None:
         rows[:] = [row]
@@ -217,7 +213,7 @@ def test_tag_like_text_in_ordinary_tokens_ends_the_body(
             row, token if token is None else spelled[min(len(row.body), len(spelled) - 1)]
         )
 
-    monkeypatch.setattr(engine._batcher.writer, "advance", remembered)
+    monkeypatch.setattr(engine.grammar, "advance", remembered)
     thinking = write(engine, "Hi", limits=Limits(section=20, final=20))
     assert thinking is not None
     assert {body.reveal() for body in thinking.bodies().values()} | {thinking.public} == {
@@ -265,7 +261,7 @@ def test_a_cancelled_response_gives_its_slot_to_the_next(folder: Path) -> None:
             write, engine, "Hi", limits=endless, temperature=1.5, cancelled=cancelled
         )
         assert started.wait(30)
-        assert engine.decide(["Hi"])  # decisions have places of their own
+        assert engine.judge(["Hi"])  # decisions have places of their own
         assert not first.done()
         waiting = pool.submit(write, engine, "x", cancelled=lambda: True)  # never gets a slot
         assert waiting.result(timeout=30) is None
@@ -289,7 +285,7 @@ def test_what_fails_in_one_request_is_told_to_that_one(
 
     with pytest.raises(KeyError, match="is gone"):
         write(engine, "Hi", cancelled=broken)
-    llama = engine._batcher.llama
+    llama = engine._batcher.model
     before, read = write(engine, "Hi"), llama.read
     faults = iter([True])
 
@@ -311,7 +307,7 @@ def test_what_fails_in_one_request_is_told_to_that_one(
         lambda indices: np.full((len(indices), llama.width), np.nan, dtype=np.float32),
     )
     with pytest.raises(AegisError, match="hidden states that are not finite"):
-        engine.decide(["Hi"])
+        engine.judge(["Hi"])
 
 
 def test_prompts_of_many_steps_are_read_whole(tmp_path: Path) -> None:
@@ -319,17 +315,17 @@ def test_prompts_of_many_steps_are_read_whole(tmp_path: Path) -> None:
     engine = LlamaCppEngine.load(tmp_path / "m", threads=1, slots=2)
     prompts = ["x" * 900, "Hi", "y" * 700 + "z"]
     expected = judged(tmp_path / "m", prompts)
-    for found, wanted in zip(engine.decide(prompts), expected, strict=True):
+    for found, wanted in zip(engine.judge(prompts), expected, strict=True):
         assert found.probabilities == pytest.approx(wanted.probabilities, abs=1e-3)
     assert engine.prompt_tokens("x" * 900) == len(
-        prompt_ids(engine.tokenizer, "x" * 900, system=SYSTEM)
+        prompt_ids(engine.encoder.tokenizer, "x" * 900, system=SYSTEM)
     )
     engine.close()
 
 
 def test_prompts_must_fit(engine: LlamaCppEngine) -> None:
     with pytest.raises(DataError, match="the model reads 512; shorten it"):
-        engine.decide(["Hi", "x" * 500])
+        engine.judge(["Hi", "x" * 500])
     with pytest.raises(DataError, match="shorten it"):
         write(engine, "x" * 460)
 
@@ -360,7 +356,7 @@ def test_a_closed_engine_says_so(folder: Path) -> None:
             with pytest.raises(AegisError, match="the engine is closed"):
                 job.result(timeout=30)
     with pytest.raises(AegisError, match="the engine is closed"):
-        engine.decide(["Hi"])
+        engine.judge(["Hi"])
     engine.close()
 
 
@@ -402,7 +398,7 @@ def test_impossible_settings_are_told(
         LlamaCppEngine.load(folder, threads=1, context=9999)
     with pytest.raises(ModelError, match=r"none.gguf: no such file"):
         LlamaCppEngine.load(folder, file=tmp_path / "none.gguf")
-    monkeypatch.setattr("aegis.engine.llama.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("aegis.engine.llamacpp.importlib.util.find_spec", lambda _: None)
     with pytest.raises(MissingPackageError, match=r"pip install 'aegis-so8t\[gguf-serve\]'"):
         LlamaCppEngine.load(folder)
 

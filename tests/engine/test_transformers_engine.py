@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from aegis.engine.response_sampler import Limits
+from aegis.engine.protocol import ThinkRequest
+from aegis.engine.response_grammar import Limits, Sampling
 from aegis.engine.transformers_engine import TransformersEngine
 from aegis.errors import AegisError, DataError
 from aegis.protocol.decisions import Decision
@@ -29,7 +30,7 @@ def one_thread() -> Any:
 
 @pytest.fixture
 def engine() -> Any:
-    made = TransformersEngine(local_thinker(Decision.ALLOW), model="tiny", gather_s=0.05)
+    made = TransformersEngine(local_thinker(Decision.ALLOW), name="tiny", gather_s=0.05)
     yield made
     made.close()
 
@@ -42,14 +43,8 @@ def ask(
     limits: Limits = LIMITS,
     temperature: float = 1.0,
 ) -> Thinking | None:
-    return engine.think(
-        prompt,
-        Decision.ALLOW,
-        limits=limits,
-        temperature=temperature,
-        seed=seed,
-        cancelled=lambda: False,
-    )
+    sampling = Sampling(limits, temperature, seed)
+    return engine.think([ThinkRequest(prompt, Decision.ALLOW, sampling)])[0]
 
 
 def test_the_seed_fixes_the_answer_whatever_company_it_has(engine: TransformersEngine) -> None:
@@ -73,13 +68,13 @@ def test_what_is_asked_together_is_sampled_together(
     engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    each = engine._sampler.each
+    each = engine.thinker.sampler.each
 
     def counted(wanted: Any, **options: Any) -> None:
         sizes.append(len(wanted))
         each(wanted, **options)
 
-    monkeypatch.setattr(engine._sampler, "each", counted)
+    monkeypatch.setattr(engine.thinker.sampler, "each", counted)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda seed: ask(engine, "hello", seed=seed), range(8)))
     assert sum(sizes) == 8
@@ -94,17 +89,17 @@ def test_decisions_do_not_wait_for_a_batch_to_end(engine: TransformersEngine) ->
         ask(engine, "hello", limits=long)
         done.append("thought")
 
-    begun, between = threading.Event(), engine._between
+    begun, between = threading.Event(), engine._between_steps
 
     def noticed() -> None:
         begun.set()
         between()
 
-    engine._between = noticed
+    engine._between_steps = noticed
     thread = threading.Thread(target=think)
     thread.start()
     assert begun.wait(20)
-    (verdict,) = engine.decide(["hello"])
+    (verdict,) = engine.judge(["hello"])
     done.append("decided")
     thread.join()
     assert verdict.decision is Decision.ALLOW
@@ -114,7 +109,7 @@ def test_decisions_do_not_wait_for_a_batch_to_end(engine: TransformersEngine) ->
 def test_a_cancelled_row_goes_no_further_and_the_others_do(engine: TransformersEngine) -> None:
     steps = 0
     left = threading.Event()
-    between = engine._between
+    between = engine._between_steps
 
     def counted() -> None:
         nonlocal steps
@@ -123,20 +118,15 @@ def test_a_cancelled_row_goes_no_further_and_the_others_do(engine: TransformersE
             left.set()
         between()
 
-    engine._between = counted
+    engine._between_steps = counted
     long = Limits(section=30, final=30)
     with ThreadPoolExecutor(2) as pool:
         gone = pool.submit(
             engine.think,
-            "hello",
-            Decision.ALLOW,
-            limits=long,
-            temperature=1.0,
-            seed=0,
-            cancelled=left.is_set,
+            [ThinkRequest("hello", Decision.ALLOW, Sampling(long, 1.0), left.is_set)],
         )
         stays = pool.submit(ask, engine, "hello", seed=1)
-        assert gone.result() is None
+        assert gone.result() == [None]
         assert stays.result() is not None
     assert ask(engine, "hello", seed=1) == stays.result()
     assert steps < 2 * long.total
@@ -149,30 +139,30 @@ def test_an_error_reaches_whoever_asked_and_the_engine_goes_on(
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine._sampler, "each", fails)
+        patched.setattr(engine.thinker.sampler, "each", fails)
         with pytest.raises(RuntimeError, match="out of memory"):
             ask(engine, "hello")
     assert ask(engine, "hello")
     with monkeypatch.context() as patched:
-        patched.setattr(engine.thinker.judge, "decide", fails)
+        patched.setattr(engine.thinker, "judge", fails)
         with pytest.raises(RuntimeError, match="out of memory"):
-            engine.decide(["hello"])
-    assert engine.decide(["hello"])
+            engine.judge(["hello"])
+    assert engine.judge(["hello"])
 
 
 def test_a_prompt_must_fit(engine: TransformersEngine) -> None:
     with pytest.raises(DataError, match="shorten it"):
-        engine.decide(["x" * 600])
+        engine.judge(["x" * 600])
     with pytest.raises(DataError, match="shorten it"):
         ask(engine, "x" * 480)
     assert engine.prompt_tokens("xx") == engine.prompt_tokens("x") + 1
 
 
 def test_a_closed_engine_says_so() -> None:
-    made = TransformersEngine(local_thinker(Decision.ALLOW), model="tiny")
+    made = TransformersEngine(local_thinker(Decision.ALLOW), name="tiny")
     made.close()
     with pytest.raises(AegisError, match="closed"):
-        made.decide(["hello"])
+        made.judge(["hello"])
 
 
 def test_a_whole_server_around_a_tiny_model(engine: TransformersEngine, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
-from aegis.engine.judge import Verdict
-from aegis.engine.response_sampler import Limits
+from aegis.engine.protocol import ThinkRequest
+from aegis.engine.verdict import Verdict
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import Thinking
 from aegis.serve.app import build_app
@@ -48,8 +48,7 @@ class FakeEngine:
     says: Callable[[str, int], Thinking | None] = lambda prompt, seed: thinking()
     judges: Callable[[str], Decision] = lambda prompt: Decision.ALLOW
     seconds: float = 0.0
-    name: str = "fake"
-    model: str = "tiny"
+    name: str = "tiny"
     context: int = 50_000
     thought: int = 0
     cancelled: int = 0
@@ -57,29 +56,26 @@ class FakeEngine:
     told: list[Decision] = field(default_factory=list)
     hold: threading.Event | None = None
 
-    def decide(self, prompts: Sequence[str]) -> list[Verdict]:
+    def judge(self, prompts: Sequence[str]) -> list[Verdict]:
         return [verdict(self.judges(prompt)) for prompt in prompts]
 
-    def think(
-        self,
-        prompt: str,
-        decision: Decision,
-        *,
-        limits: Limits,
-        temperature: float,
-        seed: int,
-        cancelled: Callable[[], bool],
-    ) -> Thinking | None:
-        self.told.append(decision)
-        self.prompts.append(prompt)
+    def think(self, requests: Sequence[ThinkRequest]) -> list[Thinking | None]:
+        return [self._think(request) for request in requests]
+
+    def _think(self, request: ThinkRequest) -> Thinking | None:
+        self.told.append(request.decision)
+        self.prompts.append(request.prompt)
         until = time.monotonic() + self.seconds
         while time.monotonic() < until or (self.hold and not self.hold.is_set()):
-            if cancelled():
+            if request.cancelled():
                 self.cancelled += 1
                 return None
             time.sleep(0.005)
         self.thought += 1
-        return self.says(prompt, seed)
+        return self.says(request.prompt, request.sampling.seed)
+
+    def continuations(self, context: str, choices: Sequence[str]) -> list[float]:
+        return [-float(len(choice)) for choice in choices]
 
     def prompt_tokens(self, prompt: str) -> int:
         return 3 + len(prompt.split())

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from urllib.parse import unquote
 
-from aegis.engine.judge import Verdict
+from aegis.engine.verdict import Verdict
 from aegis.errors import DataError
 from aegis.protocol.decisions import Decision
 from aegis.protocol.fixed_texts import FIXED

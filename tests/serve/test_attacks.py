@@ -24,7 +24,7 @@ def test_the_attacks_are_what_they_say() -> None:
 
 
 def test_a_tiny_model_cannot_be_talked_out_of_its_thinking(tmp_path: Path) -> None:
-    engine = TransformersEngine(local_thinker(Decision.ALLOW), model="tiny")
+    engine = TransformersEngine(local_thinker(Decision.ALLOW), name="tiny")
     made = house(tmp_path, engine, section_tokens=8, final_tokens=12, canary=False)
     try:
         with made.client() as client:

@@ -170,11 +170,11 @@ def test_tags_torn_over_tokens_in_any_way_close_the_body() -> None:
         limits = Limits(section=rng.randint(1, 40), final=rng.randint(1, 40))
         text = "".join(rng.choice((leaks._tag(rng, "s3cr3t"), " ok ", "読み")) for _ in range(4))
         tokens = [made.tokenizer(c, add_special_tokens=False)["input_ids"] for c in text]
-        thinker = Scripted(made.model, made.tokenizer, made.tags, limits)
+        thinker = Scripted(made.model, made.tokenizer, made.sampler.tags, limits)
         thinker.script = itertools.cycle(itertools.chain.from_iterable(tokens))
         (path,) = thinker([[2, 40]], [rng.choice(list(Decision))])
-        written = [number for number in path.ids if number in made.tags.ids]
-        assert written == list(made.tags.ids)
+        written = [number for number in path.ids if number in made.sampler.tags.ids]
+        assert written == list(made.sampler.tags.ids)
         assert not any(looks_like_a_tag(body) for body in path.bodies)
         assert not any(tag in body for tag in TAGS for body in path.bodies)
 

@@ -15,6 +15,7 @@ from aegis.config import DpoSettings, GateSettings, GroupSettings, LoraSettings,
 from aegis.data.records import Record
 from aegis.engine.judge import Judge
 from aegis.engine.response_sampler import SampledResponse
+from aegis.engine.verdict import CalibratedHead
 from aegis.errors import AegisError, DataError, MissingPackageError, StoppedError
 from aegis.model.adapted import Adapted, attach
 from aegis.model.prompt import prompt_ids
@@ -332,7 +333,7 @@ class Scripted(QuadrupleThinking):
     def sample(
         self, prompts: Sequence[tuple[int, ...]], on_token: Callable[[], None] = lambda: None
     ) -> list[SampledResponse]:
-        verdicts = self.judge.decide([record.prompt for record in self.records])
+        verdicts = self.judge.judge([record.prompt for record in self.records])
         self.judged = {
             ids: verdict.decision for ids, verdict in zip(self.prompts, verdicts, strict=True)
         }
@@ -353,7 +354,11 @@ def test_groups_think_in_the_protocol(algorithm: Algorithm, tokenizer: Any) -> N
         updates=2, prompts=2, group=2, section_tokens=3, final_tokens=4, lr=1e-3
     )
     task = Scripted(
-        adapted, Judge(adapted.base, tokenizer, head=adapted.head), records, prompts, settings
+        adapted,
+        Judge(adapted.base, tokenizer, CalibratedHead(adapted.head)),
+        records,
+        prompts,
+        settings,
     )
     logs = train_group(algorithm, adapted, task, settings, tokenizer=tokenizer, seed=0)
     assert {"reward/decision", "reward/format", "decision_loss", "kl", "tokens", "ended"} <= logs[

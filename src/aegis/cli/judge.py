@@ -54,7 +54,7 @@ def judge(
     names = [where for where, _ in rows]
     loaded = Judge.load(locate(model))
     with bar("judging", len(rows)) as advance:
-        verdicts = loaded.decide([row["prompt"] for _, row in rows], names=names, on_batch=advance)
+        verdicts = loaded.judge([row["prompt"] for _, row in rows], names=names, on_batch=advance)
     result = [
         {**row, **verdict.to_json()} for (_, row), verdict in zip(rows, verdicts, strict=True)
     ]

@@ -54,20 +54,20 @@ def think(
 
     text = require_text(prompt, "prompt", "argument")
 
+    from aegis.engine.answer import answer
     from aegis.engine.local_thinker import LocalThinker
-    from aegis.engine.response_sampler import Limits
+    from aegis.engine.response_grammar import Limits, Sampling
 
     limits = Limits(section=section_tokens, final=final_tokens)
-    thinker = LocalThinker.load(locate(model), base_spec=base)
-    answer = thinker.answer(
-        text, paths=paths, threshold=threshold, temperature=temperature, limits=limits, seed=seed
-    )
+    sampling = Sampling(limits, temperature, seed)
+    engine = LocalThinker.load(locate(model), base_spec=base)
+    given = answer(engine, text, sampling, paths=paths, threshold=threshold)
     if debug_private:
-        for number, path in enumerate(answer.paths, 1):
+        for number, path in enumerate(given.paths, 1):
             for name, body in path.bodies().items():
                 typer.echo(f"[private {number}] {name}: {body.reveal()}", err=True)
             typer.echo(f"[private {number}] answer: {path.public}", err=True)
     if json:
-        print_json(answer.to_json())
+        print_json(given.to_json())
     else:
-        typer.echo(answer.final)
+        typer.echo(given.final)

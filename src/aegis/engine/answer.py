@@ -1,13 +1,14 @@
-"""From a verdict and the thinking behind it to the answer that leaves: one rule for every engine
-and every door."""
+"""From a question to the answer that leaves: one rule for every engine and every way in."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aegis.engine.judge import Verdict
+from aegis.engine.protocol import Engine, ThinkRequest
+from aegis.engine.response_grammar import Sampling
+from aegis.engine.verdict import Verdict
 from aegis.protocol.checks import SelfVerification, check
 from aegis.protocol.decisions import NAMES, Decision
 from aegis.protocol.fixed_texts import fixed_text
@@ -41,19 +42,45 @@ class Answer:
         return self.decision is Decision.ALLOW
 
     def to_json(self) -> dict[str, Any]:
-        found = {
+        shown = {
             "final": self.final,
             "decision": self.decision.name,
             "probabilities": dict(zip(NAMES, self.probabilities, strict=True)),
             "escalated": self.escalated,
         }
-        return found if self.score is None else {**found, "score": round(self.score, 4)}
+        return shown if self.score is None else {**shown, "score": round(self.score, 4)}
+
+
+def answer(
+    engine: Engine,
+    prompt: str,
+    sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+    *,
+    paths: int = 1,
+    threshold: float = 0.5,
+) -> Answer:
+    """Decide about a prompt, think about it, and answer as `final_answer` says.
+
+    Args:
+        sampling: path n has the seed `sampling.seed` + n.
+        paths: how many ways of thinking are weighed against each other.
+        threshold: below this score several paths become an ESCALATION.
+
+    Raises:
+        DataError: if the prompt is longer than the model's context leaves room for.
+    """
+    verdict = engine.judge([prompt])[0]
+    seeds = range(sampling.seed, sampling.seed + paths)
+    requests = [
+        ThinkRequest(prompt, verdict.decision, replace(sampling, seed=seed)) for seed in seeds
+    ]
+    return final_answer(prompt, verdict, engine.think(requests), threshold=threshold)
 
 
 def final_answer(
     prompt: str, verdict: Verdict, paths: Sequence[Thinking | None], *, threshold: float = 0.5
 ) -> Answer:
-    """The answer that a verdict and one or more ways of thinking come to.
+    """Return the answer that a verdict and one or more ways of thinking come to.
 
     The verdict decides. Only what is allowed is answered in the model's words; every other decision
     has its fixed text, for a refusal's first sentence says little about its second. An answer that
@@ -64,12 +91,12 @@ def final_answer(
         paths: None where no usable response came out.
         threshold: below this score several paths become an ESCALATION.
     """
-    found = tuple(thinking for thinking in paths if thinking)
-    decision, chosen, score = verdict.decision, (found[0] if found else None), None
-    if len(paths) > 1 and found:  # DENY and REFUSE are never weakened by it
-        verified = SelfVerification(threshold)(prompt, found, decision=decision)
-        score = verified.score * len(found) / len(paths)  # an empty path agrees with nothing
-        chosen = None if verified.chosen is None or score < threshold else found[verified.chosen]
+    usable = tuple(thinking for thinking in paths if thinking)
+    decision, chosen, score = verdict.decision, (usable[0] if usable else None), None
+    if len(paths) > 1 and usable:  # DENY and REFUSE are never weakened by it
+        verified = SelfVerification(threshold)(prompt, usable, decision=decision)
+        score = verified.score * len(usable) / len(paths)  # an empty path agrees with nothing
+        chosen = None if verified.chosen is None or score < threshold else usable[verified.chosen]
         decision = decision if chosen else max(decision, Decision.ESCALATION)
     if chosen and not check(prompt, chosen).fresh:
         chosen, decision = None, max(decision, Decision.ESCALATION)
@@ -78,5 +105,5 @@ def final_answer(
     allowed = chosen if decision is Decision.ALLOW else None
     final = allowed.public if allowed else fixed_text(decision, detect_language(prompt))
     return Answer(
-        final, decision, verdict.probabilities, decision is Decision.ESCALATION, score, found
+        final, decision, verdict.probabilities, decision is Decision.ESCALATION, score, usable
     )

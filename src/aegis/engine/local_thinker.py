@@ -1,47 +1,55 @@
-"""Decide, think in private, answer: one call, from an adapter or from a folded model."""
+"""A transformers model that decides and thinks, from an adapter or from a folded model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from aegis.engine.answer import Answer, final_answer
 from aegis.engine.judge import Judge
-from aegis.engine.response_sampler import Limits, ResponseSampler, hold_gates, usable_thinking
+from aegis.engine.protocol import ThinkRequest
+from aegis.engine.response_sampler import (
+    ResponseRequest,
+    ResponseSampler,
+    SampledResponse,
+    hold_gates,
+)
+from aegis.engine.verdict import CalibratedHead
 from aegis.errors import ModelError
 from aegis.model.adapter_folder import ADAPTER_CARD_FILE, load_adapter, read_card, require_base
 from aegis.model.base import ModelFolder, resolve_base
 from aegis.model.device import fast_dtype, pick_device, quick_attention
-from aegis.model.heads import DECISION_HEAD_FILE, DecisionHead
-from aegis.model.prompt import prompt_ids, require_fit
-from aegis.model.tags import Tags, add_tags, known_tags
+from aegis.model.heads import DECISION_HEAD_FILE
+from aegis.model.tags import add_tags, known_tags
+from aegis.protocol.thinking import Thinking
 
 
-class LocalThinker:
-    """A model with its decision head and its thinker.
+class LocalThinker(Judge):
+    """An engine in the caller's thread, one call at a time.
 
     Args:
         model: a transformers causal language model, adapted or folded, that knows the tags.
-        judge: decides from the prompt alone.
         gates: of an adapted model; they turn once and not at every token.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, tags: Tags, judge: Judge, gates: Sequence[Any] = ()
+        self,
+        model: Any,
+        tokenizer: Any,
+        head: CalibratedHead,
+        *,
+        gates: Sequence[Any] = (),
+        name: str = "",
     ) -> None:
-        self.model, self.tokenizer, self.tags, self.judge, self.gates = (
-            model,
-            tokenizer,
-            tags,
-            judge,
-            gates,
-        )
+        super().__init__(model, tokenizer, head, name=name)
+        self.gates = gates
+        self.sampler = ResponseSampler(model, tokenizer, known_tags(tokenizer))
 
     @classmethod
-    def load(cls, folder: Path, *, base_spec: str | None = None) -> LocalThinker:
+    def load(  # pyright: ignore[reportIncompatibleMethodOverride] - an adapter says how to load it
+        cls, folder: Path, *, base_spec: str | None = None
+    ) -> LocalThinker:
         """Read an adapter folder (with its base) or a model folder.
 
         Args:
@@ -55,74 +63,57 @@ class LocalThinker:
             raise ModelError(
                 f"{folder}: no such folder; give an adapter or a model that `aegis run` made"
             )
-        device = pick_device()
-        attention = quick_attention(device)
+        device, name = pick_device(), folder.resolve().name
+        options: dict[str, Any] = {"dtype": fast_dtype(), "attention": quick_attention(device)}
         if (folder / ADAPTER_CARD_FILE).is_file():
             card = read_card(folder)
-            trusted = card.settings.trust_remote_code
+            trusted, quantization = card.settings.trust_remote_code, card.settings.quantization
             base = resolve_base(base_spec or card.base["spec"], trust_remote_code=trusted)
             require_base(card, base, folder=folder)
             tokenizer = base.load_tokenizer()
-            loaded: Any = base.load_model(
-                dtype=fast_dtype(),
-                attention=attention,
-                quantization=card.settings.quantization,
-            )
+            loaded = base.load_model(**options, quantization=quantization)
             tags = add_tags(tokenizer, loaded)
             adapted = load_adapter(folder, loaded, card, tags=tags).to(device)
-            model, head, gates = adapted.base, adapted.head, adapted.all_gates()
-        else:
-            source = ModelFolder(folder)
-            source.read_config()
-            if not (folder / DECISION_HEAD_FILE).is_file():
-                raise ModelError(
-                    f"{folder}: has no decision head; give an adapter or a model that `aegis run` made"
-                )
-            tokenizer = source.load_tokenizer()
-            tags = known_tags(tokenizer)
-            loaded = source.load_model(dtype=fast_dtype(), attention=attention)
-            model, head = loaded.to(device), DecisionHead.load(folder).to(device)
-            gates = []
-        return cls(model, tokenizer, tags, Judge.beside(folder, model, tokenizer, head), gates)
+            head, gates = CalibratedHead.load(folder, adapted.head), adapted.all_gates()
+            return cls(adapted.base, tokenizer, head, gates=gates, name=name)
+        source = ModelFolder(folder)
+        source.read_config()
+        if not (folder / DECISION_HEAD_FILE).is_file():
+            raise ModelError(
+                f"{folder}: has no decision head; give an adapter or a model that `aegis run` made"
+            )
+        tokenizer, head = source.load_tokenizer(), CalibratedHead.load(folder)
+        known_tags(tokenizer)
+        model: Any = source.load_model(**options)
+        head = replace(head, head=head.head.to(device))
+        return cls(model.to(device), tokenizer, head, name=name)
 
-    def answer(
-        self,
-        prompt: str,
-        *,
-        paths: int = 1,
-        threshold: float = 0.5,
-        temperature: float = 0.7,
-        limits: Limits = Limits(section=48, final=160),  # noqa: B008 - frozen
-        seed: int = 0,
-    ) -> Answer:
-        """Decide about a prompt, think about it, and answer as `final_answer` says.
-
-        Args:
-            paths: how many ways of thinking are weighed against each other.
-            threshold: below this score several paths become an ESCALATION.
-            temperature: 0 takes the most probable token.
+    def requests(self, requests: Sequence[ThinkRequest]) -> list[ResponseRequest]:
+        """Encode the prompts.
 
         Raises:
-            DataError: if the prompt is longer than the model's context leaves room for.
+            DataError: if one leaves no room for its response.
         """
-        verdict = self.judge.decide([prompt])[0]
-        ids = self.ids(prompt)
-        require_fit(ids, limit=self.judge.context - limits.total, where="prompt")
-        thinker = ResponseSampler(self.model, self.tokenizer, self.tags, limits)
-        generator = torch.Generator().manual_seed(seed)
-        with hold_gates(self.gates):
-            sampled = thinker(
-                [ids] * paths,
-                [verdict.decision] * paths,
-                temperature=temperature,
-                generator=generator,
+        return [
+            ResponseRequest(
+                tuple(self.encoder.fitting_ids(one.prompt, room=one.sampling.limits.total)),
+                one.decision,
+                one.sampling,
             )
-        return final_answer(prompt, verdict, usable_thinking(sampled), threshold=threshold)
+            for one in requests
+        ]
 
-    def ids(self, prompt: str) -> list[int]:
-        """Token ids of the prompt, up to where the model starts to think."""
-        return prompt_ids(
-            self.tokenizer,
-            prompt,
-            system=self.judge.head.system_prompt if self.judge.head else None,
-        )
+    def think(self, requests: Sequence[ThinkRequest]) -> list[Thinking | None]:
+        """Write the responses as one batch, as `Engine` does."""
+        written: list[Thinking | None] = [None] * len(requests)
+
+        def keep(index: int, response: SampledResponse) -> None:
+            written[index] = response.usable_thinking()
+
+        with hold_gates(self.gates):
+            self.sampler.each(
+                self.requests(requests),
+                on_response=keep,
+                dropped=lambda index: requests[index].cancelled(),
+            )
+        return written

@@ -1,64 +1,79 @@
-"""What the server asks of an engine: decide about prompts, think about one, count tokens."""
+"""What is asked of every engine: to decide, to think, to weigh continuations, to count tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
-from aegis.engine.judge import Verdict
-from aegis.engine.response_sampler import Limits
+from aegis.engine.response_grammar import Sampling
+from aegis.engine.verdict import Verdict
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import Thinking
 
 
-class Engine(Protocol):
-    """A model that decides and thinks. Every method may be called from many threads at once.
+@dataclass(frozen=True)
+class ThinkRequest:
+    """One response to be written.
 
     Args:
-        name: `hf` or `gguf`.
-        model: the name under which the model is served.
+        decision: what was decided about the prompt; the response knows it.
+        cancelled: asked again and again from another thread; once true, nobody waits any more.
+    """
+
+    prompt: str
+    decision: Decision
+    sampling: Sampling
+    cancelled: Callable[[], bool] = lambda: False
+
+
+class Engine(Protocol):
+    """A model that decides and thinks.
+
+    `LocalThinker` runs it in the caller's thread, one call at a time. `TransformersEngine` and
+    `LlamaCppEngine` take calls from many threads at once and batch them.
+
+    Args:
+        name: under which the model is served.
         context: tokens that the model reads, prompt and response together.
     """
 
     name: str
-    model: str
     context: int
 
-    def decide(self, prompts: Sequence[str]) -> list[Verdict]:
-        """A verdict a prompt, in their order; blocks until they are there."""
+    def judge(self, prompts: Sequence[str]) -> list[Verdict]:
+        """Decide about each prompt, in their order.
+
+        Raises:
+            DataError: if a prompt is longer than the context.
+            AegisError: if the model's numbers are not finite, or the engine is closed.
+        """
         ...
 
-    def think(
-        self,
-        prompt: str,
-        decision: Decision,
-        *,
-        limits: Limits,
-        temperature: float,
-        seed: int,
-        cancelled: Callable[[], bool],
-    ) -> Thinking | None:
-        """One response that knows the decision; blocks until it is whole. None where no usable one
-        came out, or once `cancelled` is true."""
+    def think(self, requests: Sequence[ThinkRequest]) -> list[Thinking | None]:
+        """Write the responses, and return when all are whole. None where no usable one came out, or
+        where it was cancelled.
+
+        Raises:
+            DataError: if a prompt leaves no room for its response.
+            AegisError: if the engine is closed or gives up.
+        """
+        ...
+
+    def continuations(self, context: str, choices: Sequence[str]) -> list[float]:
+        """Return log P(choice | context) for each choice, the sum over its tokens. The context is
+        read once for all.
+
+        Raises:
+            DataError: if the context and a choice are longer than the model reads.
+            AegisError: if the engine is closed or gives up.
+        """
         ...
 
     def prompt_tokens(self, prompt: str) -> int:
-        """Tokens of the prompt as the model reads it, chat form included."""
+        """Count the tokens of a prompt as the model reads it, chat form included."""
         ...
 
     def close(self) -> None:
-        """Let go of the model; what is still asked comes back empty or raises."""
+        """Let go of the model; what is still asked for raises AegisError."""
         ...
-
-
-def forget_words(tokenizer: Any) -> None:
-    """From now on the tokenizer keeps nothing of what it reads.
-
-    tokenizers remembers the pieces of up to 10,000 words in every thread that reads, which is 4 MB
-    a thread once as many were met, and each request's canary is a new word. Without that memory a
-    prompt takes as long (docs/experiments.md).
-    """
-    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-    resize = getattr(model, "_resize_cache", None)  # not every kind of model has such a memory
-    if resize:
-        resize(0)

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from aegis.errors import DataError
 from aegis.model.tags import Tags, verdict_ids
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import SECTIONS, VERDICT_SECTION, Thinking, looks_like_a_tag
 
-_NOTHING = "…"  # stands for a body in which the model wrote nothing visible
+_EMPTY_BODY = "…"  # stands for a body in which the model wrote nothing visible
 _TORN = "\ufffd"  # what a decoder gives for bytes that are no character (yet)
 
 
@@ -22,8 +23,8 @@ class Limits:
     """How many tokens a private section and the public answer may have; the engine closes what
     reaches its limit."""
 
-    section: int = 24
-    final: int = 48
+    section: int = 48
+    final: int = 160
 
     def of(self, part: int) -> int:
         return self.final if part == len(SECTIONS) else self.section
@@ -32,6 +33,20 @@ class Limits:
     def total(self) -> int:
         """The longest response, tags included."""
         return len(SECTIONS) * (self.section + 2) + self.final + 2
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a response is drawn.
+
+    Args:
+        temperature: 0 takes the most probable token.
+        seed: a response's draws are its own: what is sampled beside it changes none of them.
+    """
+
+    limits: Limits = Limits()
+    temperature: float = 0.7
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,7 +72,7 @@ class SampledResponse:
     bodies: tuple[str, ...] = field(repr=False)
 
     def thinking(self) -> Thinking:
-        """The response by sections.
+        """Return the response by sections.
 
         Raises:
             DataError: if a body is empty, which only a limit of a token or two can bring about.
@@ -66,25 +81,32 @@ class SampledResponse:
             dict(zip(SECTIONS, self.bodies[:-1], strict=True)), self.bodies[-1], where="response"
         )
 
+    def usable_thinking(self) -> Thinking | None:
+        """Return the response by sections; None if a body is empty."""
+        try:
+            return self.thinking()
+        except DataError:
+            return None
+
 
 @dataclass(repr=False)
 class PartialResponse:
-    """A response while it is written; `path` is what it came to. `rng` and `number` are for who
-    samples it.
+    """A response while it is written.
 
     Args:
         verdict: ids of the line that the policy section begins with. Its limit counts them, too,
             and a token of its own is left in any case.
-        told: how many of them are written.
+        rng: where its draws come from; None where all rows draw from one generator.
+        verdict_written: how many of the verdict's ids are written.
+        part: the body that is being written.
+        parts: which body each of `ids` belongs to; the other lists as in `SampledResponse`.
     """
 
     prompt: tuple[int, ...]
-    limits: Limits = Limits()
-    temperature: float = 1.0
-    rng: random.Random | None = None
-    number: int = 0
+    sampling: Sampling = Sampling()
     verdict: tuple[int, ...] = ()
-    told: int = 0
+    rng: random.Random | None = None
+    verdict_written: int = 0
     part: int = 0
     body: list[int] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
@@ -94,27 +116,37 @@ class PartialResponse:
     closed: list[bool] = field(default_factory=list)
     bodies: list[str] = field(default_factory=list)
 
-    def add(self, token: int, *, chosen: bool, may_close: bool = False) -> None:
+    def add(self, token: int, *, chosen: bool, may_close: bool = False) -> int:
+        """Append a token and return it."""
         self.ids.append(token)
         self.chosen.append(chosen)
         self.parts.append(self.part)
         self.may_close.append(may_close)
+        return token
 
     @property
     def room(self) -> int:
         """How many tokens the body may still take."""
-        return (
-            self.limits.of(self.part)
-            - len(self.body)
-            - (self.told if self.part == VERDICT_SECTION else 0)
-        )
+        used = self.verdict_written if self.part == VERDICT_SECTION else 0
+        return self.sampling.limits.of(self.part) - len(self.body) - used
 
     @property
     def whole(self) -> bool:
         """All bodies are closed."""
         return len(self.bodies) == len(SECTIONS) + 1
 
-    def path(self) -> SampledResponse:
+    @property
+    def awaits_opening(self) -> bool:
+        """The last token closed a body: an opening tag comes next."""
+        return bool(self.ids) and self.parts[-1] < self.part
+
+    @property
+    def awaits_verdict(self) -> bool:
+        """The policy section is open, and not all of what was decided is written."""
+        end = min(len(self.verdict), self.sampling.limits.section - 1)
+        return self.part == VERDICT_SECTION and self.verdict_written < end
+
+    def finish(self) -> SampledResponse:
         rows = (self.ids, self.chosen, self.parts, self.may_close, self.closed, self.bodies)
         return SampledResponse(self.prompt, *map(tuple, rows))  # pyright: ignore[reportArgumentType]
 
@@ -134,65 +166,52 @@ class ResponseGrammar:
 
     def begin(self, row: PartialResponse) -> int:
         """Write the first opening tag; return it, the first input behind the prompt."""
-        opening = self.tags.pairs[0][0]
-        row.add(opening, chosen=False)
-        return opening
+        return row.add(self.tags.pairs[0][0], chosen=False)
 
     def advance(self, row: PartialResponse, token: int | None) -> int | None:
-        """Append what comes next and return it, the next input; None when the response is whole."""
+        """Append what comes next and return it, the next input; None when the response is whole.
+
+        Args:
+            token: what the model chose; None where the engine writes.
+        """
         opening, closing = self.tags.pairs[row.part]
-        if token is None and self._between(row):
-            row.add(opening, chosen=False)
-            return opening
-        if token is None and self._telling(row):
-            row.add(row.verdict[row.told], chosen=False)
-            row.told += 1
-            return row.ids[-1]
+        if token is None and row.awaits_opening:
+            return row.add(opening, chosen=False)
+        if token is None and row.awaits_verdict:
+            row.verdict_written += 1
+            return row.add(row.verdict[row.verdict_written - 1], chosen=False)
         if token is None:
-            row.add(closing, chosen=False)
-            return self._close(row, by_model=False)
+            return self._close(row)
         may_close = self.may_close(row)
         if token == closing:
-            row.add(closing, chosen=True, may_close=may_close)
-            return self._close(row, by_model=True)
-        if looks_like_a_tag(
-            self._text([*row.body, token])
-        ):  # spelled out in ordinary tokens: the body ends before it
-            row.add(closing, chosen=False)
-            return self._close(row, by_model=False)
+            return self._close(row, by_model=True, may_close=may_close)
+        if looks_like_a_tag(self._text([*row.body, token])):
+            return self._close(row)  # spelled out in ordinary tokens: the body ends before it
         row.body.append(token)
-        row.add(token, chosen=True, may_close=may_close)
-        return token
+        return row.add(token, chosen=True, may_close=may_close)
 
-    def _close(self, row: PartialResponse, *, by_model: bool) -> int | None:
+    def _close(
+        self, row: PartialResponse, *, by_model: bool = False, may_close: bool = False
+    ) -> int | None:
+        row.add(self.tags.pairs[row.part][1], chosen=by_model, may_close=may_close)
         row.closed.append(by_model)
         text = self.text(row.body)
-        row.bodies.append(text if any(map(_visible, text)) else _NOTHING)
+        row.bodies.append(text if any(map(_visible, text)) else _EMPTY_BODY)
         row.body = []
         row.part += 1
-        return None if row.part == len(self.tags.pairs) else row.ids[-1]
-
-    def _between(self, row: PartialResponse) -> bool:
-        """The last token closed a part: an opening tag comes next."""
-        return bool(row.ids) and row.parts[-1] < row.part
-
-    def _telling(self, row: PartialResponse) -> bool:
-        """The policy section is open, and not all of what was decided is written."""
-        return row.part == VERDICT_SECTION and row.told < min(
-            len(row.verdict), row.limits.section - 1
-        )
+        return None if row.whole else row.ids[-1]
 
     def forced(self, row: PartialResponse) -> bool:
-        """The engine writes the next token, whatever the model says: a tag, or what was decided."""
-        return self._between(row) or self._telling(row) or row.room <= 0
+        """Whether the engine writes the next token: a tag, or what was decided."""
+        return row.awaits_opening or row.awaits_verdict or row.room <= 0
 
     def may_close(self, row: PartialResponse) -> bool:
-        """A visible character is there, and none is torn between two tokens."""
+        """Whether a visible character is there, and none is torn between two tokens."""
         text = self._text(row.body) if row.body else ""
-        return not text.endswith(_TORN) and any(_visible(character) for character in text)
+        return not text.endswith(_TORN) and any(map(_visible, text))
 
     def text(self, ids: Sequence[int]) -> str:
-        """What a body of these tokens says, without a character torn at its end."""
+        """Return what a body of these tokens says, without a character torn at its end."""
         return self._text(ids).rstrip(_TORN).strip()
 
     def _text(self, ids: Sequence[int]) -> str:
@@ -200,10 +219,5 @@ class ResponseGrammar:
 
 
 def _visible(character: str) -> bool:
-    return character != _TORN and unicodedata.category(character) not in (
-        "Cf",
-        "Cc",
-        "Zs",
-        "Zl",
-        "Zp",
-    )
+    invisible = ("Cf", "Cc", "Zs", "Zl", "Zp")
+    return character != _TORN and unicodedata.category(character) not in invisible

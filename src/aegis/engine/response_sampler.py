@@ -1,5 +1,5 @@
-"""Sample responses in the protocol's form: the engine writes the tags, the model the bodies, so the
-form cannot break."""
+"""Sample responses in the protocol's form with transformers: the engine writes the tags, the model
+the bodies, so the form cannot break."""
 
 from __future__ import annotations
 
@@ -13,31 +13,25 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from aegis.engine.response_grammar import Limits, PartialResponse, ResponseGrammar, SampledResponse
-from aegis.errors import DataError
+from aegis.engine.response_grammar import (
+    Limits,
+    PartialResponse,
+    ResponseGrammar,
+    SampledResponse,
+    Sampling,
+)
 from aegis.model.prompt import pad
 from aegis.model.tags import Tags
 from aegis.protocol.decisions import Decision
-from aegis.protocol.thinking import Thinking
 
 
 @dataclass(frozen=True)
 class ResponseRequest:
-    """One response to sample among others that differ from it.
-
-    Args:
-        prompt: ids of the prompt.
-        decision: what was decided about it.
-        temperature: 0 takes the most probable token.
-        seed: the row draws from a generator of its own, so that the company it is sampled in
-            changes no draw.
-    """
+    """One response to sample among others: the prompt's ids, and what was decided about it."""
 
     prompt: tuple[int, ...]
     decision: Decision
-    limits: Limits
-    temperature: float
-    seed: int
+    sampling: Sampling
 
 
 class ResponseSampler(ResponseGrammar):
@@ -47,9 +41,10 @@ class ResponseSampler(ResponseGrammar):
         model: a transformers causal language model, adapted or folded.
         tokenizer: its tokenizer, with the tags.
         tags: their ids.
+        limits: of what `__call__` samples.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, tags: Tags, limits: Limits) -> None:
+    def __init__(self, model: Any, tokenizer: Any, tags: Tags, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
         super().__init__(tokenizer, tags)
         self.model, self.limits = model, limits
         self.allowed = allowed_tokens(
@@ -66,55 +61,51 @@ class ResponseSampler(ResponseGrammar):
         generator: torch.Generator | None = None,
         on_token: Callable[[], None] = lambda: None,
     ) -> list[SampledResponse]:
-        """One response a prompt, in their order.
+        """Sample one response a prompt, in their order, all from one generator.
 
         Args:
             decisions: what was decided about each prompt.
             temperature: 0 takes the most probable token.
             on_token: called after each step; it may raise to stop.
         """
+        sampling = Sampling(self.limits, temperature)
         rows = [
-            PartialResponse(
-                tuple(prompt), self.limits, temperature, verdict=self.verdicts[decision]
-            )
+            PartialResponse(tuple(prompt), sampling, self.verdicts[decision])
             for prompt, decision in zip(prompts, decisions, strict=True)
         ]
         self._sample(rows, generator=generator, on_token=on_token)
-        return [row.path() for row in rows]
+        return [row.finish() for row in rows]
 
     @torch.inference_mode()
     def each(
         self,
-        wanted: Sequence[ResponseRequest],
+        requests: Sequence[ResponseRequest],
         *,
-        on_path: Callable[[int, SampledResponse], None],
+        on_response: Callable[[int, SampledResponse], None],
         dropped: Callable[[int], bool] = lambda _: False,
         on_token: Callable[[], None] = lambda: None,
     ) -> None:
-        """Sample responses that differ in limits, temperature and seed; each is handed over as soon
-        as it is whole.
+        """Sample responses that differ in limits, temperature and seed; each draws from a generator
+        of its own and is handed over, with its request's index, as soon as it is whole.
 
         Args:
-            on_path: gets the index of what was wanted, and its response.
             dropped: asked between steps; a row for which it is true goes no further and is never
                 handed over.
         """
         rows = [
             PartialResponse(
-                tuple(one.prompt),
-                one.limits,
-                one.temperature,
-                random.Random(one.seed),
-                number,
-                verdict=self.verdicts[one.decision],
+                tuple(request.prompt),
+                request.sampling,
+                self.verdicts[request.decision],
+                random.Random(request.sampling.seed),
             )
-            for number, one in enumerate(wanted)
+            for request in requests
         ]
         self._sample(
             rows,
             on_token=on_token,
-            on_path=lambda row: on_path(row.number, row.path()),
-            dropped=lambda row: dropped(row.number),
+            on_whole=lambda index: on_response(index, rows[index].finish()),
+            dropped=dropped,
         )
 
     def _sample(
@@ -123,37 +114,39 @@ class ResponseSampler(ResponseGrammar):
         *,
         generator: torch.Generator | None = None,
         on_token: Callable[[], None],
-        on_path: Callable[[PartialResponse], None] = lambda _: None,
-        dropped: Callable[[PartialResponse], bool] = lambda _: False,
+        on_whole: Callable[[int], None] = lambda _: None,
+        dropped: Callable[[int], bool] = lambda _: False,
     ) -> None:
         """Write the rows until every one is whole or dropped."""
-        ids, mask = pad(
-            [[*row.prompt, self.begin(row)] for row in rows],
-            value=self.tokenizer.pad_token_id,
-            left=True,
-        )
+        if not rows:
+            return
+        starts = [[*row.prompt, self.begin(row)] for row in rows]
+        ids, mask = pad(starts, value=self.tokenizer.pad_token_id, left=True)
         ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-        active, cache = list(rows), DynamicCache(config=self.model.config)
+        active, cache = list(range(len(rows))), DynamicCache(config=self.model.config)
         while True:
             logits = self._logits(ids, mask, cache)
-            chosen = self._choose(logits, active, generator)
-            tokens = [self.advance(row, token) for row, token in zip(active, chosen, strict=True)]
-            for row in active:
-                if row.whole:
-                    on_path(row)
+            chosen = self._choose(logits, [rows[index] for index in active], generator)
+            tokens = [
+                self.advance(rows[index], token)
+                for index, token in zip(active, chosen, strict=True)
+            ]
+            for index in active:
+                if rows[index].whole:
+                    on_whole(index)
             keep = [
-                index
-                for index, token in enumerate(tokens)
-                if token is not None and not dropped(active[index])
+                place
+                for place, index in enumerate(active)
+                if tokens[place] is not None and not dropped(index)
             ]
             if not keep:
                 return
             if len(keep) < len(active):
-                active = [active[index] for index in keep]
+                active = [active[place] for place in keep]
                 kept = torch.tensor(keep, device=mask.device)
                 cache.batch_select_indices(kept)
                 mask = mask[kept]
-            ids = torch.tensor([[tokens[index]] for index in keep], device=mask.device)
+            ids = torch.tensor([[tokens[place]] for place in keep], device=mask.device)
             mask = torch.cat([mask, mask.new_ones(len(keep), 1)], dim=1)
             on_token()
 
@@ -187,16 +180,13 @@ class ResponseSampler(ResponseGrammar):
 def _draws(
     rows: Sequence[PartialResponse], free: Sequence[bool], generator: torch.Generator | None
 ) -> Tensor:
-    """(n,) uniform in (0, 1], on the CPU: from each row's own generator, or for all rows from
-    one."""
+    """(n,) uniform in (0, 1], on the CPU: from each row's own generator, or all from one."""
     if rows[0].rng is None:
         return 1 - torch.rand(len(rows), generator=generator)
     # Only where the row chooses: its draws must not depend on what its company does.
+    pairs = zip(rows, free, strict=True)
     return torch.tensor(
-        [
-            1 - row.rng.random() if row.rng and is_free else 1.0
-            for row, is_free in zip(rows, free, strict=True)
-        ]
+        [1 - row.rng.random() if row.rng and is_free else 1.0 for row, is_free in pairs]
     )
 
 
@@ -209,19 +199,21 @@ def _pick(
     """(n,) a token a row, at its own temperature, through the cumulated chances: one draw a row,
     where `torch.multinomial` makes one for every token of the vocabulary."""
     best = logits.argmax(-1)
-    if all(row.temperature == 0 for row in rows):
+    temperatures = torch.tensor([row.sampling.temperature for row in rows], device=logits.device)
+    greedy = temperatures == 0
+    if greedy.all():
         return best
-    temperatures = torch.tensor([row.temperature or 1.0 for row in rows], device=logits.device)
-    cumulated = torch.softmax(logits / temperatures[:, None], -1).cumsum(-1)
+    scaled = logits / torch.where(greedy, 1.0, temperatures)[:, None]
+    cumulated = torch.softmax(scaled, -1).cumsum(-1)
     draws = _draws(rows, free, generator).to(logits.device)
-    # The first place that reaches the draw has a chance of its own, so that what may not follow is never drawn.
+    # The first place that reaches the draw has a chance of its own, so that what may not follow is
+    # never drawn.
     drawn = torch.searchsorted(cumulated, (draws * cumulated[:, -1])[:, None]).squeeze(1)
-    greedy = torch.tensor([row.temperature == 0 for row in rows], device=logits.device)
     return torch.where(greedy, best, drawn)
 
 
 def allowed_tokens(tokenizer: Any, *, width: int) -> Tensor:
-    """(width,) bool: ordinary text tokens; neither markers nor rows that no token stands for."""
+    """(width,) bool: ordinary text tokens; no markers, and no rows that no token stands for."""
     allowed = torch.zeros(width, dtype=torch.bool)
     allowed[: len(tokenizer)] = True
     forbidden = [
@@ -233,8 +225,8 @@ def allowed_tokens(tokenizer: Any, *, width: int) -> Tensor:
 
 
 def restrict(logits: Tensor, allowed: Tensor, closing: Tensor, may_close: Tensor) -> Tensor:
-    """(n, vocabulary) logits with −inf on what may not follow, changed in place: they are the
-    largest tensors there are.
+    """Put −inf on what may not follow into (n, vocabulary) logits, in place: they are the largest
+    tensors there are.
 
     Args:
         allowed: (vocabulary,) from `allowed_tokens`.
@@ -252,19 +244,8 @@ def restrict(logits: Tensor, allowed: Tensor, closing: Tensor, may_close: Tensor
 
 @contextlib.contextmanager
 def hold_gates(gates: Sequence[Any]) -> Iterator[None]:
-    """While entered, no gate computes its rotation anew."""
+    """Keep the gates' rotations as they are while entered, instead of computing them anew."""
     with contextlib.ExitStack() as stack:
         for gate in gates:
             stack.enter_context(gate.held())
         yield
-
-
-def usable_thinking(paths: Sequence[SampledResponse]) -> list[Thinking | None]:
-    """The responses by sections; None where a body is empty."""
-    found: list[Thinking | None] = []
-    for path in paths:
-        try:
-            found.append(path.thinking())
-        except DataError:
-            found.append(None)
-    return found

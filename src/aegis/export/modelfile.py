@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from aegis.engine.llamacpp_files import FTYPES
+from aegis.engine.llamacpp import FTYPES
 from aegis.errors import ModelError
 from aegis.export.gguf import FOLDER
 from aegis.export.licences import licence_of

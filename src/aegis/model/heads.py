@@ -48,7 +48,11 @@ class DecisionHead(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """(batch, time, d) last hidden states, (batch, time) mask of the prompt → (batch, 4)."""
-        return self.linear((self.pooled(hidden, mask) - self.mean) / self.scale)
+        return self.from_pooled(self.pooled(hidden, mask))
+
+    def from_pooled(self, pooled: Tensor) -> Tensor:
+        """(batch, width) pooled hidden states → (batch, 4) logits."""
+        return self.linear((pooled - self.mean) / self.scale)
 
     def pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Return the (batch, width) float32 states that the head reads, not yet standardised."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from jinja2 import TemplateError
 from torch import Tensor
@@ -11,49 +16,138 @@ from torch import Tensor
 from aegis.errors import DataError
 
 
+@dataclass(frozen=True)
+class PromptEncoder:
+    """How a model reads a user's words. Many threads may encode at once.
+
+    Args:
+        tokenizer: the model's.
+        system: the system text; None for none.
+        max_length: tokens that the model reads; None for any number.
+    """
+
+    tokenizer: Any
+    system: str | None = None
+    max_length: int | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def text(self, prompt: str) -> tuple[str, bool]:
+        """Return the text that the model reads, and whether the tokenizer has still to add what a
+        text begins with.
+
+        Uses the tokenizer's chat template; without one, a plain two-part form. A template that
+        knows no system role (Gemma) gets the system text in front of the prompt. What looks like
+        one of the tokenizer's own markers inside the prompt is spelled out, so that a user's words
+        can never open a turn or close a section.
+        """
+        prompt, system = self._without_markers(prompt), self.system
+        if not getattr(self.tokenizer, "chat_template", None):
+            text = f"{system}\n\n" if system else ""
+            return f"{text}### User:\n{prompt}\n\n### Assistant:\n", True
+        if system is None:
+            return self._templated(user=prompt), False
+        try:
+            return self._templated(system=system, user=prompt), False
+        except TemplateError:
+            return self._templated(user=f"{system}\n\n{prompt}"), False
+
+    def ids(self, prompt: str) -> list[int]:
+        """Return the token ids up to where the model starts to answer."""
+        with self._lock:
+            text, bare = self.text(prompt)
+            return self.tokenizer(text, add_special_tokens=bare)["input_ids"]
+
+    def fitting_ids(self, prompt: str, *, room: int = 0, where: str = "prompt") -> list[int]:
+        """Return the ids of a prompt that leaves `room` tokens for the response.
+
+        Raises:
+            DataError: if it does not; a judge that reads only part of a request can be fooled by
+                the rest. `where` opens the message.
+        """
+        ids = self.ids(prompt)
+        require_fit(ids, limit=(self.max_length or 1 << 30) - room, where=where)
+        return ids
+
+    def continuation_ids(
+        self, context: str, choices: Sequence[str]
+    ) -> tuple[list[int], list[list[int]]]:
+        """Split context + choice, for each choice, into the ids that all begin with, and the rest.
+
+        Both are read as they stand, markers included. Where a choice's first characters merge with
+        the context's last, all choices are scored from before that token on. Without a context the
+        tokenizer's first (or end) token stands for it.
+
+        Raises:
+            DataError: if one is longer than the model reads.
+        """
+        texts = [context, *(context + choice for choice in choices)]
+        with self._lock:
+            rows = [list(self.tokenizer(text)["input_ids"]) for text in texts]
+        shared = common_prefix(rows)
+        if not shared:  # nothing to predict the first token from
+            first = self.tokenizer.bos_token_id
+            shared = [self.tokenizer.eos_token_id if first is None else first]
+            rows = [shared + row for row in rows]
+        for row in rows:
+            require_fit(row, limit=self.max_length or 1 << 30, where="context and choice")
+        return shared, [row[len(shared) :] for row in rows[1:]]
+
+    def spelled_in_bytes(self, prompts: Sequence[str]) -> np.ndarray:
+        """(n,) bool: the tokenizer needs more tokens than the prompt has characters."""
+        with self._lock:
+            rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in prompts]
+        return np.array([len(row) > len(text) for row, text in zip(rows, prompts, strict=True)])
+
+    def _without_markers(self, text: str) -> str:
+        """Put a space after the first character of every marker (`<final>` → `< final>`)."""
+        for marker in self.tokenizer.get_added_vocab():
+            if len(marker) > 1 and marker in text and not marker.isspace():
+                text = text.replace(marker, f"{marker[0]} {marker[1:]}")
+        return text
+
+    def _templated(self, **turns: str) -> str:
+        messages = [{"role": role, "content": text} for role, text in turns.items()]
+        return self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False
+        )
+
+
 def prompt_ids(tokenizer: Any, prompt: str, *, system: str | None) -> list[int]:
-    """Token ids up to where the model starts to answer: those of `prompt_text`."""
-    text, bare = prompt_text(tokenizer, prompt, system=system)
-    return tokenizer(text, add_special_tokens=bare)["input_ids"]
+    """Return `PromptEncoder.ids`."""
+    return PromptEncoder(tokenizer, system).ids(prompt)
 
 
 def prompt_text(tokenizer: Any, prompt: str, *, system: str | None) -> tuple[str, bool]:
-    """The text that the model reads, and whether the tokenizer has still to add what a text begins
-    with.
+    """Return `PromptEncoder.text`."""
+    return PromptEncoder(tokenizer, system).text(prompt)
 
-    Uses the tokenizer's chat template; without one, a plain two-part form. A template that knows no
-    system role (Gemma) gets the system text in front of the prompt. What looks like one of the
-    tokenizer's own markers inside the prompt is spelled out, so that a user's words can never open
-    a turn or close a section.
+
+def disable_word_cache(tokenizer: Any) -> None:
+    """Make the tokenizer keep nothing of what it reads.
+
+    tokenizers remembers the pieces of up to 10,000 words in every thread that reads, which is 4 MB
+    a thread once as many were met, and each request's canary is a new word. Without that memory a
+    prompt takes as long (docs/experiments.md).
     """
-    prompt = _plain(tokenizer, prompt)
-    if not getattr(tokenizer, "chat_template", None):
-        text = f"{system}\n\n" if system else ""
-        return f"{text}### User:\n{prompt}\n\n### Assistant:\n", True
-    user = {"role": "user", "content": prompt}
-    if system is None:
-        return _templated(tokenizer, [user]), False
-    try:
-        return _templated(tokenizer, [{"role": "system", "content": system}, user]), False
-    except TemplateError:
-        return _templated(tokenizer, [{"role": "user", "content": f"{system}\n\n{prompt}"}]), False
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    resize = getattr(model, "_resize_cache", None)  # not every kind of model has such a memory
+    if resize:
+        resize(0)
 
 
-def _plain(tokenizer: Any, text: str) -> str:
-    """The text with a space after the first character of every marker (`<final>` → `< final>`)."""
-    for marker in tokenizer.get_added_vocab():
-        if len(marker) > 1 and marker in text and not marker.isspace():
-            text = text.replace(marker, f"{marker[0]} {marker[1:]}")
-    return text
+def common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:
+    """Return the ids that all rows begin with."""
+    alike = itertools.takewhile(lambda ids: len(set(ids)) == 1, zip(*rows, strict=False))
+    return [ids[0] for ids in alike]
 
 
 def end_ids(tokenizer: Any) -> list[int]:
-    """What closes a response."""
+    """Return what closes a response."""
     return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
 
 def require_fit(ids: list[int], *, limit: int, where: str) -> None:
-    """The ids fit the model's context.
+    """Check that the ids fit the model's context.
 
     Raises:
         DataError: if they do not; a judge that reads only part of a request can be fooled by the
@@ -66,7 +160,7 @@ def require_fit(ids: list[int], *, limit: int, where: str) -> None:
 
 
 def pad(rows: list[list[int]], *, value: int, left: bool = False) -> tuple[Tensor, Tensor]:
-    """(batch, time) ids and mask, both int64; rows are padded on the right unless `left`."""
+    """Return (batch, time) ids and mask, int64, padded on the right unless `left`."""
     width = max(len(row) for row in rows)
     ids = torch.full((len(rows), width), value, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.long)
@@ -78,7 +172,7 @@ def pad(rows: list[list[int]], *, value: int, left: bool = False) -> tuple[Tenso
 
 
 def by_length(lengths: list[int], *, batch_tokens: int) -> list[list[int]]:
-    """Indices dealt into batches of like length, each at most `batch_tokens` when padded (a longer
+    """Deal indices into batches of like length, each at most `batch_tokens` when padded (a longer
     row goes alone)."""
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
@@ -87,7 +181,3 @@ def by_length(lengths: list[int], *, batch_tokens: int) -> list[list[int]]:
         else:
             batches.append([index])
     return batches
-
-
-def _templated(tokenizer: Any, messages: list[dict[str, str]]) -> str:
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)

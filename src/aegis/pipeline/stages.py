@@ -89,9 +89,7 @@ class _Generator:
             self.model,
             self.tokenizer,
             prompts,
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
+            settings,
             seed=int(fingerprint(config.seed, *prompts)[:15], 16),
         )
 

@@ -118,14 +118,14 @@ def _load_engine(kind: str, path: Path, name: str, settings: ServeSettings) -> E
         folder = path if path.is_dir() else path.parent
         folder = folder.parent if file and folder.name == "gguf" else folder
         engine = LlamaCppEngine.load(folder, file=file, slots=settings.batch)
-        engine.model = name
+        engine.name = name
         return engine
     from aegis.engine.local_thinker import LocalThinker
     from aegis.engine.transformers_engine import TransformersEngine
 
     limit_shape_cache()
     thinker = LocalThinker.load(path, base_spec=settings.base)
-    return TransformersEngine(thinker, model=name, most_rows=settings.batch)
+    return TransformersEngine(thinker, name=name, most_rows=settings.batch)
 
 
 def require_guarded(host: str, tokens: Path | None) -> None:

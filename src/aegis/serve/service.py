@@ -13,9 +13,9 @@ from typing import Protocol
 
 from aegis.audit import AuditEntry
 from aegis.engine.answer import Answer, final_answer
-from aegis.engine.judge import Verdict
-from aegis.engine.protocol import Engine
-from aegis.engine.response_sampler import Limits
+from aegis.engine.protocol import Engine, ThinkRequest
+from aegis.engine.response_grammar import Limits, Sampling
+from aegis.engine.verdict import Verdict
 from aegis.errors import AegisError, BadInputError
 from aegis.protocol.decisions import Decision
 from aegis.protocol.fixed_texts import fixed_text
@@ -134,14 +134,13 @@ class AnswerService:
 
         thinking, failure = None, None
         try:
-            thinking = self.engine.think(
+            asked = ThinkRequest(
                 whole + mark,
                 verdict.decision,
-                limits=limits,
-                temperature=request.temperature,
-                seed=request.seed,
+                Sampling(limits, request.temperature, request.seed),
                 cancelled=lambda: nobody_waits() or self.clock() > deadline,
             )
+            (thinking,) = self.engine.think([asked])
         except Exception as error:
             log_exception(error)
             failure = "engine error"
@@ -174,7 +173,7 @@ class AnswerService:
 
     def _decide(self, last: str, whole: str) -> Verdict:
         try:
-            return severest(self.engine.decide([last] if last == whole else [last, whole]))
+            return severest(self.engine.judge([last] if last == whole else [last, whole]))
         except Exception as error:
             log_exception(error)
             raise UnavailableError("the engine cannot decide now; try again later") from None
@@ -208,7 +207,7 @@ class AnswerService:
             user=request.user or None,
             decision=result.decision.name,
             escalated=result.escalated,
-            model=self.engine.model,
+            model=self.engine.name,
             query=whole,
             sections=thinking.bodies() if thinking else {},
             final=result.final,

@@ -17,7 +17,8 @@ from aegis.config import Config, GroupSettings, PpoSettings
 from aegis.data.mixture import Dataset, Mixture
 from aegis.data.records import Pair, Record, write_jsonl
 from aegis.engine.judge import Judge
-from aegis.engine.response_sampler import Limits
+from aegis.engine.response_grammar import Limits
+from aegis.engine.verdict import CalibratedHead
 from aegis.errors import DataError
 from aegis.model.adapted import Adapted, attach, freeze
 from aegis.model.adapter_folder import (
@@ -370,7 +371,7 @@ def _task(
             f"{field} is {longest}, the context leaves {room} tokens, no prompt is that short; "
             f"raise {field}"
         )
-    judge = Judge.beside(start.folder, adapted.base, tokenizer, adapted.head)
+    judge = Judge(adapted.base, tokenizer, CalibratedHead.load(start.folder, adapted.head))
     records, prompts = zip(*asked, strict=True)
     return QuadrupleThinking(adapted, judge, records, prompts, settings)
 

@@ -54,7 +54,7 @@ class QuadrupleThinking:
     ) -> list[SampledResponse]:
         with hold_gates(self.adapted.all_gates()):
             different = list(dict.fromkeys(prompts))
-            verdicts = self.judge.decide([self._asked[ids] for ids in different])
+            verdicts = self.judge.judge([self._asked[ids] for ids in different])
             told = {ids: verdict.decision for ids, verdict in zip(different, verdicts, strict=True)}
             decisions = [told[ids] for ids in prompts]
             return self.thinker(

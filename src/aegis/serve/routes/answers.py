@@ -52,7 +52,7 @@ async def chat(
     request: Request, body: schemas.ChatRequest, caller: Asker, parts: Parts
 ) -> Response:
     """Answer a chat in OpenAI's form."""
-    settings, model = parts.settings, parts.service.engine.model
+    settings, model = parts.settings, parts.service.engine.name
     _require_model(body.model, model, param="model")
     if body.messages[-1].role != "user" or not body.messages[-1].text.strip():
         message = "the last message must be the user's and hold more than spaces"
@@ -79,12 +79,12 @@ def models(_: Asker, parts: Parts) -> schemas.ModelList:
 
 @router.get("/v1/models/{name:path}", responses=errors(404))
 def model(name: Annotated[str, Path(max_length=200)], _: Asker, parts: Parts) -> schemas.ModelCard:
-    _require_model(name, parts.service.engine.model)
+    _require_model(name, parts.service.engine.name)
     return _card(parts)
 
 
 def _card(parts: ServerParts) -> schemas.ModelCard:
-    name = parts.service.engine.model
+    name = parts.service.engine.name
     return schemas.ModelCard(id=name, object="model", created=parts.started, owned_by="aegis")
 
 
