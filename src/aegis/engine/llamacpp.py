@@ -125,11 +125,9 @@ class GgufModel:
         """Return the token as the file spells it."""
         return self._vocabulary.get_text(token)
 
-    def special_ids(self) -> dict[str, int]:
-        """Return the ids of the tokens that begin, end and pad a text."""
-        return {
-            name: getattr(self._vocabulary, f"token_{name}")() for name in ("bos", "eos", "pad")
-        }
+    def special_id(self, name: str) -> int:
+        """Return the id of the token that begins, ends or pads a text: `bos`, `eos` or `pad`."""
+        return getattr(self._vocabulary, f"token_{name}")()
 
     def tokens(self, text: str, *, special: bool) -> list[int]:
         """Return token ids, markers in the text read as such.

@@ -157,7 +157,9 @@ def check_tokenizer(gguf: Path, model: Path, tokenizer: Any) -> dict[str, Any]:
     return {"texts": len(texts), "tags": tags, **special_ids}
 
 
-def _require_same_ids(gguf: GgufModel, tokenizer: Any, text: str, *, special: bool, model: Path) -> None:
+def _require_same_ids(
+    gguf: GgufModel, tokenizer: Any, text: str, *, special: bool, model: Path
+) -> None:
     ours = tokenizer(text, add_special_tokens=special)["input_ids"]
     theirs = gguf.tokens(text, special=special)
     if ours == theirs:
