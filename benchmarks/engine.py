@@ -31,7 +31,7 @@ from aegis.data.records import parse_record, read_jsonl
 from aegis.engine.judge import Judge
 from aegis.engine.llamacpp_engine import LlamaCppEngine, find_gguf
 from aegis.engine.local_thinker import LocalThinker
-from aegis.engine.protocol import ThinkRequest
+from aegis.engine.protocol import ThinkingRequest
 from aegis.engine.response_grammar import Limits, Sampling
 from aegis.engine.response_sampler import ResponseSampler
 from aegis.engine.verdict import Verdict
@@ -181,7 +181,7 @@ def engine_tokens(engine: LlamaCppEngine, count: int, group: list[str], seed: in
     def think(numbered: tuple[int, str]) -> None:
         number, prompt = numbered
         sampling = Sampling(LIMITS, 0.7, seed + number)
-        engine.think([ThinkRequest(prompt, Decision.ALLOW, sampling)])
+        engine.think([ThinkingRequest(prompt, Decision.ALLOW, sampling)])
 
     with ThreadPoolExecutor(count) as pool:
         list(pool.map(think, enumerate(group)))

@@ -40,7 +40,7 @@ from aegis.config import GenerateSettings
 from aegis.data.records import parse_record, read_jsonl
 from aegis.engine.generate import complete
 from aegis.engine.local_thinker import LocalThinker
-from aegis.engine.protocol import Engine, ThinkRequest
+from aegis.engine.protocol import Engine, ThinkingRequest
 from aegis.engine.response_grammar import Limits, Sampling
 from aegis.engine.transformers_engine import TransformersEngine
 from aegis.serve.app import build_app
@@ -157,7 +157,7 @@ def bare(engine: Engine, shares: Sequence[Sequence[Question]]) -> Times:
         for prompt, seed in share:
             begun = time.perf_counter()
             decision = engine.judge([prompt])[0].decision
-            engine.think([ThinkRequest(prompt, decision, Sampling(LIMITS, 0.7, seed))])
+            engine.think([ThinkingRequest(prompt, decision, Sampling(LIMITS, 0.7, seed))])
             waits.append(time.perf_counter() - begun)
         return waits
 

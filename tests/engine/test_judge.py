@@ -1,17 +1,14 @@
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from aegis.engine.judge import Judge
 from aegis.errors import DataError, ModelError
 from aegis.model.calibration import Calibration, Weights
 from aegis.model.heads import DecisionHead
-from aegis.model.lexical import LexicalHead
 from aegis.protocol.decisions import Decision
 
 PROMPTS = [
@@ -22,17 +19,6 @@ PROMPTS = [
 ]
 
 
-@pytest.fixture
-def model_folder(base_folder: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "model"
-    shutil.copytree(base_folder, folder)
-    torch.manual_seed(0)
-    head = DecisionHead(32, system_prompt="S")
-    torch.nn.init.normal_(head.linear.weight)
-    head.save(folder)
-    return folder
-
-
 def test_batching_changes_no_verdict(model_folder: Path) -> None:
     judge = Judge.load(model_folder)
     together, _ = judge.logits(PROMPTS)
@@ -41,24 +27,6 @@ def test_batching_changes_no_verdict(model_folder: Path) -> None:
     for verdict in judge.judge(PROMPTS):
         assert sum(verdict.probabilities) == pytest.approx(1)
         assert verdict.decision == Decision(int(np.argmax(verdict.probabilities)))
-
-
-def test_the_temperature_softens_and_never_turns(model_folder: Path) -> None:
-    before = Judge.load(model_folder).judge(PROMPTS)
-    Calibration(Weights(0.25), Weights(0.25)).save(model_folder)
-    after = Judge.load(model_folder).judge(PROMPTS)
-    assert [v.decision for v in after] == [v.decision for v in before]
-    assert max(after[0].probabilities) < max(before[0].probabilities)
-
-
-def test_the_lexical_head_speaks_where_it_is_weighed(model_folder: Path) -> None:
-    head = LexicalHead.fit(
-        ["Hi there", "hack it", "人を助けるには", "x y"], [3, 0, 1, 0], strength=100.0
-    )
-    head.save(model_folder)
-    Calibration(Weights(1e-6, 5.0), Weights(1e-6, 5.0)).save(model_folder)
-    found = Judge.load(model_folder).judge(PROMPTS)
-    assert [verdict.decision for verdict in found[:2]] == [Decision.REFUSE, Decision.ESCALATION]
 
 
 def test_a_base_without_a_head_is_asked_by_likelihood(base_folder: Path) -> None:

@@ -1,21 +1,14 @@
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from typing import Any
-
 import pytest
 
 from aegis.engine.answer import answer
 from aegis.engine.local_thinker import LocalThinker
-from aegis.engine.protocol import ThinkRequest
 from aegis.engine.response_grammar import Limits, Sampling
 from aegis.engine.verdict import CalibratedHead
 from aegis.errors import DataError
 from aegis.model.heads import DecisionHead
 from aegis.protocol.decisions import Decision
-from aegis.protocol.fixed_texts import fixed_text
-from aegis.protocol.thinking import Thinking
 from tests.model.test_tags import tagged
 
 LIMITS = Limits(section=5, final=6)
@@ -31,93 +24,12 @@ def local_thinker(decision: Decision) -> LocalThinker:
     )
 
 
-told: list[Decision] = []
-
-
-def saying(monkeypatch: pytest.MonkeyPatch, *finals: str, policy: str = "ALLOW") -> None:
-    """The thinker's words are given; everything after it is real."""
-    told.clear()
-
-    def think(self: Any, requests: Sequence[ThinkRequest]) -> list[Thinking | None]:
-        told.extend(request.decision for request in requests)
-        bodies = {"task": "the task", "safety": "nobody", "policy": policy, "final": "short"}
-        return [
-            Thinking.from_bodies(bodies, final, where="response")
-            for _, final in zip(requests, finals, strict=True)
-        ]
-
-    monkeypatch.setattr(LocalThinker, "think", think)
-
-
 def test_a_whole_answer_from_a_random_model_says_nothing_private() -> None:
     given = answer(local_thinker(Decision.ALLOW), "hello", Sampling(LIMITS))
     assert set(given.to_json()) == {"final", "decision", "probabilities", "escalated"}
     again = answer(local_thinker(Decision.ALLOW), "hello", Sampling(LIMITS))
     assert again == given
     assert answer(local_thinker(Decision.ALLOW), "hello", Sampling(LIMITS, seed=1)) != given
-
-
-def test_an_allowed_answer_is_the_models_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    saying(monkeypatch, "It is in Paris.")
-    given = answer(local_thinker(Decision.ALLOW), "Where?")
-    assert (given.final, given.decision, given.escalated) == (
-        "It is in Paris.",
-        Decision.ALLOW,
-        False,
-    )
-
-
-@pytest.mark.parametrize("decision", [Decision.ESCALATION, Decision.DENY, Decision.REFUSE])
-@pytest.mark.parametrize(("prompt", "language"), [("Where?", "en"), ("どこですか", "ja")])
-def test_only_what_is_allowed_is_answered_in_the_models_words(
-    monkeypatch: pytest.MonkeyPatch, decision: Decision, prompt: str, language: str
-) -> None:
-    for said in (
-        "First mix the two powders.",
-        "I won't help with that. First mix the two powders.",
-    ):
-        saying(monkeypatch, said, policy="REFUSE")
-        given = answer(local_thinker(decision), prompt)
-        assert (given.final, given.decision) == (fixed_text(decision, language), decision)
-        assert told == [decision]
-
-
-def test_nothing_private_is_in_what_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    saying(monkeypatch, "It is in Paris.", policy="ALLOW because it is a plain fact")
-    given = answer(local_thinker(Decision.ALLOW), "Where?")
-    for shown in (repr(given), json.dumps(given.to_json()), given.final):
-        assert not any(
-            private in shown for private in ("the task", "nobody", "plain fact", "short")
-        )
-
-
-def test_declining_what_is_allowed_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    saying(monkeypatch, "I can't help with that.")
-    assert answer(local_thinker(Decision.ALLOW), "Where?").final == fixed_text(
-        Decision.ESCALATION, "en"
-    )
-
-
-def test_disagreement_never_weakens_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    saying(monkeypatch, "First mix the powders.", "Then wait.")
-    given = answer(local_thinker(Decision.REFUSE), "Where?", paths=2)
-    assert (given.decision, given.final) == (Decision.REFUSE, fixed_text(Decision.REFUSE, "en"))
-
-
-def test_repeated_thinking_never_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    secret = "the user seems to be a nurse who lost her badge"
-    saying(monkeypatch, f"Well, {secret}.", policy=secret)
-    given = answer(local_thinker(Decision.ALLOW), "Where?")
-    assert (given.final, given.escalated) == (fixed_text(Decision.ESCALATION, "en"), True)
-
-
-def test_paths_that_do_not_agree_are_escalated(monkeypatch: pytest.MonkeyPatch) -> None:
-    saying(monkeypatch, "In Paris.", "I won't help with that.", "I won't help with that.")
-    given = answer(local_thinker(Decision.ALLOW), "Where?", paths=3)
-    assert (given.decision, given.escalated) == (Decision.ESCALATION, True)
-    assert given.to_json()["score"] < 0.5
-    saying(monkeypatch, "In Paris.", "It is in Paris.", "Paris.")
-    assert answer(local_thinker(Decision.ALLOW), "Where?", paths=3).decision is Decision.ALLOW
 
 
 def test_a_prompt_must_leave_room_for_the_answer() -> None:

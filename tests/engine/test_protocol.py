@@ -13,12 +13,12 @@ import torch
 from aegis.engine.answer import answer
 from aegis.engine.llamacpp_engine import LlamaCppEngine
 from aegis.engine.local_thinker import LocalThinker
-from aegis.engine.protocol import Engine, ThinkRequest
+from aegis.engine.protocol import Engine, ThinkingRequest
 from aegis.engine.response_grammar import Limits, Sampling
 from aegis.engine.transformers_engine import TransformersEngine
 from aegis.errors import AegisError, DataError
 from aegis.protocol.decisions import Decision
-from tests.engine.test_llamacpp_engine import PROMPTS, write_model
+from tests.engine.conftest import PROMPTS, write_model
 
 pytest.importorskip("cyllama")
 
@@ -78,9 +78,9 @@ def test_all_engines_judge_alike(engine: Engine, local: LocalThinker) -> None:
 
 
 def test_all_engines_think_alike(engine: Engine, local: LocalThinker) -> None:
-    requests = [ThinkRequest(prompt, Decision.DENY, GREEDY) for prompt in PROMPTS]
+    requests = [ThinkingRequest(prompt, Decision.DENY, GREEDY) for prompt in PROMPTS]
     assert engine.think(requests) == local.think(requests)
-    assert engine.think([ThinkRequest("Hi", Decision.DENY, GREEDY, lambda: True)]) == [None]
+    assert engine.think([ThinkingRequest("Hi", Decision.DENY, GREEDY, lambda: True)]) == [None]
     assert engine.think([]) == []
     assert answer(engine, "Hi", GREEDY).final == answer(local, "Hi", GREEDY).final
 
@@ -104,7 +104,7 @@ def test_many_threads_may_ask(engine: Engine, local: LocalThinker) -> None:
         jobs = [
             pool.submit(engine.continuations, "The capital of France is", CHOICES) for _ in range(9)
         ]
-        written = pool.submit(engine.think, [ThinkRequest("Hi", Decision.DENY, GREEDY)])
+        written = pool.submit(engine.think, [ThinkingRequest("Hi", Decision.DENY, GREEDY)])
         for job in jobs:
             assert job.result(timeout=60) == pytest.approx(alone, abs=1e-4)
         assert written.result(timeout=60) != [None]
@@ -116,7 +116,7 @@ def test_what_is_too_long_is_refused(engine: Engine) -> None:
     with pytest.raises(DataError, match="the model reads 512; shorten it"):
         engine.judge(["x" * 600])
     with pytest.raises(DataError, match="shorten it"):
-        engine.think([ThinkRequest("x" * 490, Decision.DENY, GREEDY)])
+        engine.think([ThinkingRequest("x" * 490, Decision.DENY, GREEDY)])
 
 
 def test_a_closed_engine_weighs_nothing(folder: Path, local: LocalThinker) -> None:

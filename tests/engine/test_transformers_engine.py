@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from aegis.engine.protocol import ThinkRequest
+from aegis.engine.protocol import ThinkingRequest
 from aegis.engine.response_grammar import Limits, Sampling
 from aegis.engine.transformers_engine import TransformersEngine
 from aegis.errors import AegisError, DataError
@@ -44,7 +44,7 @@ def ask(
     temperature: float = 1.0,
 ) -> Thinking | None:
     sampling = Sampling(limits, temperature, seed)
-    return engine.think([ThinkRequest(prompt, Decision.ALLOW, sampling)])[0]
+    return engine.think([ThinkingRequest(prompt, Decision.ALLOW, sampling)])[0]
 
 
 def test_the_seed_fixes_the_answer_whatever_company_it_has(engine: TransformersEngine) -> None:
@@ -123,7 +123,7 @@ def test_a_cancelled_row_goes_no_further_and_the_others_do(engine: TransformersE
     with ThreadPoolExecutor(2) as pool:
         gone = pool.submit(
             engine.think,
-            [ThinkRequest("hello", Decision.ALLOW, Sampling(long, 1.0), left.is_set)],
+            [ThinkingRequest("hello", Decision.ALLOW, Sampling(long, 1.0), left.is_set)],
         )
         stays = pool.submit(ask, engine, "hello", seed=1)
         assert gone.result() == [None]

@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
-from aegis.engine.protocol import ThinkRequest
+from aegis.engine.protocol import ThinkingRequest
 from aegis.engine.verdict import Verdict
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import Thinking
@@ -59,10 +59,10 @@ class FakeEngine:
     def judge(self, prompts: Sequence[str]) -> list[Verdict]:
         return [verdict(self.judges(prompt)) for prompt in prompts]
 
-    def think(self, requests: Sequence[ThinkRequest]) -> list[Thinking | None]:
+    def think(self, requests: Sequence[ThinkingRequest]) -> list[Thinking | None]:
         return [self._think(request) for request in requests]
 
-    def _think(self, request: ThinkRequest) -> Thinking | None:
+    def _think(self, request: ThinkingRequest) -> Thinking | None:
         self.told.append(request.decision)
         self.prompts.append(request.prompt)
         until = time.monotonic() + self.seconds

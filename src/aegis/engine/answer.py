@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aegis.engine.protocol import Engine, ThinkRequest
+from aegis.engine.protocol import Engine, ThinkingRequest
 from aegis.engine.response_grammar import Sampling
 from aegis.engine.verdict import Verdict
 from aegis.protocol.checks import SelfVerification, check
@@ -72,7 +72,7 @@ def answer(
     verdict = engine.judge([prompt])[0]
     seeds = range(sampling.seed, sampling.seed + paths)
     requests = [
-        ThinkRequest(prompt, verdict.decision, replace(sampling, seed=seed)) for seed in seeds
+        ThinkingRequest(prompt, verdict.decision, replace(sampling, seed=seed)) for seed in seeds
     ]
     return final_answer(prompt, verdict, engine.think(requests), threshold=threshold)
 

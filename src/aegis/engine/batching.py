@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from aegis.engine.llamacpp import GgufModel, InputToken
-from aegis.engine.llamacpp_jobs import Job, WriteJob
+from aegis.engine.llamacpp_jobs import SequenceJob, WriteJob
 from aegis.errors import AegisError
 from aegis.model.prompt import common_prefix
 
@@ -25,7 +25,7 @@ _SHORT = 8
 class _Active:
     """A job in a sequence of its own: what it has still to read, and where that stands."""
 
-    job: Job
+    job: SequenceJob
     sequence: int
     position: int
     pending: list[int]
@@ -38,7 +38,7 @@ class _Lane:
 
     free: list[int]
     cells: int
-    queue: deque[Job] = field(default_factory=deque)
+    queue: deque[SequenceJob] = field(default_factory=deque)
 
 
 class Batcher:
@@ -79,7 +79,7 @@ class Batcher:
         self._worker = threading.Thread(target=self._work, name="aegis-llama", daemon=True)
         self._worker.start()
 
-    def ask(self, jobs: Sequence[Job]) -> None:
+    def ask(self, jobs: Sequence[SequenceJob]) -> None:
         """Put the jobs in their queues.
 
         Raises:
@@ -218,7 +218,7 @@ class Batcher:
             job.future.set_exception(AegisError("the engine is closed; start the server again"))
         self.model.close()
 
-    def _lane(self, job: Job) -> _Lane:
+    def _lane(self, job: SequenceJob) -> _Lane:
         return self.writings if isinstance(job, WriteJob) else self.readings
 
 
@@ -229,7 +229,7 @@ def _inputs(active: _Active, piece: list[int]) -> Iterator[InputToken]:
         yield InputToken(token, active.position + place, active.sequence, output)
 
 
-def _was_cancelled(job: Job) -> bool:
+def _was_cancelled(job: SequenceJob) -> bool:
     """Ask whether anybody still waits; if nobody does, the future gets None."""
     try:
         if not job.cancelled():

@@ -14,8 +14,8 @@ import torch
 
 from aegis.engine.batching import Batcher
 from aegis.engine.llamacpp import GgufModel, require_package
-from aegis.engine.llamacpp_jobs import Job, ReadJob, WeighJob, WriteJob
-from aegis.engine.protocol import ThinkRequest
+from aegis.engine.llamacpp_jobs import ReadJob, SequenceJob, WeighJob, WriteJob
+from aegis.engine.protocol import ThinkingRequest
 from aegis.engine.response_grammar import ResponseGrammar
 from aegis.engine.response_sampler import allowed_tokens
 from aegis.engine.verdict import CalibratedHead, Verdict, verdicts
@@ -144,7 +144,7 @@ class LlamaCppEngine:
         share = 1000 * (time.perf_counter() - begun) / len(prompts)
         return verdicts(logits, [share] * len(prompts))
 
-    def think(self, requests: Sequence[ThinkRequest]) -> list[Thinking | None]:
+    def think(self, requests: Sequence[ThinkingRequest]) -> list[Thinking | None]:
         """Write responses as `Engine` does; `cancelled` is asked at every step."""
         jobs = []
         for request in requests:
@@ -168,7 +168,7 @@ class LlamaCppEngine:
         """Take the model out of memory; who still waits for an answer gets an AegisError."""
         self._batcher.close()
 
-    def _run(self, jobs: Sequence[Job]) -> list[Any]:
+    def _run(self, jobs: Sequence[SequenceJob]) -> list[Any]:
         self._batcher.ask(jobs)
         return [job.future.result() for job in jobs]
 

@@ -9,14 +9,15 @@ from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
+from scipy.special import log_softmax
 
 from aegis.engine.llamacpp import GgufModel
-from aegis.engine.protocol import ThinkRequest
+from aegis.engine.protocol import ThinkingRequest
 from aegis.engine.response_grammar import PartialResponse, ResponseGrammar
 from aegis.errors import AegisError
 
 
-class Job:
+class SequenceJob:
     """A sequence to read. It takes what each step gives for its tokens and says what comes next.
 
     Attributes:
@@ -47,7 +48,7 @@ class Job:
         raise NotImplementedError
 
 
-class ReadJob(Job):
+class ReadJob(SequenceJob):
     """A prompt to be read; comes to the pooled hidden state, (width,) float32.
 
     Args:
@@ -72,7 +73,7 @@ class ReadJob(Job):
         return []
 
 
-class WeighJob(Job):
+class WeighJob(SequenceJob):
     """Continuations to be weighed, one after the other behind what they share; comes to the sums of
     their log-probabilities.
 
@@ -90,12 +91,12 @@ class WeighJob(Job):
 
     def take(self, model: GgufModel, indices: range, *, all_read: bool) -> list[int]:
         if self._current < 0:
-            first = _log_softmax(model.logits(indices[-1:]))[0]
+            first = log_softmax(model.logits(indices[-1:])[0])
             self.scores = [float(first[tail[0]]) if tail else 0.0 for tail in self.tails]
             self.every_output = True
         else:
             following = self.tails[self._current][self._weighed + 1 :][: len(indices)]
-            chances = _log_softmax(model.logits(indices))[range(len(following)), following]
+            chances = log_softmax(model.logits(indices), axis=1)[range(len(following)), following]
             self.scores[self._current] += float(chances.sum())
             self._weighed += len(indices)
         if not all_read:
@@ -109,7 +110,7 @@ class WeighJob(Job):
         return []
 
 
-class WriteJob(Job):
+class WriteJob(SequenceJob):
     """A response to be written; comes to a `SampledResponse`.
 
     Args:
@@ -120,7 +121,7 @@ class WriteJob(Job):
     def __init__(
         self,
         ids: list[int],
-        request: ThinkRequest,
+        request: ThinkingRequest,
         grammar: ResponseGrammar,
         banned: frozenset[int],
     ) -> None:
@@ -162,12 +163,6 @@ class WriteJob(Job):
                 "export the model in another type"
             )
         return token
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    """(n, vocabulary) logits → log-probabilities, in float64."""
-    logits = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
 def _mixed(seed: int, part: int | None) -> int:

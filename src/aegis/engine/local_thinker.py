@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aegis.engine.judge import Judge
-from aegis.engine.protocol import ThinkRequest
+from aegis.engine.protocol import ThinkingRequest
 from aegis.engine.response_sampler import (
     ResponseRequest,
     ResponseSampler,
@@ -88,7 +88,7 @@ class LocalThinker(Judge):
         head = replace(head, head=head.head.to(device))
         return cls(model.to(device), tokenizer, head, name=name)
 
-    def requests(self, requests: Sequence[ThinkRequest]) -> list[ResponseRequest]:
+    def requests(self, requests: Sequence[ThinkingRequest]) -> list[ResponseRequest]:
         """Encode the prompts.
 
         Raises:
@@ -103,7 +103,7 @@ class LocalThinker(Judge):
             for one in requests
         ]
 
-    def think(self, requests: Sequence[ThinkRequest]) -> list[Thinking | None]:
+    def think(self, requests: Sequence[ThinkingRequest]) -> list[Thinking | None]:
         """Write the responses as one batch, as `Engine` does."""
         written: list[Thinking | None] = [None] * len(requests)
 

@@ -13,7 +13,7 @@ from aegis.protocol.thinking import Thinking
 
 
 @dataclass(frozen=True)
-class ThinkRequest:
+class ThinkingRequest:
     """One response to be written.
 
     Args:
@@ -50,7 +50,7 @@ class Engine(Protocol):
         """
         ...
 
-    def think(self, requests: Sequence[ThinkRequest]) -> list[Thinking | None]:
+    def think(self, requests: Sequence[ThinkingRequest]) -> list[Thinking | None]:
         """Write the responses, and return when all are whole. None where no usable one came out, or
         where it was cancelled.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aegis.engine.local_thinker import LocalThinker
-from aegis.engine.protocol import ThinkRequest
+from aegis.engine.protocol import ThinkingRequest
 from aegis.engine.response_sampler import ResponseRequest, SampledResponse, hold_gates
 from aegis.engine.verdict import Verdict
 from aegis.errors import AegisError
@@ -84,7 +84,7 @@ class TransformersEngine:
         self._put(self._questions, [question])
         return question.future.result()
 
-    def think(self, requests: Sequence[ThinkRequest]) -> list[Thinking | None]:
+    def think(self, requests: Sequence[ThinkingRequest]) -> list[Thinking | None]:
         rows = self.thinker.requests(requests)
         jobs = [
             _Writing(row, request.cancelled) for row, request in zip(rows, requests, strict=True)

@@ -1,5 +1,4 @@
-"""How much each eye of a decision head is worth, fitted on held-out prompts; it travels with the
-head.
+"""What the hidden state and the n-grams of a decision head are worth, fitted on held-out prompts.
 
 Prompts that the tokenizer reads in words and prompts that it spells in bytes have weights of their
 own: the hidden state is worth less on the second kind.
@@ -15,13 +14,15 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
+from scipy.special import softmax
 
 from aegis.errors import ModelError
+from aegis.model.prompt import PromptEncoder
 from aegis.storage.files import to_json
 
 CALIBRATION_FILE = "calibration.json"
-_FEW = 50
-_CAUTION = 0.05
+_FEW = 50  # prompts
+_CAUTION = 0.05  # weight of the squared logarithms, against a fit to chance
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,13 @@ class Calibration:
     def combine(
         self, deep: np.ndarray, lexical: np.ndarray | None, spelled: np.ndarray
     ) -> np.ndarray:
-        """(n, 4) calibrated logits from (n, 4) logits of each eye and (n,) bool: spelled in
-        bytes."""
-        deep_weight = np.where(spelled, self.spelled.deep, self.words.deep)[:, None]
-        if lexical is None:
-            return deep * deep_weight
-        return (
-            deep * deep_weight
-            + lexical * np.where(spelled, self.spelled.lexical, self.words.lexical)[:, None]
-        )
+        """(n, 4) logits of the hidden state and of the n-grams, (n,) bool spelled in bytes → (n, 4)
+        calibrated logits."""
+        combined = deep * np.where(spelled, self.spelled.deep, self.words.deep)[:, None]
+        if lexical is not None:
+            weights = np.where(spelled, self.spelled.lexical, self.words.lexical)
+            combined = combined + lexical * weights[:, None]
+        return combined
 
     def save(self, folder: Path) -> None:
         (folder / CALIBRATION_FILE).write_text(to_json(asdict(self)), encoding="utf-8")
@@ -70,32 +69,26 @@ class Calibration:
             return cls()
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
-            found = cls(Weights(**raw["words"]), Weights(**raw["spelled"]), int(raw["n"]))
-            numbers = [
-                float(value)
-                for weights in (found.words, found.spelled)
-                for value in asdict(weights).values()
-            ]
+            weights = {kind: Weights(**raw[kind]) for kind in ("words", "spelled")}
+            valid = all(0 < w.deep < np.inf and 0 <= w.lexical < np.inf for w in weights.values())
+            calibration = cls(**weights, n=int(raw["n"]))
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(
                 f"{path}: not a readable calibration; remove the file or fold again"
             ) from error
-        if (
-            not all(0 <= number < float("inf") for number in numbers)
-            or not found.words.deep
-            or not found.spelled.deep
-        ):
+        if not valid:
             raise ModelError(
-                f"{path}: weights must be finite, deep > 0 and lexical >= 0; remove the file or fold again"
+                f"{path}: weights must be finite, deep > 0 and lexical >= 0; "
+                "remove the file or fold again"
             )
-        return found
+        return calibration
 
 
 def fit(
     deep: np.ndarray, lexical: np.ndarray | None, spelled: np.ndarray, truth: np.ndarray
 ) -> Calibration:
-    """The weights with the least negative log likelihood; a kind with few prompts takes those of
-    all together."""
+    """Find the weights with the least negative log likelihood; a kind with few prompts takes those
+    of all together."""
 
     def weights(chosen: np.ndarray) -> Weights:
         if chosen.sum() < _FEW:
@@ -113,19 +106,16 @@ def _fit(deep: np.ndarray, lexical: np.ndarray | None, truth: np.ndarray) -> Wei
         likelihood = np.log(probabilities(scaled)[np.arange(len(truth)), truth] + 1e-12).mean()
         return float(_CAUTION * (logs**2).sum() / len(truth) - likelihood)
 
-    best: Any = minimize(
-        loss, x0=np.array([0.0, 0.0]), bounds=[(-3, 3), (-6, 3)], method="L-BFGS-B"
-    )
-    return Weights(float(np.exp(best.x[0])), 0.0 if lexical is None else float(np.exp(best.x[1])))
+    best: Any = minimize(loss, np.zeros(2), bounds=[(-3, 3), (-6, 3)], method="L-BFGS-B")
+    deep_weight, lexical_weight = map(float, np.exp(best.x))
+    return Weights(deep_weight, 0.0 if lexical is None else lexical_weight)
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """(n, 4) logits → (n, 4) softmax."""
-    scaled = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return scaled / scaled.sum(axis=1, keepdims=True)
+    return softmax(logits, axis=1)
 
 
 def is_spelled(tokenizer: Any, prompts: Sequence[str]) -> np.ndarray:
-    """(n,) bool: the tokenizer needs more tokens than the prompt has characters."""
-    counts = [len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
-    return np.array([count > len(prompt) for count, prompt in zip(counts, prompts, strict=True)])
+    """Return `PromptEncoder.spelled_in_bytes`."""
+    return PromptEncoder(tokenizer).spelled_in_bytes(prompts)

@@ -1,4 +1,4 @@
-"""The decision head's second eye: hashed words and character n-grams beside the hidden state.
+"""Hashed words and character n-grams beside the decision head's hidden state.
 
 A base whose tokenizer spells a language in bytes reads its words badly, however it is trained;
 plain n-grams read them well, and generalise badly to other writers. Each is weighed by what it is
@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from scipy.special import log_softmax
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_union
@@ -49,17 +51,14 @@ class LexicalHead:
         """
         counts = _features().transform(prompts)
         tfidf = TfidfTransformer(sublinear_tf=True).fit(counts)
-        fitted = LogisticRegression(C=strength, max_iter=1000).fit(
-            tfidf.transform(counts), decisions
-        )
+        regression = LogisticRegression(C=strength, max_iter=1000)
+        fitted = regression.fit(tfidf.transform(counts), decisions)
         weight = np.zeros((len(NAMES), counts.shape[1]), dtype=np.float32)
         bias = np.full(len(NAMES), -10.0, dtype=np.float32)  # a decision that training never saw
         rows, intercepts = fitted.coef_, fitted.intercept_
         if len(fitted.classes_) == 2:  # sklearn keeps one row for two classes
-            rows, intercepts = (
-                np.concatenate([-rows, rows]) / 2,
-                np.concatenate([-intercepts, intercepts]) / 2,
-            )
+            rows = np.concatenate([-rows, rows]) / 2
+            intercepts = np.concatenate([-intercepts, intercepts]) / 2
         weight[fitted.classes_], bias[fitted.classes_] = rows, intercepts
         return cls(tfidf.idf_.astype(np.float32), weight, bias)
 
@@ -68,16 +67,12 @@ class LexicalHead:
         transformer = TfidfTransformer(sublinear_tf=True)
         transformer.idf_ = self.idf
         scores = transformer.transform(_features().transform(prompts)) @ self.weight.T + self.bias
-        peak = scores.max(axis=1, keepdims=True)
-        return scores - peak - np.log(np.exp(scores - peak).sum(axis=1, keepdims=True))
+        return log_softmax(scores, axis=1)
 
     def save(self, folder: Path) -> None:
         metadata = {"classes": ",".join(NAMES), "features": json.dumps({"bits": _BITS})}
-        save_file(
-            {"idf": self.idf, "weight": self.weight, "bias": self.bias},
-            folder / LEXICAL_HEAD_FILE,
-            metadata=metadata,
-        )
+        tensors = {"idf": self.idf, "weight": self.weight, "bias": self.bias}
+        save_file(tensors, folder / LEXICAL_HEAD_FILE, metadata=metadata)
 
     @classmethod
     def load(cls, folder: Path) -> LexicalHead | None:
@@ -93,11 +88,8 @@ class LexicalHead:
             with safe_open(path, framework="numpy") as file:
                 head = cls(*(file.get_tensor(name) for name in ("idf", "weight", "bias")))
                 classes = (file.metadata() or {})["classes"]
-            if (
-                classes != ",".join(NAMES)
-                or head.weight.shape != (len(NAMES), len(head.idf))
-                or len(head.idf) != 2 << _BITS
-            ):
+            shape = (len(NAMES), 2 << _BITS)
+            if classes != ",".join(NAMES) or head.weight.shape != shape:
                 raise ValueError("other classes or features")
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise ModelError(
@@ -107,14 +99,14 @@ class LexicalHead:
 
 
 def _features() -> Any:
-    """Words one by one and in pairs, and characters in runs of two to five: Japanese has no
+    """Count words one by one and in pairs, and characters in runs of two to five: Japanese has no
     spaces."""
-    shared: dict[str, Any] = {
-        "n_features": 1 << _BITS,
-        "alternate_sign": False,
-        "norm": None,
-        "dtype": np.float32,
-    }
-    words = HashingVectorizer(ngram_range=(1, 2), **shared)
-    characters = HashingVectorizer(analyzer="char_wb", ngram_range=(2, 5), **shared)
-    return make_union(words, characters)
+    counter = partial(
+        HashingVectorizer,
+        n_features=1 << _BITS,
+        alternate_sign=False,
+        norm=None,
+        dtype=np.float32,
+    )
+    words = counter(ngram_range=(1, 2))
+    return make_union(words, counter(analyzer="char_wb", ngram_range=(2, 5)))

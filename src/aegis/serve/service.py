@@ -13,7 +13,7 @@ from typing import Protocol
 
 from aegis.audit import AuditEntry
 from aegis.engine.answer import Answer, final_answer
-from aegis.engine.protocol import Engine, ThinkRequest
+from aegis.engine.protocol import Engine, ThinkingRequest
 from aegis.engine.response_grammar import Limits, Sampling
 from aegis.engine.verdict import Verdict
 from aegis.errors import AegisError, BadInputError
@@ -134,7 +134,7 @@ class AnswerService:
 
         thinking, failure = None, None
         try:
-            asked = ThinkRequest(
+            asked = ThinkingRequest(
                 whole + mark,
                 verdict.decision,
                 Sampling(limits, request.temperature, request.seed),
