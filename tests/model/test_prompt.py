@@ -20,8 +20,9 @@ class Mallinfo(ctypes.Structure):
     """glibc's `struct mallinfo2`; `uordblks` is the bytes in use."""
 
     _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()  # noqa: SIM905
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks")),
+        *((name, ctypes.c_size_t) for name in ("fordblks", "keepcost")),
     ]
 
 
