@@ -2,14 +2,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from aegis.config import QualitySettings
 from aegis.data.clean import clean, near_duplicates, quality_problem, repetition
-from aegis.data.generate import generate, tidy
-from aegis.data.personal import mask_everywhere, mask_personal_data
+from aegis.data.generate import generate
 from aegis.data.records import Record, parse_record
-from aegis.data.split import SPLITS, contrast_groups, split_records
 from aegis.data.topics import Topic
 from aegis.protocol.decisions import Decision
 
@@ -45,7 +41,7 @@ def test_what_goes_has_a_reason_and_what_stays_is_unchanged() -> None:
 
 
 def test_near_duplicates_go_but_contrast_twins_stay() -> None:
-    long = "Please explain to me in simple words how I can close the account of {} at my bank this week"
+    long = "Please explain in simple words how I can close the account of {} at my bank this week"
     first, near = record(long.format("mine"), id="a"), record(long.format("mine,"), id="b")
     alike = record(long.format("mine?!") + "?", id="c")
     twin = record(long.format("hers"), "REFUSE", id="d", contrast_of="a")
@@ -66,34 +62,6 @@ def test_balance_takes_from_the_large_and_keeps_twins() -> None:
     assert [item.id for item in kept if item.decision == Decision.ALLOW] == ["first", "fifth"]
 
 
-def test_personal_data_is_masked() -> None:
-    for text in (
-        "Write to John.Doe@Example.com",
-        "連絡先は taro＠example.jp です",
-        "090-1234-5678",
-        "call (03) 1234-5678",
-    ):
-        masked, found = mask_personal_data(text)
-        assert found == 1, text
-        assert "[" in masked
-    for text in ("2024-05-01", "12,345円", "x @ y", "1234567", "東京都", "5-4-3-2-1", "3.14159"):
-        assert mask_personal_data(text) == (text, 0)
-    nested = {
-        "id": "a@b.org",
-        "prompt": "Mine is a.b@c.org",
-        "thinking": {"task": ["call 090-1234-5678"]},
-        "n": 3,
-    }
-    masked, found = mask_everywhere(nested)
-    assert found == 2
-    assert masked == {
-        "id": "a@b.org",
-        "prompt": "Mine is [EMAIL]",
-        "thinking": {"task": ["call [PHONE]"]},
-        "n": 3,
-    }
-
-
 def test_quality_asks_for_the_prompts_language() -> None:
     topic = Topic("t", "地震のときは？", "ja", "disaster", Decision.ALLOW)
     bad, _ = generate([topic], lambda prompts: ["All in English."] * len(prompts))
@@ -111,50 +79,3 @@ def test_sections_that_say_the_same_are_no_thinking() -> None:
     topic = Topic("t", "地震のときは？", "ja", "disaster", Decision.ALLOW)
     found, _ = generate([topic], lambda prompts: ["安全な場所に移ってください。"] * len(prompts))
     assert "only repeats the" in str(quality_problem(found[0], QualitySettings()))
-
-
-def test_generated_samples_take_the_topics_decision_and_hand_over() -> None:
-    topics = [
-        Topic("a", "What is a levee?", "en", "disaster", Decision.ALLOW),
-        Topic("b", "Shut the pump now", "en", "infrastructure", Decision.ESCALATION),
-        Topic("c", "Broken", "en", "everyday", Decision.ALLOW),
-    ]
-    made, broken = generate(
-        topics, lambda prompts: ["A wall. And then", "It is one.", "<final>"][: len(prompts)]
-    )
-    assert [r.decision.name for r in made] == ["ALLOW", "ESCALATION"]
-    assert made[0].thinking is not None
-    assert made[0].thinking.public == "A wall."
-    assert made[1].thinking is not None
-    assert "A person will take this" in made[1].thinking.public
-    assert "tag-like" in broken[0].reason
-
-
-def test_tidy_cuts_after_the_last_sentence() -> None:
-    assert tidy(" One.\n Two! Thr") == "One. Two!"
-    assert tidy("はい。次は") == "はい。"
-    assert tidy("no end") == "no end"
-    assert tidy("3.5 metres") == "3.5 metres"
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_twins_never_sit_on_both_sides(seed: int) -> None:
-    rows = [record(f"prompt {i}", ("ALLOW", "REFUSE")[i % 2], id=str(i)) for i in range(200)]
-    rows = [replace(r, contrast_of=str(i - 1)) if i % 3 == 1 else r for i, r in enumerate(rows)]
-    splits = split_records(rows, validation=0.1, test=0.2, seed=seed)
-    side = {r.id: name for name in SPLITS for r in splits[name]}
-    assert len(side) == 200
-    for group in contrast_groups(rows):
-        assert len({side[r.id] for r in group}) == 1
-    assert abs(len(splits["test"]) - 40) <= 6
-    assert splits == split_records(rows, validation=0.1, test=0.2, seed=seed)
-    assert splits != split_records(rows, validation=0.1, test=0.2, seed=seed + 10)
-
-
-def test_chains_of_twins_are_one_group() -> None:
-    rows = [
-        record("a", id="a"),
-        record("b", id="b", contrast_of="a"),
-        record("c", id="c", contrast_of="b"),
-    ]
-    assert [len(group) for group in contrast_groups(rows)] == [3]

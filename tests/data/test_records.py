@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from aegis.data.records import parse_pair, parse_record, read_jsonl, write_jsonl
-from aegis.data.topics import parse_topic
 from aegis.errors import DataError
 
 GOOD: dict[str, Any] = {"prompt": "How do I kill a Python process?", "decision": "ALLOW"}
@@ -105,11 +104,6 @@ def test_equal_sides_and_missing_sides_are_told() -> None:
         parse_pair({"prompt": "p", "chosen": SIDE, "rejected": SIDE}, where="f:1")
     with pytest.raises(DataError, match="rejected must be an object"):
         parse_pair({"prompt": "p", "chosen": SIDE}, where="f:1")
-
-
-def test_topics_that_would_write_harm_are_refused() -> None:
-    with pytest.raises(DataError, match="must be ALLOW or ESCALATION, got REFUSE"):
-        parse_topic({"question": "x", "decision": "REFUSE"}, where="t:1")
 
 
 def test_a_decision_that_contradicts_its_response_is_an_error() -> None:

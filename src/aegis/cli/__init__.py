@@ -1,5 +1,7 @@
-"""The command line: one file a verb. Errors are one line with a remedy; `--debug` anywhere shows
-the traceback."""
+"""The command line: one file a verb.
+
+Errors are one line with a remedy; `--debug` anywhere shows the traceback.
+"""
 
 from __future__ import annotations
 
@@ -33,15 +35,20 @@ from aegis.cli import (
 )
 from aegis.errors import EXIT_FAILED, EXIT_RESUMABLE, AegisError, DiskFullError, is_disk_full
 
-_USAGE_ERROR: Any = typer.BadParameter.__mro__[
-    2
-]  # ClickException: typer carries its own copy of click
+_USAGE_ERROR: Any = typer.BadParameter.__mro__[2]  # ClickException of typer's own copy of click
 
 app = typer.Typer(
     name="aegis",
     help="Teach a language model to think in private and to know when not to answer; "
     "fold the result into an ordinary model file.",
-    epilog="Start with: aegis run examples/quickstart.yaml",
+    epilog="""\b
+    Start with
+      aegis run examples/quickstart.yaml            seed data to folded model, minutes on a CPU
+      aegis status                                  what the newest run is doing
+      aegis think "…" --model runs/latest/adapter   one question, one answer
+      aegis config explain train                    what each setting does
+      aegis VERB --help                             arguments, options, what is written
+    """,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -66,27 +73,37 @@ def _options(
     pass
 
 
-app.command("run")(run.run)
-app.command("status")(status.status)
-app.command("watch")(watch.watch)
-app.command("judge")(judge.judge)
-app.command("think")(think.think)
-app.command("train")(train.train)
-app.command("serve")(serve.serve)
-app.command("fold")(fold.fold)
-app.command("doctor")(doctor.doctor)
-app.add_typer(audit.app, name="audit")
-app.add_typer(autostart.app, name="autostart")
-app.add_typer(config.app, name="config")
-app.add_typer(evaluate.app, name="evaluate")
-app.add_typer(review.app, name="review")
-app.add_typer(token.app, name="token")
-app.add_typer(export.app, name="export")
+_VERBS = {
+    "run": (run.run, "Take a model from data to a folded, evaluated model."),
+    "status": (status.status, "Show what a run is doing and whether it is alive."),
+    "watch": (watch.watch, "Watch a run; warn when it hangs, resume it when it dies."),
+    "train": (train.train, "Train as far as one step: sft, reward, ppo, dpo, …"),
+    "judge": (judge.judge, "Decide whether prompts may be answered."),
+    "think": (think.think, "Think about a question in private, print the answer."),
+    "fold": (fold.fold, "Fold an adapter into the base's weights."),
+    "serve": (serve.serve, "Answer over HTTP: /think and OpenAI's API."),
+    "doctor": (doctor.doctor, "Show what is installed and what is missing."),
+}
+_GROUPS = {
+    "config": (config.app, "Explain settings, show what a file makes of them."),
+    "evaluate": (evaluate.app, "Measure a model's decisions."),
+    "export": (export.app, "Hand a model on: GGUF, Ollama, a model card."),
+    "review": (review.app, "Answer what the server handed to a person."),
+    "token": (token.app, "Make, list and revoke the server's tokens."),
+    "audit": (audit.app, "Prove what was answered, keeping no word of it."),
+    "autostart": (autostart.app, "Resume a run by itself after a power cut."),
+}
+for _name, (_verb, _summary) in _VERBS.items():
+    app.command(_name, short_help=_summary)(_verb)
+for _name, (_group, _summary) in _GROUPS.items():
+    app.add_typer(_group, name=_name, short_help=_summary)
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 75 stopped but resumable, 1 failed, 2 bad input,
-    3 a limit on quality does not hold."""
+    """Run the command line and exit.
+
+    0 done, 1 failed, 2 bad input, 3 a limit on quality does not hold, 75 stopped but resumable.
+    """
     for stream in (sys.stdout, sys.stderr):  # Windows consoles may not be UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
@@ -117,9 +134,9 @@ def main() -> None:
                 DiskFullError.exit_code,
                 debug,
             )
-        what = (str(error).splitlines() or [""])[0][:300]
+        message = (str(error).splitlines() or [""])[0][:300]
         _fail(
-            f"unexpected {type(error).__name__}: {what}; run again with --debug and report it",
+            f"unexpected {type(error).__name__}: {message}; run again with --debug and report it",
             EXIT_FAILED,
             debug,
         )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from json import dumps
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from aegis.cli.options import ConfigFile, Overrides
 
 if TYPE_CHECKING:
     from aegis.config.explain import Explanation
@@ -52,13 +53,8 @@ def _default(setting: Explanation) -> str:
 
 @app.command("show")
 def show(
-    file: Annotated[Path, typer.Argument(help="YAML file, e.g. examples/quickstart.yaml.")],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="A.B=C", help="Override a setting, e.g. --set train.lr=1e-4."
-        ),
-    ] = None,
+    file: ConfigFile,
+    set_: Overrides = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of YAML.")] = False,
 ) -> None:
     """Print every setting that a run of the file would have, defaults included, as YAML."""

@@ -34,8 +34,10 @@ def decisions(
     ] = 0.95,
     json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
-    """Accuracy, F1, miss rate (false positives) and over-refusal on labelled prompts, each with n
-    and an interval."""
+    """Measure decisions on labelled prompts: accuracy, F1, miss rate and over-refusal.
+
+    Each stands with its n and an interval; the miss rate is the share of false positives.
+    """
     from aegis.cli.show import print_json, print_table
     from aegis.data.records import parse_record, read_jsonl, write_jsonl
     from aegis.runs.record import locate

@@ -61,7 +61,7 @@ def gguf(
     far each is from the model: mean and largest KL, share of tokens with the same most probable
     next token.
     """
-    from aegis.cli.show import print_json, print_table, tell
+    from aegis.cli.show import print_json, print_note, print_table
     from aegis.errors import BadInputError, LimitError
     from aegis.export.gguf import FOLDER, GgufSettings, export_gguf, read_limits, read_types
     from aegis.runs.record import locate
@@ -75,7 +75,7 @@ def gguf(
         imatrix=imatrix,
     )
     model = locate(model)
-    entries = export_gguf(model, settings, output=output, say=tell)
+    entries = export_gguf(model, settings, output=output, say=print_note)
     folder = output or model / FOLDER
     if json:
         print_json({"folder": str(folder), "gguf": entries})
@@ -127,7 +127,7 @@ def ollama(
     Ollama shows all that a model writes: the private sections are no secret there. AEGIS's own
     server keeps them private.
     """
-    from aegis.cli.show import print_json, print_table, tell
+    from aegis.cli.show import print_json, print_note, print_table
     from aegis.errors import LimitError
     from aegis.export.modelfile import make_modelfile, pick_gguf
     from aegis.export.ollama import create, host_url, smoke_test
@@ -137,11 +137,11 @@ def ollama(
     gguf_file = pick_gguf(model, type_)
     modelfile = make_modelfile(model, gguf_file)
     if modelfile.licence is None:
-        tell("the base's licence is not known, so the Modelfile names none")
+        print_note("the base's licence is not known, so the Modelfile names none")
     if dry_run:
         typer.echo(modelfile.text(source=str(gguf_file.resolve())), nl=False)
         return
-    create(modelfile, name=name, host=url, say=tell)
+    create(modelfile, name=name, host=url, say=print_note)
     tests = smoke_test(name, host=url)
     if json:
         print_json({"name": name, "host": url, "smoke": [vars(test) for test in tests]})
@@ -149,7 +149,7 @@ def ollama(
         rows = [(t.question, t.wanted, t.shown, "pass" if t.passed else "FAIL") for t in tests]
         print_table(("question", "must be", "answer", ""), rows)
     if any(test.private for test in tests):
-        tell(
+        print_note(
             "the raw replies hold private sections: whoever talks to Ollama sees them. "
             "`aegis think` shows the answer alone"
         )
@@ -184,7 +184,7 @@ def card(
     ] = None,
 ) -> None:
     """Write a Hugging Face model card: what was measured, limits, how to use the model."""
-    from aegis.cli.show import tell
+    from aegis.cli.show import print_note
     from aegis.export.card import require_card_path, write_card
     from aegis.runs.record import locate
     from aegis.storage.files import make_folder, write_text
@@ -198,4 +198,4 @@ def card(
         return
     make_folder(output.absolute().parent)
     write_text(output, text)
-    tell(f"card     {output}")
+    print_note(f"card     {output}")

@@ -29,7 +29,7 @@ def judge(
 
     Give prompts as arguments, or a file with --input; with --output, one verdict a line is written.
     """
-    from aegis.cli.show import print_json, print_table, tell
+    from aegis.cli.show import print_json, print_note, print_table
     from aegis.data.records import read_jsonl, require_text
     from aegis.errors import BadInputError
     from aegis.runs.record import locate
@@ -46,7 +46,9 @@ def judge(
     if input_:
         rows, bad = read_jsonl(input_, _prompt_row, skip_bad=skip_bad)
         if bad:
-            tell(f"{len(bad)} bad lines passed over, the first: {bad[0].where}: {bad[0].reason}")
+            print_note(
+                f"{len(bad)} bad lines passed over, the first: {bad[0].where}: {bad[0].reason}"
+            )
 
     from aegis.engine.judge import Judge
     from aegis.runs.reporter import bar
@@ -60,7 +62,7 @@ def judge(
     ]
     if output:
         _write(output, result)
-        tell(f"{len(result)} verdicts in {output}")
+        print_note(f"{len(result)} verdicts in {output}")
     elif json or input_:
         print_json(result[0] if prompts and len(prompts) == 1 else result)
     else:

@@ -94,7 +94,7 @@ def answer(
     import getpass
     from dataclasses import asdict
 
-    from aegis.cli.show import print_json, tell
+    from aegis.cli.show import print_json, print_note
     from aegis.data.records import require_text
 
     queue = _queue(cases)
@@ -103,7 +103,7 @@ def answer(
     if json:
         print_json(asdict(case))
     else:
-        tell(f"{case.id} is answered; {queue.waiting()} waiting")
+        print_note(f"{case.id} is answered; {queue.waiting()} waiting")
 
 
 def _queue(path: Path) -> CaseQueue:

@@ -87,8 +87,8 @@ def serve(
             raise MissingPackageError(
                 f"aegis serve needs {package}; run: pip install 'aegis-so8t[serve]'"
             )
-    from aegis.cli.show import tell
+    from aegis.cli.show import print_note
     from aegis.serve.server import serve as run
     from aegis.serve.settings import ServeSettings
 
-    run(ServeSettings(**options), tell)
+    run(ServeSettings(**options), print_note)

@@ -12,20 +12,20 @@ from rich.table import Table
 
 
 def print_json(value: Any) -> None:
-    """The value as JSON on stdout, nothing else."""
+    """Print the value as JSON on stdout, nothing else."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None
 ) -> None:
-    """A table on stdout; numbers-only columns are the caller's to format."""
+    """Print a table on stdout."""
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         table.add_row(*row)
     Console(highlight=False, markup=False).print(table)
 
 
-def tell(line: str) -> None:
-    """One line of progress on stderr."""
+def print_note(line: str) -> None:
+    """Print one line of progress on stderr."""
     print(f"· {line}", file=sys.stderr, flush=True)

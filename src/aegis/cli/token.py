@@ -29,12 +29,12 @@ def new(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Make a token and print it, once: only its hash is kept. A running server knows it at once."""
-    from aegis.cli.show import print_json, tell
+    from aegis.cli.show import print_json, print_note
     from aegis.serve.tokens import new_token
 
     scopes = scope or ["ask"]
     made = new_token(tokens, name, scopes)
-    tell(f"{name} may {', '.join(scopes)}; the token is shown this once:")
+    print_note(f"{name} may {', '.join(scopes)}; the token is shown this once:")
     if json:
         print_json({"name": name, "scopes": scopes, "token": made})
     else:
@@ -69,8 +69,8 @@ def revoke(
     tokens: File = _FILE,
 ) -> None:
     """Let a token open nothing any more; a running server heeds it at once."""
-    from aegis.cli.show import tell
+    from aegis.cli.show import print_note
     from aegis.serve.tokens import revoke as take_back
 
     take_back(tokens, name)
-    tell(f"{name} is revoked")
+    print_note(f"{name} is revoked")

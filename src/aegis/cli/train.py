@@ -106,14 +106,14 @@ def _show_plan(settings: Config, config: Path, *, json: bool, quiet: bool) -> No
 
 
 def _dry_run(step: Step, config: Path, overrides: list[str]) -> None:
-    from aegis.cli.show import print_json, tell
+    from aegis.cli.show import print_json, print_note
     from aegis.config import load_config
     from aegis.pipeline import run_pipeline
 
     with tempfile.TemporaryDirectory(prefix="aegis-dry-run-") as folder:
         small = load_config(config, [*overrides, *_ONE_STEP, f"runs={folder}"])
         begun = time.monotonic()
-        session = run_pipeline(small, resume=False, say=tell, until=step)
+        session = run_pipeline(small, resume=False, say=print_note, until=step)
         seconds = round(time.monotonic() - begun, 1)
         metrics = session.stage_record("so8t_ppo_training").steps[step]["metrics"]
     peak = _peak_gib()
@@ -129,7 +129,7 @@ def _train(
     auto_resume: bool,
     json: bool,
 ) -> None:
-    from aegis.cli.show import print_json, print_table, tell
+    from aegis.cli.show import print_json, print_note, print_table
     from aegis.config import load_config
     from aegis.pipeline import run_pipeline
 
@@ -138,7 +138,7 @@ def _train(
     session = run_pipeline(
         load_config(config, overrides),
         resume=auto_resume,
-        say=tell,
+        say=print_note,
         command={"argv": argv, "cwd": str(Path.cwd())},
         until=step,
     )

@@ -215,8 +215,8 @@ def _timed(wall: Callable[[], float]) -> Callable[[str], None]:
     """Print lines on stderr, each with its time."""
     from datetime import datetime
 
-    from aegis.cli.show import tell
+    from aegis.cli.show import print_note
 
-    return lambda message: tell(
+    return lambda message: print_note(
         f"{datetime.fromtimestamp(wall()).astimezone().isoformat(timespec='seconds')} {message}"
     )

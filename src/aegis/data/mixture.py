@@ -125,14 +125,9 @@ def mix(
         normalise(record.prompt) for record in chain(own, *fresh) if record.thinking
     }
     own = _prefer_thinking(own, with_thinking)
-    share = config.data.split.validation
+    shares = {"validation": config.data.split.validation, "test": 0.0}
     splits = [
-        split_records(
-            _prefer_thinking(records, with_thinking),
-            validation=share,
-            test=0.0,
-            seed=config.seed,
-        )
+        split_records(_prefer_thinking(records, with_thinking), **shares, seed=config.seed)
         for records in fresh
     ]
     trained = [item.prompt for item in chain(own, *(split["train"] for split in splits), own_pairs)]

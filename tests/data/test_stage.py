@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aegis.config import DataSettings, GenerateSettings
+from aegis.data.stage import (
+    collect,
+    read_pairs,
+    read_split,
+    source_files,
+    write_raw,
+    write_records,
+)
+from aegis.errors import DataError
+
+
+def data(tmp_path: Path, rows: list[dict[str, Any]], **changes: Any) -> DataSettings:
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return DataSettings(records=(str(path),), **changes)
+
+
+def test_the_users_files_come_first_and_all_of_them_are_sources(tmp_path: Path) -> None:
+    settings = data(tmp_path, [{"prompt": "Is this mine?", "decision": "ALLOW"}])
+    records, pairs, topics, rejected = collect(settings)
+    assert records[0].prompt == "Is this mine?"
+    assert len(records) > 800
+    assert pairs
+    assert (len(topics), rejected) == (12, [])
+    names = [path.name for path in source_files(settings)]
+    assert names[:2] == ["mine.jsonl", "topics.jsonl"]
+    assert {"decisions.jsonl", "dialogues.jsonl", "pairs.jsonl"} <= set(names)
+
+
+def test_an_id_that_stands_twice_is_an_error(tmp_path: Path) -> None:
+    rows = [{"id": "a", "prompt": f"Number {n}?", "decision": "ALLOW"} for n in range(2)]
+    with pytest.raises(DataError, match=r"data\.records: the id 'a' is used more than once"):
+        collect(data(tmp_path, rows))
+
+
+def test_what_is_collected_is_masked_cleaned_and_split(tmp_path: Path) -> None:
+    rows = [{"prompt": "Write to jane@example.com for me?", "decision": "ALLOW"}]
+    settings = data(tmp_path, rows, generate=GenerateSettings(samples=1))
+    raw, folder = tmp_path / "raw", tmp_path / "records"
+    raw.mkdir()
+    folder.mkdir()
+    counts = write_raw(raw, settings, lambda prompts: ["It is clear."] * len(prompts))
+    assert counts["personal_data_masked"] == 1
+    assert counts["generated"] == 1
+    sizes = write_records(folder, raw, settings, seed=0, too_long=lambda _: None)
+    splits = {name: read_split(folder, name) for name in ("train", "validation", "test")}
+    assert {name: len(records) for name, records in splits.items()} | {
+        "rejected": sizes["rejected"]
+    } == sizes
+    prompts = [record.prompt for records in splits.values() for record in records]
+    assert "Write to [EMAIL] for me?" in prompts
+    assert read_pairs(folder, "train")
+    statistics = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
+    assert statistics["personal_data_masked"] == 1
+    assert sum(statistics["rejected"].values()) == sizes["rejected"]
+
+
+def test_a_split_that_would_be_empty_is_an_error(tmp_path: Path) -> None:
+    rows = [{"prompt": "Only one?", "decision": "ALLOW"}]
+    settings = data(tmp_path, rows, seed_records=False, generate=GenerateSettings(samples=0))
+    write_raw(tmp_path, settings, lambda prompts: [])
+    with pytest.raises(DataError, match="nothing is left for"):
+        write_records(tmp_path, tmp_path, settings, seed=0, too_long=lambda _: None)
