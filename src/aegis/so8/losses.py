@@ -13,9 +13,7 @@ from aegis.so8.gate import BLOCK, Gate
 
 @dataclass(frozen=True)
 class So8LossSettings:
-    """Weights of the extra terms.
-
-    `pet` has one λ a phase: exploration, transition, stabilisation.
+    """Weights of the extra terms; `pet` has one a phase: exploration, transition, stabilisation.
 
     Raises:
         ValueError: if a weight is negative or the phases do not grow inside (0, 1).
@@ -109,9 +107,7 @@ def pet_weight(settings: So8LossSettings, progress: float) -> float:
 def second_difference(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return PET: the mean of (h_{t+1} − 2h_t + h_{t−1})² where all three tokens are real, or 0.
 
-    Args:
-        hidden: (batch, time, d).
-        mask: (batch, time) or None for all real.
+    `hidden` is (batch, time, d), `mask` (batch, time), or None where all are real.
     """
     if hidden.shape[1] < 3:
         return hidden.new_zeros(())

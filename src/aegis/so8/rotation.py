@@ -41,8 +41,7 @@ def rotation(generators: Tensor) -> Tensor:
         det R = +1; zeros give the identity to the last bit.
 
     Source:
-        exp: so(n) → SO(n) is onto and smooth: Hall, Lie Groups, Lie Algebras, and
-        Representations, ch. 3.
+        Hall, Lie Groups, Lie Algebras, and Representations, ch. 3: exp is onto and smooth.
     """
     exact = torch.float32 if generators.device.type == "mps" else torch.float64
     result = torch.linalg.matrix_exp(skew(generators.to(exact)))
