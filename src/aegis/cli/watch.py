@@ -213,10 +213,10 @@ def run_notify_command(
 
 def _timed(wall: Callable[[], float]) -> Callable[[str], None]:
     """Print lines on stderr, each with its time."""
-    from datetime import datetime
+    from datetime import UTC, datetime
 
     from aegis.cli.show import print_note
 
     return lambda message: print_note(
-        f"{datetime.fromtimestamp(wall()).astimezone().isoformat(timespec='seconds')} {message}"
+        f"{datetime.fromtimestamp(wall(), UTC).isoformat(timespec='seconds')} {message}"
     )

@@ -132,8 +132,7 @@ def read_log(path: Path, *, silent_s: float, silence_s: float) -> LogState:
 
 
 def read_tail(path: Path, *, lines: int = _TAIL_LINES) -> list[str]:
-    """Return the last lines that are not empty, of a redrawn one its last state, from the file's
-    end."""
+    """Return the last lines that are not empty, of a redrawn one its last state."""
     with path.open("rb") as file:
         is_utf16 = file.read(2) == codecs.BOM_UTF16_LE  # what PowerShell 5 writes with >
         begin = max(0, file.seek(0, 2) - _TAIL_BYTES)
@@ -197,8 +196,7 @@ def _last_counts(lines: list[str]) -> tuple[int | None, int | None]:
 
 
 def _trainer_state_counts(path: Path) -> tuple[int | None, int | None]:
-    """Read steps done and wanted: the keys are sorted, so one stands before the long history and
-    one behind it."""
+    """Read steps done and wanted: sorted keys, so one before the long history, one behind it."""
     with path.open("rb") as file:
         head, size = file.read(_TAIL_BYTES), file.seek(0, 2)
         file.seek(max(0, size - _TAIL_BYTES))
@@ -209,8 +207,7 @@ def _trainer_state_counts(path: Path) -> tuple[int | None, int | None]:
 
 
 def _final_model(log: Path) -> Path | None:
-    """Find a whole model beside the log, or in a folder beside it that is called final, written
-    since the log's start."""
+    """Find a whole model beside the log, or in a final* folder, written since its start."""
     stat = log.stat()
     started = getattr(stat, "st_birthtime", None) or _first_time(log)
     started = started or stat.st_mtime - _SAVED_WITH_LAST_LINE_S

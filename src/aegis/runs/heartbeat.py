@@ -1,5 +1,4 @@
-"""Signs of life: what a run is doing now, for `aegis status` and the watcher. Never synced: they
-are of life, not of work."""
+"""Signs of life for `aegis status` and the watcher; never synced: they are not work."""
 
 from __future__ import annotations
 
@@ -19,8 +18,7 @@ _EVERY_S = 1.0
 
 @dataclass(frozen=True)
 class Beat:
-    """One sign of life. `count` grows with each; `time`: seconds since the epoch; `left_s`:
-    estimated seconds to `total`."""
+    """`count` grows with each; `time`: seconds since the epoch; `left_s`: seconds to `total`."""
 
     count: int
     time: float
@@ -33,8 +31,7 @@ class Beat:
 
 
 class Heartbeat:
-    """Subscriber that writes the newest beat of a session: at most once a second, and whenever
-    something else is being done."""
+    """Subscriber that writes the newest beat, at most once a second for the same label."""
 
     def __init__(
         self, folder: Path, stage: str, *, clock: Callable[[], float] = time.monotonic

@@ -1,12 +1,11 @@
-"""A training's progress on disk: an entry every few minutes, a summary, and warnings while the
-machine is strained."""
+"""A run's progress on disk: an entry every few minutes, a summary, and warnings."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +21,7 @@ FOLDER = "progress_logs"
 SUMMARY = "progress_summary.json"
 PROBE_EVERY_S = 10.0
 WARNINGS_KEPT = 100
+_MARGINS = {"GPU": 5.0, "memory": 3.0, "CPU": 10.0}  # how far below its limit a reading must fall
 
 
 @dataclass(frozen=True)
@@ -54,18 +54,6 @@ class _Count:
             for name, count in (("samples", self.samples), ("tokens", self.tokens))
         }
         return {**rates, "samples": self.samples, "tokens": self.tokens}
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """A value that is warned of above its limit, and again only after it fell `margin` below it."""
-
-    name: str
-    value: float | None
-    limit: float
-    margin: float
-    unit: str
-    remedy: str
 
 
 class ProgressLog:
@@ -157,8 +145,7 @@ class ProgressLog:
                 self._best_loss = to.loss
 
     def _remaining_s(self, at: _Position, moment: float) -> float | None:
-        """Estimate the stage's remaining seconds at its mean pace; None until a second step, for
-        nothing says when the first began."""
+        """Estimate the stage's remaining seconds at its mean pace; None until a second step."""
         if at.step is None or at.steps is None or self._timed_from is None:
             return None
         begun, first = self._timed_from
@@ -172,34 +159,33 @@ class ProgressLog:
         if moment - self._probed < PROBE_EVERY_S:
             return
         self._probed, self._machine = moment, self._probe()
-        for reading in self._readings():
-            if reading.value is None:
-                continue
-            if reading.value <= reading.limit - reading.margin:
-                self._strained.discard(reading.name)
-            elif reading.value > reading.limit and reading.name not in self._strained:
-                self._strained.add(reading.name)
-                self._warn(
-                    f"{reading.name}: {reading.value:g} {reading.unit} is above "
-                    f"{reading.limit:g} {reading.unit}; {reading.remedy}"
-                )
-
-    def _readings(self) -> Iterator[_Reading]:
         machine, limits = self._machine, self._settings
+        remedy = "improve its cooling"
         for gpu in machine.gpus:
             name, limit = f"GPU {gpu.index} temperature", limits.gpu_temperature_c
-            yield _Reading(name, gpu.temperature_c, limit, 5.0, "°C", "improve its cooling")
+            self._warn_above(name, gpu.temperature_c, limit, "°C", remedy)
         remedy = "close other programs or lower train.batch_tokens"
-        limit = limits.memory_percent
-        yield _Reading("memory in use", machine.memory_percent, limit, 3.0, "%", remedy)
+        self._warn_above(
+            "memory in use", machine.memory_percent, limits.memory_percent, "%", remedy
+        )
         remedy = "close other programs if steps have become slower"
-        yield _Reading("CPU in use", machine.cpu_percent, limits.cpu_percent, 10.0, "%", remedy)
+        self._warn_above("CPU in use", machine.cpu_percent, limits.cpu_percent, "%", remedy)
 
-    def _warn(self, message: str) -> None:
-        self._warning_count += 1
-        timestamp = self._now().isoformat(timespec="seconds")
-        self._warnings.append({"timestamp": timestamp, "message": message})
-        self._say(message)
+    def _warn_above(
+        self, name: str, value: float | None, limit: float, unit: str, remedy: str
+    ) -> None:
+        """Warn once that a reading is above its limit, and again only after it fell well below."""
+        if value is None:
+            return
+        if value <= limit - _MARGINS[name.split()[0]]:
+            self._strained.discard(name)
+        elif value > limit and name not in self._strained:
+            self._strained.add(name)
+            message = f"{name}: {value:g} {unit} is above {limit:g} {unit}; {remedy}"
+            timestamp = self._now().isoformat(timespec="seconds")
+            self._warning_count += 1
+            self._warnings.append({"timestamp": timestamp, "message": message})
+            self._say(message)
 
     def _write(self, moment: float) -> None:
         """Write entry and summary, or report once that it fails; begin the next interval."""
@@ -247,8 +233,7 @@ class ProgressLog:
         )
 
     def _summary(self, latest: dict[str, Any], moment: float) -> dict[str, Any]:
-        """Sum up since the log's making; losses are the latest stage's, for those of two stages do
-        not compare."""
+        """Sum up since the log's making; losses are of the latest stage alone."""
         return finite(
             {
                 "entries": self._entries,
