@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from aegis.runs.events import Reporter
 
 
 def print_json(value: Any) -> None:
@@ -29,3 +32,14 @@ def print_table(
 def print_note(line: str) -> None:
     """Print one line of progress on stderr."""
     print(f"· {line}", file=sys.stderr, flush=True)
+
+
+def progress_reporter() -> Reporter:
+    """Return a reporter that prints a run's messages as notes."""
+    from aegis.runs.events import Event, Message, Reporter
+
+    def show(event: Event) -> None:
+        if isinstance(event, Message):
+            print_note(event.text)
+
+    return Reporter(show)

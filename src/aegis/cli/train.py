@@ -27,7 +27,7 @@ _ONE_STEP = (
 )
 
 
-class Step(StrEnum):
+class TrainingStep(StrEnum):
     sft = "sft"
     reward = "reward"
     ppo = "ppo"
@@ -38,7 +38,7 @@ class Step(StrEnum):
 
 def train(
     step: Annotated[
-        Step,
+        TrainingStep,
         typer.Argument(help="How far to train; what comes before it is done first, or found done."),
     ],
     config: ConfigFile,
@@ -70,10 +70,10 @@ def train(
     from aegis.errors import BadInputError
 
     overrides = list(set_ or [])
-    if step not in (Step.sft, Step.reward):
+    if step not in (TrainingStep.sft, TrainingStep.reward):
         overrides.append(f"train.algorithm={step}")
     settings = load_config(config, overrides)
-    if step is Step.reward and settings.train.algorithm in ("sft", "dpo"):
+    if step is TrainingStep.reward and settings.train.algorithm in ("sft", "dpo"):
         raise BadInputError(
             f"train.algorithm is {settings.train.algorithm}, which uses no reward model; "
             "set it to ppo, grpo or rloo"
@@ -105,15 +105,15 @@ def _show_plan(settings: Config, config: Path, *, json: bool, quiet: bool) -> No
         typer.echo(line)
 
 
-def _dry_run(step: Step, config: Path, overrides: list[str]) -> None:
-    from aegis.cli.show import print_json, print_note
+def _dry_run(step: TrainingStep, config: Path, overrides: list[str]) -> None:
+    from aegis.cli.show import print_json, progress_reporter
     from aegis.config import load_config
     from aegis.pipeline import run_pipeline
 
     with tempfile.TemporaryDirectory(prefix="aegis-dry-run-") as folder:
         small = load_config(config, [*overrides, *_ONE_STEP, f"runs={folder}"])
         begun = time.monotonic()
-        session = run_pipeline(small, resume=False, say=print_note, until=step)
+        session = run_pipeline(small, resume=False, reporter=progress_reporter(), until=step)
         seconds = round(time.monotonic() - begun, 1)
         metrics = session.stage_record("so8t_ppo_training").steps[step]["metrics"]
     peak = _peak_gib()
@@ -121,7 +121,7 @@ def _dry_run(step: Step, config: Path, overrides: list[str]) -> None:
 
 
 def _train(
-    step: Step,
+    step: TrainingStep,
     config: Path,
     given: list[str],
     overrides: list[str],
@@ -129,7 +129,7 @@ def _train(
     auto_resume: bool,
     json: bool,
 ) -> None:
-    from aegis.cli.show import print_json, print_note, print_table
+    from aegis.cli.show import print_json, progress_reporter, print_table
     from aegis.config import load_config
     from aegis.pipeline import run_pipeline
 
@@ -138,7 +138,7 @@ def _train(
     session = run_pipeline(
         load_config(config, overrides),
         resume=auto_resume,
-        say=print_note,
+        reporter=progress_reporter(),
         command={"argv": argv, "cwd": str(Path.cwd())},
         until=step,
     )

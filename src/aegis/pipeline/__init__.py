@@ -1,4 +1,4 @@
-"""The main job."""
+"""The main job: stages of steps as data, and what runs them."""
 
 from aegis.pipeline.job import run_pipeline
 
