@@ -39,6 +39,7 @@ class Job:
             artifact="adapter",
             metrics=lambda folder: {"size": len((folder / "text").read_text())},
             skip=lambda _: self.reason,
+            summary="two has {size} characters",
         )
         three = Step("three", 1, ("one", "adapter"), ("train.ppo.lr",), self.write)
         last = Stage("last", (three,), published={"copy": "three/text"})
@@ -93,6 +94,7 @@ def test_every_step_is_computed_once(job: Job) -> None:
     assert first.steps["two"]["state"] == "completed"
     assert first.steps["two"]["metrics"]["size"] > 0
     assert "one" not in first.steps
+    assert job.said[0] == f"two has {first.steps['two']['metrics']['size']} characters"
     assert last.artifacts == {"three": "three", "copy": "text"}
     assert (session.folder / "text").read_text().startswith("three")
     again = job.run()
@@ -182,7 +184,7 @@ def test_a_failure_is_recorded_and_the_next_run_goes_on(job: Job) -> None:
 
 def test_a_stop_keeps_what_is_finished(job: Job) -> None:
     def stop() -> None:
-        job.interrupt.request("SIGTERM")
+        job.interrupt.requested = "SIGTERM"
         job.interrupt.check()
 
     job.hooks["two"] = stop
@@ -202,7 +204,7 @@ def test_the_events_tell_the_whole_run(job: Job) -> None:
         *("stage_begun", *step, "stage_ended"),
     ]
     job.run()
-    again = [event for event in read_events(session.folder)][-5:]
+    again = list(read_events(session.folder))[-5:]
     assert [getattr(event, "outcome", "") for event in again] == ["", "", "skipped", "skipped", ""]
 
 

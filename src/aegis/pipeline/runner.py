@@ -197,6 +197,8 @@ class Runner:
             metrics = {} if reason else step.metrics(context.artifact(step.artifact))
             record.steps[step.name] = {"state": "completed", "metrics": metrics}
             session.save()
+            if metrics and step.summary:
+                context.reporter.message(step.summary.format(**metrics))
         return computed
 
 

@@ -30,6 +30,7 @@ class Step:
         artifact: the folder's name; the step's own where it is empty.
         skip: returns why there is nothing to do, or None; the step then has no artifact.
         metrics: reads from the artifact what the record shows of the step; None: not shown.
+        summary: a line for the user, with metrics in braces.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Step:
     artifact: str = ""
     skip: Callable[[StepContext], str | None] = lambda _: None
     metrics: Callable[[Path], dict[str, Any]] | None = None
+    summary: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "artifact", self.artifact or self.name)

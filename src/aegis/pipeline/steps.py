@@ -42,7 +42,11 @@ from aegis.train.stage import (
 _MIB = 1 << 20
 _FIGURES = ("learning_curve.png", "alpha.png", "phase_transition.png", "ppo.png")
 # Everything under `train` but what another step is for, and the datasets, which are an input.
-_SFT_SETTINGS = ["epochs", "batch_tokens", "max_length", "thinking_records", "thinking_tokens", "probe_records", "lexical_strength", "lr", "gate_lr", "head_lr", "tag_lr", "weight_decay", "warmup", "clip_norm", "autocast", "anneal", "loss"]
+_SFT_SETTINGS = (
+    *("epochs", "batch_tokens", "max_length", "thinking_records", "thinking_tokens"),
+    *("probe_records", "lexical_strength", "lr", "gate_lr", "head_lr", "tag_lr"),
+    *("weight_decay", "warmup", "clip_norm", "autocast", "anneal", "loss"),
+)
 _POLICY_SETTINGS = {"ppo": "ppo", "dpo": "dpo", "grpo": "group", "rloo": "group"}
 
 
@@ -71,6 +75,7 @@ def training_steps(config: Config) -> tuple[Step, ...]:
         run=_train_sft,
         artifact="adapter" if algorithm == "sft" else "sft",
         metrics=_sft_metrics,
+        summary="SFT on validation: accuracy {validation_accuracy:.3f}, loss {validation_loss:.3f}",
     )
     if algorithm == "sft":
         return (sft,)
@@ -242,11 +247,6 @@ def _train_sft(context: StepContext, folder: Path) -> None:
     }
     with _training_job(context, folder) as job:
         write_supervised(job, data, origin=origin, mixture=mixture)
-    if metrics := _sft_metrics(folder):
-        reporter.message(
-            f"SFT on validation: accuracy {metrics['validation_accuracy']:.3f}, "
-            f"loss {metrics['validation_loss']:.3f}"
-        )
 
 
 def _sft_metrics(folder: Path) -> dict[str, Any]:
