@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aegis.config import Config, parse_config
+from aegis.config import parse_config
 from aegis.errors import AegisError, StoppedError
 from aegis.pipeline.context import StepContext
 from aegis.pipeline.runner import ArtifactWriter, Runner
@@ -219,14 +219,3 @@ def test_a_journal_goes_with_the_step_that_it_was_for(job: Job) -> None:
     session = job.run()
     kept = (session.folder / "checkpoints").rglob("*.jsonl")
     assert [path.name for path in kept] == ["snapshot.jsonl"]
-
-
-def test_the_settings_of_a_step_are_read_by_path() -> None:
-    from aegis.pipeline.step import read_settings
-
-    config = Config()
-    found = read_settings(config, ("seed", "train.lr", "train.ppo"))
-    ppo = config.train.ppo.model_dump(mode="json")
-    assert found == {"seed": 0, "train.lr": config.train.lr, "train.ppo": ppo}
-    with pytest.raises(KeyError):
-        read_settings(config, ("train.no_such",))

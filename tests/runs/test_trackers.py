@@ -280,22 +280,6 @@ def test_a_tracker_must_be_a_known_one(name: str) -> None:
         parse_config({"tracking": [name]}, where="t")
 
 
-def test_changing_what_tracks_does_not_start_a_run_anew(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    from aegis.pipeline import job
-
-    found: list[str] = []
-    monkeypatch.setattr(
-        job,
-        "open_session",
-        lambda runs, config_fingerprint, **_: found.append(config_fingerprint),
-    )
-    for change in ({}, {"tracking": ["tensorboard", "mlflow"]}, {"seed": 1}):
-        job._open(parse_config({"runs": str(tmp_path), **change}, where="t"), resume=True)
-    assert found[0] == found[1] != found[2]
-
-
 def test_tensorboard_lies_in_the_session_by_step(tmp_path: Path) -> None:
     session = tmp_path / "aegis_v2_x"
     with open_trackers(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from aegis.config import GenerateSettings
+from aegis.model.base import Base
+from aegis.model.device import fast_dtype, pick_device
 from aegis.model.prompt import PromptEncoder, pad
+from aegis.runs.reporter import bar
+from aegis.storage.files import fingerprint
+from aegis.storage.journal import Journal
 
 
 @torch.inference_mode()
@@ -31,3 +37,39 @@ def complete(
             pad_token_id=tokenizer.pad_token_id,
         )
     return tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+
+
+class BaseSampler:
+    """A base that answers prompts, loaded for the first batch that the journal does not hold."""
+
+    def __init__(
+        self,
+        base: Base,
+        settings: GenerateSettings,
+        seed: int,
+        journal: Journal,
+        *,
+        say: Callable[[str], None],
+    ) -> None:
+        self.base, self.settings, self.seed = base, settings, seed
+        self.journal, self.say = journal, say
+        self.loaded: tuple[Any, Any] | None = None
+
+    def __call__(self, prompts: Sequence[str]) -> list[str]:
+        size, answers = self.settings.batch_size, list[str]()
+        with bar("generating", len(prompts)) as advance:
+            for start in range(0, len(prompts), size):
+                batch = prompts[start : start + size]
+                key = fingerprint("generated", *batch)
+                answers += self.journal(key, partial(self._complete, batch))
+                advance(len(batch))
+        return answers
+
+    def _complete(self, prompts: Sequence[str]) -> list[str]:
+        """Answer a batch; its seed comes from its prompts, whatever batches came before."""
+        if self.loaded is None:
+            self.say(f"asking {self.base.spec} to write samples")
+            model: Any = self.base.load_model(dtype=fast_dtype())
+            self.loaded = model.to(pick_device()), self.base.load_tokenizer()
+        seed = int(fingerprint(self.seed, *prompts)[:15], 16)
+        return complete(*self.loaded, prompts, self.settings, seed=seed)

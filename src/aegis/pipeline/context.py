@@ -60,16 +60,13 @@ class StepContext:
 
     def record_snapshot(self, snapshot: Snapshot) -> None:
         """Record an acknowledged snapshot."""
-        facts = {"step": snapshot.step, "seconds": snapshot.seconds, "size": snapshot.size}
-        self.session.add_snapshot(self.stage, snapshot.folder, **facts)
-        event = SnapshotSaved(
-            stage=self.stage,
-            path=snapshot.folder.relative_to(self.session.folder).as_posix(),
-            number=snapshot.step,
-            seconds=snapshot.seconds,
-            bytes=snapshot.size,
+        step, seconds, size = snapshot.step, snapshot.seconds, snapshot.size
+        path = snapshot.folder.relative_to(self.session.folder).as_posix()
+        self.session.add_snapshot(
+            self.stage, snapshot.folder, step=step, seconds=seconds, size=size
         )
-        self.reporter.emit(event)
+        facts = {"stage": self.stage, "path": path, "seconds": seconds}
+        self.reporter.emit(SnapshotSaved(**facts, number=step, bytes=size))
 
     def _wait(self, seconds: float) -> None:
         for _ in range(round(seconds)):

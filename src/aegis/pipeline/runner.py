@@ -37,24 +37,21 @@ class ArtifactWriter:
 
     def write(self, step: Step, context: StepContext) -> bool:
         """Make sure of the step's artifact; return True if it had to be computed."""
-        name, fingerprint = step.artifact, context.fingerprint
-        computed = False
-        session_id = self._reuse(context.artifact(name), fingerprint)
+        name, target, reporter = step.artifact, context.artifact(step.artifact), context.reporter
+        facts, begun = {"name": name, "fingerprint": context.fingerprint}, time.monotonic()
+        session_id = self._reuse(target, context.fingerprint)
         if session_id is None:
-            begun, computed = time.monotonic(), True
-            with writing(context.artifact(name), kind=name, fingerprint=fingerprint) as staging:
+            with writing(target, kind=name, fingerprint=context.fingerprint) as staging:
                 step.run(context, staging)
             seconds = round(time.monotonic() - begun, 2)
-            event = ArtifactWritten(name=name, fingerprint=fingerprint, seconds=seconds)
+            reporter.emit(ArtifactWritten(**facts, seconds=seconds))
         else:
-            event = ArtifactReused(name=name, fingerprint=fingerprint, session_id=session_id)
-            if session_id != context.session.session_id:
-                context.reporter.message(
-                    f"{name}/ taken over from an earlier session: nothing that made it has changed"
-                )
-        context.reporter.emit(event)
-        context.contents[name] = read_manifest(context.artifact(name)).files
-        return computed
+            reporter.emit(ArtifactReused(**facts, session_id=session_id))
+            if session_id != target.parent.name:
+                text = "taken over from an earlier session: nothing that made it has changed"
+                reporter.message(f"{name}/ {text}")
+        context.contents[name] = read_manifest(target).files
+        return session_id is None
 
     def _reuse(self, target: Path, fingerprint: str) -> str | None:
         """Return the id of the session whose artifact `target` is now; None where there is none."""

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from aegis.config import Config
 from aegis.data.mixture import mix, mixture_identity
 from aegis.data.stage import read_pairs, read_split, source_files, write_raw, write_records
-from aegis.engine.generate import complete
+from aegis.engine.generate import BaseSampler
 from aegis.engine.judge import Judge
 from aegis.errors import DataError
 from aegis.evaluate.decisions import evaluate_decisions, write_results
-from aegis.evaluate.report import draw_confusion, render
+from aegis.evaluate.report import RunReport, draw_confusion
 from aegis.export.certificate import CERTIFICATE_FILE
 from aegis.export.fold import prepare, write_model
 from aegis.model.adapter_folder import read_card
 from aegis.model.base import context_length
-from aegis.model.device import fast_dtype, pick_device, release_memory
-from aegis.model.prompt import prompt_ids
+from aegis.model.device import release_memory
+from aegis.model.prompt import PromptEncoder
 from aegis.pipeline.context import StepContext
 from aegis.pipeline.step import Stage, Step
 from aegis.runs.events import Reporter
-from aegis.runs.reporter import bar
 from aegis.runs.trackers import open_trackers
-from aegis.storage.files import fingerprint, hash_file, require_space
+from aegis.storage.files import hash_file, require_space
 from aegis.train.services import TrainServices
 from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.stage import (
@@ -38,6 +36,7 @@ from aegis.train.stage import (
     write_reward,
     write_supervised,
 )
+from aegis.train.state import random_state_kept
 
 _MIB = 1 << 20
 _FIGURES = ("learning_curve.png", "alpha.png", "phase_transition.png", "ppo.png")
@@ -68,11 +67,11 @@ def training_steps(config: Config) -> tuple[Step, ...]:
     """Return SFT and what `train.algorithm` adds to it; the last one makes the adapter."""
     algorithm = config.train.algorithm
     sft = Step(
-        name="sft",
-        version=4,
-        inputs=(_base_content, "records", _datasets_content),
-        settings=("model", "seed", *(f"train.{name}" for name in _SFT_SETTINGS)),
-        run=_train_sft,
+        "sft",
+        4,
+        (_base_content, "records", _datasets_content),
+        ("model", "seed", *(f"train.{name}" for name in _SFT_SETTINGS)),
+        _train_sft,
         artifact="adapter" if algorithm == "sft" else "sft",
         metrics=_sft_metrics,
         summary="SFT on validation: accuracy {validation_accuracy:.3f}, loss {validation_loss:.3f}",
@@ -81,20 +80,20 @@ def training_steps(config: Config) -> tuple[Step, ...]:
         return (sft,)
     shared = ("model", "seed", "train.clip_norm", "train.max_length")
     reward = Step(
-        name="reward",
-        version=3,
-        inputs=("sft", "records"),
-        settings=("train.reward", *shared),
-        run=_train_reward,
+        "reward",
+        3,
+        ("sft", "records"),
+        ("train.reward", *shared),
+        _train_reward,
         skip=_without_pairs,
         metrics=_reward_metrics,
     )
     policy = Step(
-        name=algorithm,
-        version=9,
-        inputs=("sft", "records") if algorithm == "dpo" else ("sft", "records", "reward"),
-        settings=(f"train.{_POLICY_SETTINGS[algorithm]}", *shared),
-        run=_train_policy,
+        algorithm,
+        9,
+        ("sft", "records") if algorithm == "dpo" else ("sft", "records", "reward"),
+        (f"train.{_POLICY_SETTINGS[algorithm]}", *shared),
+        _train_policy,
         artifact="adapter",
         metrics=lambda folder: read_card(folder).training[algorithm]["metrics"],
     )
@@ -114,57 +113,24 @@ def _datasets_content(context: StepContext) -> list[Any]:
 
 
 def _collect(context: StepContext, folder: Path) -> None:
-    counts = write_raw(folder, context.config.data, _SampleWriter(context))
-    context.reporter.message(
+    config, reporter = context.config, context.reporter
+    sampler = BaseSampler(
+        context.base, config.data.generate, config.seed, context.journal(), say=reporter.message
+    )
+    counts = write_raw(folder, config.data, sampler)
+    reporter.message(
         f"{counts['records']} records and {counts['pairs']} pairs collected, "
         f"{counts['generated']} records generated"
     )
 
 
-class _SampleWriter:
-    """The base as a writer of samples; loaded for the first that the journal does not hold."""
-
-    def __init__(self, context: StepContext) -> None:
-        self.context, self.journal = context, context.journal()
-        self.model: Any = None
-        self.tokenizer: Any = None
-
-    def __call__(self, prompts: Sequence[str]) -> list[str]:
-        size = self.context.config.data.generate.batch_size
-        answers: list[str] = []
-        with bar("generating", len(prompts)) as advance:
-            for start in range(0, len(prompts), size):
-                batch = prompts[start : start + size]
-                key = fingerprint("generated", *batch)
-                answers += self.journal(key, functools.partial(self._complete, batch))
-                advance(len(batch))
-        return answers
-
-    def _complete(self, prompts: Sequence[str]) -> list[str]:
-        """Complete a batch; its seed comes from its prompts, whatever batches came before."""
-        context, settings = self.context, self.context.config.data.generate
-        if self.model is None:
-            context.reporter.message(f"asking {context.base.spec} to write samples")
-            model: Any = context.base.load_model(dtype=fast_dtype())
-            self.model = model.to(pick_device())
-            self.tokenizer = context.base.load_tokenizer()
-        return complete(
-            self.model,
-            self.tokenizer,
-            prompts,
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            seed=int(fingerprint(context.config.seed, *prompts)[:15], 16),
-        )
-
-
 def _clean(context: StepContext, folder: Path) -> None:
     config = context.config
-    tokenizer, limit = context.base.load_tokenizer(), context_length(context.base.read_config())
+    encoder = PromptEncoder(context.base.load_tokenizer(), config.model.system_prompt)
+    limit = context_length(context.base.read_config())
 
     def too_long(prompt: str) -> str | None:
-        count = len(prompt_ids(tokenizer, prompt, system=config.model.system_prompt))
+        count = len(encoder.ids(prompt))
         if count <= limit:
             return None
         return f"prompt longer than the model reads: {count} tokens of {limit}"
@@ -177,9 +143,8 @@ def _clean(context: StepContext, folder: Path) -> None:
         too_long=too_long,
         remember=context.journal(),
     )
-    context.reporter.message(
-        "records: " + ", ".join(f"{name} {count}" for name, count in sizes.items())
-    )
+    counts = ", ".join(f"{name} {count}" for name, count in sizes.items())
+    context.reporter.message(f"records: {counts}")
 
 
 @contextlib.contextmanager
@@ -198,6 +163,7 @@ def _training_job(context: StepContext, folder: Path) -> Iterator[TrainingJob]:
         training=context.step,
         fingerprint=context.fingerprint,
         say=context.reporter.message,
+        guard=random_state_kept,
     )
     with trackers:
         reporter = Reporter(*context.reporter.subscribers, trackers)
@@ -215,8 +181,7 @@ def _training_data(context: StepContext) -> TrainingData:
 
 
 def _check_pairs(context: StepContext) -> None:
-    pairs = read_pairs(context.artifact("records"), "train")
-    if context.config.train.algorithm == "dpo" and not pairs:
+    if context.config.train.algorithm == "dpo" and _without_pairs(context):
         raise DataError(
             "train.algorithm dpo needs pairs, and there are none; give some under data.pairs"
         )
@@ -230,21 +195,13 @@ def _without_pairs(context: StepContext) -> str | None:
 
 def _train_sft(context: StepContext, folder: Path) -> None:
     require_space(folder, 256 * _MIB)
-    config, reporter, data, mixture = (
-        context.config,
-        context.reporter,
-        _training_data(context),
-        None,
-    )
+    config, data, mixture = context.config, _training_data(context), None
     if config.train.datasets:
         held_out = [*data.validation, *read_split(context.artifact("records"), "test")]
-        mixture = mix(
-            config, train=data.train, pairs=data.pairs, held_out=held_out, say=reporter.message
-        )
-    origin = {
-        "session_id": context.session.session_id,
-        "records_sha256": context.contents["records"],
-    }
+        own, say = {"train": data.train, "pairs": data.pairs}, context.reporter.message
+        mixture = mix(config, **own, held_out=held_out, say=say)
+    records = context.contents["records"]
+    origin = {"session_id": context.session.session_id, "records_sha256": records}
     with _training_job(context, folder) as job:
         write_supervised(job, data, origin=origin, mixture=mixture)
 
@@ -260,7 +217,7 @@ def _train_reward(context: StepContext, folder: Path) -> None:
 
 
 def _reward_metrics(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "reward.json").read_text(encoding="utf-8"))["metrics"]
+    return _read_json(folder / "reward.json")["metrics"]
 
 
 def _train_policy(context: StepContext, folder: Path) -> None:
@@ -296,7 +253,7 @@ def _evaluate(context: StepContext, folder: Path) -> None:
         draw_confusion(folder / name / "confusion.png", results[name], title=name)
         release_memory()
     adapter = context.artifact("adapter")
-    html, markdown = render(
+    report = RunReport(
         session_id=context.session.session_id,
         base_spec=context.base.spec,
         base=results["base"],
@@ -306,46 +263,23 @@ def _evaluate(context: StepContext, folder: Path) -> None:
         decision_figures=[folder / name / "confusion.png" for name in results],
         training_figures=[path for name in _FIGURES if (path := adapter / name).is_file()],
     )
-    (folder / "report.html").write_text(html, encoding="utf-8")
-    (folder / "report.md").write_text(markdown, encoding="utf-8")
+    (folder / "report.html").write_text(report.html(), encoding="utf-8")
+    (folder / "report.md").write_text(report.markdown(), encoding="utf-8")
 
 
 def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-_RAW = Step(
-    name="raw",
-    version=2,
-    inputs=(_sources_content, _base_content),
-    settings=(
-        "data.seed_records",
-        "data.records",
-        "data.pairs",
-        "data.skip_bad",
-        "data.generate",
-        "seed",
-    ),
-    run=_collect,
+_RAW_SETTINGS = (
+    "data.seed_records",
+    "data.records",
+    "data.pairs",
+    "data.skip_bad",
+    "data.generate",
 )
-_RECORDS = Step(
-    name="records",
-    version=2,
-    inputs=(_base_content, "raw"),
-    settings=("data.quality", "data.split", "model.system_prompt", "seed"),
-    run=_clean,
-)
-_MODEL = Step(
-    name="model",
-    version=5,
-    inputs=(_base_content, "adapter"),
-    settings=("export",),
-    run=_fold,
-)
-_RESULTS = Step(
-    name="results",
-    version=3,
-    inputs=(_base_content, "model", "records"),
-    settings=("evaluate",),
-    run=_evaluate,
-)
+_RAW = Step("raw", 2, (_sources_content, _base_content), (*_RAW_SETTINGS, "seed"), _collect)
+_RECORDS_SETTINGS = ("data.quality", "data.split", "model.system_prompt", "seed")
+_RECORDS = Step("records", 2, (_base_content, "raw"), _RECORDS_SETTINGS, _clean)
+_MODEL = Step("model", 5, (_base_content, "adapter"), ("export",), _fold)
+_RESULTS = Step("results", 3, (_base_content, "model", "records"), ("evaluate",), _evaluate)

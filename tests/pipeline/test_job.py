@@ -1,0 +1,39 @@
+"""What opens a session, and what follows it; the stages themselves are run in tests/e2e."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aegis.config import load_config, parse_config
+
+
+def test_changing_what_tracks_does_not_start_a_run_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from aegis.pipeline import job
+
+    found: list[str] = []
+    monkeypatch.setattr(
+        job,
+        "open_session",
+        lambda runs, config_fingerprint, **_: found.append(config_fingerprint),
+    )
+    for change in ({}, {"tracking": ["tensorboard", "mlflow"]}, {"seed": 1}):
+        job._open(parse_config({"runs": str(tmp_path), **change}, where="t"), resume=True)
+    assert found[0] == found[1] != found[2]
+
+
+def test_the_settings_of_a_run_lie_in_its_folder(tmp_path: Path) -> None:
+    from aegis.pipeline import job
+
+    config = parse_config({"runs": str(tmp_path), "train": {"lr": 1e-7}}, where="t")
+    session = job._open(config, resume=True)
+    assert load_config(session.folder / "config.yaml") == config
+    assert [stage.name for stage in session.stages] == [
+        "deep_research_data",
+        "data_cleansing",
+        "so8t_ppo_training",
+        "aegis_v2_integration",
+    ]
