@@ -39,7 +39,7 @@ def run(
     Finished stages are skipped when the same command runs again. runs/latest leads to the newest
     session: adapter/, model/, report.html.
     """
-    from aegis.cli.show import print_json, progress_reporter, print_table
+    from aegis.cli.show import print_json, print_table, progress_reporter
     from aegis.config import load_config
 
     overrides = list(set_ or []) + (["data.skip_bad=true"] if skip_bad else [])
@@ -49,7 +49,10 @@ def run(
     from aegis.pipeline import run_pipeline
 
     session = run_pipeline(
-        settings, resume=auto_resume, reporter=progress_reporter(), command=_repeated(config, overrides)
+        settings,
+        resume=auto_resume,
+        reporter=progress_reporter(),
+        command=_repeated(config, overrides),
     )
     if json:
         print_json(session.to_json())

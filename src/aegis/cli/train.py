@@ -129,7 +129,7 @@ def _train(
     auto_resume: bool,
     json: bool,
 ) -> None:
-    from aegis.cli.show import print_json, progress_reporter, print_table
+    from aegis.cli.show import print_json, print_table, progress_reporter
     from aegis.config import load_config
     from aegis.pipeline import run_pipeline
 
