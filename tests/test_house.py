@@ -139,10 +139,12 @@ def functions(path: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunc
 
     def walk(node: ast.AST, prefix: str) -> Iterator[tuple[str, Any]]:
         for child in ast.iter_child_nodes(node):
+            name = prefix
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                name = f"{prefix}{child.name}."
             if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
                 yield prefix + child.name, child
-            inner = f"{prefix}{child.name}." if hasattr(child, "name") else prefix
-            yield from walk(child, inner)
+            yield from walk(child, name)
 
     return walk(tree(path), "")
 

@@ -229,39 +229,45 @@ class Chain(NamedTuple):
         """Return the first line of a log, or after an accepted break, and the chain with it."""
         key = {"key": key_id(self.public_key), "public_key": self.public_key}
         place = {"after": self.after, "log": self.log, "prev": START, "version": VERSION}
-        return self._write({**fields, **key, **place, "kind": kind, "time": time})
+        return self._next(canonical({**fields, **key, **place, "kind": kind, "time": time}))
 
     def add(self, kind: str, *, time: str, **fields: Any) -> tuple[bytes, Chain]:
         """Return the next line, and the chain with it."""
         after = self.after + (kind == Kind.ENTRY)
-        chain = self._replace(after=after)
-        if kind == Kind.ROTATE:
-            chain = chain._replace(next_key=fields["public_key"])
         number = {"number" if kind == Kind.ENTRY else "after": after}
-        return chain._write({**fields, **number, "kind": kind, "prev": self.prev, "time": time})
+        raw = canonical({**fields, **number, "kind": kind, "prev": self.prev, "time": time})
+        next_key = fields["public_key"] if kind == Kind.ROTATE else self.next_key
+        return self._next(raw, after=after, next_key=next_key)
 
     def seal(self, mac_key: bytes, *, time: str) -> tuple[bytes, Chain]:
         """Return a seal over all lines so far, and the chain with it."""
-        line = self._ending(Kind.SEAL, time)
-        return self._write({**line, "mac": _mac(canonical(line), mac_key)})
+        sealed = self._ending(Kind.SEAL, time)
+        mac = b'"mac":"%s",' % _mac(sealed, mac_key).encode()
+        return self._next(_insert(sealed, mac, before=b'"prev":'))
 
     def sign(self, sign: Callable[[bytes], bytes], *, time: str) -> tuple[bytes, Chain]:
         """Return a checkpoint over all lines so far, and the chain with it.
 
         The next key, if one was named, takes over.
         """
-        line = self._ending(Kind.CHECKPOINT, time)
-        raw, chain = self._write({**line, "signature": sign(_SIGNED + canonical(line)).hex()})
+        signed = self._ending(Kind.CHECKPOINT, time)
+        signature = b'"signature":"%s",' % sign(_SIGNED + signed).hex().encode()
+        raw, chain = self._next(_insert(signed, signature, before=b'"time":'))
         return raw, chain._replace(public_key=self.next_key or self.public_key, next_key="")
 
-    def _ending(self, kind: str, time: str) -> Line:
+    def _ending(self, kind: str, time: str) -> bytes:
         key = key_id(self.public_key)
         place = {"after": self.after, "key": key, "log": self.log, "prev": self.prev}
-        return {**place, "kind": kind, "time": time}
+        return canonical({**place, "kind": kind, "time": time})
 
-    def _write(self, line: Line) -> tuple[bytes, Chain]:
-        raw = canonical(line)
-        return raw, self._replace(prev=hash_line(raw))
+    def _next(self, raw: bytes, **changes: Any) -> tuple[bytes, Chain]:
+        return raw, self._replace(prev=hash_line(raw), **changes)
+
+
+def _insert(line: bytes, field: bytes, *, before: bytes) -> bytes:
+    """Add a field to a canonical line at its place among the sorted keys."""
+    at = line.rindex(before)
+    return line[:at] + field + line[at:]
 
 
 def _public_key(line: Line) -> str:

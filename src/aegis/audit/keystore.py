@@ -247,7 +247,7 @@ class Salts:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._cached_path, self._cached = Path(), b""
+        self._block_number, self._block = -1, b""
 
     def use(self, number: int) -> bytes:
         """Return the salt of a new record, which is on the disk; for one thread at a time.
@@ -255,13 +255,14 @@ class Salts:
         Raises:
             OSError, DiskFullError: if a new block cannot be written.
         """
-        path, offset = self._locate(number)
-        if path != self._cached_path:
+        block, index = divmod(number - 1, SALT_BLOCK)
+        if block != self._block_number:
+            path, _ = self._locate(number)
             if not path.exists():
                 make_private_folder(self.folder)
                 write_bytes(path, secrets.token_bytes(SALT_BLOCK * KEY_BYTES), OWNER_ONLY)
-            self._cached_path, self._cached = path, path.read_bytes()
-        return self._cached[offset : offset + KEY_BYTES]
+            self._block_number, self._block = block, path.read_bytes()
+        return self._block[index * KEY_BYTES : (index + 1) * KEY_BYTES]
 
     def find(self, number: int) -> bytes | None:
         """Return the salt of a record, or None if it was erased or is not here."""
