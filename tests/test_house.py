@@ -65,15 +65,15 @@ FILE_LINES, FUNCTION_LINES, PARAMETERS, WIDTH = 400, 60, 6, 100
 LINES_NOW = {
     "protocol": 700,
     "storage": 900,
-    "runs": 2_900,
+    "runs": 3_000,
     "audit": 2_000,
     "model": 2_300,
     "engine": 2_400,
-    "train": 5_800,
+    "train": 5_500,
     "export": 2_200,
-    "serve": 2_400,
+    "serve": 2_500,
     "pipeline": 800,
-    "cli": 2_500,
+    "cli": 2_400,
     "total": 26_500,
 }
 
