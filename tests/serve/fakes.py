@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -127,3 +128,8 @@ def house(
     token_file = TokenFile(tokens) if tokens else None
     app = build_app(service, cases, settings=settings, metrics=metrics, tokens=token_file)
     return House(engine, audit, cases, service, metrics, app)
+
+
+def events(text: str) -> list[Any]:
+    found = [line.removeprefix("data: ") for line in text.split("\n") if line.startswith("data: ")]
+    return [json.loads(line) for line in found if line != "[DONE]"]

@@ -92,7 +92,10 @@ WORDS = [
     "reads",
     "it",
 ]
-KANA = "この人は海の近くの町について尋ねていて正午までに着く電車を知りたいと思っている家族は誰も運転できない"
+KANA = (
+    "この人は海の近くの町について尋ねていて正午までに着く電車を"
+    "知りたいと思っている家族は誰も運転できない"
+)
 FIELDS = {
     "id",
     "final",
@@ -212,7 +215,8 @@ def _same(text: str, _: random.Random) -> str:
 
 
 MUTATIONS: tuple[Mutation, ...] = (
-    _same, _wide, _bold, _case, _invisible, _entities, _percent, _apart, _accents, _backwards, _pieces, _marked,
+    _same, _wide, _bold, _case, _invisible, _entities, _percent, _apart, _accents, _backwards,
+    _pieces, _marked,
 )  # fmt: skip
 
 
@@ -439,7 +443,8 @@ def main() -> None:
         print(f"{name:40} {count}")
     through = found["let through"] / max(1, found["harmless"])
     print(
-        f"{total} cases in {seconds:.0f} s: {found['leaks']} leaks; {through:.4f} of harmless finals let through"
+        f"{total} cases in {seconds:.0f} s: {found['leaks']} leaks; "
+        f"{through:.4f} of harmless finals let through"
     )
     sys.exit(bool(found["leaks"]) or through < 0.999)
 

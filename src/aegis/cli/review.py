@@ -7,75 +7,67 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aegis.cli.options import AsJson
+
 if TYPE_CHECKING:
     from aegis.serve.escalations import CaseQueue
 
 app = typer.Typer(
-    help="Look at what the server handed over to a person, and answer it; the asker fetches the answer by the case's id.",
+    help="Look at what the server handed over to a person, and answer it; "
+    "the asker fetches the answer by the case's id.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+_ID = "The case's id, or as much of its beginning as no other has."
+_RESOLVED = "Those that have their answer, the newest first."
+_REVIEWER = "Who decides; by default your user name."
+Id = Annotated[str, typer.Argument(help=_ID)]
 File = Annotated[Path, typer.Option("--cases", help="The queue of `aegis serve`.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Id = Annotated[
-    str, typer.Argument(help="The case's id, or as much of its beginning as no other has.")
-]
 _FILE = Path("runs/latest/escalations.db")
 
 
 @app.command("list")
 def list_(
     cases: File = _FILE,
-    resolved: Annotated[
-        bool, typer.Option("--resolved", help="Those that have their answer, the newest first.")
-    ] = False,
+    resolved: Annotated[bool, typer.Option("--resolved", help=_RESOLVED)] = False,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
-    json: Json = False,
+    json: AsJson = False,
 ) -> None:
     """Show the cases that wait, the oldest first."""
     from dataclasses import asdict
 
     from aegis.cli.show import print_json, print_table
 
-    queue = _queue(cases)
-    found = queue.list(resolved=resolved, limit=limit)
+    queue = _open_queue(cases)
+    shown = queue.list(resolved=resolved, limit=limit)
     if json:
-        print_json([asdict(case) for case in found])
+        print_json([asdict(case) for case in shown])
         return
-    rows = [
-        (
-            case.id[:8],
-            case.opened,
-            case.user,
-            " ".join(case.query.split())[:80],
-            case.reviewer or "",
-        )
-        for case in found
-    ]
-    rows = [tuple(map(_harmless, row)) for row in rows]
-    print_table(
-        ("id", "since", "user", "question", "reviewer"), rows, title=f"{queue.waiting()} waiting"
-    )
+    rows = []
+    for case in shown:
+        question = " ".join(case.query.split())[:80]
+        cells = (case.id[:8], case.opened, case.user, question, case.reviewer or "")
+        rows.append(tuple(map(_printable, cells)))
+    columns = ("id", "since", "user", "question", "reviewer")
+    print_table(columns, rows, title=f"{queue.waiting()} waiting")
 
 
 @app.command("show")
-def show(id: Id, cases: File = _FILE, json: Json = False) -> None:
+def show(id: Id, cases: File = _FILE, json: AsJson = False) -> None:
     """Show one case whole."""
     from dataclasses import asdict
 
     from aegis.cli.show import print_json
     from aegis.protocol.decisions import NAMES
 
-    case = _queue(cases).find(id)
+    case = _open_queue(cases).find(id)
     if json:
         print_json(asdict(case))
         return
-    chances = "  ".join(
-        f"{name} {chance:.2f}" for name, chance in zip(NAMES, case.probabilities, strict=True)
-    )
-    typer.echo(
-        f"{case.id}\nsince {case.opened}, from {_harmless(case.user) or 'nobody named'}\n{chances}\n\n{_harmless(case.query)}"
-    )
+    chances = [f"{name} {p:.2f}" for name, p in zip(NAMES, case.probabilities, strict=True)]
+    user = _printable(case.user) or "nobody named"
+    typer.echo(f"{case.id}\nsince {case.opened}, from {user}\n{'  '.join(chances)}\n")
+    typer.echo(_printable(case.query))
     if case.answer is not None:
         typer.echo(f"\nanswered {case.resolved} by {case.reviewer}:\n{case.answer}")
 
@@ -85,10 +77,8 @@ def answer(
     id: Id,
     text: Annotated[str, typer.Argument(help="What the asker is told.")],
     cases: File = _FILE,
-    reviewer: Annotated[
-        str | None, typer.Option(help="Who decides; by default your user name.")
-    ] = None,
-    json: Json = False,
+    reviewer: Annotated[str | None, typer.Option(help=_REVIEWER)] = None,
+    json: AsJson = False,
 ) -> None:
     """Answer a case. The first answer stands."""
     import getpass
@@ -97,31 +87,28 @@ def answer(
     from aegis.cli.show import print_json, print_note
     from aegis.data.records import require_text
 
-    queue = _queue(cases)
-    said = require_text(text, "answer", "argument")
-    case = queue.resolve(queue.find(id).id, said, reviewer=reviewer or getpass.getuser())
+    queue, reply = _open_queue(cases), require_text(text, "answer", "argument")
+    case = queue.resolve(queue.find(id).id, reply, reviewer=reviewer or getpass.getuser())
     if json:
         print_json(asdict(case))
     else:
         print_note(f"{case.id} is answered; {queue.waiting()} waiting")
 
 
-def _queue(path: Path) -> CaseQueue:
+def _open_queue(path: Path) -> CaseQueue:
     from aegis.errors import BadInputError
     from aegis.runs.record import locate
     from aegis.serve.escalations import CaseQueue
 
-    found = locate(path)
-    if not found.is_file():
+    located = locate(path)
+    if not located.is_file():
         raise BadInputError(
             f"{path}: no such queue; `aegis serve` makes it beside its model, or give --cases FILE"
         )
-    return CaseQueue(found)
+    return CaseQueue(located)
 
 
-def _harmless(text: str) -> str:
-    """The text without what would move the terminal's cursor or colour it: whoever asked may have
-    written it."""
-    return "".join(
-        character if character.isprintable() or character in "\n\t" else "�" for character in text
-    )
+def _printable(text: str) -> str:
+    """Replace what would move the terminal's cursor or colour it: whoever asked may have written
+    it."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)

@@ -7,42 +7,31 @@ from typing import Annotated
 
 import typer
 
+from aegis.cli.options import AsJson
+
+_MODEL = "An adapter or a model folder that `aegis run` wrote."
+_BASE = "The adapter's base, if it has moved."
+_PATHS = "Ways of thinking to weigh against each other."
+_THRESHOLD = "With several paths: below this score the decision becomes ESCALATION."
+_TEMPERATURE = "0 takes the most probable token."
+_SECTION_TOKENS = "At most so many tokens a private section."
+_FINAL_TOKENS = "At most so many tokens of answer."
+_SEED = "The same seed gives the same answer."
+_PRIVATE = "Show the private sections too, to you, the owner of this machine."
+
 
 def think(
     prompt: Annotated[str, typer.Argument(help="What to ask.")],
-    model: Annotated[
-        Path, typer.Option(help="An adapter or a model folder that `aegis run` wrote.")
-    ] = Path("runs/latest/adapter"),
-    base: Annotated[str | None, typer.Option(help="The adapter's base, if it has moved.")] = None,
-    paths: Annotated[
-        int, typer.Option(min=1, max=64, help="Ways of thinking to weigh against each other.")
-    ] = 1,
-    threshold: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="With several paths: below this score the decision becomes ESCALATION.",
-        ),
-    ] = 0.5,
-    temperature: Annotated[
-        float, typer.Option(min=0, help="0 takes the most probable token.")
-    ] = 0.7,
-    section_tokens: Annotated[
-        int, typer.Option(min=1, help="At most so many tokens a private section.")
-    ] = 48,
-    final_tokens: Annotated[
-        int, typer.Option(min=1, help="At most so many tokens of answer.")
-    ] = 160,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answer.")] = 0,
-    debug_private: Annotated[
-        bool,
-        typer.Option(
-            "--debug-private",
-            help="Show the private sections too, to you, the owner of this machine.",
-        ),
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    model: Annotated[Path, typer.Option(help=_MODEL)] = Path("runs/latest/adapter"),
+    base: Annotated[str | None, typer.Option(help=_BASE)] = None,
+    paths: Annotated[int, typer.Option(min=1, max=64, help=_PATHS)] = 1,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help=_THRESHOLD)] = 0.5,
+    temperature: Annotated[float, typer.Option(min=0, help=_TEMPERATURE)] = 0.7,
+    section_tokens: Annotated[int, typer.Option(min=1, help=_SECTION_TOKENS)] = 48,
+    final_tokens: Annotated[int, typer.Option(min=1, help=_FINAL_TOKENS)] = 160,
+    seed: Annotated[int, typer.Option(min=0, help=_SEED)] = 0,
+    debug_private: Annotated[bool, typer.Option("--debug-private", help=_PRIVATE)] = False,
+    json: AsJson = False,
 ) -> None:
     """Let a model think in private about one question and print its public answer, nothing else.
 

@@ -7,60 +7,59 @@ from typing import Annotated
 
 import typer
 
+from aegis.cli.options import AsJson
+
 app = typer.Typer(
-    help="Make, list and revoke the bearer tokens of `aegis serve --tokens FILE`; the file holds hashes only.",
+    help="Make, list and revoke the bearer tokens of `aegis serve --tokens FILE`; "
+    "the file holds hashes only.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+_NAME = "Whose it is; it names its holder in the audit log."
+_SCOPE = "ask: questions; review: escalations; admin: metrics. Repeat for several."
 File = Annotated[Path, typer.Option("--tokens", help="The token file.")]
 _FILE = Path("tokens.json")
 
 
 @app.command("new")
 def new(
-    name: Annotated[str, typer.Argument(help="Whose it is; it names its holder in the audit log.")],
+    name: Annotated[str, typer.Argument(help=_NAME)],
     tokens: File = _FILE,
-    scope: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="ask: questions; review: escalations; admin: metrics. Repeat for several."
-        ),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    scope: Annotated[list[str] | None, typer.Option(help=_SCOPE)] = None,
+    json: AsJson = False,
 ) -> None:
     """Make a token and print it, once: only its hash is kept. A running server knows it at once."""
     from aegis.cli.show import print_json, print_note
     from aegis.serve.tokens import new_token
 
     scopes = scope or ["ask"]
-    made = new_token(tokens, name, scopes)
+    token = new_token(tokens, name, scopes)
     print_note(f"{name} may {', '.join(scopes)}; the token is shown this once:")
     if json:
-        print_json({"name": name, "scopes": scopes, "token": made})
+        print_json({"name": name, "scopes": scopes, "token": token})
     else:
-        typer.echo(made)
+        typer.echo(token)
 
 
 @app.command("list")
-def list_(
-    tokens: File = _FILE, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
-) -> None:
+def list_(tokens: File = _FILE, json: AsJson = False) -> None:
     """Show whose tokens there are, never the tokens."""
-    from dataclasses import asdict
-
     from aegis.cli.show import print_json, print_table
     from aegis.serve.tokens import read_tokens
 
-    found = read_tokens(tokens)
+    shown = ("id", "name", "scopes", "created", "revoked")
+    rows = [{name: getattr(token, name) for name in shown} for token in read_tokens(tokens)]
     if json:
-        kept = ("id", "name", "scopes", "created", "revoked")
-        print_json([{name: asdict(token)[name] for name in kept} for token in found])
-        return
-    rows = [
-        (token.id, token.name, ", ".join(token.scopes), token.created, token.revoked or "")
-        for token in found
-    ]
-    print_table(("id", "name", "scopes", "made", "revoked"), rows)
+        print_json(rows)
+    else:
+        cells = [(*row.values(),) for row in rows]
+        print_table(
+            ("id", "name", "scopes", "made", "revoked"),
+            [
+                (id, name, ", ".join(scopes), made, gone or "")
+                for id, name, scopes, made, gone in cells
+            ],
+        )
 
 
 @app.command("revoke")
@@ -70,7 +69,7 @@ def revoke(
 ) -> None:
     """Let a token open nothing any more; a running server heeds it at once."""
     from aegis.cli.show import print_note
-    from aegis.serve.tokens import revoke as take_back
+    from aegis.serve.tokens import revoke as revoke_token
 
-    take_back(tokens, name)
+    revoke_token(tokens, name)
     print_note(f"{name} is revoked")

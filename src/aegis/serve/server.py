@@ -85,7 +85,8 @@ def _engine_kind(settings: ServeSettings, path: Path) -> str:
         raise BadInputError(f"--engine must be hf or gguf, got {kind!r}; give one of them")
     if not path.exists():
         raise BadInputError(
-            f"{settings.model}: no such model; give a folder that `aegis run` wrote, or a .gguf file"
+            f"{settings.model}: no such model; "
+            "give a folder that `aegis run` wrote, or a .gguf file"
         )
     return kind
 

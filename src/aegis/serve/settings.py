@@ -25,6 +25,7 @@ class ServeSettings(BaseModel):
     host: str = "127.0.0.1"
     """Address to listen on; any but a loopback one needs `tokens`."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    """TCP port to listen on."""
     tokens: Path | None = None
     """File of bearer tokens; None lets in everybody on this machine."""
     name: str | None = None

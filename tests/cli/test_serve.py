@@ -1,4 +1,4 @@
-"""The verbs, as a user calls them: serve in a process of its own, review, token."""
+"""The verb as a user calls it, in a process of its own."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ from aegis.cli import app
 from aegis.errors import BadInputError
 from aegis.model.heads import DecisionHead
 from aegis.protocol.decisions import Decision
-from aegis.serve.escalations import CaseQueue
-from aegis.serve.tokens import read_tokens
 from tests.conftest import byte_tokenizer, tiny_model
 
 SOAK_S = float(os.environ.get("AEGIS_SOAK_S", "120"))
@@ -136,20 +134,6 @@ def test_ask_escalate_review_answer_and_verify(model: Path) -> None:
     assert verified.exit_code == 0, verified.output
 
 
-def test_cases_survive_a_kill(tmp_path: Path) -> None:
-    opened = (
-        "import os, sys; from pathlib import Path; from aegis.serve.escalations import CaseQueue; "
-        "queue = CaseQueue(Path(sys.argv[1])); "
-        "queue.open('ab' * 16, owner='', user='', query='Pay it?', "
-        "probabilities=(0.1, 0.7, 0.1, 0.1)); "
-        "os.kill(os.getpid(), 9)"
-    )
-    killed = subprocess.run([sys.executable, "-c", opened, str(tmp_path / "cases.db")], check=False)
-    assert killed.returncode != 0
-    with contextlib.closing(CaseQueue(tmp_path / "cases.db")) as cases:
-        assert cases.get("ab" * 16).query == "Pay it?"
-
-
 def test_what_cannot_be_served_is_told_before_anything_is_loaded(
     model: Path, tmp_path: Path
 ) -> None:
@@ -186,62 +170,13 @@ def test_what_cannot_be_served_is_told_before_anything_is_loaded(
         assert "choose another" in refused(str(model), "--port", str(held.getsockname()[1]))
 
 
-def test_tokens_are_made_shown_once_and_revoked(tmp_path: Path) -> None:
-    file = tmp_path / "tokens.json"
-    made = called(
-        "token",
-        "new",
-        "mai",
-        "--scope",
-        "ask",
-        "--scope",
-        "review",
-        "--tokens",
-        str(file),
-        "--json",
-    )
-    token = json.loads(made.stdout)["token"]
-    assert oct(file.stat().st_mode & 0o777) == "0o600" or os.name == "nt"
-    listed = called("token", "list", "--tokens", str(file)).stdout
-    assert "mai" in listed
-    assert token not in listed + file.read_text(encoding="utf-8")
-    assert "taken" in str(called("token", "new", "mai", "--tokens", str(file)).exception)
-    assert "scope must be" in str(
-        called("token", "new", "kei", "--scope", "all", "--tokens", str(file)).exception
-    )
-    assert called("token", "revoke", "mai", "--tokens", str(file)).exit_code == 0
-    assert read_tokens(file)[0].revoked
-    assert "no valid token" in str(
-        called("token", "revoke", "mai", "--tokens", str(file)).exception
-    )
-
-
-def test_a_question_cannot_move_the_reviewers_cursor(tmp_path: Path) -> None:
-    with contextlib.closing(CaseQueue(tmp_path / "cases.db")) as cases:
-        cases.open(
-            "ab" * 16,
-            owner="",
-            user="",
-            query="hi\x1b[2Jgone\u202e",
-            probabilities=(0.1, 0.7, 0.1, 0.1),
-        )
-    shown = called("review", "show", "ab", "--cases", str(tmp_path / "cases.db"))
-    assert "\x1b" not in shown.stdout
-    assert "\u202e" not in shown.stdout
-    listed = called("review", "list", "--cases", str(tmp_path / "cases.db"))
-    assert "\x1b[2J" not in listed.stdout
-    assert "no such queue" in str(
-        called("review", "list", "--cases", str(tmp_path / "other.db")).exception
-    )
-
-
 @pytest.mark.timeout(2 * SOAK_S + 300)
 def test_two_minutes_of_sixteen_clients_that_come_and_go(tmp_path: Path) -> None:
     """AEGIS_SOAK_S=1800 makes half an hour of it."""
     import asyncio
 
     from aegis.engine.transformers_engine import TRIM_S
-    from tests.serve.test_live import soak
+    from tests.serve.live import soak
 
     (tmp_path / "model").mkdir()
     folder = model_folder(tmp_path / "model", Decision.DENY)

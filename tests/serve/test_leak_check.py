@@ -122,7 +122,8 @@ def test_what_is_no_text_does_not_leave(final: str) -> None:
 @pytest.mark.parametrize(
     "final",
     [
-        "x7&#114\u034f6h5y7m7&#\u180e1137\xadh8&#\u180e1133",  # a mark ends an entity without a semicolon
+        # a mark ends an entity without a semicolon
+        "x7&#114\u034f6h5y7m7&#\u180e1137\xadh8&#\u180e1133",
         "x7&#11\u200b4;6h5&#12\u200b1;7m7",  # a mark inside an entity
         "x7&#x72\u200b6h5y7m7",
     ],

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from aegis.protocol.decisions import Decision
+from aegis.protocol.fixed_texts import fixed_text
+from tests.serve.fakes import FakeEngine, house
+
+
+def test_earlier_turns_are_the_opening_and_the_severest_verdict_counts(tmp_path: Path) -> None:
+    engine = FakeEngine(
+        judges=lambda prompt: Decision.REFUSE if "bomb" in prompt else Decision.ALLOW
+    )
+    made = house(tmp_path, engine, canary=False)
+    turns = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": [{"type": "text", "text": "About a bomb"}]},
+        {"role": "assistant", "content": "No."},
+        {"role": "user", "content": "Go on"},
+    ]
+    with made.client() as client:
+        answer = client.post(
+            "/v1/chat/completions", json={"model": "tiny", "messages": turns}
+        ).json()
+    assert answer["choices"][0]["message"]["content"] == fixed_text(Decision.REFUSE, "en")
+    assert answer["choices"][0]["finish_reason"] == "content_filter"
+    assert engine.told == [Decision.REFUSE]
+    assert engine.prompts[0].split("\n")[1:] == [
+        "instruction: Be kind.",
+        "user: About a bomb",
+        "assistant: No.",
+        "",
+        "The user now says:",
+        "Go on",
+    ]
+    assert answer["usage"]["completion_tokens"] == len(fixed_text(Decision.REFUSE, "en").split())
