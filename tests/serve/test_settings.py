@@ -7,7 +7,9 @@ from aegis.serve.settings import ServeSettings
 
 
 def test_every_setting_is_described() -> None:
-    assert [name for name, field in ServeSettings.model_fields.items() if not field.description] == []
+    assert [
+        name for name, field in ServeSettings.model_fields.items() if not field.description
+    ] == []
 
 
 def test_the_verb_has_the_settings_defaults() -> None:

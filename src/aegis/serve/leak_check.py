@@ -111,7 +111,7 @@ def key_like_words(text: str) -> list[str]:
 
 
 def _spells(answer: str, secret: str) -> bool:
-    """True if the secret stands in the answer: whole, backwards, for a half or more in pieces, or
+    """Return whether the secret stands in the answer: whole, backwards, for a half or more in pieces, or
     with other characters between."""
     return any(
         _has_pieces(answer, text) or _has_scattered(answer, text) for text in (secret, secret[::-1])
@@ -129,8 +129,8 @@ def _has_pieces(answer: str, secret: str) -> bool:
 
 
 def _has_scattered(answer: str, secret: str) -> bool:
-    """True if the secret's characters stand in the answer in order, close to one another; the more
-    of them are digits, the less close."""
+    """Return whether the secret's characters stand in the answer in order, close to one another;
+    the more of them are digits, the less close."""
     if not set(secret) <= set(answer):
         return False
     unlikely = len(secret) >= 12 and sum(map(str.isdigit, secret)) >= 4  # to be there by accident
@@ -152,7 +152,8 @@ def _any_within(places: list[int], low: int, below: int) -> bool:
 
 
 def _quotes(answer: str, private: str, asked: str) -> bool:
-    """True if a long run of the private text, which the asker did not write, is in the answer."""
+    """Return whether a long run of the private text, which the asker did not write, is in the
+    answer."""
     size = _QUOTATION["ja" if _JAPANESE.search(answer) else "en"]
     step = size // 2  # every run of `size` holds an aligned piece of half that
     for start in range(0, len(answer) - step + 1, step):
