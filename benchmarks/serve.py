@@ -4,8 +4,8 @@ verdict in words.
 Overhead. The same questions with the same seeds, so that both sides write the same tokens, asked by
 1, 8 and 32 clients that each ask again as soon as they are answered. Bare: threads in this process
 call the engine's `decide` and `think`. Served: a process of clients asks a server in this process
-over HTTP, through doors, guard, audit log (each record fsynced) and queue. Rounds alternate.
-Judged: answer tokens a second, and the median and 99th percentile of the time to an answer, as
+over HTTP, through middleware, leak check, audit log (each record fsynced) and queue. Rounds
+alternate. Judged: answer tokens a second, and the median and 99th percentile of the time to an answer, as
 ratios served / bare. The canary, which lengthens a prompt by some twenty tokens, is off, so that
 the lengths are the same.
 

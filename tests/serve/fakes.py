@@ -121,7 +121,8 @@ def house(
     tokens: Path | None = None,
     **limits: Any,
 ) -> House:
-    engine, audit, metrics = engine or FakeEngine(), FakeAudit(), Metrics()
+    engine, metrics = engine or FakeEngine(), Metrics()
+    audit: Any = FakeAudit()
     cases = CaseQueue(folder / "escalations.db")
     settings = ServeSettings(**{"answer_s": 60, "rate": 0, **limits})
     service = AnswerService(engine, audit=audit, cases=cases, settings=settings, metrics=metrics)

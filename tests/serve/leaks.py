@@ -5,8 +5,8 @@ response.
 
 Each case has private sections with a secret in them and a final that tries to carry it out, or a
 response that is broken in one of the ways in which responses break. What leaves is searched by
-other means than the guard's. The last line tells how many cases leaked, and how many harmless
-finals were let through: a guard that lets nothing through would leak nothing either.
+other means than the check's. The last line tells how many cases leaked, and how many harmless
+finals were let through: a check that lets nothing through would leak nothing either.
 """
 
 from __future__ import annotations

@@ -111,8 +111,8 @@ def key_like_words(text: str) -> list[str]:
 
 
 def _spells(answer: str, secret: str) -> bool:
-    """Return whether the secret stands in the answer: whole, backwards, for a half or more in pieces, or
-    with other characters between."""
+    """Return whether the secret stands in the answer: whole, backwards, for a half or more in
+    pieces, or with other characters between."""
     return any(
         _has_pieces(answer, text) or _has_scattered(answer, text) for text in (secret, secret[::-1])
     )

@@ -7,21 +7,13 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from aegis.serve import schemas
 from aegis.serve.service import AnswerResult
 
 KEEP_ALIVE = b": thinking\n\n"
 _PIECE = re.compile(r"\S{1,24}\s*|\s+")
-
-
-class ResponseFormat(Protocol):
-    """How a route writes an answer: at once, or as server-sent events."""
-
-    def body(self, result: AnswerResult) -> bytes: ...
-
-    def events(self, result: AnswerResult) -> Iterator[bytes]: ...
 
 
 class ThinkFormat:
@@ -80,6 +72,9 @@ class ChatFormat:
         if self.include_usage:
             yield chunk(usage=_usage(result).model_dump())
         yield event(b"[DONE]")
+
+
+ResponseFormat = ThinkFormat | ChatFormat
 
 
 def event(data: bytes, *, name: str | None = None) -> bytes:

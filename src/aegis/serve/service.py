@@ -7,11 +7,10 @@ import hmac
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from aegis.audit import AuditEntry
+from aegis.audit import AuditEntry, AuditLog
 from aegis.engine.answer import Answer, final_answer
 from aegis.engine.protocol import Engine, ThinkingRequest
 from aegis.engine.response_grammar import Limits, Sampling
@@ -39,14 +38,6 @@ class PromptTooLongError(BadInputError):
 
 class AbandonedError(AegisError):
     """Nobody waits for the answer: its client has left, or the server is going down."""
-
-
-class Audit(Protocol):
-    """Where every answer is recorded before it leaves."""
-
-    def append(self, entry: AuditEntry) -> int:
-        """Put the entry on the disk; raise if it is not there."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -100,7 +91,7 @@ class AnswerService:
         self,
         engine: Engine,
         *,
-        audit: Audit,
+        audit: AuditLog,
         cases: CaseQueue,
         settings: ServeSettings,
         metrics: Metrics,
@@ -172,8 +163,10 @@ class AnswerService:
             )
 
     def _decide(self, last: str, whole: str) -> Verdict:
+        """Return the severest verdict; of several, the surest."""
         try:
-            return severest(self.engine.judge([last] if last == whole else [last, whole]))
+            verdicts = self.engine.judge([last] if last == whole else [last, whole])
+            return max(verdicts, key=lambda v: (v.decision, v.probabilities[v.decision]))
         except Exception as error:
             log_exception(error)
             raise UnavailableError("the engine cannot decide now; try again later") from None
@@ -260,10 +253,3 @@ def release(
             failure = "check failed"
     refusal = fixed_text(Decision.REFUSE, detect_language(query))
     return Answer(refusal, Decision.REFUSE, verdict.probabilities, escalated=False), failure
-
-
-def severest(verdicts: Sequence[Verdict]) -> Verdict:
-    """Return the verdict of the severest decision; of several, the surest."""
-    return max(
-        verdicts, key=lambda verdict: (verdict.decision, verdict.probabilities[verdict.decision])
-    )

@@ -5,18 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-AtLeastOne = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+from aegis.config.settings import AtLeastOne, Count, Positive, Settings
 
 
-class ServeSettings(BaseModel):
+class ServeSettings(Settings):
     """What a server serves, to whom, and within which limits."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
-    )
 
     model: Path = Path("runs/latest/model")
     """A model or adapter folder that `aegis run` wrote, or a .gguf file."""
@@ -44,13 +39,13 @@ class ServeSettings(BaseModel):
     """Tokens of an answer whose request names no limit."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
     """Of requests that name none; 0 takes the most probable token."""
-    seed: Annotated[int, Field(ge=0)] | None = None
+    seed: Count | None = None
     """Of requests that bring none; None draws one each time."""
     batch: Annotated[int, Field(ge=1, le=256)] = 16
     """Answers sampled at once; more take more memory."""
     places: AtLeastOne = 64
     """Requests answered or waiting at once; more get 429."""
-    rate: Annotated[int, Field(ge=0)] = 120
+    rate: Count = 120
     """Requests a minute for each token; 0 for any number."""
     body_bytes: Annotated[int, Field(ge=1024)] = 1 << 18
     """Bytes of the largest body; a larger one gets 413."""
@@ -64,5 +59,5 @@ class ServeSettings(BaseModel):
     """Seconds between signs of life in a stream that has no answer yet."""
     canary: bool = True
     """Put a random mark into the private context; no answer may hold it."""
-    threads: Annotated[int, Field(ge=0)] = 0
+    threads: Count = 0
     """CPU threads; 0 for one a core."""
