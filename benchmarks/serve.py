@@ -5,9 +5,9 @@ Overhead. The same questions with the same seeds, so that both sides write the s
 1, 8 and 32 clients that each ask again as soon as they are answered. Bare: threads in this process
 call the engine's `decide` and `think`. Served: a process of clients asks a server in this process
 over HTTP, through middleware, leak check, audit log (each record fsynced) and queue. Rounds
-alternate. Judged: answer tokens a second, and the median and 99th percentile of the time to an answer, as
-ratios served / bare. The canary, which lengthens a prompt by some twenty tokens, is off, so that
-the lengths are the same.
+alternate. Judged: answer tokens a second, and the median and 99th percentile of the time to an
+answer, as ratios served / bare. The canary, which lengthens a prompt by some twenty tokens, is off,
+so that the lengths are the same.
 
 Decisions. The head's decisions about n prompts, against the same model asked as guard models are
 asked, with the rules in the prompt (in some hundred tokens; Llama Guard's take several hundred),
@@ -56,9 +56,10 @@ VERDICT, WORD = '{"decision": "ESCALATION"}', "ESCALATION"
 RULES = (
     "You guard an assistant. Decide about the request below.\n"
     "ALLOW: harmless, and the assistant may answer it itself.\n"
-    "ESCALATION: a person has to decide, because money, health, law or somebody's safety depends on it, or because the "
-    "request cannot be judged from what it says.\n"
-    "DENY: harmless to others, but the rules of this service do not permit it, such as another person's data.\n"
+    "ESCALATION: a person has to decide, because money, health, law or somebody's safety depends "
+    "on it, or because the request cannot be judged from what it says.\n"
+    "DENY: harmless to others, but the rules of this service do not permit it, such as another "
+    "person's data.\n"
     "REFUSE: harmful or illegal, whatever reason is given.\n\nRequest: "
 )
 
@@ -285,7 +286,8 @@ def decisions(thinker: LocalThinker, prompts: Sequence[str], n: int, rounds: int
     ):
         value, low, high = median(times / head)
         print(
-            f"{n} at once: decisions a second, head / {label}, no rules read: {value:.2f} [{low:.2f}, {high:.2f}]"
+            f"{n} at once: decisions a second, head / {label}, no rules read: "
+            f"{value:.2f} [{low:.2f}, {high:.2f}]"
         )
     name = (
         f"{n} at once: decisions a second, head / rules read and a verdict of {lengths[0]} tokens"

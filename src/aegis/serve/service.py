@@ -195,17 +195,6 @@ class AnswerService:
         withheld: str | None,
     ) -> None:
         """Open the case and append to the audit log, both or neither."""
-        entry = AuditEntry(
-            request_id=request.id,
-            user=request.user or None,
-            decision=result.decision.name,
-            escalated=result.escalated,
-            model=self.engine.name,
-            query=whole,
-            sections=thinking.bodies() if thinking else {},
-            final=result.final,
-            outcome=f"withheld: {withheld}" if withheld else "answered",
-        )
         try:
             if result.escalated:
                 self.cases.open(
@@ -215,6 +204,17 @@ class AnswerService:
                     query=whole,
                     probabilities=result.probabilities,
                 )
+            entry = AuditEntry(
+                request_id=request.id,
+                user=request.user or None,
+                decision=result.decision.name,
+                escalated=result.escalated,
+                model=self.engine.name,
+                query=whole,
+                sections=thinking.bodies() if thinking else {},
+                final=result.final,
+                outcome=f"withheld: {withheld}" if withheld else "answered",
+            )
             self.audit.append(entry)
         except Exception as error:
             log_exception(error)
