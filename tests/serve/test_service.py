@@ -53,7 +53,7 @@ def test_an_engine_that_fails_gives_the_fixed_refusal(
         answer = client.post("/think", json={"query": "hi"})
     assert answer.json()["final"] == fixed_text(Decision.REFUSE, "en")
     assert made.audit.entries[0].outcome == "withheld: engine error"
-    assert "RuntimeError at test_app.py" in caplog.text
+    assert "RuntimeError at test_service.py" in caplog.text
     assert "secretword" not in caplog.text + answer.text
 
 
