@@ -9,7 +9,7 @@ import numpy as np
 
 from aegis.data.records import parse_record
 from aegis.evaluate.decisions import evaluate_decisions, write_results
-from aegis.model.calibration import Calibration
+from aegis.model.calibration import Calibration, Weights
 
 RECORDS = [
     parse_record({"id": str(number), "prompt": prompt, "decision": decision}, where="f:1")
@@ -20,8 +20,7 @@ RECORDS = [
 
 
 class AlwaysAllow:
-    head = SimpleNamespace()
-    calibration = Calibration()
+    head = SimpleNamespace(calibration=Calibration(Weights(0.5)))
 
     def logits(self, prompts: list[str], **_: Any) -> tuple[np.ndarray, np.ndarray]:
         return np.tile([4.0, 0.0, 0.0, 0.0], (len(prompts), 1)), np.ones(len(prompts))
@@ -32,6 +31,7 @@ def test_results_are_whole_by_language_and_by_item(tmp_path: Path) -> None:
     assert (results["n"], results["judge"], results["ms_per_prompt"]) == (3, "decision head", 1.0)
     assert {name: row["n"] for name, row in results["per_language"].items()} == {"en": 2, "ja": 1}
     assert results["miss_rate"]["value"] == 1.0
+    assert results["calibration"]["words"]["deep"] == 0.5
     write_results(tmp_path, results)
     assert "items" not in json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     lines = (tmp_path / "items.jsonl").read_text(encoding="utf-8").splitlines()

@@ -86,7 +86,7 @@ def _type(node: dict[str, Any], defs: dict[str, Any]) -> str:
         if parts := node.get("prefixItems"):
             return f"[{', '.join(_type(part, defs) for part in parts)}]"
         return f"list of {_type(node['items'], defs)}"
-    return _TYPES.get(node["type"], node["type"])
+    return _TYPES.get(node["type"]) or str(node["type"])
 
 
 def _bounds(node: dict[str, Any]) -> Iterator[str]:

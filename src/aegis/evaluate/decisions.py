@@ -14,7 +14,7 @@ from aegis import __version__
 from aegis.data.records import Record
 from aegis.engine.judge import Judge
 from aegis.evaluate.metrics import decision_metrics
-from aegis.model.calibration import probabilities
+from aegis.model.calibration import Calibration, probabilities
 from aegis.protocol.decisions import NAMES
 from aegis.runs.reporter import bar
 from aegis.storage.files import to_json
@@ -27,6 +27,7 @@ def evaluate_decisions(
     with bar(label, len(records)) as advance:
         prompts, names = [item.prompt for item in records], [item.id for item in records]
         logits, times = judge.logits(prompts, names=names, on_batch=advance)
+    calibration = judge.head.calibration if judge.head else Calibration()
     probability = probabilities(logits)
     truth = np.array([int(record.decision) for record in records])
     languages = np.array([record.language for record in records])
@@ -41,7 +42,7 @@ def evaluate_decisions(
         "task": "decisions",
         "aegis_version": __version__,
         "judge": "decision head" if judge.head else "likelihood of a letter",
-        "calibration": asdict(judge.calibration),
+        "calibration": asdict(calibration),
         "ms_per_prompt": float(times.mean()),
         **decision_metrics(truth, probability, confidence=confidence),
         "per_language": per_language,
