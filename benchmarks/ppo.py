@@ -40,7 +40,7 @@ from aegis.model.adapted import Adapted, attach
 from aegis.model.base import resolve_base
 from aegis.model.device import fast_dtype, pick_device, quick_attention
 from aegis.model.heads import ScalarHead
-from aegis.model.prompt import prompt_ids
+from aegis.model.prompt import PromptEncoder
 from aegis.model.tags import add_tags
 from aegis.runs.reporter import bar
 from aegis.train.ppo import PPO
@@ -211,7 +211,7 @@ def asked(tokenizer: Any, config: Config) -> tuple[list[Record], list[tuple[int,
         config.train.ppo.prompt_tokens,
     )
     rows = [
-        (record, tuple(prompt_ids(tokenizer, record.prompt, system=system)))
+        (record, tuple(PromptEncoder(tokenizer, system).ids(record.prompt)))
         for record in seed_records()[::8]
     ]
     rows = [row for row in rows if len(row[1]) <= limit]

@@ -46,11 +46,11 @@ from aegis.evaluate.metrics import macro_f1
 from aegis.model.adapted import Adapted
 from aegis.model.adapter_folder import load_adapter, read_card, require_base
 from aegis.model.base import Base, resolve_base
-from aegis.model.calibration import fit, is_spelled
+from aegis.model.calibration import fit
 from aegis.model.device import fast_dtype, pick_device, quick_attention
 from aegis.model.heads import ScalarHead
 from aegis.model.lexical import LexicalHead
-from aegis.model.prompt import by_length, pad, prompt_ids
+from aegis.model.prompt import PromptEncoder, by_length, pad
 from aegis.model.tags import add_tags
 from aegis.protocol.thinking import compose, parse
 from aegis.runs.record import locate
@@ -279,7 +279,7 @@ class Bench:
         return [
             record
             for record in records
-            if len(prompt_ids(self.tokenizer, record.prompt, system=system)) <= limit
+            if len(PromptEncoder(self.tokenizer, system).ids(record.prompt)) <= limit
         ]
 
     def load(self, folder: Path) -> tuple[Adapted, Any]:
@@ -321,7 +321,7 @@ class Bench:
         )
         adapted.to(pick_device()).eval()
         prompts = [
-            tuple(prompt_ids(tokenizer, record.prompt, system=config.model.system_prompt))
+            tuple(PromptEncoder(tokenizer, config.model.system_prompt).ids(record.prompt))
             for record in self.asked
         ]
         task = QuadrupleThinking(adapted, judge, self.asked, prompts, settings)
@@ -380,7 +380,7 @@ class Bench:
             prompts = [record.prompt for record in records]
             deep[name], truth[name] = found
             second[name] = lexical.logits(prompts) if lexical else None
-            spelled[name] = is_spelled(tokenizer, prompts)
+            spelled[name] = PromptEncoder(tokenizer).spelled_in_bytes(prompts)
         adapted.eval()
         if not np.array_equal(truth["test"], [int(record.decision) for record in self.test]):
             raise SystemExit("the encoded test records are not in the order of the records")

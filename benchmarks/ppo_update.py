@@ -55,7 +55,7 @@ from aegis.model.adapted import Adapted, attach, lora_config
 from aegis.model.base import ModelFolder, cache_folder, resolve_base
 from aegis.model.device import fast_dtype, pick_device, quick_attention
 from aegis.model.heads import ScalarHead
-from aegis.model.prompt import prompt_ids
+from aegis.model.prompt import PromptEncoder
 from aegis.runs.reporter import bar
 from aegis.train.ppo import PPO
 from aegis.train.reward import RewardModel
@@ -185,7 +185,7 @@ def make_prompts(folder: Path, config: Config, *, count: int, length: int) -> li
     first if they are few."""
     tokenizer = ModelFolder(folder).load_tokenizer()
     rows = (
-        prompt_ids(tokenizer, record.prompt, system=config.model.system_prompt)
+        PromptEncoder(tokenizer, config.model.system_prompt).ids(record.prompt)
         for record in seed_records()
     )
     cut: list[list[int]] = []

@@ -12,7 +12,7 @@ import torch
 
 from aegis.errors import MissingPackageError
 from aegis.model.base import EMBEDDED_PACKAGE, resolve_base
-from aegis.model.prompt import prompt_ids
+from aegis.model.prompt import PromptEncoder
 
 
 @pytest.mark.embedded
@@ -24,7 +24,7 @@ def test_the_embedded_model_answers() -> None:
     tokenizer = base.load_tokenizer()
     model: Any = base.load_model(dtype=torch.float32)
     ids = torch.tensor(
-        [prompt_ids(tokenizer, "What is the capital of France? Answer in one word.", system=None)]
+        [PromptEncoder(tokenizer).ids("What is the capital of France? Answer in one word.")]
     )
     output = model.generate(
         ids, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.pad_token_id

@@ -12,7 +12,7 @@ import pytest
 from aegis.engine.llamacpp_engine import LlamaCppEngine
 from aegis.engine.response_grammar import Limits
 from aegis.errors import AegisError
-from aegis.model.prompt import prompt_ids
+from aegis.model.prompt import PromptEncoder
 from tests.engine.conftest import LIMITS, PROMPTS, SYSTEM, judged, write, write_model
 
 pytest.importorskip("cyllama")
@@ -132,7 +132,7 @@ def test_prompts_of_many_steps_are_read_whole(tmp_path: Path) -> None:
     for found, wanted in zip(engine.judge(prompts), expected, strict=True):
         assert found.probabilities == pytest.approx(wanted.probabilities, abs=1e-3)
     assert engine.prompt_tokens("x" * 900) == len(
-        prompt_ids(engine.encoder.tokenizer, "x" * 900, system=SYSTEM)
+        PromptEncoder(engine.encoder.tokenizer, SYSTEM).ids("x" * 900)
     )
     engine.close()
 

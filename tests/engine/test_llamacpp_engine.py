@@ -14,7 +14,7 @@ from aegis.engine.response_grammar import Limits
 from aegis.engine.response_sampler import ResponseSampler
 from aegis.errors import DataError, MissingPackageError, ModelError
 from aegis.model.heads import DecisionHead, Pooling
-from aegis.model.prompt import prompt_ids
+from aegis.model.prompt import PromptEncoder
 from aegis.model.tags import known_tags
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import Thinking, compose, looks_like_a_tag, parse
@@ -58,7 +58,7 @@ def test_f16_decides_nearly_alike(tmp_path: Path) -> None:
 
 
 def greedy(model: Any, tokenizer: Any, prompt: str) -> Thinking | None:
-    ids = prompt_ids(tokenizer, prompt, system=SYSTEM)
+    ids = PromptEncoder(tokenizer, SYSTEM).ids(prompt)
     sampler = ResponseSampler(model, tokenizer, known_tags(tokenizer), LIMITS)
     return sampler([ids], [Decision.DENY], temperature=0)[0].usable_thinking()
 

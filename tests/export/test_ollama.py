@@ -19,7 +19,7 @@ from aegis.cli import app
 from aegis.errors import AegisError, BadInputError, LimitError, MissingPackageError, ModelError
 from aegis.export.modelfile import Modelfile, go_template, make_modelfile, pick_gguf
 from aegis.export.ollama import QUESTIONS, create, host_url, public_part, smoke_test
-from aegis.model.prompt import prompt_text
+from aegis.model.prompt import PromptEncoder
 from tests.conftest import TEMPLATE
 from tests.export.conftest import merging_tokenizer
 
@@ -358,7 +358,7 @@ def test_the_go_template_writes_what_the_chat_template_writes(
     tokenizer = merging_tokenizer()
     tokenizer.chat_template = template
     question = 'What is {{ "water" }}?\n水とは?'
-    expected, _ = prompt_text(tokenizer, question, system=system)
+    expected, _ = PromptEncoder(tokenizer, system).text(question)
     messages = [{"Role": "user", "Content": question}]
     if system:
         messages.insert(0, {"Role": "system", "Content": system})
@@ -393,7 +393,7 @@ def test_what_ollama_puts_first_itself_is_left_out() -> None:
     tokenizer.backend_tokenizer.post_processor = with_start
     template = go_template(tokenizer, where=Path("m"))
     assert "<s>" not in template
-    expected, _ = prompt_text(tokenizer, "hi", system="S")
+    expected, _ = PromptEncoder(tokenizer, "S").text("hi")
     messages = [{"Role": "system", "Content": "S"}, {"Role": "user", "Content": "hi"}]
     assert "<s>" + ollama_renders(template, messages) == expected
 

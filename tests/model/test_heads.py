@@ -7,7 +7,7 @@ import torch
 
 from aegis.errors import DataError, ModelError
 from aegis.model.heads import DecisionHead, Pooling, pool
-from aegis.model.prompt import by_length, pad, prompt_ids, require_fit
+from aegis.model.prompt import PromptEncoder, by_length, pad, require_fit
 
 POOLINGS: tuple[Pooling, ...] = ("last", "mean", "last+mean")
 
@@ -55,19 +55,19 @@ def test_batches_hold_every_row_once_within_the_budget() -> None:
 
 def test_prompts_use_the_chat_template_or_a_plain_form(tokenizer) -> None:
     assert (
-        tokenizer.decode(prompt_ids(tokenizer, "Hi", system="S"))
+        tokenizer.decode(PromptEncoder(tokenizer, "S").ids("Hi"))
         == "<|system|>S<|end|><|user|>Hi<|end|><|assistant|>"
     )
-    assert "<|system|>" not in tokenizer.decode(prompt_ids(tokenizer, "Hi", system=None))
+    assert "<|system|>" not in tokenizer.decode(PromptEncoder(tokenizer).ids("Hi"))
     template = tokenizer.chat_template
     try:
         tokenizer.chat_template = (
             "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
             + template
         )
-        assert "<|user|>S\n\nHi" in tokenizer.decode(prompt_ids(tokenizer, "Hi", system="S"))
+        assert "<|user|>S\n\nHi" in tokenizer.decode(PromptEncoder(tokenizer, "S").ids("Hi"))
         tokenizer.chat_template = None
-        assert "### User:\nHi" in tokenizer.decode(prompt_ids(tokenizer, "Hi", system=None))
+        assert "### User:\nHi" in tokenizer.decode(PromptEncoder(tokenizer).ids("Hi"))
     finally:
         tokenizer.chat_template = template
 

@@ -18,7 +18,7 @@ from aegis.engine.response_sampler import SampledResponse
 from aegis.engine.verdict import CalibratedHead
 from aegis.errors import AegisError, DataError, MissingPackageError, StoppedError
 from aegis.model.adapted import Adapted, attach
-from aegis.model.prompt import prompt_ids
+from aegis.model.prompt import PromptEncoder
 from aegis.model.tags import known_tags, verdict_ids
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import VERDICT_SECTION
@@ -349,7 +349,7 @@ def test_groups_think_in_the_protocol(algorithm: Algorithm, tokenizer: Any) -> N
         Record(f"r{n}", f"question {n}", decision, "en", "test")
         for n, decision in enumerate(decisions)
     ]
-    prompts = [tuple(prompt_ids(tokenizer, record.prompt, system=None)) for record in records]
+    prompts = [tuple(PromptEncoder(tokenizer).ids(record.prompt)) for record in records]
     settings = GroupSettings(
         updates=2, prompts=2, group=2, section_tokens=3, final_tokens=4, lr=1e-3
     )
@@ -510,9 +510,7 @@ def test_long_pairs_are_left_out(tokenizer: Any) -> None:
     found = encode_preferences(tokenizer, pairs, system=None, max_length=200)
     assert len(found) == 1
     assert found[0].decision == Decision.ALLOW
-    assert found[0].chosen[: found[0].prompt_length] == tuple(
-        prompt_ids(tokenizer, "hello", system=None)
-    )
+    assert found[0].chosen[: found[0].prompt_length] == tuple(PromptEncoder(tokenizer).ids("hello"))
     assert found[0].chosen[found[0].prompt_length] == known_tags(tokenizer).pairs[0][0]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,16 +19,6 @@ _PREFIX = 0  # the sequence that holds what all prompts begin with
 # A response goes on with few tokens at once: one of its own, or the tags between two sections and
 # the verdict.
 _SHORT = 8
-
-
-@dataclass(repr=False, eq=False)
-class _Active:
-    """A job in a sequence of its own: what it has still to read, and where that stands."""
-
-    job: SequenceJob
-    sequence: int
-    position: int
-    pending: list[int]
 
 
 @dataclass(repr=False)
@@ -71,7 +61,7 @@ class Batcher:
         self.writings = _Lane(list(range(first, first + slots)), room[0])
         self.readings = _Lane(list(range(first + slots, first + slots + readers)), room[1])
         self.steps = self.written = 0
-        self._active: list[_Active] = []
+        self._active: list[SequenceJob] = []
         self._sums = np.zeros((1, model.width))
         self._changed = threading.Condition()
         self._closed = False
@@ -123,8 +113,8 @@ class Batcher:
     def _drop_cancelled(self) -> None:
         """Free the sequences of jobs that nobody waits for any more, and take such jobs out of the
         queue."""
-        for active in [active for active in self._active if _was_cancelled(active.job)]:
-            self._leave(active)
+        for job in [job for job in self._active if _was_cancelled(job)]:
+            self._leave(job)
         with self._changed:
             waiting = list(self.writings.queue)
         for job in [job for job in waiting if _was_cancelled(job)]:
@@ -136,37 +126,39 @@ class Batcher:
                 job = lane.queue.popleft()
                 # One token at least is to be read: it has the output.
                 shared = len(common_prefix([self.prefix, job.ids[:-1]]))
-                sequence = lane.free.pop()
+                job.sequence, job.position, job.pending = lane.free.pop(), shared, job.ids[shared:]
                 lane.cells -= job.most_tokens
                 if shared:
-                    self.model.share(_PREFIX, sequence, tokens=shared)
+                    self.model.share(_PREFIX, job.sequence, tokens=shared)
                 job.skip(self._sums[shared])
-                self._active.append(_Active(job, sequence, shared, job.ids[shared:]))
+                self._active.append(job)
 
     def _step(self) -> None:
         inputs: list[InputToken] = []
-        parts: list[tuple[_Active, range]] = []
-        for active in sorted(self._active, key=lambda active: len(active.pending) > _SHORT):
-            piece = active.pending[: self.model.step - len(inputs)]
-            if not piece:
-                continue
-            parts.append((active, range(len(inputs), len(inputs) + len(piece))))
-            inputs.extend(_inputs(active, piece))
-            del active.pending[: len(piece)]
+        parts: list[tuple[SequenceJob, range]] = []
+        for job in sorted(self._active, key=lambda job: len(job.pending) > _SHORT):
+            begin = len(inputs)
+            piece = job.pending[: self.model.step - begin]
+            for place, token in enumerate(piece, 1):
+                output = job.every_output or place == len(job.pending)
+                inputs.append(InputToken(token, job.position + place - 1, job.sequence, output))
+            if piece:
+                parts.append((job, range(begin, len(inputs))))
+                del job.pending[: len(piece)]
         if not inputs:
             return
         self.model.read(inputs)
         self.steps += 1
-        for active, indices in parts:
-            active.position += len(indices)
+        for job, indices in parts:
+            job.position += len(indices)
             try:
-                self._take(active, indices)
+                self._take(job, indices)
             except Exception as error:  # this job's alone; the others go on
-                self._fail(active, error)
+                self._fail(job, error)
 
-    def _take(self, active: _Active, indices: range) -> None:
+    def _take(self, job: SequenceJob, indices: range) -> None:
         """Hand the job what the step gave at its tokens; a job that is done leaves."""
-        job, all_read = active.job, not active.pending
+        all_read = not job.pending
         if not (all_read or job.every_output):
             return
         more = job.take(self.model, indices, all_read=all_read)
@@ -174,29 +166,29 @@ class Batcher:
             return
         if not more:
             self.written += len(job.row.ids) if isinstance(job, WriteJob) else 0
-            self._leave(active)
+            self._leave(job)
             return
-        active.pending = more
+        job.pending = more
         if job.cut_to is not None:
-            self.model.forget(active.sequence, after=job.cut_to)
-            active.position = job.cut_to
+            self.model.forget(job.sequence, after=job.cut_to)
+            job.position = job.cut_to
 
-    def _leave(self, active: _Active) -> None:
-        self._active.remove(active)
-        self.model.forget(active.sequence)
-        lane = self._lane(active.job)
-        lane.free.append(active.sequence)
-        lane.cells += active.job.most_tokens
+    def _leave(self, job: SequenceJob) -> None:
+        self._active.remove(job)
+        self.model.forget(job.sequence)
+        lane = self._lane(job)
+        lane.free.append(job.sequence)
+        lane.cells += job.most_tokens
 
-    def _fail(self, active: _Active, error: Exception) -> None:
-        active.job.future.set_exception(error)
-        self._leave(active)
+    def _fail(self, job: SequenceJob, error: Exception) -> None:
+        job.future.set_exception(error)
+        self._leave(job)
 
     def _fail_all(self, error: Exception) -> None:
         if not isinstance(error, AegisError):
             error = AegisError(f"llama.cpp gave up ({error}); ask again")
-        for active in list(self._active):
-            self._fail(active, error)
+        for job in list(self._active):
+            self._fail(job, error)
         self.model.clear()
 
     def _read_prefix(self) -> None:
@@ -213,20 +205,12 @@ class Batcher:
     def _end(self) -> None:
         with self._changed:
             self._closed = True
-        waiting = [active.job for active in self._active]
-        for job in [*waiting, *self.readings.queue, *self.writings.queue]:
+        for job in [*self._active, *self.readings.queue, *self.writings.queue]:
             job.future.set_exception(AegisError("the engine is closed; start the server again"))
         self.model.close()
 
     def _lane(self, job: SequenceJob) -> _Lane:
         return self.writings if isinstance(job, WriteJob) else self.readings
-
-
-def _inputs(active: _Active, piece: list[int]) -> Iterator[InputToken]:
-    last = len(piece) - 1 if len(piece) == len(active.pending) else None
-    for place, token in enumerate(piece):
-        output = active.job.every_output or place == last
-        yield InputToken(token, active.position + place, active.sequence, output)
 
 
 def _was_cancelled(job: SequenceJob) -> bool:

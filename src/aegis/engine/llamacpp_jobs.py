@@ -28,6 +28,7 @@ class SequenceJob:
         cut_to: how many tokens of the sequence stay when all is read and more is to come; None for
             all of them.
         cancelled: once true, the future gets None and the job is dropped.
+        sequence, position, pending: the batcher's: where it is read, how far, and what is left.
     """
 
     def __init__(self, ids: list[int], *, most_tokens: int, every_output: bool = False) -> None:
@@ -35,6 +36,8 @@ class SequenceJob:
         self.future: Future[Any] = Future()
         self.cut_to: int | None = None
         self.cancelled: Callable[[], bool] = lambda: False
+        self.sequence = self.position = 0
+        self.pending: list[int] = []
 
     def skip(self, hidden_sum: np.ndarray) -> None:
         """Go without what `ids` begin with: it was read before, and `hidden_sum` is the sum of its

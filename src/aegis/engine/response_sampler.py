@@ -177,19 +177,6 @@ class ResponseSampler(ResponseGrammar):
         ]
 
 
-def _draws(
-    rows: Sequence[PartialResponse], free: Sequence[bool], generator: torch.Generator | None
-) -> Tensor:
-    """(n,) uniform in (0, 1], on the CPU: from each row's own generator, or all from one."""
-    if rows[0].rng is None:
-        return 1 - torch.rand(len(rows), generator=generator)
-    # Only where the row chooses: its draws must not depend on what its company does.
-    pairs = zip(rows, free, strict=True)
-    return torch.tensor(
-        [1 - row.rng.random() if row.rng and is_free else 1.0 for row, is_free in pairs]
-    )
-
-
 def _pick(
     logits: Tensor,
     rows: Sequence[PartialResponse],
@@ -205,11 +192,16 @@ def _pick(
         return best
     scaled = logits / torch.where(greedy, 1.0, temperatures)[:, None]
     cumulated = torch.softmax(scaled, -1).cumsum(-1)
-    draws = _draws(rows, free, generator).to(logits.device)
+    draws = torch.ones(len(rows))  # uniform in (0, 1], drawn on the CPU
+    if rows[0].rng is None:
+        draws -= torch.rand(len(rows), generator=generator)
+    for place, row in enumerate(rows):  # only where it may choose: company must change no draw
+        if row.rng and free[place]:
+            draws[place] = 1 - row.rng.random()
     # The first place that reaches the draw has a chance of its own, so that what may not follow is
     # never drawn.
-    drawn = torch.searchsorted(cumulated, (draws * cumulated[:, -1])[:, None]).squeeze(1)
-    return torch.where(greedy, best, drawn)
+    reached = (draws.to(logits.device) * cumulated[:, -1])[:, None]
+    return torch.where(greedy, best, torch.searchsorted(cumulated, reached).squeeze(1))
 
 
 def allowed_tokens(tokenizer: Any, *, width: int) -> Tensor:

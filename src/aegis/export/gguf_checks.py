@@ -16,7 +16,7 @@ from aegis.export.certificate import CERTIFICATE_FILE, probe_texts
 from aegis.model.base import ModelFolder
 from aegis.model.heads import system_prompt_beside
 from aegis.model.lm_head import lm_head_refusal
-from aegis.model.prompt import prompt_text
+from aegis.model.prompt import PromptEncoder
 from aegis.protocol.thinking import TAGS
 from aegis.storage.artifact import MANIFEST, Manifest, verify
 
@@ -143,7 +143,7 @@ def check_tokenizer(gguf: Path, model: Path, tokenizer: Any) -> dict[str, Any]:
             _require_same_ids(loaded, tokenizer, text, special=True, model=model)
         system = system_prompt_beside(model)
         for text in texts:
-            prompt, special = prompt_text(tokenizer, text, system=system)
+            prompt, special = PromptEncoder(tokenizer, system).text(text)
             _require_same_ids(loaded, tokenizer, prompt, special=special, model=model)
         tags = _check_tags(loaded, tokenizer, model)
         special_ids = _check_special_ids(loaded, tokenizer, model)

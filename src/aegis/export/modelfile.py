@@ -20,7 +20,7 @@ from aegis.export.gguf import FOLDER
 from aegis.export.licences import licence_of
 from aegis.model.base import ModelFolder, context_length
 from aegis.model.heads import system_prompt_beside
-from aegis.model.prompt import prompt_text
+from aegis.model.prompt import PromptEncoder
 from aegis.protocol.thinking import TAGS
 
 # Sentinels that no template changes: put in for what people write, and searched in what comes out.
@@ -157,9 +157,9 @@ def go_template(tokenizer: Any, *, where: Path) -> str:
 
 
 def _single_turn(tokenizer: Any, where: Path) -> str:
-    """Return what `prompt_text` makes of a template without a system role, or of no template."""
-    with_system, adds_bos = prompt_text(tokenizer, _USER, system=_SYSTEM)
-    without_system, _ = prompt_text(tokenizer, _USER, system=None)
+    """Return what `PromptEncoder.text` makes of a template without a system role, or of no template."""
+    with_system, adds_bos = PromptEncoder(tokenizer, _SYSTEM).text(_USER)
+    without_system, _ = PromptEncoder(tokenizer).text(_USER)
     before, _, rest = with_system.partition(_SYSTEM)
     between, _, after = rest.partition(_USER)
     start, _, end = without_system.partition(_USER)

@@ -7,7 +7,6 @@ own: the hidden state is worth less on the second kind.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from scipy.optimize import minimize
 from scipy.special import softmax
 
 from aegis.errors import ModelError
-from aegis.model.prompt import PromptEncoder
 from aegis.storage.files import to_json
 
 CALIBRATION_FILE = "calibration.json"
@@ -114,8 +112,3 @@ def _fit(deep: np.ndarray, lexical: np.ndarray | None, truth: np.ndarray) -> Wei
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """(n, 4) logits → (n, 4) softmax."""
     return softmax(logits, axis=1)
-
-
-def is_spelled(tokenizer: Any, prompts: Sequence[str]) -> np.ndarray:
-    """Return `PromptEncoder.spelled_in_bytes`."""
-    return PromptEncoder(tokenizer).spelled_in_bytes(prompts)

@@ -112,16 +112,6 @@ class PromptEncoder:
         )
 
 
-def prompt_ids(tokenizer: Any, prompt: str, *, system: str | None) -> list[int]:
-    """Return `PromptEncoder.ids`."""
-    return PromptEncoder(tokenizer, system).ids(prompt)
-
-
-def prompt_text(tokenizer: Any, prompt: str, *, system: str | None) -> tuple[str, bool]:
-    """Return `PromptEncoder.text`."""
-    return PromptEncoder(tokenizer, system).text(prompt)
-
-
 def disable_word_cache(tokenizer: Any) -> None:
     """Make the tokenizer keep nothing of what it reads.
 

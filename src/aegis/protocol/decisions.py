@@ -20,15 +20,14 @@ NAMES: tuple[str, ...] = tuple(decision.name for decision in Decision)
 UNSAFE: frozenset[Decision] = frozenset({Decision.DENY, Decision.REFUSE})
 
 
-def parse_decision(found: object, *, where: str) -> Decision:
-    """Return the decision named by `found`; `where` (file and line, or field) opens the error
-    message.
+def parse_decision(name: object, *, where: str) -> Decision:
+    """Return the decision of this name; `where` (file and line, or field) opens the error message.
 
     Raises:
-        DataError: if `found` is not exactly one of the four names.
+        DataError: if it is not exactly one of the four names.
     """
-    if isinstance(found, str) and found in Decision.__members__:
-        return Decision[found]
+    if isinstance(name, str) and name in Decision.__members__:
+        return Decision[name]
     raise DataError(
-        f"{where}: decision {found!r} is not one of {', '.join(NAMES)}; correct the name"
+        f"{where}: decision {name!r} is not one of {', '.join(NAMES)}; correct the name"
     )

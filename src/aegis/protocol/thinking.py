@@ -19,16 +19,9 @@ SECTIONS: tuple[str, ...] = ("task", "safety", "policy", "final")
 VERDICT_SECTION = SECTIONS.index("policy")
 PUBLIC_TAG = "final"
 
-_BODY = r"(?P<{name}>(?:(?!</?(?:think-|final)).)*)"
-_GRAMMAR = re.compile(
-    r"\s*"
-    + r"\s*".join(
-        f"<{tag}>{_BODY.format(name=name)}</{tag}>"
-        for tag, name in [*((f"think-{s}", f"think_{s}") for s in SECTIONS), (PUBLIC_TAG, "public")]
-    )
-    + r"\s*",
-    re.DOTALL,
-)
+_BODY = r"((?:(?!</?(?:think-|final)).)*)"
+_PARTS = [f"<{tag}>{_BODY}</{tag}>" for tag in (*(f"think-{s}" for s in SECTIONS), PUBLIC_TAG)]
+_GRAMMAR = re.compile(r"\s*".join(["", *_PARTS, ""]), re.DOTALL)
 _TAG_LIKE = re.compile(r"<\s*/?\s*(?:think\s*-|final)", re.IGNORECASE)
 _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
 
@@ -68,37 +61,23 @@ class Thinking:
         Raises:
             DataError: if a section is missing, unknown, empty, not text, or contains tag-like text.
         """
+        names = ", ".join(SECTIONS)
         if not isinstance(bodies, Mapping):
-            raise DataError(
-                f"{where}: thinking must be a mapping with the keys {', '.join(SECTIONS)}"
-            )
+            raise DataError(f"{where}: thinking must be a mapping with the keys {names}")
         for key in bodies:
             if key not in SECTIONS:
-                raise DataError(
-                    f"{where}: thinking.{key} is not a section; use {', '.join(SECTIONS)}"
-                )
-        texts = {
-            name: _body(bodies.get(name), field=f"thinking.{name}", where=where)
-            for name in SECTIONS
-        }
-        return cls(
-            task=PrivateText(texts["task"]),
-            safety=PrivateText(texts["safety"]),
-            policy=PrivateText(texts["policy"]),
-            plan=PrivateText(texts["final"]),
-            public=_body(public, field="final", where=where),
-        )
+                raise DataError(f"{where}: thinking.{key} is not a section; use {names}")
+        private = [_body(bodies.get(name), f"thinking.{name}", where) for name in SECTIONS]
+        return cls(*map(PrivateText, private), public=_body(public, "final", where))
 
     def bodies(self) -> dict[str, PrivateText]:
-        """The sections by name, in their order."""
+        """Return the sections by name, in their order."""
         return dict(zip(SECTIONS, (self.task, self.safety, self.policy, self.plan), strict=True))
 
     def to_record(self) -> dict[str, object]:
-        """The inverse of `from_bodies`: `{"thinking": {…}, "final": …}`, for training data only."""
-        return {
-            "thinking": {name: text.reveal() for name, text in self.bodies().items()},
-            "final": self.public,
-        }
+        """Undo `from_bodies`: `{"thinking": {…}, "final": …}`, for training data only."""
+        texts = {name: text.reveal() for name, text in self.bodies().items()}
+        return {"thinking": texts, "final": self.public}
 
 
 def compose(thinking: Thinking) -> str:
@@ -110,20 +89,21 @@ def compose(thinking: Thinking) -> str:
 
 
 def parse(text: str) -> Thinking:
-    """Read a whole response; anything but the exact protocol is an error that does not quote the
-    text.
+    """Read a whole response.
 
     Raises:
-        DataError: if the text is not four sections in order followed by the public answer, each
-            non-empty.
+        DataError: if the text is not exactly four sections in order and the public answer, each
+            non-empty; it does not quote the text.
     """
     match = _GRAMMAR.fullmatch(text)
     if match is None:
         raise DataError(
-            "the response does not follow the thinking protocol: four sections in order, then <final>"
+            "the response does not follow the thinking protocol: "
+            "four sections in order, then <final>"
         )
-    bodies = {name: match.group(f"think_{name}") for name in SECTIONS}
-    return Thinking.from_bodies(bodies, match.group("public"), where="response")
+    *private, public = match.groups()
+    bodies = dict(zip(SECTIONS, private, strict=True))
+    return Thinking.from_bodies(bodies, public, where="response")
 
 
 def opening(section: str) -> str:
@@ -135,11 +115,8 @@ def closing(section: str) -> str:
 
 
 def verdict_line(decision: Decision) -> str:
-    """What the engine writes in front of the policy section's body: what was decided, so that the
-    answer does it.
-
-    Like the tags it is part of the form and not of the body: no body holds it.
-    """
+    """Return what the engine writes in front of the policy section's body: what was decided, so
+    that the answer does it. Like the tags it belongs to the form: no body holds it."""
     return f"{decision.name}\n"
 
 
@@ -152,19 +129,20 @@ TAGS: tuple[str, ...] = (
 
 
 def looks_like_a_tag(text: str) -> bool:
-    """True if the text holds anything that could pass for a protocol tag: any case, full-width,
-    zero-width, entities."""
+    """Check for anything that could pass for a protocol tag: any case, full-width, zero-width,
+    entities."""
     plain = _INVISIBLE.sub("", unicodedata.normalize("NFKC", html.unescape(text)))
     return bool(_TAG_LIKE.search(plain))
 
 
-def _body(found: object, *, field: str, where: str) -> str:
-    if not isinstance(found, str) or not found.strip():
+def _body(text: object, field: str, where: str) -> str:
+    if not isinstance(text, str) or not text.strip():
         raise DataError(f"{where}: {field} must be non-empty text; write the missing section")
-    if any("\ud800" <= character <= "\udfff" for character in found):
+    if any("\ud800" <= character <= "\udfff" for character in text):
         raise DataError(f"{where}: {field} holds a lone surrogate, which is not text; correct it")
-    if looks_like_a_tag(found):
+    if looks_like_a_tag(text):
         raise DataError(
-            f"{where}: {field} contains tag-like text; remove it, the protocol writes the tags itself"
+            f"{where}: {field} contains tag-like text; remove it, "
+            "the protocol writes the tags itself"
         )
-    return found.strip()
+    return text.strip()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from aegis.data.records import Pair, Record
-from aegis.model.prompt import by_length, end_ids, pad, prompt_ids
+from aegis.model.prompt import PromptEncoder, by_length, end_ids, pad
 from aegis.model.tags import known_tags, verdict_ids
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import SECTIONS, VERDICT_SECTION, Thinking
@@ -72,7 +72,7 @@ def encode(
     final_weight: float,
 ) -> Example:
     """Tokenize one record; private sections and the public answer carry their own weights."""
-    ids = prompt_ids(tokenizer, prompt, system=system)
+    ids = PromptEncoder(tokenizer, system).ids(prompt)
     if thinking is None:
         return Example(tuple(ids), len(ids), decision, ())
     response, weights = response_ids(
@@ -126,7 +126,7 @@ def encode_pair(
     Args:
         end: as in `response_ids`.
     """
-    prompt = prompt_ids(tokenizer, pair.prompt, system=system)
+    prompt = PromptEncoder(tokenizer, system).ids(pair.prompt)
     given: dict[str, Any] = {"section_weight": 0, "final_weight": 0, "end": end}
     chosen, rejected = (
         (*prompt, *response_ids(tokenizer, side.thinking, pair.chosen.decision, **given)[0])

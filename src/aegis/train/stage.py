@@ -29,13 +29,13 @@ from aegis.model.adapter_folder import (
     save_adapter,
 )
 from aegis.model.base import Base, context_length
-from aegis.model.calibration import fit, is_spelled
+from aegis.model.calibration import fit
 from aegis.model.device import fast_dtype, pick_device, quick_attention
 from aegis.model.grad_checkpoint import checkpoint_layers
 from aegis.model.heads import VALUE_HEAD_FILE, ScalarHead
 from aegis.model.lexical import LEXICAL_HEAD_FILE, LexicalHead
 from aegis.model.offload import free_room, offload_layers
-from aegis.model.prompt import prompt_ids
+from aegis.model.prompt import PromptEncoder
 from aegis.model.tags import Tags, add_tags
 from aegis.train.evidence import EVIDENCE_FILE, EVIDENCE_PICTURE, write_evidence
 from aegis.train.examples import Example, encode_all, encode_pair, mixed
@@ -358,7 +358,7 @@ def _task(
     """Return the records whose prompts fit, as a task; the policy's own judge decides on them."""
     adapted, tokenizer = start.adapted, start.tokenizer
     encoded = [
-        (record, tuple(prompt_ids(tokenizer, record.prompt, system=job.system))) for record in train
+        (record, tuple(PromptEncoder(tokenizer, job.system).ids(record.prompt))) for record in train
     ]
     field, longest = "train.max_length", job.max_length
     if isinstance(settings, PpoSettings):
@@ -423,7 +423,9 @@ def _calibrate(
     prompts = [record.prompt for record in records]
     logits, decisions = held_out
     second = lexical.logits(prompts) if lexical else None
-    fit(logits, second, is_spelled(tokenizer, prompts), decisions).save(job.folder)
+    fit(logits, second, PromptEncoder(tokenizer).spelled_in_bytes(prompts), decisions).save(
+        job.folder
+    )
 
 
 def _lexical_head(job: TrainingJob, train: Sequence[Record], pairs: Sequence[Pair]) -> LexicalHead:
@@ -461,7 +463,7 @@ def _fitting(job: TrainingJob, tokenizer: Any, records: Sequence[Record]) -> lis
     return [
         record
         for record in records
-        if len(prompt_ids(tokenizer, record.prompt, system=job.system)) <= job.max_length
+        if len(PromptEncoder(tokenizer, job.system).ids(record.prompt)) <= job.max_length
     ]
 
 
