@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +100,7 @@ class LexicalHead:
 def _features() -> Any:
     """Count words one by one and in pairs, and characters in runs of two to five: Japanese has no
     spaces."""
-    counter = partial(
-        HashingVectorizer,
-        n_features=1 << _BITS,
-        alternate_sign=False,
-        norm=None,
-        dtype=np.float32,
-    )
-    words = counter(ngram_range=(1, 2))
-    return make_union(words, counter(analyzer="char_wb", ngram_range=(2, 5)))
+    shared: dict[str, Any] = {"n_features": 1 << _BITS, "alternate_sign": False, "norm": None}
+    shared["dtype"] = np.float32
+    words = HashingVectorizer(ngram_range=(1, 2), **shared)
+    return make_union(words, HashingVectorizer(analyzer="char_wb", ngram_range=(2, 5), **shared))
