@@ -70,11 +70,7 @@ class Batcher:
         self._worker.start()
 
     def ask(self, jobs: Sequence[SequenceJob]) -> None:
-        """Put the jobs in their queues.
-
-        Raises:
-            AegisError: if the engine is closed.
-        """
+        """Put the jobs in their queues; AegisError once closed."""
         with self._changed:
             if self._closed:
                 raise AegisError("the engine is closed; start the server again")

@@ -87,8 +87,7 @@ class GgufModel:
         self._batch: Any = None
 
     def open(self, *, cells: int, step: int, threads: int, sequences: int = 1) -> None:
-        """Make room for sequences. One pool of cells serves all; a cell holds what attention keeps
-        of one token.
+        """Make room for sequences, which share one pool of cells.
 
         Args:
             cells: how many tokens can be kept altogether.
@@ -130,20 +129,13 @@ class GgufModel:
         return getattr(self._vocabulary, f"token_{name}")()
 
     def tokens(self, text: str, *, special: bool) -> list[int]:
-        """Return token ids, markers in the text read as such.
-
-        Args:
-            special: add what the tokenizer puts around a text of its own accord.
-        """
+        """Return token ids, markers in the text read as such; with `special`, what the tokenizer
+        puts around a text of its own accord, too."""
         return list(self._vocabulary.tokenize(text, special, True))
 
     def read(self, inputs: Iterable[InputToken]) -> None:
         """Read one step's tokens; what they gave can be asked for by their index until the next
-        step.
-
-        Raises:
-            RuntimeError, ValueError: if llama.cpp gives up.
-        """
+        step. Raises what cyllama likes if llama.cpp gives up."""
         self._batch.clear()
         for one in inputs:
             self._batch.add(one.token, one.position, [one.sequence], one.output)
@@ -163,11 +155,7 @@ class GgufModel:
         return rows
 
     def text_logits(self, ids: Sequence[int], part: slice = slice(None)) -> np.ndarray:
-        """(positions, vocabulary) float32 of a text that is read alone, of the positions in `part`.
-
-        Raises:
-            AegisError: if llama.cpp gives up.
-        """
+        """(positions, vocabulary) float32 of a text read alone, of the positions in `part`."""
         wanted = range(len(ids))[part]
         self.clear()
         with explained("llama.cpp cannot compute the logits", lines=slice(-2, None)):
@@ -178,11 +166,7 @@ class GgufModel:
 
     def sampler(self, banned: Sequence[int], *, temperature: float, seed: int) -> Any:
         """Return what `pick` chooses by: never one of `banned`; the most probable token at
-        temperature 0.
-
-        Args:
-            seed: in [0, 2³² - 1), of this sampler's own generator.
-        """
+        temperature 0; `seed` in [0, 2³² - 1)."""
         chain = self._llama.LlamaSampler(self._llama.LlamaSamplerChainParams())
         chain.add_logit_bias(self.vocabulary, [(token, float("-inf")) for token in banned])
         if temperature == 0:
@@ -217,11 +201,7 @@ class GgufModel:
 
 
 def quantise(source: Path, target: Path, *, kind: str, threads: int) -> None:
-    """Write `target`, of a type in `FTYPES`, from an f16 file, tensor by tensor.
-
-    Raises:
-        AegisError: if llama.cpp gives up.
-    """
+    """Write `target`, of a type in `FTYPES`, from an f16 file, tensor by tensor."""
     import cyllama.llama.llama_cpp as llama  # pyright: ignore[reportMissingImports]
 
     parameters = llama.LlamaModelQuantizeParams()
@@ -263,11 +243,7 @@ def explained(
 
 
 def require_package() -> None:
-    """Check that cyllama is installed.
-
-    Raises:
-        MissingPackageError: if it is not.
-    """
+    """Raise MissingPackageError unless cyllama is installed."""
     if importlib.util.find_spec("cyllama") is None:
         raise MissingPackageError(
             "serving a GGUF file needs cyllama; "

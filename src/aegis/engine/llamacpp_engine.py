@@ -174,11 +174,7 @@ class LlamaCppEngine:
 
 
 def find_gguf(folder: Path) -> Path:
-    """Return the largest GGUF file in `folder`/gguf and `folder`; of one in parts, its first part.
-
-    Raises:
-        ModelError: if there is none.
-    """
+    """Return the largest GGUF file in `folder`/gguf and `folder`; of one in parts, the first."""
     files = [path for place in (folder / "gguf", folder) for path in sorted(place.glob("*.gguf"))]
     files = [path for path in files if not _LATER_PART.search(path.name)]
     if not files:

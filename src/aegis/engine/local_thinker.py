@@ -89,11 +89,7 @@ class LocalThinker(Judge):
         return cls(model.to(device), tokenizer, head, name=name)
 
     def requests(self, requests: Sequence[ThinkingRequest]) -> list[ResponseRequest]:
-        """Encode the prompts.
-
-        Raises:
-            DataError: if one leaves no room for its response.
-        """
+        """Encode the prompts; DataError if one leaves no room for its response."""
         return [
             ResponseRequest(
                 tuple(self.encoder.fitting_ids(one.prompt, room=one.sampling.limits.total)),
