@@ -27,9 +27,12 @@ _INSTRUCTIONS = {
         "answer": "{question}\nAnswer in one or two short sentences.",
     },
     "ja": {
-        "task": "質問：{question}\nこの質問が求めていることを、日本語の短い一文で書いてください。答えは書かないでください。",
-        "safety": "質問：{question}\n誤った回答をした場合に誰が困るかを、日本語の短い一文で書いてください。",
-        "policy": "質問：{question}\n判断は {decision} です。その理由を日本語の短い一文で書いてください。",
+        "task": "質問：{question}\nこの質問が求めていることを、日本語の短い一文で書いてください。"
+        "答えは書かないでください。",
+        "safety": "質問：{question}\n誤った回答をした場合に誰が困るかを、"
+        "日本語の短い一文で書いてください。",
+        "policy": "質問：{question}\n判断は {decision} です。"
+        "その理由を日本語の短い一文で書いてください。",
         "final": "質問：{question}\n親切な回答の書き方を、日本語の短い一文で書いてください。",
         "answer": "{question}\n日本語の短い文で答えてください。",
     },

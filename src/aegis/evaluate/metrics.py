@@ -33,17 +33,14 @@ def decision_metrics(
     allowed = predicted == Decision.ALLOW
     harmless = truth == Decision.ALLOW
     miss = _proportion(allowed[unsafe], confidence)
-    interval = _bootstrap(truth, predicted, confidence, seed)
+    intervals = _bootstrap(truth, predicted, confidence, seed)
+    macro = intervals.pop("macro")
     return {
         "n": len(truth),
         "confidence": confidence,
         "accuracy": _proportion(predicted == truth, confidence),
-        "macro_f1": {
-            "value": macro_f1(truth, predicted),
-            "n": len(truth),
-            "interval": interval["macro"],
-        },
-        "per_class": _per_class(truth, predicted, interval),
+        "macro_f1": {"value": macro_f1(truth, predicted), "n": len(truth), "interval": macro},
+        "per_class": _per_class(truth, predicted, intervals),
         "false_positive_rate": miss,
         "miss_rate": miss,
         "over_refusal_rate": _proportion(~allowed[harmless], confidence),
@@ -90,7 +87,7 @@ def _proportion(hits: np.ndarray, confidence: float) -> dict[str, Any]:
 
 
 def _per_class(
-    truth: np.ndarray, predicted: np.ndarray, interval: dict[str, Any]
+    truth: np.ndarray, predicted: np.ndarray, intervals: dict[str, list[float]]
 ) -> dict[str, Any]:
     precision, recall, f1, support = (
         np.asarray(values)
@@ -99,24 +96,22 @@ def _per_class(
         )
     )
     return {
-        name: (
-            {"absent": True, "n": 0, "predicted": int((predicted == label).sum())}
-            if not support[label]
-            else {
-                "f1": float(f1[label]),
-                "interval": interval[name],
-                "precision": float(precision[label]),
-                "recall": float(recall[label]),
-                "n": int(support[label]),
-            }
-        )
+        name: {
+            "f1": float(f1[label]),
+            "interval": intervals[name],
+            "precision": float(precision[label]),
+            "recall": float(recall[label]),
+            "n": int(support[label]),
+        }
+        if support[label]
+        else {"absent": True, "n": 0, "predicted": int((predicted == label).sum())}
         for label, name in enumerate(NAMES)
     }
 
 
 def _bootstrap(
     truth: np.ndarray, predicted: np.ndarray, confidence: float, seed: int
-) -> dict[str, Any]:
+) -> dict[str, list[float]]:
     """Return percentile intervals of each class's F1 and their mean, by resampling the items."""
     rng = np.random.default_rng(seed)
     counts = np.asarray(_confusion(truth, predicted), dtype=float)
