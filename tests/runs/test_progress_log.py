@@ -26,7 +26,7 @@ NOON = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone(timedelta(hours=9)))
 class Bench:
     """A log whose clocks and machine the test moves by hand."""
 
-    def __init__(self, folder: Path, **settings: float) -> None:
+    def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder / FOLDER
         self.clock_s, self.wall, self.machine, self.probes = 1000.0, NOON, CALM, 0
         self.stage = ""
@@ -59,7 +59,7 @@ class Bench:
             return
         loss = measured.pop("loss", None)
         values = {} if loss is None else {"loss": loss}
-        position = {"step": 1, "steps": 1000, "samples": 0} | measured
+        position: dict[str, Any] = {"step": 1, "steps": 1000, "samples": 0} | measured
         self.log(Metrics(training="sft", values=values, **position))
 
     def read(self, machine: MachineState) -> None:

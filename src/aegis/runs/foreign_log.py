@@ -223,7 +223,8 @@ def _first_time(log: Path) -> float | None:
     with log.open("rb") as file:
         match = _TIME.search(file.read(_HEAD_BYTES).decode("utf-8", "replace"))
     try:
-        return datetime(*map(int, match.groups())).timestamp() if match else None
+        text = "{}-{}-{} {}:{}:{}".format(*match.groups()) if match else ""
+        return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
         return None
 

@@ -174,9 +174,10 @@ class TensorBoard:
         self._add(step, summary={"value": rows})
 
     def _add(self, step: int, **content: Any) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event as EventMessage
+        from tensorboard.compat.proto import event_pb2
 
-        self._writer.add_event(EventMessage(step=step, wall_time=time.time(), **content))
+        message = event_pb2.Event  # pyright: ignore[reportAttributeAccessIssue] - made at import
+        self._writer.add_event(message(step=step, wall_time=time.time(), **content))
 
     def close(self, finished: bool) -> None:
         self._writer.close()
