@@ -81,11 +81,12 @@ def main() -> None:
         ),
     ]
     lines = [
-        f"peak {median(peaks)[0] / MIB:.0f} MiB, the loaded program {program / MIB:.0f} of them; f16 file {f16 / MIB:.0f} MiB"
+        f"peak {median(peaks)[0] / MIB:.0f} MiB, the loaded program {program / MIB:.0f} of them; "
+        f"f16 file {f16 / MIB:.0f} MiB"
     ]
     lines += [
-        f"{kind:7} {entry['bytes'] / MIB:5.0f} MiB  mean KL {entry['kl_mean']:.2e}  largest {entry['kl_max']:.2e}  "
-        f"same top token {entry['top1_agreement']:.4f}"
+        f"{kind:7} {entry['bytes'] / MIB:5.0f} MiB  mean KL {entry['kl_mean']:.2e}  "
+        f"largest {entry['kl_max']:.2e}  same top token {entry['top1_agreement']:.4f}"
         for kind, entry in entries.items()
     ]
     details = {"gguf": entries, "peak_bytes": peaks, "program_bytes": program, "peer_bytes": peer}
@@ -107,9 +108,8 @@ def peak(command: list[str]) -> tuple[int, float]:
         most = max(most, held)
         time.sleep(0.02)
     if process.returncode:
-        raise SystemExit(
-            f"{' '.join(command[:6])} failed: {process.stderr.read()[-500:] if process.stderr else ''}"
-        )
+        errors = process.stderr.read()[-500:] if process.stderr else ""
+        raise SystemExit(f"{' '.join(command[:6])} failed: {errors}")
     return most, time.perf_counter() - begun
 
 

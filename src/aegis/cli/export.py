@@ -61,8 +61,8 @@ def gguf(
     far each is from the model: mean and largest KL, share of tokens with the same most probable
     next token.
     """
-    from aegis.cli.show import print_json, print_note, print_table
-    from aegis.errors import BadInputError, LimitError
+    from aegis.cli.show import print_note
+    from aegis.errors import BadInputError
     from aegis.export.gguf import FOLDER, GgufSettings, export_gguf, read_limits, read_types
     from aegis.runs.record import locate
 
@@ -76,7 +76,13 @@ def gguf(
     )
     model = locate(model)
     entries = export_gguf(model, settings, output=output, say=print_note)
-    folder = output or model / FOLDER
+    _report(entries, output or model / FOLDER, json=json)
+
+
+def _report(entries: dict[str, Any], folder: Path, *, json: bool) -> None:
+    from aegis.cli.show import print_json, print_table
+    from aegis.errors import LimitError
+
     if json:
         print_json({"folder": str(folder), "gguf": entries})
     else:

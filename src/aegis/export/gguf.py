@@ -139,8 +139,8 @@ def require_packages() -> None:
     missing = [name for name, module in modules.items() if not importlib.util.find_spec(module)]
     if missing:
         raise MissingPackageError(
-            f"GGUF export needs {' and '.join(missing)}; run: pip install 'aegis-so8t[gguf-export]'. "
-            "cyllama has wheels for Linux x86_64, Windows x86_64 and macOS on Apple silicon; on "
+            f"GGUF export needs {' and '.join(missing)}; "
+            "run: pip install 'aegis-so8t[gguf-export]'. cyllama has wheels for Linux x86_64, Windows x86_64 and macOS on Apple silicon; on "
             "other systems pip builds it and needs CMake and a C++ compiler, or export the folder "
             "on one of these"
         )
@@ -366,7 +366,7 @@ def _require_room(job: _Job, todo: Sequence[str]) -> None:
 
 @contextmanager
 def _scratch(target: Path) -> Iterator[Path]:
-    """Make a folder beside the target for unfinished files; clear those of exports that were cut."""
+    """Make a folder beside the target for unfinished files; clear those of cut exports."""
     name = f".{target.name}.scratch"
     make_folder(target.parent)
     for old in target.parent.glob(f"{name}-*.writing"):

@@ -95,8 +95,8 @@ def converter_error(model: Path, log: str) -> AegisError:
         return DiskFullError(f"{model}: {_DISK_FULL}")
     if "pre-tokenizer was not recognized" in log:
         return ModelError(
-            f"{model}: the converter does not know this tokenizer's pre-tokenizer; give llama.cpp's "
-            "name for it with --pre-tokenizer (gpt-2, llama-bpe, qwen2 …): the export checks that "
+            f"{model}: the converter does not know this tokenizer's pre-tokenizer; "
+            "give llama.cpp's name for it with --pre-tokenizer (gpt-2, llama-bpe, qwen2 …): the export checks that "
             "it reads texts the same way"
         )
     lines = [line.strip() for line in log.splitlines() if line.strip()]

@@ -2,6 +2,6 @@
 
 import logging
 
-# PEFT imports bitsandbytes where it is installed, which then tells of kernels that it could have downloaded; nothing here
-# downloads code.
+# PEFT imports bitsandbytes where it is installed, which then tells of kernels that it could have
+# downloaded; nothing here downloads code.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from aegis.cli import app
+from aegis.errors import BadInputError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gguf", "--imatrix", "nowhere.txt"], "--imatrix nowhere.txt: no such file"),
+        (["gguf", "--types", "Q9"], "'Q9' is not one of f32"),
+        (["gguf", "--kl-limit", "Q8_0"], "must be TYPE=NATS"),
+        (["ollama", "--host", "ftp://box"], "must begin with http"),
+        (["card", "-o", "."], "is a folder; give a file"),
+    ],
+)
+def test_options_are_checked_before_anything_is_read(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner().invoke(app, ["export", *arguments])
+    assert isinstance(run.exception, BadInputError)
+    assert message in str(run.exception)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from aegis.cli import app
+from aegis.errors import AdapterError, BadInputError
+
+
+def test_what_cannot_be_folded_is_told_and_nothing_is_written(tmp_path: Path) -> None:
+    adapter, output = tmp_path / "adapter", tmp_path / "model"
+    adapter.mkdir()
+    arguments = ["fold", str(adapter), "-o", str(output)]
+    run = CliRunner().invoke(app, [*arguments, "--dtype", "int4"])
+    assert isinstance(run.exception, BadInputError)
+    assert "--dtype must be float32, bfloat16 or float16, got 'int4'" in str(run.exception)
+    run = CliRunner().invoke(app, arguments)
+    assert isinstance(run.exception, AdapterError)
+    assert "not a whole adapter folder" in str(run.exception)
+    assert not output.exists()
