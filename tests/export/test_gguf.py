@@ -178,7 +178,8 @@ def kill(path, kind, *rest, **more):
     return compared(path, kind, *rest, **more)
 gguf.convert, gguf._compared = convert, kill
 gguf.probe_texts = lambda: probe_texts()[:2]
-gguf.export_gguf(Path({str(model)!r}), gguf.GgufSettings(types=("f16", "Q8_0"), threads=1), say=print)
+settings = gguf.GgufSettings(types=("f16", "Q8_0"), threads=1)
+gguf.export_gguf(Path({str(model)!r}), settings, say=print)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 9, done.stderr
@@ -288,7 +289,8 @@ def test_every_architecture_goes_through(
     fold_tiny: Callable[..., Path], architecture: str, tmp_path: Path
 ) -> None:
     model = fold_tiny(architecture, tie_word_embeddings=architecture != "phi3")
-    # transformers gives any Qwen2 the pre-tokenizer of Qwen2, and the converter has not seen this vocabulary
+    # transformers gives any Qwen2 the pre-tokenizer of Qwen2, and the converter has not seen this
+    # vocabulary
     name = "qwen2" if architecture == "qwen2" else None
     entries = export(model, "f32", "f16", "Q8_0", output=tmp_path / "out", pre_tokenizer=name)
     assert entries["f32"]["kl_mean"] < 1e-5

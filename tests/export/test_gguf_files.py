@@ -31,7 +31,8 @@ def test_gpt2s_pre_tokenizer_is_recognised_and_no_other(tmp_path: Path) -> None:
 def test_what_the_converter_says_is_passed_on(folded: Path) -> None:
     unknown = converter_error(
         folded,
-        "x\nNotImplementedError: BPE pre-tokenizer was not recognized - update get_vocab_base_pre()",
+        "x\nNotImplementedError: BPE pre-tokenizer was not recognized - "
+        "update get_vocab_base_pre()",
     )
     assert "--pre-tokenizer" in str(unknown)
     assert "ERROR: Model X is not supported" in str(

@@ -14,8 +14,9 @@ from tests.conftest import TEMPLATE
 from tests.export.conftest import merging_tokenizer
 
 CHATML = (
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nDefault."
-    "<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nDefault.<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
@@ -30,7 +31,8 @@ LLAMA3 = (
 NO_SYSTEM = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    "{% if message.role == 'user' %}[INST] {{ message.content }} [/INST]{% else %} {{ message.content }}</s>{% endif %}"
+    "{% if message.role == 'user' %}[INST] {{ message.content }} [/INST]"
+    "{% else %} {{ message.content }}</s>{% endif %}"
     "{% endfor %}"
 )
 
@@ -94,7 +96,8 @@ def test_what_ollama_puts_first_itself_is_left_out() -> None:
     [
         "{% for message in messages %}{{ message.content }}{{ message.content }}{% endfor %}",
         "{{ messages[-1].content }}",
-        "{% for message in messages %}{{ loop.index }}{{ message.role }}{{ message.content }};{% endfor %}",
+        "{% for message in messages %}{{ loop.index }}{{ message.role }}{{ message.content }};"
+        "{% endfor %}",
     ],
 )
 def test_a_template_that_does_more_is_refused(template: str) -> None:

@@ -234,7 +234,8 @@ def test_the_command_is_used_where_no_server_answers(
     command = tmp_path / "bin" / "ollama"
     command.parent.mkdir()
     command.write_text(
-        f'#!/bin/sh\ncp "$4" "{tmp_path}/given"\necho "$1 $2 $3" > "{tmp_path}/called"\n[ "$2" != bad ]\n'
+        f'#!/bin/sh\ncp "$4" "{tmp_path}/given"\n'
+        f'echo "$1 $2 $3" > "{tmp_path}/called"\n[ "$2" != bad ]\n'
     )
     command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{command.parent}:/usr/bin:/bin")

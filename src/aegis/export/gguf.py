@@ -140,9 +140,9 @@ def require_packages() -> None:
     if missing:
         raise MissingPackageError(
             f"GGUF export needs {' and '.join(missing)}; "
-            "run: pip install 'aegis-so8t[gguf-export]'. cyllama has wheels for Linux x86_64, Windows x86_64 and macOS on Apple silicon; on "
-            "other systems pip builds it and needs CMake and a C++ compiler, or export the folder "
-            "on one of these"
+            "run: pip install 'aegis-so8t[gguf-export]'. cyllama has wheels for Linux x86_64, "
+            "Windows x86_64 and macOS on Apple silicon; on other systems pip builds it and needs "
+            "CMake and a C++ compiler, or export the folder on one of these"
         )
 
 

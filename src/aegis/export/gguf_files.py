@@ -96,8 +96,8 @@ def converter_error(model: Path, log: str) -> AegisError:
     if "pre-tokenizer was not recognized" in log:
         return ModelError(
             f"{model}: the converter does not know this tokenizer's pre-tokenizer; "
-            "give llama.cpp's name for it with --pre-tokenizer (gpt-2, llama-bpe, qwen2 …): the export checks that "
-            "it reads texts the same way"
+            "give llama.cpp's name for it with --pre-tokenizer (gpt-2, llama-bpe, qwen2 …): "
+            "the export checks that it reads texts the same way"
         )
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     reason = (lines or ["no reason given"])[-1][:300]
