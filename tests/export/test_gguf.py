@@ -49,11 +49,16 @@ def test_what_llama_cpp_computes_is_what_the_live_model_computes(
 ) -> None:
     tokenizer = ModelFolder(folded).load_tokenizer()
     rows = [tokenizer(probe.text)["input_ids"][:128] for probe in probe_texts()[:FEW]]
-    file = GgufModel(converted, context=128)
+    file = GgufModel(converted)
+    file.open(cells=128, step=128, threads=1)
     plain = ModelFolder(folded).load_model(dtype=torch.float32)
     logits = probe_logits(plain, tokenizer, probe_texts()[:FEW])
     found = measure(
-        ((one, file.logits(row)) for one, row in zip(logits, rows, strict=True)), remedy=""
+        (
+            (one, torch.from_numpy(file.text_logits(row)))
+            for one, row in zip(logits, rows, strict=True)
+        ),
+        remedy="",
     )
     assert found.kl < 1e-5
     assert found.top1_agreement > 0.99
