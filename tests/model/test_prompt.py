@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aegis.errors import DataError
-from aegis.model.prompt import by_length, disable_word_cache, require_fit
+from aegis.model.prompt import PromptEncoder, by_length, disable_word_cache, require_fit
 from tests.conftest import byte_tokenizer
 from tests.model.test_tags import tagged
 

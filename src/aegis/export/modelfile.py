@@ -157,7 +157,7 @@ def go_template(tokenizer: Any, *, where: Path) -> str:
 
 
 def _single_turn(tokenizer: Any, where: Path) -> str:
-    """Return what `PromptEncoder.text` makes of a template without a system role, or of no template."""
+    """Return what a `PromptEncoder` makes of a template without a system role, or of none."""
     with_system, adds_bos = PromptEncoder(tokenizer, _SYSTEM).text(_USER)
     without_system, _ = PromptEncoder(tokenizer).text(_USER)
     before, _, rest = with_system.partition(_SYSTEM)
