@@ -47,19 +47,13 @@ def list_(tokens: File = _FILE, json: AsJson = False) -> None:
     from aegis.cli.show import print_json, print_table
     from aegis.serve.tokens import read_tokens
 
-    shown = ("id", "name", "scopes", "created", "revoked")
-    rows = [{name: getattr(token, name) for name in shown} for token in read_tokens(tokens)]
+    listed = read_tokens(tokens)
     if json:
-        print_json(rows)
-    else:
-        cells = [(*row.values(),) for row in rows]
-        print_table(
-            ("id", "name", "scopes", "made", "revoked"),
-            [
-                (id, name, ", ".join(scopes), made, gone or "")
-                for id, name, scopes, made, gone in cells
-            ],
-        )
+        shown = ("id", "name", "scopes", "created", "revoked")
+        print_json([{field: getattr(token, field) for field in shown} for token in listed])
+        return
+    rows = [(t.id, t.name, ", ".join(t.scopes), t.created, t.revoked or "") for t in listed]
+    print_table(("id", "name", "scopes", "made", "revoked"), rows)
 
 
 @app.command("revoke")

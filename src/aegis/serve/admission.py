@@ -59,11 +59,7 @@ class RequestQueue:
     """
 
     def __init__(
-        self,
-        service: AnswerService,
-        *,
-        capacity: int,
-        on_change: Callable[[int], None] = lambda _: None,
+        self, service: AnswerService, *, capacity: int, on_change: Callable[[int], None]
     ) -> None:
         self.service, self.capacity, self.on_change = service, capacity, on_change
         self._admitted = 0
