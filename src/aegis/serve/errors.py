@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -55,7 +57,7 @@ async def _answer_error(_: Request, error: Exception) -> Response:
     return to_rejection(error).response()
 
 
-HANDLERS = dict.fromkeys(
+HANDLERS: dict[int | type[Exception], Any] = dict.fromkeys(
     (HTTPException, RequestValidationError, AegisError, Exception), _answer_error
 )
 """For `FastAPI(exception_handlers=)`: every error has the one form."""

@@ -146,12 +146,17 @@ class CaseQueue:
     def _select(self, clause: str, value: str | int) -> builtins.list[Case]:
         with self._connection() as connection:
             rows = connection.execute(f"SELECT {_COLUMNS} FROM cases {clause}", (value,))
-            return [Case(*row[:5], tuple(json.loads(row[5])), *row[6:]) for row in rows]
+            return [_case(row) for row in rows]
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         with self._lock, disk_full_explained(self.path):
             yield self._database
+
+
+def _case(row: tuple) -> Case:
+    id, opened, owner, user, query, probabilities, *rest = row
+    return Case(id, opened, owner, user, query, tuple(json.loads(probabilities)), *rest)
 
 
 def _now() -> str:
