@@ -23,7 +23,7 @@ from aegis.errors import AegisError, ModelError
 from aegis.model.base import ModelFolder
 from aegis.model.heads import DECISION_HEAD_FILE, DecisionHead
 from aegis.model.prompt import PromptEncoder, common_prefix, disable_word_cache
-from aegis.model.tags import Tags, known_tags
+from aegis.model.tags import known_tags
 from aegis.protocol.thinking import TAGS, Thinking
 
 # Tokens a step: enough for the matrix products, few enough that nobody waits long for a token.
@@ -42,23 +42,34 @@ class LlamaCppEngine:
     changes. Every method may be called from many threads.
 
     Args:
-        banned: tokens that no body of a response holds, the closing tags among them.
+        model: loaded; opened here, and closed with the engine.
+        context: most tokens of a prompt and its response.
+        slots: responses written at once; what comes on top waits.
+        threads: for the matrix products.
     """
 
     def __init__(
         self,
-        batcher: Batcher,
-        grammar: ResponseGrammar,
+        model: GgufModel,
+        tokenizer: Any,
         head: CalibratedHead,
         *,
-        banned: Sequence[int],
         context: int,
-        name: str,
+        slots: int,
+        threads: int,
     ) -> None:
-        self.name, self.context, self.head, self.grammar = name, context, head, grammar
-        self.encoder = PromptEncoder(grammar.tokenizer, head.head.system_prompt, context)
-        disable_word_cache(grammar.tokenizer)
-        self._batcher, self._banned = batcher, frozenset(banned)
+        self.name, self.context, self.head = model.file.stem, context, head
+        self.encoder = PromptEncoder(tokenizer, head.head.system_prompt, context)
+        self.grammar = ResponseGrammar(tokenizer, known_tags(tokenizer))
+        disable_word_cache(tokenizer)
+        allowed = allowed_tokens(tokenizer, width=model.vocabulary)
+        self._banned = frozenset(torch.nonzero(~allowed).flatten().tolist())
+        prefix = shared_prefix(self.encoder)[: context - 1]
+        # The slots' ordinary requests, or one as long as the context; and decisions.
+        room = (max(context, slots * _CELLS), context)
+        cells, sequences = len(prefix) + sum(room), 1 + slots + _READERS
+        model.open(cells=cells, step=_STEP, threads=threads, sequences=sequences)
+        self._batcher = Batcher(model, prefix=prefix, slots=slots, readers=_READERS, room=room)
 
     @classmethod
     def load(
@@ -76,10 +87,8 @@ class LlamaCppEngine:
         Args:
             file: the GGUF file; by default the largest in `folder`/gguf and `folder`, which is the
                 most exact one.
-            threads: for the matrix products; as many as torch takes by default.
-            slots: responses written at once; what comes on top waits.
-            context: most tokens of a prompt and its response; by default what the model was trained
-                for, 4096 at most.
+            threads: as many as torch takes by default.
+            context: by default what the model was trained for, 4096 at most.
 
         Raises:
             ModelError: if the folder or the file cannot be used, or they do not belong together.
@@ -101,31 +110,18 @@ class LlamaCppEngine:
                 "give a model that `aegis fold` or `aegis run` wrote"
             )
         head, tokenizer = CalibratedHead.load(folder), ModelFolder(folder).load_tokenizer()
-        tags = known_tags(tokenizer)
+        known_tags(tokenizer)
         model = GgufModel(file, gpu=True)
         try:
-            _require_match(model, head.head, tokenizer, tags, folder=folder)
+            _require_match(model, head.head, tokenizer, folder=folder)
             context = _context(model, context)
-            encoder = PromptEncoder(tokenizer, head.head.system_prompt)
-            batcher = _start(
-                model,
-                shared_prefix(encoder)[: context - 1],
-                context=context,
-                slots=slots,
-                threads=threads or torch.get_num_threads(),
-            )
+            threads = threads or torch.get_num_threads()
+            engine = cls(model, tokenizer, head, context=context, slots=slots, threads=threads)
         except BaseException:
             model.close()
             raise
-        banned = torch.nonzero(~allowed_tokens(tokenizer, width=model.vocabulary)).flatten()
-        return cls(
-            batcher,
-            ResponseGrammar(tokenizer, tags),
-            head,
-            banned=banned.tolist(),
-            context=context,
-            name=folder.resolve().name,
-        )
+        engine.name = folder.resolve().name
+        return engine
 
     def judge(self, prompts: Sequence[str]) -> list[Verdict]:
         """Decide as `Engine` does; `ms` is a prompt's share of the time this call took."""
@@ -190,9 +186,7 @@ def shared_prefix(encoder: PromptEncoder) -> list[int]:
     return common_prefix([encoder.ids(words) for words in ("A", "7")])
 
 
-def _require_match(
-    model: GgufModel, head: DecisionHead, tokenizer: Any, tags: Tags, *, folder: Path
-) -> None:
+def _require_match(model: GgufModel, head: DecisionHead, tokenizer: Any, *, folder: Path) -> None:
     if model.recurrent:
         raise ModelError(
             f"{model.file}: is a recurrent model, whose sequences cannot share a prompt; "
@@ -203,7 +197,7 @@ def _require_match(
             f"{model.file}: is {model.width} wide, the decision head of {folder} "
             f"{head.features}; export that folder again"
         )
-    spelled = [model.spelling(number) for number in tags.ids]
+    spelled = [model.spelling(number) for number in known_tags(tokenizer).ids]
     if len(tokenizer) > model.vocabulary or spelled != list(TAGS):
         raise ModelError(f"{model.file}: has other tokens than {folder}; export that folder again")
 
@@ -216,14 +210,3 @@ def _context(model: GgufModel, asked: int | None) -> int:
             f"got {asked}; correct it"
         )
     return asked or min(_CONTEXT, model.trained_context)
-
-
-def _start(
-    model: GgufModel, prefix: list[int], *, context: int, slots: int, threads: int
-) -> Batcher:
-    """Open the model with room for the slots' ordinary requests, or for one as long as the context,
-    and for decisions."""
-    room = (max(context, slots * _CELLS), context)
-    cells, sequences = len(prefix) + sum(room), 1 + slots + _READERS
-    model.open(cells=cells, step=_STEP, threads=threads, sequences=sequences)
-    return Batcher(model, prefix=prefix, slots=slots, readers=_READERS, room=room)

@@ -164,7 +164,7 @@ class ResponseSampler(ResponseGrammar):
     def _choose(
         self, logits: Tensor, rows: Sequence[PartialResponse], generator: torch.Generator | None
     ) -> list[int | None]:
-        """A token a row; None where the engine writes the next one."""
+        """Choose a token a row; None where the engine writes the next one."""
         free = [not self.forced(row) for row in rows]
         if not any(free):
             return [None] * len(rows)

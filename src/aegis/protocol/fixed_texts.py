@@ -9,12 +9,14 @@ FIXED: dict[Decision, dict[str, str]] = {
     Decision.ESCALATION: {
         "en": "This needs a person to decide, so it is being handed over. Please wait for their "
         "answer before acting on it.",
-        "ja": "この件は人の判断が必要なため、担当者に引き継ぎます。回答があるまで、そのままお待ちください。",
+        "ja": "この件は人の判断が必要なため、担当者に引き継ぎます。"
+        "回答があるまで、そのままお待ちください。",
     },
     Decision.DENY: {
-        "en": "I can't help with that here. If you tell me what you want to achieve, I can say what "
-        "is possible instead.",
-        "ja": "こちらではその件をお手伝いできません。目的を教えていただければ、代わりにできることをお伝えします。",
+        "en": "I can't help with that here. If you tell me what you want to achieve, I can say "
+        "what is possible instead.",
+        "ja": "こちらではその件をお手伝いできません。"
+        "目的を教えていただければ、代わりにできることをお伝えします。",
     },
     Decision.REFUSE: {
         "en": "I won't help with that.",

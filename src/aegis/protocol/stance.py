@@ -51,11 +51,13 @@ _STRONG_HANDOVER = re.compile(
 _SENTENCE = re.compile(r"(?<=[.!?。！？])\s*")
 _STATED = {
     Decision.REFUSE: r"\brefus(?:e|ed|al|ing)\b|拒否|拒絶",
-    Decision.DENY: r"\b(?:declin(?:e|ed)|denied|not permitted)\b|断る|断り|お断|出せない|しない。?$",
+    Decision.DENY: r"\b(?:declin(?:e|ed)|denied|not permitted)\b|断る|断り|お断|出せない"
+    r"|しない。?$",
     Decision.ESCALATION: r"\b(?:escalat\w*|hand(?:ed)? (?:it )?(?:over|to)"
     r"|(?:goes|go) to (?:a |the )?\w+)\b|\bneeds? (?:a |human |\w+ )?(?:person|approval)\b"
     r"|引き継|つなぐ|人の支援|人につな|承認を",
-    Decision.ALLOW: r"\b(?:allow(?:ed)?|answer(?:ed)?|fine|permitted)\b|答える|答えて|応じる|手伝う",
+    Decision.ALLOW: r"\b(?:allow(?:ed)?|answer(?:ed)?|fine|permitted)\b|答える|答えて|応じる"
+    r"|手伝う",
 }
 _BARE_NO = re.compile(
     r"(?:i['’]m sorry[, ]+(?:but )?)?i (?:can(?:no|['’])t|won['’]t) (?:help|assist|do that)"
