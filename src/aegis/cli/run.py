@@ -7,23 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from aegis.cli.options import AutoResume, ConfigFile, Overrides
+
 
 def run(
-    config: Annotated[
-        Path, typer.Argument(help="YAML file with the settings, e.g. examples/quickstart.yaml.")
-    ],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="A.B=C", help="Override a setting, e.g. --set train.epochs=1."
-        ),
-    ] = None,
-    auto_resume: Annotated[
-        bool,
-        typer.Option(
-            help="Go on with the newest session of this config; --no-auto-resume starts anew."
-        ),
-    ] = True,
+    config: ConfigFile,
+    set_: Overrides = None,
+    auto_resume: AutoResume = True,
     skip_bad: Annotated[
         bool,
         typer.Option(
@@ -66,16 +56,14 @@ def run(
         ("held-out decisions", "base", "candidate"), rows, title=f"{session.session_id}: completed"
     )
     latest = Path(settings.runs) / "latest"
-    for name, what in (("model", "model"), ("adapter", "adapter"), ("report.html", "report")):
-        typer.echo(f"{what:8} {latest / name}")
+    for name in ("model", "adapter", "report.html"):
+        typer.echo(f"{name.removesuffix('.html'):8} {latest / name}")
 
 
 def _repeated(config: Path, overrides: list[str]) -> dict[str, Any]:
-    """The call that goes on with this run, for `aegis watch`: without --no-auto-resume, which would
-    start anew."""
+    """Return the call that goes on with this run, for `aegis watch`: one that starts nothing anew."""
     argv = ["run", str(config)]
-    for override in overrides:
-        argv += ["--set", override]
+    argv += [word for override in overrides for word in ("--set", override)]
     return {"argv": argv, "cwd": str(Path.cwd())}
 
 

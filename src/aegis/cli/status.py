@@ -33,22 +33,15 @@ def status(
         print_json(session.to_json() | facts)
         return
     rows = []
+    cut_off = {"running": "cut off"} if facts["interrupted"] else {}
     for stage in session.stages:
         seconds = "" if stage.seconds is None else f"{stage.seconds:.0f} s"
         paths = ", ".join(str(session.folder / path) for path in stage.artifacts.values())
-        state = "cut off" if facts["interrupted"] and stage.state == "running" else stage.state
+        state = cut_off.get(stage.state, stage.state)
         rows.append((stage.name, state, str(stage.attempts), seconds, stage.error or paths))
         for name, step in stage.steps.items():
-            cut = facts["interrupted"] and step["state"] == "running"
-            rows.append(
-                (
-                    f"  {name}",
-                    "cut off" if cut else step["state"],
-                    "",
-                    "",
-                    _metrics(step["metrics"]),
-                )
-            )
+            state = cut_off.get(step["state"], step["state"])
+            rows.append((f"  {name}", state, "", "", _metrics(step["metrics"])))
     print_table(
         ("stage", "state", "attempts", "time", "artifacts"),
         rows,
@@ -59,22 +52,19 @@ def status(
 
 
 def _facts(session: Any, beat: Any) -> dict[str, Any]:
-    """What the record alone does not say: alive or not, progress, last snapshot and its age."""
+    """Return what the record alone does not say: alive or not, progress, last snapshot."""
     import time
 
-    snapshots = session.rows("snapshots", last=1)
-    snapshot = (
-        snapshots[0] | {"age_s": round(max(0.0, time.time() - snapshots[0]["unix"]), 1)}
-        if snapshots
-        else None
-    )
+    def age_s(then: float) -> dict[str, float]:
+        return {"age_s": round(max(0.0, time.time() - then), 1)}
+
+    rows = session.rows("snapshots", last=1)
+    snapshot = rows[0] | age_s(rows[0]["unix"]) if rows else None
     running = any(stage.state == "running" for stage in session.stages)
     progress = None
     if beat and not session.finished:
         keys = ("stage", "doing", "done", "total", "left_s", "note")
-        progress = {key: getattr(beat, key) for key in keys} | {
-            "age_s": round(max(0.0, time.time() - beat.time), 1)
-        }
+        progress = {key: getattr(beat, key) for key in keys} | age_s(beat.time)
     return {
         "alive": session.alive,
         "interrupted": running and not session.alive,
@@ -92,11 +82,11 @@ def _lines(session: Any, facts: dict[str, Any]) -> list[str]:
         again = " ".join(session.command.get("argv", ["run", "CONFIG"]))
         lines.append(f"process   {pid}, not alive; go on with: aegis {again}")
     if progress := facts["progress"]:
-        left = "" if progress["left_s"] is None else f", {_span(progress['left_s'])} left"
+        remaining = "" if progress["left_s"] is None else f", {_span(progress['left_s'])} left"
         count = f" {progress['done']}/{progress['total']}" if progress["total"] else ""
-        lines.append(
-            f"progress  {progress['doing']}{count}{left} ({_span(progress['age_s'])} ago) {progress['note']}".rstrip()
-        )
+        age = f"({_span(progress['age_s'])} ago)"
+        text = f"progress  {progress['doing']}{count}{remaining} {age} {progress['note']}"
+        lines.append(text.rstrip())
     if snapshot := facts["last_snapshot"]:
         age = _span(snapshot["age_s"])
         lines.append(
@@ -105,9 +95,9 @@ def _lines(session: Any, facts: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _metrics(found: dict[str, Any]) -> str:
+def _metrics(metrics: dict[str, Any]) -> str:
     return ", ".join(
-        f"{key} {value:.3g}" for key, value in found.items() if isinstance(value, int | float)
+        f"{key} {value:.3g}" for key, value in metrics.items() if isinstance(value, int | float)
     )
 
 
