@@ -9,7 +9,7 @@ import torch
 
 from aegis.config import GateSettings, LoraSettings, ModelSettings
 from aegis.errors import ModelError
-from aegis.model.adapted import Adapted, attach, check_attachable, freeze
+from aegis.model.adapted import Adapted, attach, check_attachable, freeze_report
 from aegis.model.base import resolve_base
 from tests.conftest import ARCHITECTURES, tiny_model
 
@@ -52,7 +52,7 @@ def test_gates_sit_on_lm_head_and_the_middle_layers() -> None:
 def test_only_attachments_train(architecture: str) -> None:
     model = tiny_model(architecture)
     adapted = attach(model, ModelSettings())
-    report = freeze(adapted)
+    report = freeze_report(adapted)
     assert report.total == sum(p.numel() for p in adapted.parameters())
     assert report.trainable["gates"] == sum(g.generators.numel() for g in adapted.all_gates())
     assert [kind for kind, count in report.trainable.items() if not count] == [
@@ -77,7 +77,7 @@ def test_a_base_weight_that_would_train_is_refused() -> None:
     adapted = attach(tiny_model(), ModelSettings())
     adapted.base.get_input_embeddings().weight.requires_grad_(True)
     with pytest.raises(ModelError, match="would train"):
-        freeze(adapted)
+        freeze_report(adapted)
 
 
 def test_targets_that_match_nothing_are_told() -> None:

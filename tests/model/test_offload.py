@@ -7,7 +7,7 @@ from aegis.config import (
     LoraSettings,
 )
 from aegis.errors import ConfigError
-from aegis.model.adapted import check_attachable, freeze
+from aegis.model.adapted import check_attachable, freeze_report
 from aegis.model.base import Base
 from aegis.model.grad_checkpoint import checkpoint_layers
 from aegis.model.offload import offload_layers, waiting_layers
@@ -23,7 +23,7 @@ def test_offloaded_layers_compute_the_same(llama: Base, method: Quantization) ->
     cpu = torch.device("cpu")
     plain, offloaded = with_roles(llama, method), attached(llama, method)
     open_up(offloaded)
-    frozen = freeze(offloaded).frozen
+    frozen = freeze_report(offloaded).frozen
     whole = sum(
         p.numel() * p.element_size()
         for n, p in offloaded.base.named_parameters()
@@ -35,7 +35,7 @@ def test_offloaded_layers_compute_the_same(llama: Base, method: Quantization) ->
     layers = offloaded.base.get_decoder().layers
     assert all(p.numel() == 0 for n, p in layers[0].named_parameters() if "lora_" not in n)
     assert all(p.numel() > 0 for n, p in layers[2].named_parameters())
-    assert freeze(offloaded).frozen == frozen
+    assert freeze_report(offloaded).frozen == frozen
     checkpoint_layers(offloaded.to(cpu))
     offloaded.add_reference()
     offloaded.add_reward(LoraSettings(rank=2, layers=(0.75, 1.0)))

@@ -20,7 +20,7 @@ from aegis.config import (
 )
 from aegis.errors import ConfigError, MissingPackageError, ModelError
 from aegis.export.fold import prepare, write_model
-from aegis.model.adapted import Adapted, attach, check_attachable, freeze
+from aegis.model.adapted import Adapted, attach, check_attachable, freeze_report
 from aegis.model.adapter_folder import AdapterCard, load_adapter, save_adapter
 from aegis.model.base import Base, ModelFolder, resolve_base
 from aegis.model.quantize import Quantization, count, dequantised, is_quantised, quantised_bytes
@@ -133,8 +133,8 @@ def test_one_step_trains_what_is_attached_and_nothing_else(
     base: Base, method: Quantization
 ) -> None:
     adapted = attached(base, method)
-    assert freeze(adapted).trainable["lora"] > 0
-    assert freeze(adapted).frozen == sum(
+    assert freeze_report(adapted).trainable["lora"] > 0
+    assert freeze_report(adapted).frozen == sum(
         p.numel() for p in base.load_model(dtype=torch.float32).parameters()
     )
     frozen = {name: p.clone() for name, p in adapted.named_parameters() if not p.requires_grad}

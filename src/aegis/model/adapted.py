@@ -322,7 +322,7 @@ class FreezeReport:
         )
 
 
-def freeze(adapted: Adapted) -> FreezeReport:
+def freeze_report(adapted: Adapted) -> FreezeReport:
     """Report what trains; the base never does.
 
     Raises:

@@ -20,7 +20,7 @@ from aegis.engine.judge import Judge
 from aegis.engine.response_grammar import Limits
 from aegis.engine.verdict import CalibratedHead
 from aegis.errors import DataError
-from aegis.model.adapted import Adapted, attach, freeze
+from aegis.model.adapted import Adapted, attach, freeze_report
 from aegis.model.adapter_folder import (
     AdapterCard,
     load_adapter,
@@ -136,7 +136,7 @@ def write_supervised(
     )
     torch.manual_seed(config.seed)
     adapted = _place(job, attach(model, config.model, tags=tags))
-    report = freeze(adapted)
+    report = freeze_report(adapted)
     job.tell(str(report))
     supervised = SupervisedData(examples, _prompts(job, tokenizer, fitting), shares)
     loop = job.loop(tokenizer)
