@@ -1,4 +1,4 @@
-"""Direct preference optimization over LoRA and gates, by TRL's trainer, on one frozen base.
+"""Direct preference optimization over LoRA and gates, on one frozen base.
 
 Source:
     Rafailov et al., Direct Preference Optimization, 2023; with label smoothing Chowdhury et al.,
@@ -7,36 +7,29 @@ Source:
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import datasets
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from transformers import Trainer, get_cosine_schedule_with_warmup
-from trl.trainer.dpo_config import DPOConfig
-from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
 from aegis.config import DpoSettings
 from aegis.data.records import Pair
 from aegis.errors import DataError
 from aegis.model.adapted import Adapted
 from aegis.model.chunks import in_chunks
-from aegis.train.examples import encode_pair
+from aegis.model.prompt import pad
+from aegis.train.examples import encode_pair, places_of
+from aegis.train.loop import Loss, Objective, cosine_share, detached
+from aegis.train.policy import policy_groups, train_policy_only
 from aegis.train.reward import EncodedPair, pair_plan
-from aegis.train.services import TrainServices
+from aegis.train.services import LoopSettings
+from aegis.train.state import ModuleState, Part
 from aegis.train.task import distance
-from aegis.train.trainer import (
-    Durable,
-    Ledger,
-    Log,
-    forget_forward,
-    make_policy_optimizer,
-    train_policy_only,
-)
 
 
 @dataclass(frozen=True)
@@ -55,222 +48,144 @@ class Preference(EncodedPair):
 def encode_preferences(
     tokenizer: Any, pairs: Sequence[Pair], *, system: str | None, max_length: int
 ) -> list[Preference]:
-    """The pairs as ids, tags and end token included; those longer than `max_length` are left
-    out."""
-    found = []
+    """Return the pairs that fit `max_length` as ids, tags and end token included."""
+    encoded = []
     for pair in pairs:
-        prompt_length, chosen, rejected = encode_pair(tokenizer, pair, system=system)
+        start, chosen, rejected = encode_pair(tokenizer, pair, system=system)
         if max(len(chosen), len(rejected)) <= max_length:
             apart = distance(pair.chosen.decision, pair.rejected.decision)
-            found.append(
-                Preference(chosen, rejected, apart, prompt_length, int(pair.chosen.decision))
-            )
-    return found
-
-
-def train_dpo(
-    adapted: Adapted,
-    pairs: Sequence[Preference],
-    settings: DpoSettings,
-    *,
-    tokenizer: Any,
-    seed: int,
-    clip_norm: float = 1.0,
-    services: TrainServices | None = None,
-) -> list[Log]:
-    """Train LoRA and gates in place; `adapted` has its reference already. Returns the log of every
-    step.
-
-    Raises:
-        DataError: if there is no pair.
-        StoppedError: if a stop was asked for; everything up to the last step is saved.
-        AegisError: if a gradient is not finite.
-    """
-    if not pairs:
-        raise DataError(
-            "train.algorithm dpo needs pairs, and none fits train.max_length; give some under data.pairs"
-        )
-    if settings.pairs is not None:
-        pairs = random.Random(f"dpo:{seed}").sample(pairs, min(settings.pairs, len(pairs)))
-    plan = pair_plan(pairs, settings, seed=seed)
-    train_policy_only(adapted)
-    optimizer = make_policy_optimizer(adapted, lr=settings.lr, gate_lr=settings.gate_lr)
-    scheduler = get_cosine_schedule_with_warmup(
-        optimizer, round(settings.warmup * len(plan)), len(plan)
-    )
-    ledger = Ledger(
-        adapted,
-        optimizer,
-        scheduler,
-        name="DPO",
-        setting="train.dpo.lr",
-        steps=len(plan),
-        seed=seed,
-        clip_norm=clip_norm,
-        services=services,
-    )
-
-    def make(arguments: dict[str, Any]) -> Trainer:
-        loss: dict[str, Any] = {"loss_type": ["sigmoid"]}
-        if settings.label_smoothing:
-            loss = {"loss_type": ["robust"], "label_smoothing": settings.label_smoothing}
-        config = DPOConfig(**arguments, beta=settings.beta, max_length=None, **loss)
-        batches = _Batches(pairs, plan[ledger.done :], pad_id=tokenizer.pad_token_id)
-        return _Trainer(ledger, batches, config, tokenizer, decision_weight=settings.decision)
-
-    try:
-        return ledger.run(make)
-    finally:
-        forget_forward(adapted.base)
-
-
-class _Batches(Sequence[dict[str, Any]]):
-    """The rest of the plan, each batch made when it is asked for; TRL's collator puts the chosen
-    sides first."""
-
-    def __init__(
-        self, pairs: Sequence[Preference], plan: Sequence[list[int]], *, pad_id: int
-    ) -> None:
-        self.pairs, self.plan = pairs, plan
-        self.collate = DataCollatorForPreference(pad_token_id=pad_id)
-
-    def __len__(self) -> int:
-        return len(self.plan)
-
-    def __getitem__(self, step: Any) -> Any:
-        pairs = [self.pairs[index] for index in self.plan[step]]
-        return self.collate([_row(pair) for pair in pairs]) | {
-            "decisions": torch.tensor([pair.decision for pair in pairs])
-        }
-
-
-def _row(pair: Preference) -> dict[str, list[int]]:
-    start = pair.prompt_length
-    chosen, rejected = list(pair.chosen), list(pair.rejected)
-    return {
-        "prompt_ids": chosen[:start],
-        "chosen_ids": chosen[start:],
-        "rejected_ids": rejected[start:],
-    }
+            decision = int(pair.chosen.decision)
+            encoded.append(Preference(chosen, rejected, apart, start, decision))
+    return encoded
 
 
 @dataclass(frozen=True)
-class Scores:
-    """What TRL reads of a forward pass: (batch, time − 1) each, 0 where nothing is asked. Only
-    `log_probs` has gradients."""
+class PreferenceBatch:
+    """Sides of pairs, all chosen ones before all rejected ones, padded on the right.
 
-    log_probs: Tensor
-    entropy: Tensor
-    mean_logits: Tensor
-    is_top1: Tensor
-
-
-class Scorer:
-    """Log-probabilities of the labels through the whole of lm_head, gate and tag rows included.
-
-    TRL's own fused head multiplies by the weight of lm_head alone; both would be left out of the
-    loss without a word.
+    Args:
+        ids: (2 · pairs, time); `mask` and `response_mask`, which is 1 on the responses, the same.
+        prompt_mask: (pairs, time), 1 on the prompts.
+        decisions: (pairs,) class ids.
     """
 
-    def __init__(self, adapted: Adapted) -> None:
-        self.adapted = adapted
-        self.hidden: Tensor | None = None  # of the last pass with gradients, for the decision head
-
-    def __call__(
-        self, *, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, **_: Any
-    ) -> Scores:
-        """All (batch, time), padded on the right; labels are −100 where nothing is asked."""
-        self.adapted.base.eval()  # dropout would make the policy and the reference two different models at the start
-        hidden = self.adapted.hidden(input_ids, attention_mask)
-        if torch.is_grad_enabled():
-            self.hidden = hidden
-        targets = labels[:, 1:]
-        asked = targets != -100
-        columns = in_chunks(self._score, hidden[:, :-1][asked], targets[asked])
-        return Scores(*(_spread(values, asked) for values in columns))
-
-    def _score(self, before: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        """(n,) each: log-probabilities of the targets, entropies, mean logits, and whether the
-        target is the best."""
-        logits = self.adapted.logits(before).float()
-        logs = torch.log_softmax(logits, -1)
-        chosen = logs.gather(1, targets.unsqueeze(1)).squeeze(1)
-        with torch.no_grad():
-            entropy = -(logs.exp() * logs).sum(-1)
-            best = logits.argmax(-1) == targets
-        return chosen, entropy, logits.detach().mean(-1), best
+    ids: Tensor
+    mask: Tensor
+    response_mask: Tensor
+    prompt_mask: Tensor
+    decisions: Tensor
 
 
-def _spread(values: Tensor, asked: Tensor) -> Tensor:
-    full = torch.zeros(asked.shape, dtype=values.dtype, device=values.device)
-    full[asked] = values
-    return full
+class DpoObjective(Objective[PreferenceBatch]):
+    """−log σ(β · margin), and the decision loss beside it."""
 
-
-class _Reference(nn.Module):
-    """The frozen reference as TRL wants one: a module to call. It holds no weights of its own."""
-
-    def __init__(self, score: Scorer) -> None:
-        super().__init__()
-        self.score, self.config = score, score.adapted.base.config
-
-    def forward(self, **inputs: Any) -> Scores:
-        with self.score.adapted.acting_as("reference"):
-            return self.score(**inputs)
-
-
-class _Trainer(Durable, DPOTrainer):
-    """DPO with our forward pass, and the decision loss beside it."""
+    name, label, remedy = "dpo", "DPO", "Lower train.dpo.lr"
 
     def __init__(
         self,
-        ledger: Ledger,
-        batches: Sequence[Any],
-        config: DPOConfig,
-        tokenizer: Any,
-        *,
-        decision_weight: float,
+        adapted: Adapted,
+        pairs: Sequence[Preference],
+        settings: DpoSettings,
+        loop: LoopSettings,
     ) -> None:
-        self.ledger, self.batches, self.decision_weight = ledger, batches, decision_weight
-        self.scorer = Scorer(ledger.adapted)
-        reference: Any = _Reference(self.scorer)
-        super().__init__(
-            model=ledger.adapted.peft,
-            ref_model=reference,
-            args=config,
-            train_dataset=datasets.Dataset.from_list([_row(pair) for pair in batches.pairs]),  # type: ignore[attr-defined]
-            processing_class=tokenizer,
-            optimizers=(ledger.optimizer, ledger.scheduler),
+        if not pairs:
+            raise DataError(
+                "train.algorithm dpo needs pairs, and none fits train.max_length; give some under "
+                "data.pairs"
+            )
+        if settings.pairs is not None:
+            count = min(settings.pairs, len(pairs))
+            pairs = random.Random(f"dpo:{loop.seed}").sample(pairs, count)
+        self.adapted, self.pairs, self.settings, self.loop = adapted, pairs, settings, loop
+        train_policy_only(adapted)
+        groups = policy_groups(adapted, lr=settings.lr, gate_lr=settings.gate_lr)
+        self.optimizer = torch.optim.AdamW(groups)
+        self.plan = pair_plan(pairs, settings, seed=loop.seed)
+        self.steps = len(self.plan)
+
+    def parts(self) -> dict[str, Part]:
+        return {"adapted": ModuleState(self.adapted, buffers_of=("head",))}
+
+    def rate(self, step: int) -> float:
+        return cosine_share(step, self.steps, warmup=self.settings.warmup)
+
+    def prepare(self, step: int, on_token: Any) -> dict[str, float]:
+        return {"pairs": float(len(self.plan[step]))}
+
+    def batches(self, step: int) -> Sequence[PreferenceBatch]:
+        pairs = [self.pairs[index] for index in self.plan[step]]
+        sides = [[*pair.chosen] for pair in pairs] + [[*pair.rejected] for pair in pairs]
+        ids, mask = pad(sides, value=self.loop.pad_id)
+        prompts = torch.tensor([pair.prompt_length for pair in pairs])
+        in_prompt = (torch.arange(ids.shape[1]) < prompts.unsqueeze(1)).long()
+        decisions = torch.tensor([pair.decision for pair in pairs])
+        tensors = (ids, mask, mask - in_prompt.repeat(2, 1), in_prompt, decisions)
+        return [PreferenceBatch(*(tensor.to(self.adapted.device) for tensor in tensors))]
+
+    def loss(self, batch: PreferenceBatch, step: int) -> Loss:
+        settings, adapted = self.settings, self.adapted
+        hidden = adapted.hidden(batch.ids, batch.mask)
+        policy = sequence_logprobs(adapted, hidden, batch)
+        with torch.no_grad(), adapted.acting_as("reference"):
+            before = adapted.hidden(batch.ids, batch.mask)
+            reference = sequence_logprobs(adapted, before, batch)
+        chosen, rejected = (policy - reference).chunk(2)
+        total = preference_loss(
+            chosen - rejected, beta=settings.beta, label_smoothing=settings.label_smoothing
         )
-        forget_forward(reference)
-        ledger.adapted.base.forward = (
-            self.scorer
-        )  # instead of TRL's fused head; forgotten when the training is over
+        gains = settings.beta * (chosen - rejected)
+        own = policy.chunk(2)
+        parts = {
+            "rewards/chosen": settings.beta * chosen.mean(),
+            "rewards/rejected": settings.beta * rejected.mean(),
+            "rewards/accuracies": (gains > 0).float().mean(),
+            "rewards/margins": gains.mean(),
+            "logps/chosen": own[0].mean(),
+            "logps/rejected": own[1].mean(),
+        }
+        if settings.decision:
+            logits = adapted.decide(hidden[: len(batch.decisions)], batch.prompt_mask)
+            parts["decision_loss"] = functional.cross_entropy(logits, batch.decisions)
+            total = total + settings.decision * parts["decision_loss"]
+        return Loss(total, detached(parts), batch.mask.sum())
 
-    def _prepare_dataset(
-        self, dataset: Any, processing_class: Any, args: Any, dataset_name: str
-    ) -> Any:
-        return dataset  # ids already
+    def epoch(self, done: int) -> int:
+        return math.ceil(done / self.steps * self.settings.epochs)
 
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        decisions = inputs.pop("decisions")
-        self._metrics["train"]["pairs"].append(len(decisions))
-        self._metrics["train"]["tokens"].append(int(inputs["attention_mask"].sum()))
-        loss = super().compute_loss(model, inputs)
-        if not self.decision_weight:
-            return loss
-        assert self.scorer.hidden is not None
-        count = len(decisions)
-        prompt_mask = (inputs["completion_mask"][:count].cumsum(1) == 0) * inputs["attention_mask"][
-            :count
-        ]
-        logits = self.ledger.adapted.decide(self.scorer.hidden[:count], prompt_mask)
-        decision = functional.cross_entropy(logits, decisions)
-        self._metrics["train"]["decision_loss"].append(float(decision.detach()))
-        return loss + self.decision_weight * decision
+    def samples(self, step: int) -> int:
+        return len(self.plan[step])
+
+
+def preference_loss(margins: Tensor, *, beta: float, label_smoothing: float = 0.0) -> Tensor:
+    """Return the mean loss of margins, log π/π_ref of the chosen side less the rejected one's.
+
+    Args:
+        margins: (pairs,).
+        label_smoothing: the share of pairs that are taken to be the wrong way round.
+    """
+    right = -functional.logsigmoid(beta * margins)
+    if not label_smoothing:
+        return right.mean()
+    wrong = -functional.logsigmoid(-beta * margins)
+    smoothed = (1 - label_smoothing) * right - label_smoothing * wrong
+    return (smoothed / (1 - 2 * label_smoothing)).mean()
+
+
+def sequence_logprobs(adapted: Adapted, hidden: Tensor, batch: PreferenceBatch) -> Tensor:
+    """Return the (sides,) log-probability of each response, through the whole of lm_head.
+
+    Gate and tag rows are part of it: to multiply by lm_head's weight alone would leave both out of
+    the loss without a word.
+    """
+    asked = batch.response_mask[:, 1:].bool()
+    places = places_of(asked)
+
+    def score(before: Tensor, targets: Tensor) -> tuple[Tensor]:
+        logits = adapted.logits(before).float()
+        chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+        return (chosen - logits.logsumexp(-1),)
+
+    (scored,) = in_chunks(score, hidden[:, :-1][places], batch.ids[:, 1:][places])
+    full = torch.zeros(asked.shape, dtype=scored.dtype, device=scored.device)
+    full[places] = scored
+    return full.sum(1)

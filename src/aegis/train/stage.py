@@ -8,41 +8,45 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from aegis import __version__
-from aegis.config import Config, GroupSettings, PpoSettings
+from aegis.config import GroupSettings, PpoSettings
 from aegis.data.mixture import Dataset, Mixture
 from aegis.data.records import Pair, Record, write_jsonl
 from aegis.engine.judge import Judge
 from aegis.engine.response_grammar import Limits
 from aegis.engine.verdict import CalibratedHead
 from aegis.errors import DataError
-from aegis.model.adapted import Adapted, attach, freeze_report
-from aegis.model.adapter_folder import (
-    AdapterCard,
-    load_adapter,
-    read_card,
-    require_base,
-    save_adapter,
-)
-from aegis.model.base import Base, context_length
-from aegis.model.calibration import fit
-from aegis.model.device import fast_dtype, pick_device, quick_attention
-from aegis.model.grad_checkpoint import checkpoint_layers
+from aegis.model.adapted import attach, freeze_report
+from aegis.model.adapter_folder import AdapterCard, save_adapter
+from aegis.model.base import context_length
+from aegis.model.device import pick_device
 from aegis.model.heads import VALUE_HEAD_FILE, ScalarHead
 from aegis.model.lexical import LEXICAL_HEAD_FILE, LexicalHead
-from aegis.model.offload import free_room, offload_layers
 from aegis.model.prompt import PromptEncoder
-from aegis.model.tags import Tags, add_tags
 from aegis.train.evidence import EVIDENCE_FILE, EVIDENCE_PICTURE, write_evidence
 from aegis.train.examples import Example, encode_all, encode_pair, mixed
 from aegis.train.figures import draw_alpha, draw_learning_curve, draw_ppo, draw_reward
-from aegis.train.ppo import PPO
+from aegis.train.group import GrpoObjective, RlooObjective
+from aegis.train.job import (
+    SupervisedModel,
+    TrainingData,
+    TrainingJob,
+    calibrate,
+    fitting_records,
+    load_tagged,
+    place_model,
+    prompts_only,
+)
+from aegis.train.loop import TrainLoop
+from aegis.train.policy import history_row
+from aegis.train.ppo import PpoObjective
+from aegis.train.preference import DpoObjective, encode_preferences
 from aegis.train.reward import EncodedPair, RewardModel, load_reward, save_reward, train_reward
-from aegis.train.services import LoopSettings, TrainServices
+from aegis.train.rollout import RolloutCollector
 from aegis.train.sft import SupervisedData, train_sft, validate
 from aegis.train.task import QuadrupleThinking, distance
 
@@ -55,55 +59,7 @@ _OF_SFT = (
     EVIDENCE_FILE,
     EVIDENCE_PICTURE,
 )
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """One step of training as it is asked for.
-
-    Args:
-        folder: the artifact's staging folder.
-    """
-
-    folder: Path
-    config: Config
-    base: Base
-    services: TrainServices
-
-    @property
-    def system(self) -> str | None:
-        return self.config.model.system_prompt
-
-    @property
-    def max_length(self) -> int:
-        return self.config.train.max_length
-
-    def tell(self, text: str) -> None:
-        self.services.reporter.message(text)
-
-    def loop(self, tokenizer: Any) -> LoopSettings:
-        config = self.config
-        return LoopSettings(tokenizer.pad_token_id, config.seed, config.train.clip_norm)
-
-    def base_facts(self) -> dict[str, Any]:
-        """Return what a card says of the base."""
-        names = ("spec", "fingerprint", "model_type", "hidden_size")
-        return {name: getattr(self.base, name) for name in names}
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a run trains on, and measures itself with.
-
-    Args:
-        pairs: for the reward model and DPO; SFT takes their chosen sides.
-        held_out: pairs that the reward model is measured with.
-    """
-
-    train: Sequence[Record]
-    validation: Sequence[Record]
-    pairs: Sequence[Pair] = ()
-    held_out: Sequence[Pair] = ()
+_OF_RESPONSES = ("reward", "reward_std", "kl", "entropy", "ended")
 
 
 def write_supervised(
@@ -120,12 +76,12 @@ def write_supervised(
         DataError: if no record fits `train.max_length`.
     """
     config, folder = job.config, job.folder
-    model, tokenizer, tags = _load_tagged(job, dtype=getattr(torch, config.model.dtype))
+    model, tokenizer, tags = load_tagged(job, dtype=getattr(torch, config.model.dtype))
     train, pairs, others, validation = data.train, data.pairs, (), data.validation
     if mixture:
         train, pairs, others = mixture.own.records, mixture.pairs, mixture.others
         validation = [*validation, *mixture.validation]
-    fitting = _fitting(job, tokenizer, validation)
+    fitting = fitting_records(job, tokenizer, validation)
     examples, dropped, sizes = _examples(job, tokenizer, train, pairs, others)
     shares = _shares(mixture, sizes) if mixture else []
     epoch = mixed(shares, seed=config.seed, epoch=0) if shares else range(len(examples))
@@ -135,10 +91,10 @@ def write_supervised(
         "train.max_length"
     )
     torch.manual_seed(config.seed)
-    adapted = _place(job, attach(model, config.model, tags=tags))
+    adapted = place_model(job, attach(model, config.model, tags=tags))
     report = freeze_report(adapted)
     job.tell(str(report))
-    supervised = SupervisedData(examples, _prompts(job, tokenizer, fitting), shares)
+    supervised = SupervisedData(examples, prompts_only(job, tokenizer, fitting), shares)
     loop = job.loop(tokenizer)
     result = train_sft(adapted, supervised, config.train, loop, job.services)
     training = {
@@ -159,7 +115,7 @@ def write_supervised(
     everything = [*train, *(record for dataset in others for record in dataset.records)]
     lexical = _lexical_head(job, everything, pairs) if config.model.lexical else None
     if result.held_out:
-        _calibrate(job, tokenizer, fitting, lexical, result.held_out)
+        calibrate(job, tokenizer, fitting, lexical, result.held_out)
     write_jsonl(folder / _HISTORY, result.history)
     draw_learning_curve(folder / "learning_curve.png", result.history, result.validation)
     draw_alpha(folder / "alpha.png", result.history)
@@ -199,26 +155,6 @@ def write_reward(job: TrainingJob, data: TrainingData, *, supervised: Path) -> N
 
 
 @dataclass(frozen=True)
-class SupervisedModel:
-    """What SFT left, with a frozen copy of itself, in the precision in which sampling is fast."""
-
-    folder: Path
-    adapted: Adapted
-    tokenizer: Any
-    card: AdapterCard
-
-    @classmethod
-    def load(cls, job: TrainingJob, folder: Path) -> SupervisedModel:
-        model, tokenizer, tags = _load_tagged(job, dtype=fast_dtype())
-        card = read_card(folder)
-        require_base(card, job.base, folder=folder)
-        torch.manual_seed(job.config.seed)
-        adapted = _place(job, load_adapter(folder, model, card, tags=tags))
-        adapted.add_reference()
-        return cls(folder, adapted, tokenizer, card)
-
-
-@dataclass(frozen=True)
 class PolicyResult:
     """What an algorithm leaves besides the weights: its history, and what the card says of it."""
 
@@ -253,27 +189,18 @@ def _optimize(
     job: TrainingJob, start: SupervisedModel, train: Sequence[Record], reward: RewardModel | None
 ) -> PolicyResult:
     config, settings, adapted = job.config, job.config.train.ppo, start.adapted
-    adapted.train_only("default")
     torch.manual_seed(config.seed)
     value = ScalarHead(adapted.head.features).to(adapted.device)
-    ppo = PPO(
-        adapted,
-        value,
-        _task(job, start, train, settings),
-        settings,
-        pad_id=start.tokenizer.pad_token_id,
-        seed=config.seed,
-        clip_norm=config.train.clip_norm,
-        reward=reward,
-        services=job.services,
-    )
+    collector = _collector(job, start, train, settings, reward)
+    objective = PpoObjective(collector, value, settings, job.loop(start.tokenizer))
     job.tell(
-        f"PPO: {settings.updates} updates of {settings.batch} responses; layers below {ppo.layer} "
-        f"of {adapted.depth} are computed once for policy, reference, value and reward"
+        f"PPO: {settings.updates} updates of {settings.batch} responses; layers below "
+        f"{collector.layer} of {adapted.depth} are computed once for policy, reference, value and "
+        "reward"
     )
-    logs = ppo.train()
-    keys = ("reward", "reward_std", "kl", "entropy", "ended")
-    metrics = {"updates": len(logs), **quarters(logs, *keys)}
+    TrainLoop(objective, objective.loop, job.services).run()
+    logs = objective.updates
+    metrics = {"updates": len(logs), **quarters(logs, *_OF_RESPONSES)}
     value.save(job.folder / VALUE_HEAD_FILE)
     draw_ppo(job.folder / "ppo.png", logs)
     rise = f"{metrics['reward_first']:+.2f} → {metrics['reward_last']:+.2f}"
@@ -282,27 +209,14 @@ def _optimize(
 
 
 def _prefer(job: TrainingJob, start: SupervisedModel, pairs: Sequence[Pair]) -> PolicyResult:
-    from aegis.train.preference import encode_preferences, train_dpo  # needs the extra `trl`
-
-    encoded = encode_preferences(
-        start.tokenizer, pairs, system=job.system, max_length=job.max_length
-    )
+    tokenizer, loop = start.tokenizer, job.loop(start.tokenizer)
+    encoded = encode_preferences(tokenizer, pairs, system=job.system, max_length=job.max_length)
     left_out = len(pairs) - len(encoded)
     job.tell(f"DPO: {len(encoded)} pairs, {left_out} left out as longer than train.max_length")
-    config = job.config
-    logs = train_dpo(
-        start.adapted,
-        encoded,
-        config.train.dpo,
-        tokenizer=start.tokenizer,
-        seed=config.seed,
-        clip_norm=config.train.clip_norm,
-        services=job.services,
-    )
-    metrics = {
-        "steps": len(logs),
-        **quarters(logs, "loss", "rewards/margins", "rewards/accuracies"),
-    }
+    objective = DpoObjective(start.adapted, encoded, job.config.train.dpo, loop)
+    logs = [history_row(log) for log in TrainLoop(objective, loop, job.services).run()]
+    keys = ("loss", "rewards/margins", "rewards/accuracies")
+    metrics = {"steps": len(logs), **quarters(logs, *keys)}
     margins = f"{metrics['rewards/margins_first']:+.2f} → {metrics['rewards/margins_last']:+.2f}"
     accuracy = metrics["rewards/accuracies_last"]
     job.tell(f"DPO: margin of the chosen side {margins}, accuracy {accuracy:.2f}")
@@ -312,28 +226,16 @@ def _prefer(job: TrainingJob, start: SupervisedModel, pairs: Sequence[Pair]) -> 
 def _compare(
     job: TrainingJob, start: SupervisedModel, train: Sequence[Record], reward: RewardModel | None
 ) -> PolicyResult:
-    from aegis.train.group import train_group  # needs the extra `trl`
-
-    config, settings = job.config, job.config.train.group
-    algorithm: Literal["grpo", "rloo"] = "grpo" if config.train.algorithm == "grpo" else "rloo"
-    name = algorithm.upper()
+    settings, loop = job.config.train.group, job.loop(start.tokenizer)
+    kind = GrpoObjective if job.config.train.algorithm == "grpo" else RlooObjective
+    objective = kind(_collector(job, start, train, settings, reward), settings, loop)
+    name = objective.label
     job.tell(
         f"{name}: {settings.updates} updates, {settings.prompts} prompts of {settings.group} "
         "responses each"
     )
-    logs = train_group(
-        algorithm,
-        start.adapted,
-        _task(job, start, train, settings),
-        settings,
-        tokenizer=start.tokenizer,
-        seed=config.seed,
-        clip_norm=config.train.clip_norm,
-        reward=reward,
-        services=job.services,
-    )
-    keys = ("reward", "reward_std", "kl", "entropy", "ended")
-    metrics = {"updates": len(logs), **quarters(logs, *keys)}
+    logs = [history_row(log) for log in TrainLoop(objective, loop, job.services).run()]
+    metrics = {"updates": len(logs), **quarters(logs, *_OF_RESPONSES)}
     job.tell(f"{name}: reward {metrics['reward_first']:+.2f} → {metrics['reward_last']:+.2f}")
     return PolicyResult(logs, metrics)
 
@@ -349,13 +251,14 @@ def _reward_model(
     return load_reward(folder, start.adapted, base_fingerprint=fingerprint, settings=train.reward)
 
 
-def _task(
+def _collector(
     job: TrainingJob,
     start: SupervisedModel,
     train: Sequence[Record],
     settings: PpoSettings | GroupSettings,
-) -> QuadrupleThinking:
-    """Return the records whose prompts fit, as a task; the policy's own judge decides on them."""
+    reward: RewardModel | None,
+) -> RolloutCollector:
+    """Return what samples responses to the records whose prompts fit."""
     adapted, tokenizer = start.adapted, start.tokenizer
     encoded = [
         (record, tuple(PromptEncoder(tokenizer, job.system).ids(record.prompt))) for record in train
@@ -373,7 +276,8 @@ def _task(
         )
     judge = Judge(adapted.base, tokenizer, CalibratedHead.load(start.folder, adapted.head))
     records, prompts = zip(*asked, strict=True)
-    return QuadrupleThinking(adapted, judge, records, prompts, settings)
+    task = QuadrupleThinking(adapted, judge, records, prompts, settings)
+    return RolloutCollector(adapted, task, settings, pad_id=tokenizer.pad_token_id, reward=reward)
 
 
 def _write_adapter(
@@ -381,12 +285,12 @@ def _write_adapter(
 ) -> None:
     """Calibrate the decision head anew and write what every algorithm leaves."""
     config, folder, tokenizer = job.config, job.folder, start.tokenizer
-    fitting, metrics = _fitting(job, tokenizer, validation), result.metrics
-    if prompts := _prompts(job, tokenizer, fitting):
+    fitting, metrics = fitting_records(job, tokenizer, validation), result.metrics
+    if prompts := prompts_only(job, tokenizer, fitting):
         checks, held_out = validate(
             start.adapted, prompts, config.train, pad_id=tokenizer.pad_token_id
         )
-        _calibrate(job, tokenizer, fitting, LexicalHead.load(start.folder), held_out)
+        calibrate(job, tokenizer, fitting, LexicalHead.load(start.folder), held_out)
         metrics = metrics | checks
     algorithm = config.train.algorithm
     settings = config.train.ppo if algorithm == "ppo" else config.train.group
@@ -412,22 +316,6 @@ def quarters(logs: Sequence[dict[str, Any]], *keys: str) -> dict[str, float]:
     return means
 
 
-def _calibrate(
-    job: TrainingJob,
-    tokenizer: Any,
-    records: Sequence[Record],
-    lexical: LexicalHead | None,
-    held_out: tuple[Any, Any],
-) -> None:
-    """Weigh decision head and lexical head on held-out logits and decisions; save the weights."""
-    prompts = [record.prompt for record in records]
-    logits, decisions = held_out
-    second = lexical.logits(prompts) if lexical else None
-    fit(logits, second, PromptEncoder(tokenizer).spelled_in_bytes(prompts), decisions).save(
-        job.folder
-    )
-
-
 def _lexical_head(job: TrainingJob, train: Sequence[Record], pairs: Sequence[Pair]) -> LexicalHead:
     rows = [(record.prompt, int(record.decision)) for record in train]
     rows += [(pair.prompt, int(pair.chosen.decision)) for pair in pairs]
@@ -435,36 +323,6 @@ def _lexical_head(job: TrainingJob, train: Sequence[Record], pairs: Sequence[Pai
     head = LexicalHead.fit(prompts, decisions, strength=job.config.train.lexical_strength)
     head.save(job.folder)
     return head
-
-
-def _load_tagged(job: TrainingJob, *, dtype: torch.dtype) -> tuple[Any, Any, Tags]:
-    """Load the base and its tokenizer, both knowing the tags."""
-    tokenizer = job.base.load_tokenizer()
-    model = job.base.load_model(
-        dtype=dtype,
-        attention=quick_attention(pick_device()),
-        quantization=job.config.model.quantization,
-    )
-    return model, tokenizer, add_tags(tokenizer, model)
-
-
-def _place(job: TrainingJob, adapted: Adapted) -> Adapted:
-    """Move it to its device, or some layers to main memory, ready for the backward pass."""
-    if job.config.model.offload:
-        offload_layers(adapted.base, device=pick_device(), room=free_room())
-    adapted.to(pick_device())
-    if job.config.model.gradient_checkpointing:
-        checkpoint_layers(adapted)
-    return adapted
-
-
-def _fitting(job: TrainingJob, tokenizer: Any, records: Sequence[Record]) -> list[Record]:
-    """Return the records whose prompts fit `train.max_length`."""
-    return [
-        record
-        for record in records
-        if len(PromptEncoder(tokenizer, job.system).ids(record.prompt)) <= job.max_length
-    ]
 
 
 def _shares(mixture: Mixture, sizes: Sequence[int]) -> list[tuple[int, float]]:
@@ -521,18 +379,3 @@ def _examples(
             f"train.max_length is {settings.max_length}, and no record is that short; raise it"
         )
     return examples, dropped, sizes
-
-
-def _prompts(job: TrainingJob, tokenizer: Any, records: Sequence[Record]) -> list[Example]:
-    """Return the records without their responses, for validation."""
-    return encode_all(
-        tokenizer,
-        records,
-        [],
-        system=job.system,
-        section_weight=0.0,
-        final_weight=0.0,
-        max_length=job.max_length,
-        thinking_records=0,
-        seed=job.config.seed,
-    )[0]

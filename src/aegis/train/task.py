@@ -44,9 +44,9 @@ class QuadrupleThinking:
         self.decides = True
         tags = known_tags(judge.tokenizer)
         limits = Limits(section=settings.section_tokens, final=settings.final_tokens)
-        self.thinker = ResponseSampler(adapted.base, judge.tokenizer, tags, limits)
+        self.sampler = ResponseSampler(adapted.base, judge.tokenizer, tags, limits)
         self.limiter: Limiter | None = Limiter(
-            self.thinker.allowed, tuple(closing for _, closing in tags.pairs)
+            self.sampler.allowed, tuple(closing for _, closing in tags.pairs)
         )
 
     def sample(
@@ -55,74 +55,75 @@ class QuadrupleThinking:
         with hold_gates(self.adapted.all_gates()):
             different = list(dict.fromkeys(prompts))
             verdicts = self.judge.judge([self._asked[ids] for ids in different])
-            told = {ids: verdict.decision for ids, verdict in zip(different, verdicts, strict=True)}
-            decisions = [told[ids] for ids in prompts]
-            return self.thinker(
+            decided = dict(zip(different, (one.decision for one in verdicts), strict=True))
+            decisions = [decided[ids] for ids in prompts]
+            return self.sampler(
                 prompts, decisions, temperature=self.settings.temperature, on_token=on_token
             )
 
     def terms(
-        self, indices: Sequence[int], paths: Sequence[SampledResponse]
+        self, indices: Sequence[int], responses: Sequence[SampledResponse]
     ) -> list[dict[str, float]]:
         return [
-            reward_terms(self.records[index], path, self.settings.weights)
-            for index, path in zip(indices, paths, strict=True)
+            reward_terms(self.records[index], response, self.settings.weights)
+            for index, response in zip(indices, responses, strict=True)
         ]
 
-    def due(self, index: int, path: SampledResponse) -> dict[int, float]:
-        """What is earned before the end, where it is earned; what would wait for the end reaches
-        the sections through some eighty tokens of GAE, 0.95 to the eightieth of it.
+    def shaped_rewards(self, index: int, response: SampledResponse) -> dict[int, float]:
+        """Return what is earned before the end, where it is earned.
 
-        Each private section's share of `format` stands where the model closed it. What the answer's
-        stance is worth, `decision` and `answered`, is a potential over the growing answer: its
-        change stands at the token that changes it, so that "can't" is paid for at "can't" and not
-        at the full stop of the next sentence.
+        What would wait for the end reaches the sections through some eighty tokens of GAE, 0.95 to
+        the eightieth of it. Each private section's share of `format` stands where the model closed
+        it. What the answer's stance is worth, `decision` and `answered`, is a potential over the
+        growing answer: its change stands at the token that changes it, so that "can't" is paid for
+        at "can't" and not at the full stop of the next sentence.
 
         Source:
             Ng, Harada and Russell, Policy Invariance under Reward Transformations, 1999: with γ = 1
             the sum is unchanged.
         """
-        ends = {part: place for place, part in enumerate(path.part) if path.chosen[place]}
-        share = self.settings.weights.format / len(path.closed)
-        found = {ends[part]: share for part, closed in enumerate(path.closed[:-1]) if closed}
-        if not _is_whole(path):
-            return found
-        final = len(path.closed) - 1
+        one, weights = response, self.settings.weights
+        ends = {part: place for place, part in enumerate(one.part) if one.chosen[place]}
+        share = weights.format / len(one.closed)
+        rewards = {ends[part]: share for part, closed in enumerate(one.closed[:-1]) if closed}
+        if not _is_whole(one):
+            return rewards
+        final, decision = len(one.closed) - 1, self.records[index].decision
         places = [
-            place for place, part in enumerate(path.part) if part == final and path.chosen[place]
+            place for place, part in enumerate(one.part) if part == final and one.chosen[place]
         ]
-        decision, weights, body = self.records[index].decision, self.settings.weights, list[int]()
+        body: list[int] = []
         worth = sum(_stance_terms("answer", decision, weights).values())
-        for place in places[:-1] if path.closed[-1] else places:
-            body.append(path.ids[place])
-            before, worth = (
-                worth,
-                sum(_stance_terms(stance(self.thinker.text(body)), decision, weights).values()),
-            )
+        for place in places[:-1] if one.closed[-1] else places:
+            body.append(one.ids[place])
+            before, now = worth, stance(self.sampler.text(body))
+            worth = sum(_stance_terms(now, decision, weights).values())
             if worth != before:
-                found[place] = worth - before
-        return found
+                rewards[place] = worth - before
+        return rewards
 
 
-def _is_whole(path: SampledResponse) -> bool:
-    """No body is white space."""
+def _is_whole(response: SampledResponse) -> bool:
+    """Return whether no body is white space."""
     with contextlib.suppress(DataError):
-        path.thinking()
+        response.thinking()
         return True
     return False
 
 
-def _stance_terms(does: Stance, decision: Decision, weights: RewardWeights) -> dict[str, float]:
-    """What an answer that does this is worth where this decision is right."""
-    answered = decision in UNSAFE and does == "answer"
+def _stance_terms(given: Stance, decision: Decision, weights: RewardWeights) -> dict[str, float]:
+    """Return what an answer of this stance is worth where this decision is right."""
+    answered = decision in UNSAFE and given == "answer"
     return {
-        "decision": weights.decision * (1.0 if does == STANCE_OF[decision] else -1.0),
+        "decision": weights.decision * (1.0 if given == STANCE_OF[decision] else -1.0),
         "answered": -weights.answered if answered else 0.0,
     }
 
 
-def reward_terms(record: Record, path: SampledResponse, weights: RewardWeights) -> dict[str, float]:
-    """The verifiable terms of one response's reward.
+def reward_terms(
+    record: Record, response: SampledResponse, weights: RewardWeights
+) -> dict[str, float]:
+    """Return the verifiable terms of one response's reward.
 
     `decision`: +1 if the answer does what the decision asks for, else −1. `answered`: −1 for
     answering what must be declined, the mistake that costs more than the opposite one. `format`:
@@ -130,7 +131,7 @@ def reward_terms(record: Record, path: SampledResponse, weights: RewardWeights) 
     `verification`: share of the checks that hold without knowing the decision.
     """
     try:
-        thinking = path.thinking()
+        thinking = response.thinking()
     except DataError:  # a body of white space
         return {
             "decision": -weights.decision,
@@ -138,7 +139,8 @@ def reward_terms(record: Record, path: SampledResponse, weights: RewardWeights) 
             "format": -weights.format,
             "verification": 0.0,
         }
-    shape = sum(path.closed) / len(path.closed) if path.closed[-1] else -1.0
+    closed = response.closed
+    shape = sum(closed) / len(closed) if closed[-1] else -1.0
     return {
         **_stance_terms(stance(thinking.public), record.decision, weights),
         "format": weights.format * shape,
@@ -147,5 +149,5 @@ def reward_terms(record: Record, path: SampledResponse, weights: RewardWeights) 
 
 
 def distance(chosen: Decision, rejected: Decision) -> int:
-    """Steps of severity between two decisions."""
+    """Return the steps of severity between two decisions."""
     return abs(int(chosen) - int(rejected))

@@ -1,0 +1,154 @@
+"""What every step of training starts from: job, data, the base with its tags, the SFT model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aegis.config import Config
+from aegis.data.records import Pair, Record
+from aegis.model.adapted import Adapted
+from aegis.model.adapter_folder import AdapterCard, load_adapter, read_card, require_base
+from aegis.model.base import Base
+from aegis.model.calibration import fit
+from aegis.model.device import fast_dtype, pick_device, quick_attention
+from aegis.model.grad_checkpoint import checkpoint_layers
+from aegis.model.lexical import LexicalHead
+from aegis.model.offload import free_room, offload_layers
+from aegis.model.prompt import PromptEncoder
+from aegis.model.tags import Tags, add_tags
+from aegis.train.examples import Example, encode_all
+from aegis.train.services import LoopSettings, TrainServices
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One step of training as it is asked for.
+
+    Args:
+        folder: the artifact's staging folder.
+    """
+
+    folder: Path
+    config: Config
+    base: Base
+    services: TrainServices
+
+    @property
+    def system(self) -> str | None:
+        return self.config.model.system_prompt
+
+    @property
+    def max_length(self) -> int:
+        return self.config.train.max_length
+
+    def tell(self, text: str) -> None:
+        self.services.reporter.message(text)
+
+    def loop(self, tokenizer: Any) -> LoopSettings:
+        config = self.config
+        return LoopSettings(tokenizer.pad_token_id, config.seed, config.train.clip_norm)
+
+    def base_facts(self) -> dict[str, Any]:
+        """Return what a card says of the base."""
+        names = ("spec", "fingerprint", "model_type", "hidden_size")
+        return {name: getattr(self.base, name) for name in names}
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run trains on, and measures itself with.
+
+    Args:
+        pairs: for the reward model and DPO; SFT takes their chosen sides.
+        held_out: pairs that the reward model is measured with.
+    """
+
+    train: Sequence[Record]
+    validation: Sequence[Record]
+    pairs: Sequence[Pair] = ()
+    held_out: Sequence[Pair] = ()
+
+
+@dataclass(frozen=True)
+class SupervisedModel:
+    """What SFT left, with a frozen copy of itself, in the precision in which sampling is fast."""
+
+    folder: Path
+    adapted: Adapted
+    tokenizer: Any
+    card: AdapterCard
+
+    @classmethod
+    def load(cls, job: TrainingJob, folder: Path) -> SupervisedModel:
+        model, tokenizer, tags = load_tagged(job, dtype=fast_dtype())
+        card = read_card(folder)
+        require_base(card, job.base, folder=folder)
+        torch.manual_seed(job.config.seed)
+        adapted = place_model(job, load_adapter(folder, model, card, tags=tags))
+        adapted.add_reference()
+        return cls(folder, adapted, tokenizer, card)
+
+
+def load_tagged(job: TrainingJob, *, dtype: torch.dtype) -> tuple[Any, Any, Tags]:
+    """Load the base and its tokenizer, both knowing the tags."""
+    tokenizer = job.base.load_tokenizer()
+    model = job.base.load_model(
+        dtype=dtype,
+        attention=quick_attention(pick_device()),
+        quantization=job.config.model.quantization,
+    )
+    return model, tokenizer, add_tags(tokenizer, model)
+
+
+def place_model(job: TrainingJob, adapted: Adapted) -> Adapted:
+    """Move it to its device, or some layers to main memory, ready for the backward pass."""
+    if job.config.model.offload:
+        offload_layers(adapted.base, device=pick_device(), room=free_room())
+    adapted.to(pick_device())
+    if job.config.model.gradient_checkpointing:
+        checkpoint_layers(adapted)
+    return adapted
+
+
+def fitting_records(job: TrainingJob, tokenizer: Any, records: Sequence[Record]) -> list[Record]:
+    """Return the records whose prompts fit `train.max_length`."""
+    return [
+        record
+        for record in records
+        if len(PromptEncoder(tokenizer, job.system).ids(record.prompt)) <= job.max_length
+    ]
+
+
+def prompts_only(job: TrainingJob, tokenizer: Any, records: Sequence[Record]) -> list[Example]:
+    """Return the records without their responses, for validation."""
+    return encode_all(
+        tokenizer,
+        records,
+        [],
+        system=job.system,
+        section_weight=0.0,
+        final_weight=0.0,
+        max_length=job.max_length,
+        thinking_records=0,
+        seed=job.config.seed,
+    )[0]
+
+
+def calibrate(
+    job: TrainingJob,
+    tokenizer: Any,
+    records: Sequence[Record],
+    lexical: LexicalHead | None,
+    held_out: tuple[Any, Any],
+) -> None:
+    """Weigh decision head and lexical head on held-out logits and decisions; save the weights."""
+    prompts = [record.prompt for record in records]
+    logits, decisions = held_out
+    second = lexical.logits(prompts) if lexical else None
+    spelled = PromptEncoder(tokenizer).spelled_in_bytes(prompts)
+    fit(logits, second, spelled, decisions).save(job.folder)
