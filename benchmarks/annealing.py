@@ -35,7 +35,8 @@ from aegis.model.device import pick_device, quick_attention
 from aegis.model.tags import add_tags
 from aegis.storage.files import to_json
 from aegis.train.examples import Example, encode_all, epoch_batches
-from aegis.train.sft import Trained, train_sft
+from aegis.train.services import LoopSettings
+from aegis.train.sft import SupervisedData, SupervisedResult, train_sft
 from benchmarks.annealing_comparison import compare, draw_comparison
 
 ARMS = {
@@ -88,7 +89,7 @@ def main() -> None:
     report(options, outcomes)
 
 
-def train(options: argparse.Namespace, anneal: AnnealSettings, *, seed: int) -> Trained:
+def train(options: argparse.Namespace, anneal: AnnealSettings, *, seed: int) -> SupervisedResult:
     """One arm of one seed, from the base's own weights."""
     model, tokenizer = load(options)
     tags = add_tags(tokenizer, model)
@@ -100,9 +101,8 @@ def train(options: argparse.Namespace, anneal: AnnealSettings, *, seed: int) -> 
     training = TrainSettings(
         epochs=options.steps / batches, batch_tokens=options.batch_tokens, anneal=anneal
     )
-    return train_sft(
-        adapted, examples, held_out, training, pad_id=tokenizer.pad_token_id, seed=seed
-    )
+    loop = LoopSettings(pad_id=tokenizer.pad_token_id, seed=seed)
+    return train_sft(adapted, SupervisedData(examples, held_out), training, loop)
 
 
 def load(options: argparse.Namespace) -> tuple[Any, Any]:
@@ -142,7 +142,7 @@ def data(
     return encoded(chosen, None), encoded(splits["validation"], 0)
 
 
-def outcome(trained: Trained) -> Outcome:
+def outcome(trained: SupervisedResult) -> Outcome:
     last = trained.history[-max(1, len(trained.history) // 5) :]
     check = trained.validation[-1]
     return Outcome(

@@ -43,9 +43,10 @@ from aegis.model.heads import ScalarHead
 from aegis.model.prompt import PromptEncoder
 from aegis.model.tags import add_tags
 from aegis.runs.reporter import bar
-from aegis.train.ppo import PPO
+from aegis.train.ppo import PpoObjective
 from aegis.train.reward import RewardModel
-from aegis.train.rollout import Rollout, make_rollout
+from aegis.train.rollout import Rollout, RolloutCollector, make_rollout
+from aegis.train.services import LoopSettings
 from aegis.train.task import QuadrupleThinking
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart.yaml"
@@ -111,7 +112,10 @@ def measure_scoring(
     claims.append(Claim(f"a. scoring, shared trunk / four passes, {name}", value, LIMIT, rounds))
     against_three = ratio(seconds[SHARED], seconds[THREE])
     apart = max(float((a - b).abs().max()) for a, b in zip(found[SHARED], found[FOUR], strict=True))
-    depth, upper = ppo.adapted.depth, ppo.reward.layer if ppo.reward else ppo.adapted.depth
+    depth, upper = (
+        ppo.adapted.depth,
+        ppo.collector.reward.layer if ppo.collector.reward else ppo.adapted.depth,
+    )
     shape = " × ".join(map(str, rollout.ids.shape))
     times = ", ".join(f"{arm} {median(seconds[arm])[0]:.2f} s" for arm in arms)
     lines.append(
@@ -119,17 +123,17 @@ def measure_scoring(
     )
     lines.append(
         f"   {shape} ids, {int(rollout.real.sum())} scored tokens, {ppo.adapted.base.dtype}; policy and reference differ "
-        f"from layer {ppo.layer} of {depth}, the reward model from {upper}; largest difference of any result {apart:.1e}"
+        f"from layer {ppo.collector.layer} of {depth}, the reward model from {upper}; largest difference of any result {apart:.1e}"
     )
     details[f"scoring, {name}"] = {
         "seconds": seconds,
-        "layer": ppo.layer,
+        "layer": ppo.collector.layer,
         "reward_layer": upper,
         "difference": apart,
     }
 
 
-def rolled_out(config: Config) -> tuple[PPO, Rollout]:
+def rolled_out(config: Config) -> tuple[PpoObjective, Rollout]:
     """PPO as stage 3 sets it up, on an adapter whose roles differ, and one rollout of its own
     task."""
     base, device, settings = resolve_base(config.base), pick_device(), config.train.ppo
@@ -151,15 +155,9 @@ def rolled_out(config: Config) -> tuple[PPO, Rollout]:
     judge = Judge(adapted.base, tokenizer, CalibratedHead(adapted.head))
     task = QuadrupleThinking(adapted, judge, records, prompts, settings)
     reward = RewardModel(head, adapted.reward_layer())
-    ppo = PPO(
-        adapted,
-        value,
-        task,
-        settings,
-        pad_id=tokenizer.pad_token_id,
-        seed=config.seed,
-        reward=reward,
-    )
+    pad_id = tokenizer.pad_token_id
+    collector = RolloutCollector(adapted, task, settings, pad_id=pad_id, reward=reward)
+    ppo = PpoObjective(collector, value, settings, LoopSettings(pad_id, config.seed))
     with torch.no_grad():
         paths = task.sample(prompts)
         rollout = make_rollout(paths, task, pad_id=tokenizer.pad_token_id, device=device)
@@ -176,16 +174,16 @@ def set_apart(adapted: Adapted) -> None:
 
 
 @torch.no_grad()
-def shared(ppo: PPO, rollout: Rollout) -> list[Tensor]:
+def shared(ppo: PpoObjective, rollout: Rollout) -> list[Tensor]:
     """What PPO does with a new rollout."""
-    ppo._trunk = None  # it keeps the trunk for the update's steps
-    scores = ppo._score(rollout)
+    _, hidden, _, scores = ppo.collector.score(rollout)
+    rollout.values = ppo.values(hidden, rollout)
     assert scores is not None
     return [rollout.logprobs, rollout.values, rollout.reference, scores]
 
 
 @torch.no_grad()
-def whole_passes(ppo: PPO, rollout: Rollout, *, own_value_pass: bool) -> list[Tensor]:
+def whole_passes(ppo: PpoObjective, rollout: Rollout, *, own_value_pass: bool) -> list[Tensor]:
     """The same results with every layer run for each role."""
     adapted, ids, mask, weight = (
         ppo.adapted,
@@ -193,13 +191,14 @@ def whole_passes(ppo: PPO, rollout: Rollout, *, own_value_pass: bool) -> list[Te
         rollout.mask,
         ppo.settings.weights.reward_model,
     )
-    assert ppo.reward is not None
+    reward = ppo.collector.reward
+    assert reward is not None
     hidden = adapted.hidden(ids, mask)
-    logprobs = ppo._logprobs(hidden, rollout)[0]
-    values = ppo._values(adapted.hidden(ids, mask) if own_value_pass else hidden, rollout)
+    logprobs = ppo.collector.logprobs(hidden, rollout)[0]
+    values = ppo.values(adapted.hidden(ids, mask) if own_value_pass else hidden, rollout)
     with adapted.acting_as("reference"):
-        reference = ppo._logprobs(adapted.hidden(ids, mask), rollout)[0]
-    return [logprobs, values, reference, weight * ppo.reward.score(adapted, ids, mask).clamp(-3, 3)]
+        reference = ppo.collector.logprobs(adapted.hidden(ids, mask), rollout)[0]
+    return [logprobs, values, reference, weight * reward.score(adapted, ids, mask).clamp(-3, 3)]
 
 
 def asked(tokenizer: Any, config: Config) -> tuple[list[Record], list[tuple[int, ...]]]:

@@ -48,19 +48,20 @@ from aegis.model.adapter_folder import load_adapter, read_card, require_base
 from aegis.model.base import Base, resolve_base
 from aegis.model.calibration import fit
 from aegis.model.device import fast_dtype, pick_device, quick_attention
-from aegis.model.heads import ScalarHead
 from aegis.model.lexical import LexicalHead
 from aegis.model.prompt import PromptEncoder, by_length, pad
 from aegis.model.tags import add_tags
 from aegis.protocol.thinking import compose, parse
+from aegis.runs.events import Event, Message, Reporter
 from aegis.runs.record import locate
 from aegis.runs.reporter import bar
 from aegis.storage.artifact import is_current, read_manifest, writing
 from aegis.storage.files import fingerprint
 from aegis.train.examples import encode_all
-from aegis.train.ppo import PPO
+from aegis.train.job import TrainingData, TrainingJob
 from aegis.train.reward import load_reward
-from aegis.train.rollout import make_rollout
+from aegis.train.rollout import RolloutCollector, make_rollout
+from aegis.train.services import TrainServices
 from aegis.train.sft import validate
 from aegis.train.stage import write_policy
 from aegis.train.task import QuadrupleThinking
@@ -225,16 +226,16 @@ def policy(config: Config, base: Base, run: Path, *, seed: int, keep: Path) -> P
     if not is_current(target, mark):
         keep.mkdir(parents=True, exist_ok=True)
         with writing(target, kind="adapter", fingerprint=mark) as staging:
-            write_policy(
-                staging,
-                config.model_copy(update={"seed": seed}),
-                base,
-                supervised=run / "sft",
-                reward=run / "reward",
-                train=read_split(run / "records", "train"),
-                validation=read_split(run / "records", "validation"),
-                say=lambda text: print(f"seed {seed}: {text}", flush=True),
-            )
+
+            def show(event: Event, seed: int = seed) -> None:
+                if isinstance(event, Message):
+                    print(f"seed {seed}: {event.text}", flush=True)
+
+            records = (read_split(run / "records", name) for name in ("train", "validation"))
+            own = config.model_copy(update={"seed": seed})
+            job = TrainingJob(staging, own, base, TrainServices(Reporter(show)))
+            data = TrainingData(*records)
+            write_policy(job, data, supervised=run / "sft", reward=run / "reward")
     return target
 
 
@@ -325,8 +326,8 @@ class Bench:
             for record in self.asked
         ]
         task = QuadrupleThinking(adapted, judge, self.asked, prompts, settings)
-        value, pad_id = ScalarHead(adapted.head.features).to(adapted.device), tokenizer.pad_token_id
-        ppo = PPO(adapted, value, task, settings, pad_id=pad_id, seed=0, reward=reward)
+        pad_id = tokenizer.pad_token_id
+        collector = RolloutCollector(adapted, task, settings, pad_id=pad_id, reward=reward)
         rows: list[dict[str, float]] = []
         terms: list[dict[str, float]] = []
         with bar(f"answering: {label}", len(prompts)) as advance:
@@ -336,8 +337,7 @@ class Bench:
                 with torch.no_grad():
                     paths = task.sample([prompts[index] for index in indices])
                     rollout = make_rollout(paths, task, pad_id=pad_id, device=adapted.device)
-                    ppo._trunk = None
-                    scores = ppo._score(rollout)
+                    scores = collector.score(rollout)[3]
                 assert scores is not None
                 kl = ((rollout.logprobs - rollout.reference) * rollout.real).sum(1)
                 batch = task.terms(indices, paths)

@@ -56,10 +56,14 @@ from aegis.model.base import ModelFolder, cache_folder, resolve_base
 from aegis.model.device import fast_dtype, pick_device, quick_attention
 from aegis.model.heads import ScalarHead
 from aegis.model.prompt import PromptEncoder
+from aegis.model.prompt import prompt_ids
+from aegis.runs.events import Event, Metrics, Reporter
 from aegis.runs.reporter import bar
-from aegis.train.ppo import PPO
+from aegis.train.loop import TrainLoop
+from aegis.train.ppo import PpoObjective
 from aegis.train.reward import RewardModel
-from aegis.train.rollout import Limiter
+from aegis.train.rollout import Limiter, RolloutCollector
+from aegis.train.services import LoopSettings, TrainServices
 
 TRL = "1.12.0"
 PEERS = {
@@ -295,7 +299,7 @@ class Plain:
     def terms(self, indices: Sequence[int], paths: Sequence[Response]) -> list[dict[str, float]]:
         return [{"plain": 0.0} for _ in paths]
 
-    def due(self, index: int, path: Response) -> dict[int, float]:
+    def shaped_rewards(self, index: int, response: Response) -> dict[int, float]:
         return {}
 
 
@@ -324,15 +328,16 @@ def our_updates(spec: dict[str, Any]) -> dict[str, Any]:
     settings = config.train.ppo.model_copy(update={"updates": spec["updates"], "stop_kl": None})
     ticks, logs = [time.perf_counter()], list[dict[str, Any]]()
 
-    def updated(log: dict[str, Any]) -> None:
-        ticks.append(time.perf_counter())
-        logs.append(log)
+    def updated(event: Event) -> None:
+        if isinstance(event, Metrics):
+            ticks.append(time.perf_counter())
+            logs.append(dict(event.values))
 
     pad_id, seed = tokenizer.pad_token_id, spec["seed"]
-    ppo = PPO(
-        adapted, value, task, settings, pad_id=pad_id, seed=seed, reward=reward, on_update=updated
-    )
-    ppo.train()
+    loop = LoopSettings(pad_id, seed)
+    collector = RolloutCollector(adapted, task, settings, pad_id=pad_id, reward=reward)
+    ppo = PpoObjective(collector, value, settings, loop)
+    TrainLoop(ppo, loop, TrainServices(Reporter(updated))).run()
     return {
         "update_seconds": [end - begin for begin, end in itertools.pairwise(ticks)],
         "sample_seconds": [log["sample_seconds"] for log in logs],

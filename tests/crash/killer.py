@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import mmap
@@ -37,6 +38,8 @@ from aegis.train.sft import SupervisedData, make_plan, train_sft
 from aegis.train.snapshot_policy import SnapshotPolicy
 from tests.conftest import tagged_tokenizer, tiny_model
 from tests.train.test_ppo import bandit
+from tests.train.test_ppo import train as train_ppo
+from tests.train.test_preference import dpo, group, policy, timeless
 from tests.train.test_sft import encoded, settings
 from tests.train.test_state import MODEL
 
@@ -150,10 +153,8 @@ def optimized() -> Training:
     given: dict[str, Any] = {"updates": 8, "epochs": 2}
 
     def run(snapshots: SnapshotPolicy) -> dict[str, Any]:
-        ppo = bandit(snapshots=snapshots, **given)
-        logs = [
-            {key: value for key, value in log.items() if "second" not in key} for log in ppo.train()
-        ]
+        ppo = bandit(**given)
+        logs = timeless(train_ppo(ppo, TrainServices(snapshots=snapshots)))
         return {
             "weights": digests(ppo.adapted),
             "value": digests(ppo.value),
@@ -163,7 +164,34 @@ def optimized() -> Training:
     return Training(bandit(**given).steps, run)
 
 
-TRAININGS = {"sft": supervised, "reward": rewarded, "ppo": optimized}
+def preferred() -> Training:
+    def run(snapshots: SnapshotPolicy) -> dict[str, Any]:
+        adapted = policy()
+        logs = dpo(adapted, snapshots=snapshots)
+        return {"weights": digests(adapted), "history": json.loads(json.dumps(timeless(logs)))}
+
+    return Training(len(dpo(policy())), run)
+
+
+def compared(algorithm: str) -> Training:
+    updates = 12
+
+    def run(snapshots: SnapshotPolicy) -> dict[str, Any]:
+        adapted = policy()
+        logs = group(algorithm, adapted, snapshots=snapshots, updates=updates, beta=0.1)
+        return {"weights": digests(adapted), "history": json.loads(json.dumps(timeless(logs)))}
+
+    return Training(updates, run)
+
+
+TRAININGS: dict[str, Callable[[], Training]] = {
+    "sft": supervised,
+    "reward": rewarded,
+    "ppo": optimized,
+    "dpo": preferred,
+    "grpo": functools.partial(compared, "grpo"),
+    "rloo": functools.partial(compared, "rloo"),
+}
 
 
 def train(training: Training, folder: Path, result: Path, cells: memoryview, *, every: int) -> None:

@@ -48,7 +48,16 @@ def remarks(found: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize(
     ("training", "every", "short"),
-    [("sft", 0, 10), ("sft", 3, 10), ("reward", 2, 6), ("ppo", 0, 6), ("ppo", 3, 6)],
+    [
+        ("sft", 0, 10),
+        ("sft", 3, 10),
+        ("reward", 2, 6),
+        ("ppo", 0, 6),
+        ("ppo", 3, 6),
+        ("dpo", 2, 6),
+        ("grpo", 2, 6),
+        ("rloo", 2, 6),
+    ],
 )
 @pytest.mark.parametrize(
     "long", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]

@@ -16,10 +16,12 @@ from aegis.errors import AegisError, StoppedError
 from aegis.model.adapted import Adapted, attach
 from aegis.model.heads import ScalarHead
 from aegis.storage.snapshots import SnapshotStore
-from aegis.train.ppo import PPO
+from aegis.train.loop import TrainLoop
+from aegis.train.policy import drift
+from aegis.train.ppo import PpoObjective, whiten_by_part
 from aegis.train.reward import RewardModel
-from aegis.train.rollout import Limiter, drift, whiten_by_part
-from aegis.train.services import TrainServices
+from aegis.train.rollout import Limiter, RolloutCollector
+from aegis.train.services import LoopSettings, TrainServices
 from aegis.train.snapshot_policy import SnapshotPolicy
 from tests.conftest import tiny_model
 
@@ -63,18 +65,11 @@ class Bandit:
             {"share": sum(token == TARGET for token in path.ids) / len(path.ids)} for path in paths
         ]
 
-    def due(self, index: int, path: SampledResponse) -> dict[int, float]:
+    def shaped_rewards(self, index: int, response: SampledResponse) -> dict[int, float]:
         return {}
 
 
-def bandit(
-    length: int = 4,
-    *,
-    snapshots: SnapshotPolicy | None = None,
-    services: TrainServices | None = None,
-    seed: int = 0,
-    **changes: Any,
-) -> PPO:
+def bandit(length: int = 4, *, seed: int = 0, **changes: Any) -> PpoObjective:
     model = ModelSettings(
         lora=LoraSettings(rank=4, layers=(0.5, 1.0)), gates=GateSettings(layers=(0.5, 0.75))
     )
@@ -92,16 +87,14 @@ def bandit(
         "kl": 0.0,
     }
     settings = PpoSettings(**{**given, "stop_kl": None, **changes})
-    value = ScalarHead(32)
-    return PPO(
-        adapted,
-        value,
-        Bandit(adapted, length=length),
-        settings,
-        pad_id=1,
-        seed=seed,
-        services=services or TrainServices(snapshots=snapshots),
-    )
+    collector = RolloutCollector(adapted, Bandit(adapted, length=length), settings, pad_id=1)
+    return PpoObjective(collector, ScalarHead(32), settings, LoopSettings(pad_id=1, seed=seed))
+
+
+def train(ppo: PpoObjective, services: TrainServices | None = None) -> list[dict[str, Any]]:
+    """Train to the end; return the log of every update."""
+    TrainLoop(ppo, ppo.loop, services or TrainServices()).run()
+    return ppo.updates
 
 
 def shares(logs: list[dict[str, Any]]) -> list[float]:
@@ -109,7 +102,7 @@ def shares(logs: list[dict[str, Any]]) -> list[float]:
 
 
 def test_the_known_optimum_is_reached() -> None:
-    logs = bandit().train()
+    logs = train(bandit())
     assert shares(logs)[0] < 0.5
     assert sum(shares(logs)[-5:]) / 5 >= 0.95
     assert logs[0]["ratio"] == pytest.approx(1.0, abs=0.2)
@@ -123,8 +116,8 @@ def test_a_kl_penalty_leads_to_the_tilted_reference() -> None:
     """With one token a response the optimum is p(x) ∝ p_ref(x)·exp(r(x)/β)."""
     beta = 0.5
     ppo = bandit(1, kl=beta, updates=80, batch=64)
-    ppo.train()
-    prompts = torch.tensor(ppo.task.prompts)
+    train(ppo)
+    prompts = torch.tensor(ppo.collector.task.prompts)
 
     def chance() -> torch.Tensor:
         hidden = ppo.adapted.hidden(prompts, torch.ones_like(prompts))[:, -1]
@@ -143,7 +136,7 @@ def test_a_kl_penalty_leads_to_the_tilted_reference() -> None:
 
 
 def test_without_kl_the_policy_goes_further_away() -> None:
-    near, far = bandit(kl=0.3, updates=30).train(), bandit(kl=0.0, updates=30).train()
+    near, far = train(bandit(kl=0.3, updates=30)), train(bandit(kl=0.0, updates=30))
     assert near[-1]["kl"] < far[-1]["kl"]
     assert shares(near)[-1] <= shares(far)[-1] + 0.02
 
@@ -152,7 +145,7 @@ def test_with_lambda_zero_credit_needs_the_value_head_first() -> None:
     def reached(lam: float) -> float:
         return (
             sum(
-                sum(shares(bandit(8, lam=lam, updates=20, seed=seed).train())[-5:]) / 5
+                sum(shares(train(bandit(8, lam=lam, updates=20, seed=seed)))[-5:]) / 5
                 for seed in (0, 1)
             )
             / 2
@@ -164,11 +157,11 @@ def test_with_lambda_zero_credit_needs_the_value_head_first() -> None:
 def test_whitening_takes_the_rewards_size_out() -> None:
     def first_norm(weight: float, *, white: bool) -> float:
         ppo = bandit(updates=1, minibatches=1, whiten_advantages=white, value=0.0, clip=0.5)
-        plain = ppo.task.terms
-        ppo.task.terms = lambda indices, paths: [  # pyright: ignore[reportAttributeAccessIssue]
+        plain = ppo.collector.task.terms
+        ppo.collector.task.terms = lambda indices, paths: [  # pyright: ignore[reportAttributeAccessIssue]
             {name: weight * value for name, value in row.items()} for row in plain(indices, paths)
         ]
-        return ppo.train()[0]["gradient_norm"]
+        return train(ppo)[0]["gradient_norm"]
 
     assert first_norm(10.0, white=False) == pytest.approx(
         10 * first_norm(1.0, white=False), rel=1e-3
@@ -200,12 +193,12 @@ def test_what_a_prompt_gives_every_response_moves_nothing_with_several_responses
         ppo = bandit(
             updates=1, minibatches=1, responses=responses, whiten_advantages=False, value=0.0
         )
-        plain = ppo.task.terms
-        ppo.task.terms = lambda indices, paths: [  # pyright: ignore[reportAttributeAccessIssue]
+        plain = ppo.collector.task.terms
+        ppo.collector.task.terms = lambda indices, paths: [  # pyright: ignore[reportAttributeAccessIssue]
             {**row, "prompt": bonus * (index % 2)}
             for index, row in zip(indices, plain(indices, paths), strict=True)
         ]
-        ppo.train()
+        train(ppo)
         return torch.cat(
             [p.detach().flatten() for p in ppo.adapted.parameters() if p.requires_grad]
         )
@@ -216,14 +209,14 @@ def test_what_a_prompt_gives_every_response_moves_nothing_with_several_responses
 
 def test_an_update_asks_each_prompt_as_often_as_set() -> None:
     ppo = bandit(responses=4)
-    asked = ppo._indices(0)
+    asked = ppo.indices(0)
     assert len(asked) == 32
     assert asked == [index for index in asked[::4] for _ in range(4)]
-    assert not set(asked) & set(ppo._indices(1)) or len(ppo.task.prompts) < 16
-    assert sum(shares(bandit(responses=4).train())[-5:]) / 5 >= 0.95
+    assert not set(asked) & set(ppo.indices(1)) or len(ppo.collector.task.prompts) < 16
+    assert sum(shares(train(bandit(responses=4)))[-5:]) / 5 >= 0.95
 
 
-def with_reward(layers: tuple[float, float], **changes: Any) -> PPO:
+def with_reward(layers: tuple[float, float], **changes: Any) -> PpoObjective:
     """The bandit with a reward model whose LoRA and head hold random numbers."""
     ppo = bandit(updates=2, kl_target=1.0, kl=0.1, entropy=0.01, **changes)
     ppo.adapted.add_reward(LoraSettings(rank=2, layers=layers))
@@ -235,7 +228,7 @@ def with_reward(layers: tuple[float, float], **changes: Any) -> PPO:
         head = ScalarHead(32).requires_grad_(False)
         head.linear.weight.copy_(torch.randn(head.linear.weight.shape, generator=generator))
     ppo.adapted.train_only("default")
-    ppo.reward = RewardModel(head, ppo.adapted.reward_layer())
+    ppo.collector.reward = RewardModel(head, ppo.adapted.reward_layer())
     return ppo
 
 
@@ -246,11 +239,13 @@ def test_the_shared_trunk_gives_the_reward_models_own_scores(
 ) -> None:
     ppo = with_reward(layers, reference=reference)
     torch.manual_seed(0)
-    ppo._collect(lambda: None)
+    ppo.collect(0, lambda: None)
     assert ppo.rollout
-    assert ppo.reward
+    assert ppo.collector.reward
     with torch.no_grad():
-        alone = ppo.reward.score(ppo.adapted, ppo.rollout.ids, ppo.rollout.mask).clamp(-3, 3)
+        alone = ppo.collector.reward.score(ppo.adapted, ppo.rollout.ids, ppo.rollout.mask).clamp(
+            -3, 3
+        )
     expected = ppo.settings.weights.reward_model * float(alone.mean())
     assert ppo.facts["reward/reward_model"] == pytest.approx(expected, abs=1e-5)
 
@@ -259,7 +254,7 @@ def test_with_a_reward_model_and_a_moving_coefficient_it_resumes_to_the_last_bit
     tmp_path: FilePath,
 ) -> None:
     whole = with_reward((0.75, 1.0))
-    whole.train()
+    train(whole)
     assert whole.kl.coefficient != 0.1
     left = [7]
 
@@ -274,30 +269,28 @@ def test_with_a_reward_model_and_a_moving_coefficient_it_resumes_to_the_last_bit
         )
 
     stopped = with_reward((0.75, 1.0))
-    stopped.checkpoints = saving(check)
     with pytest.raises(StoppedError):
-        stopped.train()
+        train(stopped, TrainServices(snapshots=saving(check)))
     again = with_reward((0.75, 1.0))
-    again.checkpoints = saving(lambda: None)
-    again.train()
+    train(again, TrainServices(snapshots=saving(lambda: None)))
     assert again.kl.coefficient == whole.kl.coefficient
-    assert _timeless(again.logs) == _timeless(whole.logs)
+    assert _timeless(again.updates) == _timeless(whole.updates)
 
 
 def test_decisions_stay_where_they_were() -> None:
     def moved(weight: float) -> float:
         ppo = bandit(updates=20, decision=weight)
-        ppo.task.decides = True
+        ppo.collector.task.decides = True
         heads = ppo.adapted.head, ppo.adapted.reference_head
         for head in heads:
             assert head
             torch.manual_seed(3)
             torch.nn.init.normal_(head.linear.weight, std=0.3)
-        logs = ppo.train()
+        logs = train(ppo)
         assert heads[1]
         assert torch.equal(heads[0].linear.weight, heads[1].linear.weight)
         assert shares(logs)[-1] > shares(logs)[0] + 0.2  # it learned something else all the same
-        ids = torch.tensor(ppo.task.prompts)
+        ids = torch.tensor(ppo.collector.task.prompts)
         mask = torch.ones_like(ids)
         with torch.no_grad():
             now = ppo.adapted.decide(ppo.adapted.hidden(ids, mask), mask)
@@ -313,9 +306,9 @@ def test_what_is_due_early_counts_from_there_and_the_sum_stays(
 ) -> None:
     def returns(early: dict[int, float]) -> torch.Tensor:
         ppo = bandit(updates=1, lam=1.0, kl=0.0)
-        monkeypatch.setattr(ppo.task, "due", lambda *_: early)
+        monkeypatch.setattr(ppo.collector.task, "shaped_rewards", lambda *_: early)
         torch.manual_seed(0)
-        ppo._collect(lambda: None)
+        ppo.collect(0, lambda: None)
         assert ppo.rollout
         return ppo.rollout.returns
 
@@ -328,24 +321,24 @@ def test_learning_rates_rise_over_the_warmup_and_fall_over_the_decay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ppo = bandit(updates=4, minibatches=1, epochs=1, warmup=0.5, decay=0.5)
-    full, seen = list(ppo.rates), []
+    full, seen = [group["lr"] for group in ppo.optimizer.param_groups], []
     step = ppo.optimizer.step
     monkeypatch.setattr(
         ppo.optimizer,
         "step",
         lambda: (seen.append([g["lr"] for g in ppo.optimizer.param_groups]), step()),
     )
-    ppo.train()
+    train(ppo)
     assert seen == [[rate / 2 for rate in full], full, full, [rate / 2 for rate in full]]
 
 
 def test_an_update_ends_early_beyond_its_kl() -> None:
-    stopped = bandit(updates=2, epochs=4, stop_kl=1e-9).train()
+    stopped = train(bandit(updates=2, epochs=4, stop_kl=1e-9))
     assert [log["steps"] for log in stopped] == [
         2,
         2,
     ]  # the first step never moves away, the second does
-    assert [log["steps"] for log in bandit(updates=2, epochs=4).train()] == [8, 8]
+    assert [log["steps"] for log in train(bandit(updates=2, epochs=4))] == [8, 8]
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step() -> None:
@@ -353,7 +346,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step() -> None:
     ppo.value.linear.bias.data.fill_(float("nan"))
     before = [parameter.clone() for parameter in ppo.adapted.parameters()]
     with pytest.raises(AegisError, match=r"PPO step 1, update 1, rows .* must be finite"):
-        ppo.train()
+        train(ppo)
     assert all(torch.equal(a, b) for a, b in zip(before, ppo.adapted.parameters(), strict=True))
 
 
@@ -363,7 +356,7 @@ def test_stopped_anywhere_and_resumed_is_uninterrupted(
     tmp_path: FilePath, stop_at: int, inside: str
 ) -> None:
     whole = bandit(updates=3)
-    whole.train()
+    train(whole)
     calls = 0
 
     def check() -> None:
@@ -379,17 +372,17 @@ def test_stopped_anywhere_and_resumed_is_uninterrupted(
         return SnapshotPolicy(store, interval_s=1e9, check=check)
 
     with pytest.raises(StoppedError, match="from step"):
-        bandit(updates=3, snapshots=saving(check)).train()
+        train(bandit(updates=3), TrainServices(snapshots=saving(check)))
     torch.manual_seed(99)
-    again = bandit(updates=3, snapshots=saving(lambda: None))
-    again.train()
+    again = bandit(updates=3)
+    train(again, TrainServices(snapshots=saving(lambda: None)))
     assert all(
         torch.equal(a, b)
         for a, b in zip(
             whole.adapted.state_dict().values(), again.adapted.state_dict().values(), strict=True
         )
     )
-    assert _timeless(whole.logs) == _timeless(again.logs)
+    assert _timeless(whole.updates) == _timeless(again.updates)
 
 
 def _timeless(logs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -28,7 +28,6 @@ from aegis.runs.signals import Interrupt
 from aegis.runs.trackers import require_trackers
 from aegis.storage.files import fingerprint, require_space
 from aegis.storage.lock import only_process
-from aegis.train.packages import require_trl
 
 _MIB = 1 << 20
 
@@ -84,7 +83,6 @@ def _check(config: Config) -> Base:
     if runs.exists() and not runs.is_dir():
         raise ConfigError(f"runs: {config.runs!r} is a file; give a folder")
     require_trackers(config.tracking)
-    require_trl(config.train.algorithm)
     collect(config.data)
     check_datasets(config)
     require_space(runs, 256 * _MIB)

@@ -181,9 +181,8 @@ def sequence_logprobs(adapted: Adapted, hidden: Tensor, batch: PreferenceBatch) 
     places = places_of(asked)
 
     def score(before: Tensor, targets: Tensor) -> tuple[Tensor]:
-        logits = adapted.logits(before).float()
-        chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
-        return (chosen - logits.logsumexp(-1),)
+        logs = torch.log_softmax(adapted.logits(before).float(), -1)
+        return (logs.gather(1, targets.unsqueeze(1)).squeeze(1),)
 
     (scored,) = in_chunks(score, hidden[:, :-1][places], batch.ids[:, 1:][places])
     full = torch.zeros(asked.shape, dtype=scored.dtype, device=scored.device)
