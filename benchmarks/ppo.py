@@ -123,7 +123,8 @@ def measure_scoring(
     )
     lines.append(
         f"   {shape} ids, {int(rollout.real.sum())} scored tokens, {ppo.adapted.base.dtype}; policy and reference differ "
-        f"from layer {ppo.collector.layer} of {depth}, the reward model from {upper}; largest difference of any result {apart:.1e}"
+        f"from layer {ppo.collector.layer} of {depth}, the reward model from {upper}; "
+        f"largest difference of any result {apart:.1e}"
     )
     details[f"scoring, {name}"] = {
         "seconds": seconds,

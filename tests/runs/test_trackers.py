@@ -31,7 +31,8 @@ from aegis.train.sft import SupervisedData, train_sft
 from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.state import RandomState, random_state_kept
 from tests.conftest import tagged_tokenizer, tiny_model
-from tests.train.test_ppo import bandit, train
+from tests.train.test_ppo import bandit
+from tests.train.test_ppo import train as train_ppo
 from tests.train.test_sft import encoded, settings
 from tests.train.test_state import MODEL, StopAt
 
@@ -215,7 +216,7 @@ def test_ppo_shows_every_update_once(tmp_path: Path) -> None:
         snapshots = SnapshotPolicy(store, interval_s=1e9, check=check)
         with board(tmp_path / "events") as tracker:
             services = TrainServices(Reporter(tracker), snapshots)
-            return train(bandit(updates=3), services)
+            return train_ppo(bandit(updates=3), services)
 
     with pytest.raises(StoppedError):
         run(check)
