@@ -56,7 +56,6 @@ from aegis.model.base import ModelFolder, cache_folder, resolve_base
 from aegis.model.device import fast_dtype, pick_device, quick_attention
 from aegis.model.heads import ScalarHead
 from aegis.model.prompt import PromptEncoder
-from aegis.model.prompt import prompt_ids
 from aegis.runs.events import Event, Metrics, Reporter
 from aegis.runs.reporter import bar
 from aegis.train.loop import TrainLoop
