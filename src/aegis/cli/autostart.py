@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aegis.cli.options import AsJson, ConfigFile, group
+from aegis.cli.show import print_json
+
 if TYPE_CHECKING:
     from aegis.runs.autostart import Unit
 
-app = typer.Typer(
-    help="Go on with a run by itself after a power cut.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-
-Config = Annotated[Path, typer.Argument(help="YAML file with the settings, as for aegis run.")]
-SystemName = Annotated[
-    str | None,
-    typer.Option(
-        "--system",
-        metavar="NAME",
-        help="systemd, launchd or task-scheduler; by default this machine's own.",
-    ),
-]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print system, name, path, text and commands as JSON.")
-]
+app = group("Go on with a run by itself after a power cut.")
+_SYSTEM = "systemd, launchd or task-scheduler; by default this machine's own."
+SystemName = Annotated[str | None, typer.Option("--system", metavar="NAME", help=_SYSTEM)]
 
 
-@app.command("show")
-def show(config: Config, system: SystemName = None, json: AsJson = False) -> None:
+@app.command()
+def show(config: ConfigFile, system: SystemName = None, json: AsJson = False) -> None:
     """Print the start-up file that install would write; nothing is touched."""
     unit = _unit(config, system)
     if json:
@@ -41,8 +30,8 @@ def show(config: Config, system: SystemName = None, json: AsJson = False) -> Non
         typer.echo(unit.text, nl=False)
 
 
-@app.command("install")
-def install(config: Config, system: SystemName = None, json: AsJson = False) -> None:
+@app.command()
+def install(config: ConfigFile, system: SystemName = None, json: AsJson = False) -> None:
     """Start `aegis run CONFIG` at boot or login, from this folder, until it is done.
 
     A run that was cut off goes on where it was; a finished one is left as it is. Doing it twice is
@@ -57,17 +46,13 @@ def install(config: Config, system: SystemName = None, json: AsJson = False) -> 
     if json:
         _print_json(unit, unit.text, commands)
         return
-    typer.echo(f"wrote    {unit.path}")
-    for command in commands:
-        typer.echo(f"ran      {autostart.as_typed(command)}")
-    if unit.start is None:
-        typer.echo("started  it runs now")
-    else:
-        typer.echo(f"start it now with: {autostart.as_typed(unit.start)}")
+    ran = [f"ran      {autostart.as_typed(command)}" for command in commands]
+    start = unit.start and f"start it now with: {autostart.as_typed(unit.start)}"
+    typer.echo("\n".join([f"wrote    {unit.path}", *ran, start or "started  it runs now"]))
 
 
-@app.command("remove")
-def remove(config: Config, system: SystemName = None, json: AsJson = False) -> None:
+@app.command()
+def remove(config: ConfigFile, system: SystemName = None, json: AsJson = False) -> None:
     """Take the start-up file away again; the runs and their results stay."""
     from aegis.runs import autostart
 
@@ -76,18 +61,14 @@ def remove(config: Config, system: SystemName = None, json: AsJson = False) -> N
     commands = autostart.remove(unit, run=autostart.run_command)
     if json:
         _print_json(unit, text, commands or ())
-        return
-    if commands is None:
+    elif commands is None:
         typer.echo(f"{unit.name} is not installed; nothing to remove")
-        return
-    for command in commands:
-        typer.echo(f"ran      {autostart.as_typed(command)}")
-    typer.echo(f"removed  {unit.path}")
+    else:
+        ran = [f"ran      {autostart.as_typed(command)}" for command in commands]
+        typer.echo("\n".join([*ran, f"removed  {unit.path}"]))
 
 
 def _unit(config: Path, system: str | None, *, check_config: bool = True) -> Unit:
-    import os
-
     from aegis.config import load_config
     from aegis.runs import autostart
 
@@ -99,7 +80,6 @@ def _unit(config: Path, system: str | None, *, check_config: bool = True) -> Uni
 
 
 def _print_json(unit: Unit, text: str, commands: Iterable[tuple[str, ...]]) -> None:
-    from aegis.cli.show import print_json
     from aegis.runs.autostart import as_typed
 
     record = {"system": unit.system, "name": unit.name, "path": str(unit.path), "text": text}

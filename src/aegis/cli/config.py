@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from json import dumps
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aegis.cli.options import ConfigFile, Overrides
+from aegis.cli.options import AsJson, ConfigFile, Overrides, group
+from aegis.cli.show import print_json, print_table
 
 if TYPE_CHECKING:
     from aegis.config.explain import Explanation
 
-app = typer.Typer(
-    help="Explain settings, show what a file makes of them.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+app = group("Explain settings, show what a file makes of them.")
+_KEY = "A setting or section, e.g. train.lr; none for the sections."
 
 
-@app.command("explain")
-def explain(
-    key: Annotated[
-        str, typer.Argument(help="A setting or section, e.g. train.lr; none for the sections.")
-    ] = "",
-    json: Annotated[bool, typer.Option("--json", help="Print the explanation as JSON.")] = False,
-) -> None:
+@app.command()
+def explain(key: Annotated[str, typer.Argument(help=_KEY)] = "", json: AsJson = False) -> None:
     """Say what a setting does: description, type, bounds, default."""
-    from dataclasses import asdict
-
-    from aegis.cli.show import print_json, print_table
     from aegis.config.explain import explain as explain_setting
 
     setting = explain_setting(key)
@@ -47,18 +38,13 @@ def explain(
 
 
 def _default(setting: Explanation) -> str:
-    """As YAML reads it; a section's are its settings' own."""
+    """Write a default as YAML reads it; a section's are its settings' own."""
     return "…" if isinstance(setting.default, dict) else dumps(setting.default, ensure_ascii=False)
 
 
-@app.command("show")
-def show(
-    file: ConfigFile,
-    set_: Overrides = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of YAML.")] = False,
-) -> None:
+@app.command()
+def show(file: ConfigFile, set_: Overrides = None, json: AsJson = False) -> None:
     """Print every setting that a run of the file would have, defaults included, as YAML."""
-    from aegis.cli.show import print_json
     from aegis.config import dump_yaml, load_config
 
     config = load_config(file, set_ or [])

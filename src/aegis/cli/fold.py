@@ -7,43 +7,44 @@ from typing import Annotated
 
 import typer
 
+from aegis.cli.options import AdapterBase, AsJson
+from aegis.cli.show import print_json, print_table
+from aegis.errors import BadInputError
+
+_ADAPTER = "An adapter folder that `aegis run` wrote."
+_DTYPES = ("float32", "bfloat16", "float16")
+
 
 def fold(
-    adapter: Annotated[Path, typer.Argument(help="An adapter folder that `aegis run` wrote.")],
+    adapter: Annotated[Path, typer.Argument(help=_ADAPTER)],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the folded model.")],
-    base: Annotated[
-        str | None, typer.Option(help="The base, if it has moved since training.")
-    ] = None,
+    base: AdapterBase = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    json: Annotated[bool, typer.Option("--json", help="Print the certificate as JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Fold LoRA and SO(8) gates into the base's weights; plain transformers loads the result.
 
     certificate.json compares live and folded model on fixed probe texts.
     """
-    from aegis.cli.show import print_json, print_table
     from aegis.config import ExportSettings
-    from aegis.errors import BadInputError
     from aegis.runs.record import locate
     from aegis.storage.artifact import require_output, writing
     from aegis.storage.files import fingerprint
 
-    if dtype not in ("float32", "bfloat16", "float16"):
+    if dtype not in _DTYPES:
         raise BadInputError(f"--dtype must be float32, bfloat16 or float16, got {dtype!r}")
     require_output(output, kind="model", inputs=[adapter])
 
     from aegis.export.fold import prepare, write_model
 
-    adapter = locate(adapter)
-    folding = prepare(adapter, base_spec=base)
+    folding = prepare(locate(adapter), base_spec=base)
     settings = ExportSettings(dtype=dtype, min_top1_agreement=0.0)
     content = fingerprint("fold", folding.base.fingerprint, folding.card.training, dtype)
     with writing(output, kind="model", fingerprint=content) as staging:
-        certificate = write_model(folding, staging, settings)
+        figures = write_model(folding, staging, settings).to_json()
     if json:
-        print_json(certificate.to_json())
+        print_json(figures)
         return
-    figures = certificate.to_json()
     del figures["probes_sha256"]
     rows = [(key.replace("_", " "), str(value)) for key, value in figures.items()]
     print_table(("certificate", ""), rows)

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import json as json_
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from aegis.cli.options import AutoResume, ConfigFile, Overrides
+from aegis.cli.options import AsJson, AutoResume, ConfigFile, Overrides, repeatable
+from aegis.cli.show import print_json, print_table, progress_reporter
+
+_SKIP_BAD = "Set bad lines of data files aside in rejected.jsonl instead of stopping."
 
 
 def run(
     config: ConfigFile,
     set_: Overrides = None,
     auto_resume: AutoResume = True,
-    skip_bad: Annotated[
-        bool,
-        typer.Option(
-            "--skip-bad",
-            help="Set bad lines of data files aside in rejected.jsonl instead of stopping.",
-        ),
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the session record as JSON.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help=_SKIP_BAD)] = False,
+    json: AsJson = False,
 ) -> None:
     """Take a model from seed data to a folded, certified, evaluated model folder.
 
@@ -29,7 +27,6 @@ def run(
     Finished stages are skipped when the same command runs again. runs/latest leads to the newest
     session: adapter/, model/, report.html.
     """
-    from aegis.cli.show import print_json, print_table, progress_reporter
     from aegis.config import load_config
 
     overrides = list(set_ or []) + (["data.skip_bad=true"] if skip_bad else [])
@@ -42,32 +39,21 @@ def run(
         settings,
         resume=auto_resume,
         reporter=progress_reporter(),
-        command=_repeated(config, overrides),
+        command=repeatable(["run", str(config)], overrides),  # --no-auto-resume would start anew
     )
     if json:
         print_json(session.to_json())
         return
-    results = {name: _metrics(session.folder / "results" / name) for name in ("base", "candidate")}
+    results = session.folder / "results"
+    base, candidate = (
+        json_.loads((results / name / "metrics.json").read_text(encoding="utf-8"))
+        for name in ("base", "candidate")
+    )
     rows = [
         (row.name, f"{row.base} {row.base_interval}", f"{row.candidate} {row.candidate_interval}")
-        for row in comparison_rows(results["base"], results["candidate"])
+        for row in comparison_rows(base, candidate)
     ]
-    print_table(
-        ("held-out decisions", "base", "candidate"), rows, title=f"{session.session_id}: completed"
-    )
-    latest = Path(settings.runs) / "latest"
+    columns = ("held-out decisions", "base", "candidate")
+    print_table(columns, rows, title=f"{session.session_id}: completed")
     for name in ("model", "adapter", "report.html"):
-        typer.echo(f"{name.removesuffix('.html'):8} {latest / name}")
-
-
-def _repeated(config: Path, overrides: list[str]) -> dict[str, Any]:
-    """Return the call that goes on with this run, for `aegis watch`: one that starts nothing anew."""
-    argv = ["run", str(config)]
-    argv += [word for override in overrides for word in ("--set", override)]
-    return {"argv": argv, "cwd": str(Path.cwd())}
-
-
-def _metrics(folder: Path) -> dict:
-    import json
-
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        typer.echo(f"{Path(name).stem:8} {Path(settings.runs) / 'latest' / name}")

@@ -7,9 +7,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
 if TYPE_CHECKING:
     from aegis.runs.events import Reporter
 
@@ -19,10 +16,21 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
+def print_result(as_json: bool, value: Any, *lines: str) -> None:
+    """Print the value as JSON, or else the lines."""
+    if as_json:
+        print_json(value)
+    else:
+        print(*lines, sep="\n", flush=True)
+
+
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None
 ) -> None:
     """Print a table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         table.add_row(*row)

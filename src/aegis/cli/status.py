@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from aegis.cli.options import AsJson
+from aegis.cli.show import print_json, print_table
+from aegis.errors import ArtifactError, BadInputError
+
+if TYPE_CHECKING:
+    from aegis.runs.heartbeat import Beat
+    from aegis.runs.record import Session
 
 
 def status(
     run: Annotated[Path, typer.Argument(help="A session folder.")] = Path("runs/latest"),
-    json: Annotated[bool, typer.Option("--json", help="Print the session record as JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Show a session's stages, what it is doing now, how long that may take, its last snapshot, and
     whether it is alive."""
-    from aegis.cli.show import print_json, print_table
-    from aegis.errors import ArtifactError, BadInputError
     from aegis.runs.heartbeat import read_beat
     from aegis.runs.record import load, locate
 
@@ -32,39 +40,23 @@ def status(
     if json:
         print_json(session.to_json() | facts)
         return
-    rows = []
-    cut_off = {"running": "cut off"} if facts["interrupted"] else {}
-    for stage in session.stages:
-        seconds = "" if stage.seconds is None else f"{stage.seconds:.0f} s"
-        paths = ", ".join(str(session.folder / path) for path in stage.artifacts.values())
-        state = cut_off.get(stage.state, stage.state)
-        rows.append((stage.name, state, str(stage.attempts), seconds, stage.error or paths))
-        for name, step in stage.steps.items():
-            state = cut_off.get(step["state"], step["state"])
-            rows.append((f"  {name}", state, "", "", _metrics(step["metrics"])))
-    print_table(
-        ("stage", "state", "attempts", "time", "artifacts"),
-        rows,
-        title=f"{session.session_id}: {session.stage}",
-    )
+    columns = ("stage", "state", "attempts", "time", "artifacts")
+    rows = _rows(session, interrupted=facts["interrupted"])
+    print_table(columns, rows, title=f"{session.session_id}: {session.stage}")
     for line in _lines(session, facts):
         typer.echo(line)
 
 
-def _facts(session: Any, beat: Any) -> dict[str, Any]:
+def _facts(session: Session, beat: Beat | None) -> dict[str, Any]:
     """Return what the record alone does not say: alive or not, progress, last snapshot."""
-    import time
-
-    def age_s(then: float) -> dict[str, float]:
-        return {"age_s": round(max(0.0, time.time() - then), 1)}
-
-    rows = session.rows("snapshots", last=1)
-    snapshot = rows[0] | age_s(rows[0]["unix"]) if rows else None
-    running = any(stage.state == "running" for stage in session.stages)
+    snapshot = next(iter(session.rows("snapshots", last=1)), None)
+    if snapshot:
+        snapshot = snapshot | {"age_s": _age_s(snapshot["unix"])}
     progress = None
     if beat and not session.finished:
         keys = ("stage", "doing", "done", "total", "left_s", "note")
-        progress = {key: getattr(beat, key) for key in keys} | age_s(beat.time)
+        progress = {key: getattr(beat, key) for key in keys} | {"age_s": _age_s(beat.time)}
+    running = any(stage.state == "running" for stage in session.stages)
     return {
         "alive": session.alive,
         "interrupted": running and not session.alive,
@@ -73,32 +65,41 @@ def _facts(session: Any, beat: Any) -> dict[str, Any]:
     }
 
 
-def _lines(session: Any, facts: dict[str, Any]) -> list[str]:
-    lines = []
+def _rows(session: Session, *, interrupted: bool) -> Iterator[tuple[str, ...]]:
+    """Yield a row for each stage, followed by those of its steps."""
+
+    def shown(state: str) -> str:
+        return "cut off" if interrupted and state == "running" else state
+
+    for stage in session.stages:
+        seconds = "" if stage.seconds is None else f"{stage.seconds:.0f} s"
+        paths = ", ".join(str(session.folder / path) for path in stage.artifacts.values())
+        yield stage.name, shown(stage.state), str(stage.attempts), seconds, stage.error or paths
+        for name, step in stage.steps.items():
+            numbers = {k: v for k, v in step["metrics"].items() if isinstance(v, int | float)}
+            metrics = ", ".join(f"{key} {value:.3g}" for key, value in numbers.items())
+            yield f"  {name}", shown(step["state"]), "", "", metrics
+
+
+def _lines(session: Session, facts: dict[str, Any]) -> Iterator[str]:
     pid = session.process.pid if session.process else None
     if facts["alive"]:
-        lines.append(f"process   {pid}, alive")
+        yield f"process   {pid}, alive"
     elif not session.finished:
         again = " ".join(session.command.get("argv", ["run", "CONFIG"]))
-        lines.append(f"process   {pid}, not alive; go on with: aegis {again}")
+        yield f"process   {pid}, not alive; go on with: aegis {again}"
     if progress := facts["progress"]:
-        remaining = "" if progress["left_s"] is None else f", {_span(progress['left_s'])} left"
+        left = "" if progress["left_s"] is None else f", {_span(progress['left_s'])} left"
         count = f" {progress['done']}/{progress['total']}" if progress["total"] else ""
-        age = f"({_span(progress['age_s'])} ago)"
-        text = f"progress  {progress['doing']}{count}{remaining} {age} {progress['note']}"
-        lines.append(text.rstrip())
+        doing = f"{progress['doing']}{count}{left} ({_span(progress['age_s'])} ago)"
+        yield f"progress  {doing} {progress['note']}".rstrip()
     if snapshot := facts["last_snapshot"]:
-        age = _span(snapshot["age_s"])
-        lines.append(
-            f"snapshot  {session.folder / snapshot['path']} (step {snapshot['step']}, {age} ago)"
-        )
-    return lines
+        path, age = session.folder / snapshot["path"], _span(snapshot["age_s"])
+        yield f"snapshot  {path} (step {snapshot['step']}, {age} ago)"
 
 
-def _metrics(metrics: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{key} {value:.3g}" for key, value in metrics.items() if isinstance(value, int | float)
-    )
+def _age_s(unix: float) -> float:
+    return round(max(0.0, time.time() - unix), 1)
 
 
 def _span(seconds: float) -> str:
