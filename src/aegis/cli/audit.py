@@ -2,47 +2,55 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aegis.cli.options import AsJson, group
+from aegis.cli.show import print_json, print_result, print_table
 from aegis.errors import EXIT_FAILED, AegisError, AuditError
 
 if TYPE_CHECKING:
     from aegis.audit import AuditKeys
     from aegis.audit.verify import VerifyReport
 
-app = typer.Typer(
-    help="Prove what was answered, without keeping a word of it. The log holds keyed commitments "
+app = group(
+    "Prove what was answered, without keeping a word of it. The log holds keyed commitments "
     "in a signed chain; the keys are in a folder of their own. docs/audit.md tells what it shows "
-    "and what it cannot.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+    "and what it cannot."
 )
-key = typer.Typer(
-    help="Make and show the keys of a log.", no_args_is_help=True, rich_markup_mode=None
-)
+key = group("Make and show the keys of a log.")
 app.add_typer(key, name="key")
 
-_KEYS_HELP = (
+_KEYS = (
     "The keys folder; by default LOG.keys beside the log. "
     "AEGIS_AUDIT_KEY holds the keys in its place."
 )
-_VERIFY_LOG_HELP = "The log's folder, or a file that `aegis audit export` wrote."
-_NEW_FOLDER_HELP = "Folder to make, best on another disk than the log."
+_LOG_OR_EXPORT = "The log's folder, or a file that `aegis audit export` wrote."
+_NEW_KEYS = "Folder to make, best on another disk than the log."
+_PUBLIC_KEY = "Trust this signing key (hexadecimal); may be repeated."
+_ANCHOR = "The log must hold this anchor; may be repeated."
+_USER = "Only this user's records; needs the keys."
+_NAME = "What it commits to: query, final, user, think-task, …"
+_TEXT = "The text, as UTF-8; - reads standard input."
+_ANCHOR_FILE = "File to write; by default it is printed."
+_OPEN_ELSEWHERE = (
+    "the log is open elsewhere; its note of this is written when the server next starts"
+)
 Log = Annotated[Path, typer.Argument(help="The folder that the server writes its log to.")]
-Keys = Annotated[Path | None, typer.Option(help=_KEYS_HELP)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Keys = Annotated[Path | None, typer.Option(help=_KEYS)]
 Reason = Annotated[str, typer.Option(help="Why; it is kept in the log, in plain text.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="File to write, JSON lines.")]
 Numbers = Annotated[list[int], typer.Argument(metavar="NUMBER...", min=1, help="Records.")]
 
 
 @key.command("new")
-def key_new(
-    folder: Annotated[Path, typer.Argument(help=_NEW_FOLDER_HELP)], json: Json = False
-) -> None:
+def key_new(folder: Annotated[Path, typer.Argument(help=_NEW_KEYS)], json: AsJson = False) -> None:
     """Make a keys folder with a new master key, readable by you alone. Keep a copy of keys.json:
     nothing replaces it."""
     from aegis.audit import AuditKeys
@@ -52,7 +60,7 @@ def key_new(
 
 @key.command("show")
 def key_show(
-    folder: Annotated[Path, typer.Argument(help="A keys folder.")], json: Json = False
+    folder: Annotated[Path, typer.Argument(help="A keys folder.")], json: AsJson = False
 ) -> None:
     """Print the public keys, which let an auditor verify the log and open nothing."""
     from aegis.audit import AuditKeys
@@ -62,17 +70,11 @@ def key_show(
 
 @app.command()
 def verify(
-    log: Annotated[Path, typer.Argument(help=_VERIFY_LOG_HELP)],
+    log: Annotated[Path, typer.Argument(help=_LOG_OR_EXPORT)],
     keys: Keys = None,
-    public_key: Annotated[
-        list[str] | None,
-        typer.Option("--public-key", help="Trust this signing key (hexadecimal); may be repeated."),
-    ] = None,
-    anchor: Annotated[
-        list[Path] | None,
-        typer.Option("--anchor", help="The log must hold this anchor; may be repeated."),
-    ] = None,
-    json: Json = False,
+    public_key: Annotated[list[str] | None, typer.Option(help=_PUBLIC_KEY)] = None,
+    anchor: Annotated[list[Path] | None, typer.Option(help=_ANCHOR)] = None,
+    json: AsJson = False,
 ) -> None:
     """Follow the whole chain with every signature: exit code 0 if it is sound, 1 if not.
 
@@ -85,7 +87,7 @@ def verify(
     trusted = [_public_key(text) for text in public_key or []]
     anchors = [read_anchor(path) for path in anchor or []]
     report = verify_log(log, keys=_keys_if_any(log, keys), public_keys=trusted, anchors=anchors)
-    _print(json, report.to_json(), *_report_lines(report))
+    print_result(json, report.to_json(), *_report_lines(report))
     if not report.sound:
         raise typer.Exit(EXIT_FAILED)
 
@@ -95,19 +97,14 @@ def show(
     log: Log,
     number: Annotated[int | None, typer.Option(min=1, help="Only this record.")] = None,
     last: Annotated[int, typer.Option(min=1, help="The newest records.")] = 20,
-    user: Annotated[
-        str | None, typer.Option(help="Only this user's records; needs the keys.")
-    ] = None,
+    user: Annotated[str | None, typer.Option(help=_USER)] = None,
     keys: Keys = None,
-    json: Json = False,
+    json: AsJson = False,
 ) -> None:
     """Print records: number, time, decision, model, outcome, and what they commit to. No words are
     in them to be shown."""
-    from collections import deque
-
     from aegis.audit.reader import find_record, records
     from aegis.audit.verify import is_user
-    from aegis.cli.show import print_json, print_table
 
     if number is not None:
         rows = [find_record(log, number)[0]]
@@ -118,7 +115,7 @@ def show(
             for record, name in records(log)
             if user is None or (opened and is_user(opened, record, name, user))
         )
-        rows = list(deque(matching, maxlen=last))
+        rows = [*deque(matching, maxlen=last)]
     if json:
         print_json(rows)
         return
@@ -130,19 +127,13 @@ def show(
 def check(
     log: Log,
     number: Annotated[int, typer.Argument(min=1, help="The record.")],
-    name: Annotated[
-        str, typer.Argument(help="What it commits to: query, final, user, think-task, …")
-    ],
-    file: Annotated[
-        Path, typer.Option("--file", help="The text, as UTF-8; - reads standard input.")
-    ],
+    name: Annotated[str, typer.Argument(help=_NAME)],
+    file: Annotated[Path, typer.Option(help=_TEXT)],
     keys: Keys = None,
-    json: Json = False,
+    json: AsJson = False,
 ) -> None:
     """Say whether a record commits to this very text, byte by byte: exit code 0 if it does, 1 if
     not."""
-    import sys
-
     from aegis.audit.verify import check as commits_to
 
     try:
@@ -155,31 +146,27 @@ def check(
     same = commits_to(log, _keys(log, keys), number, name, text)
     verb = "commits" if same else "does not commit"
     result = {"number": number, "name": name, "same": same}
-    _print(json, result, f"record {number} {verb} to this text as its {name}")
+    print_result(json, result, f"record {number} {verb} to this text as its {name}")
     if not same:
         raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()
-def export(log: Log, output: Output, keys: Keys = None, json: Json = False) -> None:
+def export(log: Log, output: Output, keys: Keys = None, json: AsJson = False) -> None:
     """Write the verified chain to one file for an auditor, who needs only it and your public key
     from elsewhere."""
     from aegis.audit.verify import export as export_log
 
     report = export_log(log, output, keys=_keys_if_any(log, keys))
-    lines = (
-        f"export   {output}: {report.records} records",
-        f"verify   aegis audit verify {output} --public-key {report.public_keys[-1]}",
-    )
-    _print(json, {"output": str(output), **report.to_json()}, *lines)
+    written = f"export   {output}: {report.records} records"
+    verify = f"verify   aegis audit verify {output} --public-key {report.public_keys[-1]}"
+    print_result(json, {"output": str(output), **report.to_json()}, written, verify)
 
 
 @app.command()
 def anchor(
     log: Log,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write; by default it is printed.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help=_ANCHOR_FILE)] = None,
     keys: Keys = None,
 ) -> None:
     """Print the newest signed checkpoint as JSON. Keep it elsewhere: `verify --anchor` then finds
@@ -193,26 +180,26 @@ def anchor(
     newest = newest_anchor(log, _keys(log, keys))
     if output:
         write_json(output, newest)
-    _print(output is None, newest, f"anchor   {output}: record {newest['checkpoint']['after']}")
+    line = f"anchor   {output}: record {newest['checkpoint']['after']}"
+    print_result(output is None, newest, line)
 
 
 @app.command()
-def rotate(log: Log, keys: Keys = None, json: Json = False) -> None:
+def rotate(log: Log, keys: Keys = None, json: AsJson = False) -> None:
     """Make a new master key; the old one signs for it and stays, for the records that it opens.
 
     A running server goes on with the old one until it is started again.
     """
     rotated = _keys(log, keys).rotated()
     if error := _try_open(log, rotated):
-        typer.echo(
-            f"the new key is made; the log takes it when the server next starts ({error})", err=True
-        )
+        waits = "the new key is made; the log takes it when the server next starts"
+        typer.echo(f"{waits} ({error})", err=True)
     _print_keys(rotated, json)
 
 
 @app.command()
 def erase(
-    log: Log, numbers: Numbers, reason: Reason, keys: Keys = None, json: Json = False
+    log: Log, numbers: Numbers, reason: Reason, keys: Keys = None, json: AsJson = False
 ) -> None:
     """Erase records' keys: nobody can ever test a text against them again. The chain stays sound. A
     server may be running.
@@ -226,14 +213,12 @@ def erase(
     noted = _try_open(log, opened) is None
     lines = [f"erased   the keys of {len(erased)} record(s)"]
     if not noted:
-        lines.append(
-            "the log is open elsewhere; its note of this is written when the server next starts"
-        )
-    _print(json, {"erased": erased, "noted": noted}, *lines)
+        lines.append(_OPEN_ELSEWHERE)
+    print_result(json, {"erased": erased, "noted": noted}, *lines)
 
 
 @app.command()
-def accept(log: Log, reason: Reason, keys: Keys = None, json: Json = False) -> None:
+def accept(log: Log, reason: Reason, keys: Keys = None, json: AsJson = False) -> None:
     """After damage that verify names: let the log be written again, in a new file that begins with
     a signed note of it.
 
@@ -242,11 +227,9 @@ def accept(log: Log, reason: Reason, keys: Keys = None, json: Json = False) -> N
     from aegis.audit.repair import accept as accept_break
 
     after = accept_break(log, _keys(log, keys), reason=reason)
-    line = (
-        f"accepted  {log}: a new chain begins after record {after}; "
-        "every verify will name the break"
-    )
-    _print(json, {"log": str(log), "after": after, "reason": reason}, line)
+    begins = f"accepted  {log}: a new chain begins after record {after}"
+    result = {"log": str(log), "after": after, "reason": reason}
+    print_result(json, result, f"{begins}; every verify will name the break")
 
 
 def _keys(log: Path, folder: Path | None) -> AuditKeys:
@@ -277,29 +260,14 @@ def _try_open(log: Path, keys: AuditKeys) -> AegisError | None:
 
 
 def _public_key(text: str) -> str:
-    try:
-        if len(bytes.fromhex(text)) == 32:
-            return text.lower()
-    except ValueError:
-        pass
+    if re.fullmatch("[0-9a-f]{64}", text.lower()):
+        return text.lower()
     raise AuditError(
         f"--public-key must be 64 hexadecimal digits, got {text!r}; see: aegis audit key show KEYS"
     )
 
 
-def _print(json: bool, value: Any, *lines: str) -> None:
-    """Print the value as JSON, or the lines."""
-    from aegis.cli.show import print_json
-
-    if json:
-        print_json(value)
-    else:
-        typer.echo("\n".join(lines))
-
-
 def _print_keys(keys: AuditKeys, json: bool) -> None:
-    from aegis.cli.show import print_json, print_table
-
     rows = [
         {"id": master.id, "public_key": master.public_key, "active": master is keys.active}
         for master in keys.masters
@@ -307,10 +275,8 @@ def _print_keys(keys: AuditKeys, json: bool) -> None:
     if json:
         print_json({"folder": str(keys.folder), "keys": rows})
         return
-    cells = [
-        (row["id"], row["public_key"], "signs" if row["active"] else "opens older records")
-        for row in rows
-    ]
+    uses = ("signs" if row["active"] else "opens older records" for row in rows)
+    cells = [(row["id"], row["public_key"], use) for row, use in zip(rows, uses, strict=True)]
     print_table(("key", "public key", ""), cells, title=str(keys.folder))
 
 
@@ -320,39 +286,29 @@ def _row(record: dict[str, Any]) -> tuple[str, ...]:
     return (*facts, record["model"], record["outcome"], " ".join(sorted(record["commitments"])))
 
 
-def _report_lines(report: VerifyReport) -> list[str]:
+def _report_lines(report: VerifyReport) -> Iterator[str]:
     if not report.sound:
-        return [
-            f"NOT SOUND  {report.path}: {report.problem}",
-            "to go on writing after a break that you can explain: "
-            f"aegis audit accept {report.path} --reason …",
-        ]
-    count = f"{report.records} records up to number {report.newest}"
+        yield f"NOT SOUND  {report.path}: {report.problem}"
+        accept = f"aegis audit accept {report.path} --reason …"
+        yield f"to go on writing after a break that you can explain: {accept}"
+        return
     span = f", {report.first_time} to {report.last_time}" if report.records else ""
-    signer = "a key that you gave, or by one that such a key named"
-    if not report.attested:
-        signer = (
-            f"{report.public_keys[-1]}, which nothing vouches for: "
-            "give --keys, --public-key or --anchor"
-        )
+    yield f"sound      {report.path}: {report.records} records up to number {report.newest}{span}"
+    if report.attested:
+        yield "signed     by a key that you gave, or by one that such a key named"
+    else:
+        signer = f"{report.public_keys[-1]}, which nothing vouches for"
+        yield f"signed     by {signer}: give --keys, --public-key or --anchor"
     outside = ["the head in the keys folder"] if report.head else []
     outside += [f"{report.anchors} anchor(s)"] if report.anchors else []
     compared = " and ".join(outside) or "nothing outside the log: a cut-off end would not show"
-    lines = [
-        f"sound      {report.path}: {count}{span}",
-        f"signed     by {signer}",
-        f"held to    {compared}",
-    ]
-    if report.unfinished_bytes:
-        size = report.unfinished_bytes
-        lines.append(f"unfinished {size} bytes that were never acknowledged, or are being written")
-    lines += [
-        f"break      after record {accepted['after']}, accepted {accepted['time']}: "
-        f"{accepted['reason']} ({accepted['problem']})"
-        for accepted in report.breaks
-    ]
+    yield f"held to    {compared}"
+    if size := report.unfinished_bytes:
+        yield f"unfinished {size} bytes that were never acknowledged, or are being written"
+    for accepted in report.breaks:
+        cause = f"{accepted['reason']} ({accepted['problem']})"
+        yield f"break      after record {accepted['after']}, accepted {accepted['time']}: {cause}"
     if erased := sum(len(note["numbers"]) for note in report.notes if note["kind"] == "erased"):
-        lines.append(f"erased     {erased} record key(s)")
+        yield f"erased     {erased} record key(s)"
     if torn := sum(note["kind"] == "unfinished" for note in report.notes):
-        lines.append(f"set aside  {torn} write(s) that were cut off and never acknowledged")
-    return lines
+        yield f"set aside  {torn} write(s) that were cut off and never acknowledged"

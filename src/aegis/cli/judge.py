@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from aegis.cli.options import AsJson
+from aegis.cli.show import print_json, print_note, print_table
+from aegis.errors import BadInputError
 
 _MODEL = "A model folder that `aegis fold` or `aegis run` wrote."
 _INPUT = 'JSON Lines with {"prompt"} a line; other fields are kept.'
@@ -27,10 +30,9 @@ def judge(
 
     Give prompts as arguments, or a file with --input; with --output, one verdict a line is written.
     """
-    from aegis.cli.show import print_json, print_note
     from aegis.data.records import require_text
-    from aegis.errors import BadInputError
     from aegis.runs.record import locate
+    from aegis.storage.files import make_folder, write_text
 
     if bool(prompts) == bool(input_):
         raise BadInputError("give either prompts as arguments or a file with --input, and not both")
@@ -53,16 +55,22 @@ def judge(
         {**row, **verdict.to_json()} for (_, row), verdict in zip(rows, verdicts, strict=True)
     ]
     if output:
-        _write(output, judged)
+        make_folder(output.parent)
+        lines = [dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in judged]
+        write_text(output, "".join(lines))
         print_note(f"{len(judged)} verdicts in {output}")
     elif json or input_:
         print_json(judged[0] if prompts and len(prompts) == 1 else judged)
     else:
-        _print_verdicts(judged)
+        print_table(("prompt", "decision", "probabilities"), map(_cells, judged))
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    chances = "  ".join(f"{name} {p:.2f}" for name, p in row["probabilities"].items())
+    return row["prompt"], row["decision"], chances
 
 
 def _read_rows(path: Path, *, skip_bad: bool) -> list[tuple[str, dict[str, Any]]]:
-    from aegis.cli.show import print_note
     from aegis.data.records import read_jsonl, require_text
 
     def parse(raw: dict[str, Any], *, where: str) -> tuple[str, dict[str, Any]]:
@@ -73,23 +81,3 @@ def _read_rows(path: Path, *, skip_bad: bool) -> list[tuple[str, dict[str, Any]]
     if bad:
         print_note(f"{len(bad)} bad lines passed over, the first: {bad[0].where}: {bad[0].reason}")
     return rows
-
-
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    import json
-
-    from aegis.storage.files import make_folder, write_text
-
-    make_folder(path.parent)
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-    write_text(path, "".join(lines))
-
-
-def _print_verdicts(rows: list[dict[str, Any]]) -> None:
-    from aegis.cli.show import print_table
-
-    table = []
-    for row in rows:
-        chances = "  ".join(f"{name} {p:.2f}" for name, p in row["probabilities"].items())
-        table.append((row["prompt"], row["decision"], chances))
-    print_table(("prompt", "decision", "probabilities"), table)

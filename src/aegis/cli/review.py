@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aegis.cli.options import AsJson
+from aegis.cli.options import AsJson, group
+from aegis.cli.show import print_json, print_note, print_table
+from aegis.errors import BadInputError
 
 if TYPE_CHECKING:
     from aegis.serve.escalations import CaseQueue
 
-app = typer.Typer(
-    help="Look at what the server handed over to a person, and answer it; "
-    "the asker fetches the answer by the case's id.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+app = group(
+    "Look at what the server handed over to a person, and answer it; "
+    "the asker fetches the answer by the case's id."
 )
 _ID = "The case's id, or as much of its beginning as no other has."
 _RESOLVED = "Those that have their answer, the newest first."
@@ -34,10 +35,6 @@ def list_(
     json: AsJson = False,
 ) -> None:
     """Show the cases that wait, the oldest first."""
-    from dataclasses import asdict
-
-    from aegis.cli.show import print_json, print_table
-
     queue = _open_queue(cases)
     shown = queue.list(resolved=resolved, limit=limit)
     if json:
@@ -52,12 +49,9 @@ def list_(
     print_table(columns, rows, title=f"{queue.waiting()} waiting")
 
 
-@app.command("show")
+@app.command()
 def show(id: Id, cases: File = _FILE, json: AsJson = False) -> None:
     """Show one case whole."""
-    from dataclasses import asdict
-
-    from aegis.cli.show import print_json
     from aegis.protocol.decisions import NAMES
 
     case = _open_queue(cases).find(id)
@@ -72,7 +66,7 @@ def show(id: Id, cases: File = _FILE, json: AsJson = False) -> None:
         typer.echo(f"\nanswered {case.resolved} by {case.reviewer}:\n{case.answer}")
 
 
-@app.command("answer")
+@app.command()
 def answer(
     id: Id,
     text: Annotated[str, typer.Argument(help="What the asker is told.")],
@@ -82,9 +76,7 @@ def answer(
 ) -> None:
     """Answer a case. The first answer stands."""
     import getpass
-    from dataclasses import asdict
 
-    from aegis.cli.show import print_json, print_note
     from aegis.data.records import require_text
 
     queue, reply = _open_queue(cases), require_text(text, "answer", "argument")
@@ -96,7 +88,6 @@ def answer(
 
 
 def _open_queue(path: Path) -> CaseQueue:
-    from aegis.errors import BadInputError
     from aegis.runs.record import locate
     from aegis.serve.escalations import CaseQueue
 

@@ -7,17 +7,19 @@ from typing import Annotated
 
 import typer
 
+from aegis.cli.options import AdapterBase, SectionTokens
+from aegis.cli.show import print_note
+
 _MODEL = "A model or adapter folder that `aegis run` wrote, or a .gguf file."
 _ENGINE = "hf or gguf; by default gguf for a .gguf file, hf for a folder."
 _HOST = "Address to listen on; any but a loopback one needs --tokens."
 _TOKENS = "File of bearer tokens; see `aegis token new --help`."
 _NAME = "The model's public name; by default that of its folder."
-_BASE = "An adapter's base, if it has moved."
 _AUDIT = "The audit log; by default audit/ beside the model."
 _KEYS = "Its keys; by default audit.keys/, made at the first start."
 _CASES = "The escalations; by default escalations.db beside the model."
-_SECTION_TOKENS = "At most so many tokens a private section."
 _FINAL_TOKENS = "Tokens of answer, if a request names none."
+_TEMPERATURE = "If a request names none."
 _SEED = "Of requests that bring none; drawn each time by default."
 _PLACES = "Requests answered or waiting at once; more get 429."
 _RATE = "Requests a minute for each token; 0 for any number."
@@ -33,15 +35,13 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     tokens: Annotated[Path | None, typer.Option(help=_TOKENS)] = None,
     name: Annotated[str | None, typer.Option(help=_NAME)] = None,
-    base: Annotated[str | None, typer.Option(help=_BASE)] = None,
+    base: AdapterBase = None,
     audit: Annotated[Path | None, typer.Option(help=_AUDIT)] = None,
     keys: Annotated[Path | None, typer.Option(help=_KEYS)] = None,
     cases: Annotated[Path | None, typer.Option(help=_CASES)] = None,
-    section_tokens: Annotated[int, typer.Option(min=1, help=_SECTION_TOKENS)] = 48,
+    section_tokens: SectionTokens = 48,
     final_tokens: Annotated[int, typer.Option(min=1, max=1024, help=_FINAL_TOKENS)] = 160,
-    temperature: Annotated[
-        float, typer.Option(min=0, max=2, help="If a request names none.")
-    ] = 0.7,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help=_TEMPERATURE)] = 0.7,
     seed: Annotated[int | None, typer.Option(min=0, help=_SEED)] = None,
     batch: Annotated[int, typer.Option(min=1, max=256, help="Answers sampled at once.")] = 16,
     places: Annotated[int, typer.Option(min=1, help=_PLACES)] = 64,
@@ -59,7 +59,6 @@ def serve(
     waits in a queue for `aegis review`. docs/serve.md has the whole of it, with the threat model.
     """
     options = dict(locals())  # named as the settings are
-    from aegis.cli.show import print_note
     from aegis.serve import require_packages
 
     require_packages()

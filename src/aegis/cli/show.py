@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 if TYPE_CHECKING:
     from aegis.runs.events import Reporter
 
@@ -21,7 +23,7 @@ def print_result(as_json: bool, value: Any, *lines: str) -> None:
     if as_json:
         print_json(value)
     else:
-        print(*lines, sep="\n", flush=True)
+        typer.echo("\n".join(lines))
 
 
 def print_table(

@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
-from aegis.cli.options import AsJson
+from aegis.cli.options import AdapterBase, AsJson, SectionTokens
+from aegis.cli.show import print_result
 
 _MODEL = "An adapter or a model folder that `aegis run` wrote."
-_BASE = "The adapter's base, if it has moved."
 _PATHS = "Ways of thinking to weigh against each other."
 _THRESHOLD = "With several paths: below this score the decision becomes ESCALATION."
 _TEMPERATURE = "0 takes the most probable token."
-_SECTION_TOKENS = "At most so many tokens a private section."
 _FINAL_TOKENS = "At most so many tokens of answer."
 _SEED = "The same seed gives the same answer."
 _PRIVATE = "Show the private sections too, to you, the owner of this machine."
@@ -23,11 +22,11 @@ _PRIVATE = "Show the private sections too, to you, the owner of this machine."
 def think(
     prompt: Annotated[str, typer.Argument(help="What to ask.")],
     model: Annotated[Path, typer.Option(help=_MODEL)] = Path("runs/latest/adapter"),
-    base: Annotated[str | None, typer.Option(help=_BASE)] = None,
+    base: AdapterBase = None,
     paths: Annotated[int, typer.Option(min=1, max=64, help=_PATHS)] = 1,
     threshold: Annotated[float, typer.Option(min=0, max=1, help=_THRESHOLD)] = 0.5,
     temperature: Annotated[float, typer.Option(min=0, help=_TEMPERATURE)] = 0.7,
-    section_tokens: Annotated[int, typer.Option(min=1, help=_SECTION_TOKENS)] = 48,
+    section_tokens: SectionTokens = 48,
     final_tokens: Annotated[int, typer.Option(min=1, help=_FINAL_TOKENS)] = 160,
     seed: Annotated[int, typer.Option(min=0, help=_SEED)] = 0,
     debug_private: Annotated[bool, typer.Option("--debug-private", help=_PRIVATE)] = False,
@@ -37,7 +36,6 @@ def think(
 
     With --paths n it thinks n times; where the ways do not agree, the decision becomes ESCALATION.
     """
-    from aegis.cli.show import print_json
     from aegis.data.records import require_text
     from aegis.runs.record import locate
 
@@ -56,7 +54,4 @@ def think(
             for name, body in path.bodies().items():
                 typer.echo(f"[private {number}] {name}: {body.reveal()}", err=True)
             typer.echo(f"[private {number}] answer: {path.public}", err=True)
-    if json:
-        print_json(given.to_json())
-    else:
-        typer.echo(given.final)
+    print_result(json, given.to_json(), given.final)

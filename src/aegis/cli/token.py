@@ -7,13 +7,12 @@ from typing import Annotated
 
 import typer
 
-from aegis.cli.options import AsJson
+from aegis.cli.options import AsJson, group
+from aegis.cli.show import print_json, print_note, print_result, print_table
 
-app = typer.Typer(
-    help="Make, list and revoke the bearer tokens of `aegis serve --tokens FILE`; "
-    "the file holds hashes only.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+app = group(
+    "Make, list and revoke the bearer tokens of `aegis serve --tokens FILE`; "
+    "the file holds hashes only."
 )
 _NAME = "Whose it is; it names its holder in the audit log."
 _SCOPE = "ask: questions; review: escalations; admin: metrics. Repeat for several."
@@ -21,7 +20,7 @@ File = Annotated[Path, typer.Option("--tokens", help="The token file.")]
 _FILE = Path("tokens.json")
 
 
-@app.command("new")
+@app.command()
 def new(
     name: Annotated[str, typer.Argument(help=_NAME)],
     tokens: File = _FILE,
@@ -29,22 +28,17 @@ def new(
     json: AsJson = False,
 ) -> None:
     """Make a token and print it, once: only its hash is kept. A running server knows it at once."""
-    from aegis.cli.show import print_json, print_note
     from aegis.serve.tokens import new_token
 
     scopes = scope or ["ask"]
     token = new_token(tokens, name, scopes)
     print_note(f"{name} may {', '.join(scopes)}; the token is shown this once:")
-    if json:
-        print_json({"name": name, "scopes": scopes, "token": token})
-    else:
-        typer.echo(token)
+    print_result(json, {"name": name, "scopes": scopes, "token": token}, token)
 
 
 @app.command("list")
 def list_(tokens: File = _FILE, json: AsJson = False) -> None:
     """Show whose tokens there are, never the tokens."""
-    from aegis.cli.show import print_json, print_table
     from aegis.serve.tokens import read_tokens
 
     listed = read_tokens(tokens)
@@ -56,13 +50,11 @@ def list_(tokens: File = _FILE, json: AsJson = False) -> None:
     print_table(("id", "name", "scopes", "made", "revoked"), rows)
 
 
-@app.command("revoke")
+@app.command()
 def revoke(
-    name: Annotated[str, typer.Argument(help="Name or id of the token.")],
-    tokens: File = _FILE,
+    name: Annotated[str, typer.Argument(help="Name or id of the token.")], tokens: File = _FILE
 ) -> None:
     """Let a token open nothing any more; a running server heeds it at once."""
-    from aegis.cli.show import print_note
     from aegis.serve.tokens import revoke as revoke_token
 
     revoke_token(tokens, name)

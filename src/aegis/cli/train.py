@@ -6,15 +6,20 @@ import tempfile
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aegis.cli.options import AsJson, AutoResume, ConfigFile, Overrides
+from aegis.cli.options import AsJson, AutoResume, ConfigFile, Overrides, repeatable
+from aegis.cli.show import print_json, print_table, progress_reporter
+from aegis.errors import BadInputError
 
 if TYPE_CHECKING:
     from aegis.config import Config
 
+_STEP = "How far to train; what comes before it is done first, or found done."
+_PLAN = "Say what would be trained and whether it fits in memory; load no weights."
+_DRY_RUN = "Print the plan, train one step in a folder that is thrown away, and report."
 _ONE_STEP = (
     "data.generate.samples=0",
     "train.epochs=1e-9",
@@ -27,36 +32,15 @@ _ONE_STEP = (
 )
 
 
-class TrainingStep(StrEnum):
-    sft = "sft"
-    reward = "reward"
-    ppo = "ppo"
-    dpo = "dpo"
-    grpo = "grpo"
-    rloo = "rloo"
+TrainingStep = StrEnum("TrainingStep", ["sft", "reward", "ppo", "dpo", "grpo", "rloo"])
 
 
 def train(
-    step: Annotated[
-        TrainingStep,
-        typer.Argument(help="How far to train; what comes before it is done first, or found done."),
-    ],
+    step: Annotated[TrainingStep, typer.Argument(help=_STEP)],
     config: ConfigFile,
     set_: Overrides = None,
-    plan: Annotated[
-        bool,
-        typer.Option(
-            "--plan",
-            help="Say what would be trained and whether it fits in memory; load no weights.",
-        ),
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Print the plan, train one step in a folder that is thrown away, and report.",
-        ),
-    ] = False,
+    plan: Annotated[bool, typer.Option("--plan", help=_PLAN)] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
     auto_resume: AutoResume = True,
     json: AsJson = False,
 ) -> None:
@@ -67,7 +51,6 @@ def train(
     own `train.algorithm` gets a session of its own.
     """
     from aegis.config import load_config
-    from aegis.errors import BadInputError
 
     overrides = list(set_ or [])
     if step not in (TrainingStep.sft, TrainingStep.reward):
@@ -81,15 +64,18 @@ def train(
     if plan and dry_run:
         raise BadInputError("give either --plan or --dry-run, and not both")
     if plan or dry_run:
-        _show_plan(settings, config, json=json, quiet=json and not plan)
+        _plan(settings, config, json=json, quiet=json and dry_run)
     if dry_run:
         _dry_run(step, config, overrides)
     elif not plan:
-        _train(step, config, set_ or [], overrides, auto_resume=auto_resume, json=json)
+        command = repeatable(["train", str(step), str(config)], set_ or [])
+        _train(step, settings, command, resume=auto_resume, json=json)
+        if not json:
+            changed = "".join(f" --set '{override}'" for override in overrides)
+            typer.echo(f"go on with: aegis run {config}{changed}")
 
 
-def _show_plan(settings: Config, config: Path, *, json: bool, quiet: bool) -> None:
-    from aegis.cli.show import print_json, print_table
+def _plan(settings: Config, config: Path, *, json: bool, quiet: bool) -> None:
     from aegis.model.base import resolve_base
     from aegis.train.memory.plan import plan
 
@@ -106,7 +92,6 @@ def _show_plan(settings: Config, config: Path, *, json: bool, quiet: bool) -> No
 
 
 def _dry_run(step: TrainingStep, config: Path, overrides: list[str]) -> None:
-    from aegis.cli.show import print_json, progress_reporter
     from aegis.config import load_config
     from aegis.pipeline import run_pipeline
 
@@ -121,27 +106,12 @@ def _dry_run(step: TrainingStep, config: Path, overrides: list[str]) -> None:
 
 
 def _train(
-    step: TrainingStep,
-    config: Path,
-    given: list[str],
-    overrides: list[str],
-    *,
-    auto_resume: bool,
-    json: bool,
+    step: TrainingStep, settings: Config, command: dict[str, Any], *, resume: bool, json: bool
 ) -> None:
-    from aegis.cli.show import print_json, print_table, progress_reporter
-    from aegis.config import load_config
     from aegis.pipeline import run_pipeline
 
-    argv = ["train", str(step), str(config)]
-    argv += [word for override in given for word in ("--set", override)]
-    session = run_pipeline(
-        load_config(config, overrides),
-        resume=auto_resume,
-        reporter=progress_reporter(),
-        command={"argv": argv, "cwd": str(Path.cwd())},
-        until=step,
-    )
+    reporter = progress_reporter()
+    session = run_pipeline(settings, resume=resume, reporter=reporter, command=command, until=step)
     steps = session.stage_record("so8t_ppo_training").steps
     if json:
         session_id, folder = session.session_id, str(session.folder)
@@ -153,8 +123,6 @@ def _train(
         metrics = "  ".join(f"{key} {value:.4g}" for key, value in known)
         rows.append((name, record["state"], metrics))
     print_table(("step", "state", "metrics"), rows, title=session.session_id)
-    changed = "".join(f" --set '{override}'" for override in overrides)
-    typer.echo(f"go on with: aegis run {config}{changed}")
 
 
 def _peak_gib() -> float:

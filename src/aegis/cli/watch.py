@@ -2,61 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from aegis.cli.show import print_note, print_result
+from aegis.errors import ArtifactError, BadInputError
 
 if TYPE_CHECKING:
     from aegis.runs.health import RunStatus
     from aegis.runs.supervisor import System
 
 _NOTIFY_LIMIT_S = 60.0
+_RUN = "A session folder; or another trainer's log file, or the folder it writes into."
+_CHECK_ONLY = "Look once, print one line, and leave."
+_RESUME = "End the run if it hangs, and start it again if it hangs or died."
+_INTERVAL = "Time between looks."
+_SILENCE = "A living run that is silent for longer hangs; durable.silence_s (300) by default."
+_RESUMES = "Give up after so many resumes that got nowhere."
+_NOTIFY = "Shell command for the end; it finds AEGIS_RUN, AEGIS_STATE and AEGIS_MESSAGE."
+_JSON = "Print the last look as JSON, and what is done on stderr."
 
 
 def watch(
-    run: Annotated[
-        Path,
-        typer.Argument(
-            help="A session folder; or another trainer's log file, or the folder it writes into."
-        ),
-    ] = Path("runs/latest"),
-    check_only: Annotated[
-        bool, typer.Option("--check-only", help="Look once, print one line, and leave.")
-    ] = False,
-    auto_resume: Annotated[
-        bool,
-        typer.Option(
-            "--auto-resume", help="End the run if it hangs, and start it again if it hangs or died."
-        ),
-    ] = False,
-    interval: Annotated[
-        float, typer.Option(min=0.1, metavar="SECONDS", help="Time between looks.")
-    ] = 60.0,
-    silence: Annotated[
-        float | None,
-        typer.Option(
-            min=1,
-            metavar="SECONDS",
-            help="A living run that is silent for longer hangs; durable.silence_s (300) by default.",
-        ),
-    ] = None,
-    max_resumes: Annotated[
-        int,
-        typer.Option(min=0, metavar="N", help="Give up after so many resumes that got nowhere."),
-    ] = 5,
-    notify: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CMD",
-            help="Shell command for the end; it finds AEGIS_RUN, AEGIS_STATE and AEGIS_MESSAGE.",
-        ),
-    ] = None,
-    json: Annotated[
-        bool,
-        typer.Option("--json", help="Print the last look as JSON, and what is done on stderr."),
-    ] = False,
+    run: Annotated[Path, typer.Argument(help=_RUN)] = Path("runs/latest"),
+    check_only: Annotated[bool, typer.Option("--check-only", help=_CHECK_ONLY)] = False,
+    auto_resume: Annotated[bool, typer.Option("--auto-resume", help=_RESUME)] = False,
+    interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help=_INTERVAL)] = 60.0,
+    silence: Annotated[float | None, typer.Option(min=1, metavar="SECONDS", help=_SILENCE)] = None,
+    max_resumes: Annotated[int, typer.Option(min=0, metavar="N", help=_RESUMES)] = 5,
+    notify: Annotated[str | None, typer.Option(metavar="CMD", help=_NOTIFY)] = None,
+    json: Annotated[bool, typer.Option("--json", help=_JSON)] = False,
 ) -> None:
     """Tell whether a run is running, finished, failed, stopped, dead (gone without a word) or hung
     (alive and silent).
@@ -81,15 +66,9 @@ def watch(
         notify=notify,
         system=System(),
     )
-    if status is None:
-        return
-    if json:
-        from aegis.cli.show import print_json
-
-        print_json(status.to_json())
-    else:
-        typer.echo(one_line(status))
-    raise typer.Exit(status.exit_code)
+    if status:
+        print_result(json, status.to_json(), one_line(status))
+        raise typer.Exit(status.exit_code)
 
 
 def wait_for_end(
@@ -108,9 +87,6 @@ def wait_for_end(
     Raises:
         BadInputError: if there is no such run, or it cannot be resumed from here.
     """
-    import contextlib
-
-    from aegis.errors import ArtifactError, BadInputError
     from aegis.runs.health import SILENCE_S, configured_silence_s, is_session, read_status
     from aegis.runs.record import load, locate
     from aegis.runs.supervisor import Supervisor, WatchSettings, only_watcher, watch_over
@@ -136,13 +112,9 @@ def wait_for_end(
     supervisor = Supervisor(run, say, settings, system) if auto_resume else None
     with only_watcher(run) if supervisor else contextlib.nullcontext():
         try:
+            alarm = partial(alert, notify=notify, say=say)
             return watch_over(
-                run,
-                settings,
-                say=say,
-                alarm=lambda last: alert(last, notify, say),
-                supervisor=supervisor,
-                system=system,
+                run, settings, say=say, alarm=alarm, supervisor=supervisor, system=system
             )
         except KeyboardInterrupt:
             say("watching ended; the run is left as it is")
@@ -164,8 +136,6 @@ def one_line(status: RunStatus) -> str:
 
 def alert(status: RunStatus, notify: str | None, say: Callable[[str], None]) -> None:
     """Ring the terminal's bell, and run the user's own command."""
-    import sys
-
     if sys.stdout.isatty():
         sys.stdout.write("\a")
         sys.stdout.flush()
@@ -179,15 +149,8 @@ def run_notify_command(
     notify: str, status: RunStatus, *, limit_s: float = _NOTIFY_LIMIT_S
 ) -> str | None:
     """Run the user's command with the status in its environment; return what went wrong."""
-    import os
-    import signal
-    import subprocess
-
-    variables = {
-        "AEGIS_RUN": status.run,
-        "AEGIS_STATE": status.state,
-        "AEGIS_MESSAGE": one_line(status),
-    }
+    variables = {"AEGIS_RUN": status.run, "AEGIS_STATE": status.state}
+    variables["AEGIS_MESSAGE"] = one_line(status)
     try:
         process = subprocess.Popen(
             notify,
@@ -212,11 +175,10 @@ def run_notify_command(
 
 
 def _timed(wall: Callable[[], float]) -> Callable[[str], None]:
-    """Print lines on stderr, each with its time."""
-    from datetime import UTC, datetime
+    """Return a function that prints lines on stderr, each with its time."""
 
-    from aegis.cli.show import print_note
+    def say(message: str) -> None:
+        time = datetime.fromtimestamp(wall(), UTC).isoformat(timespec="seconds")
+        print_note(f"{time} {message}")
 
-    return lambda message: print_note(
-        f"{datetime.fromtimestamp(wall(), UTC).isoformat(timespec='seconds')} {message}"
-    )
+    return say
