@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from aegis.errors import AegisError
 
-VERSION = 2
+VERSION = 3
 _TENSORS, _VALUES = "state.safetensors", "state.json"
 
 
