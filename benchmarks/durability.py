@@ -48,16 +48,19 @@ from aegis.model.adapted import Adapted, attach
 from aegis.model.base import resolve_base
 from aegis.model.device import pick_device, quick_attention
 from aegis.model.tags import add_tags
+from aegis.runs.events import Event, Metrics, Reporter
 from aegis.runs.record import open_session
 from aegis.runs.reporter import bar
 from aegis.storage.files import sync_file, sync_folder
 from aegis.storage.snapshots import SnapshotStore
 from aegis.train.examples import encode_all
+from aegis.train.job import TrainingData, TrainingJob
 from aegis.train.loop import StepLog
-from aegis.train.sft import Objective, make_optimizer, make_plan
+from aegis.train.services import LoopSettings, TrainServices
+from aegis.train.sft import SupervisedData, SupervisedObjective
 from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.stage import write_supervised
-from aegis.train.state import ModuleState, OptimizerState, Part, RandomState, SchedulerState, Values
+from aegis.train.state import OptimizerState, Part, RandomState, Values
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart.yaml"
 SHARE, SAVING = "% of the time spent in saving", "a save, AEGIS / transformers.Trainer"
@@ -164,10 +167,10 @@ def train_and_save(
     """Train `steps` steps and let both save after each; seconds of every step and save, bytes of
     the last saves."""
     adapted, objective, plan = prepare(config, steps=steps)
-    optimizer = make_optimizer(adapted, config.train)
+    optimizer = objective.optimizer
     scheduler = get_cosine_schedule_with_warmup(optimizer, 0, steps)
     logs = [step_log(number + 1, seconds=2.0) for number in range(logged)]
-    save, size = our_save(folder, config, adapted, optimizer, scheduler, logs)
+    save, size = our_save(folder, config, objective, logs)
     trainer = make_trainer(folder / "trainer", config, adapted, optimizer, scheduler, steps=steps)
     its_save, begun = trainer._save_checkpoint, 0.0
     seconds: dict[str, list[float]] = {STEP: [], OURS: [], THEIRS: []} | (
@@ -178,7 +181,8 @@ def train_and_save(
         nonlocal begun
         begun = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)  # Trainer does not know the gates and the head
-        return objective(plan[int(inputs["batch"])], trainer.state.global_step).total
+        (batch,) = objective.batches(plan[int(inputs["batch"])])
+        return objective.loss(batch, trainer.state.global_step).total
 
     def both_save(model: Any, trial: Any) -> None:
         seconds[STEP].append(time.perf_counter() - begun)
@@ -244,7 +248,7 @@ def make_trainer(
     return trainer
 
 
-def prepare(config: Config, *, steps: int) -> tuple[Adapted, Objective, list[list[int]]]:
+def prepare(config: Config, *, steps: int) -> tuple[Adapted, SupervisedObjective, list[int]]:
     """The quickstart's model and loss, and a fixed set of its batches."""
     base, device = resolve_base(config.base), pick_device()
     model: Any = base.load_model(dtype=torch.float32, attention=quick_attention(device))
@@ -266,21 +270,15 @@ def prepare(config: Config, *, steps: int) -> tuple[Adapted, Objective, list[lis
         thinking_records=steps // 6,
         seed=config.seed,
     )
-    plan = make_plan(examples, settings, seed=config.seed)[0]
-    plan = [plan[number % len(plan)] for number in range(steps)]
-    return (
-        adapted.train(),
-        Objective(adapted, examples, plan, settings, pad_id=tokenizer.pad_token_id),
-        plan,
-    )
+    loop = LoopSettings(pad_id=tokenizer.pad_token_id, seed=config.seed)
+    objective = SupervisedObjective(adapted.train(), SupervisedData(examples), settings, loop)
+    return adapted, objective, [number % objective.steps for number in range(steps)]
 
 
 def our_save(
     folder: Path,
     config: Config,
-    adapted: Adapted,
-    optimizer: torch.optim.Optimizer,
-    scheduler: Any,
+    objective: SupervisedObjective,
     logs: list[StepLog],
 ) -> tuple[Callable[[int], None], Callable[[], int]]:
     """What a run does at a step's end when it is time, with the parts of `train_sft`; and the bytes
@@ -303,12 +301,10 @@ def our_save(
 
     checkpoints = SnapshotPolicy(store, interval_s=0.0, on_saved=saved)
     parts: dict[str, Part] = {
-        "adapted": ModuleState(adapted, buffers_of=("gates", "head")),
-        "optimizer": OptimizerState(optimizer),
-        "scheduler": SchedulerState(scheduler),
+        **objective.parts(),
+        "optimizer": OptimizerState(objective.optimizer),
         "random": RandomState(),
         "steps": Values(lambda: [vars(log) for log in logs], lambda _: None),
-        "validation": Values(lambda: [], lambda _: None),
     }
     return lambda step: checkpoints.step_done(step, parts), lambda: sizes[-1]
 
@@ -448,20 +444,18 @@ def work(folder: Path, *, records: int, with_probe: bool) -> None:
     store = SnapshotStore(
         folder / "snapshots", fingerprint="benchmark", keep=config.durable.keep_training
     )
-    write_supervised(
-        folder / "adapter",
-        config,
-        resolve_base(config.base),
-        train=some(seed_records(), records),
-        pairs=[],
-        validation=[],
-        origin={"session_id": "benchmark", "records_sha256": ""},
-        say=lambda _: None,
-        checkpoints=SnapshotPolicy(
-            store, interval_s=0.0, on_saved=lambda snapshot: tell("saved", snapshot.step)
-        ),
-        on_step=lambda progress: tell("step", progress.log.step),
+    snapshots = SnapshotPolicy(
+        store, interval_s=0.0, on_saved=lambda snapshot: tell("saved", snapshot.step)
     )
+
+    def show(event: Event) -> None:
+        if isinstance(event, Metrics):
+            tell("step", event.step)
+
+    services = TrainServices(Reporter(show), snapshots)
+    job = TrainingJob(folder / "adapter", config, resolve_base(config.base), services)
+    data = TrainingData(some(seed_records(), records), [])
+    write_supervised(job, data, origin={"session_id": "benchmark", "records_sha256": ""})
 
 
 def some(records: Sequence[Record], count: int) -> list[Record]:

@@ -21,7 +21,6 @@ from aegis.train.state import (
     ModuleState,
     OptimizerState,
     RandomState,
-    SchedulerState,
     Values,
     read_state,
     write_state,
@@ -102,14 +101,11 @@ def parts() -> dict[str, Any]:
     torch.manual_seed(0)
     module = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
     module(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    scheduler.step()
     return {
         "module": ModuleState(module),
         "optimizer": OptimizerState(optimizer),
-        "scheduler": SchedulerState(scheduler),
         "random": RandomState(),
         "values": Values(lambda: [1], lambda _: None),
     }
@@ -122,7 +118,6 @@ def parts() -> dict[str, Any]:
         (lambda raw: raw.update(version=99), "written by version 99"),
         (lambda raw: raw["values"].pop("random"), r"parts: missing \['random'\]"),
         (lambda raw: raw["values"].update(new=1), r"extra \['new'\]"),
-        (lambda raw: raw["values"]["scheduler"].pop("last_epoch"), "scheduler fields: missing"),
         (
             lambda raw: raw["values"]["optimizer"]["groups"].append({"params": [7]}),
             "optimizer groups",

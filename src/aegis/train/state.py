@@ -123,30 +123,6 @@ class OptimizerState:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-class SchedulerState:
-    """A torch learning-rate scheduler; its own state is plain numbers."""
-
-    def __init__(self, scheduler: Any) -> None:
-        self.scheduler = scheduler
-
-    def capture(self) -> Content:
-        return Content(
-            {},
-            {
-                key: value
-                for key, value in self.scheduler.state_dict().items()
-                if key != "lr_lambdas"
-            },
-        )
-
-    def restore(self, content: Content) -> None:
-        lambdas = {
-            key: value for key, value in self.scheduler.state_dict().items() if key == "lr_lambdas"
-        }
-        _require_same("scheduler fields", self.capture().values.keys(), content.values.keys())
-        self.scheduler.load_state_dict({**content.values, **lambdas})
-
-
 class RandomState:
     """Every generator that a training may draw from: Python's, numpy's, torch's on the CPU and on
     each CUDA device."""
