@@ -12,15 +12,14 @@ import torch
 
 from aegis.config import Config, load_config, parse_config
 from aegis.errors import ModelError
-from aegis.model.adapted import attach
+from aegis.model.adapted import Adapted, attach
 from aegis.model.base import Base, resolve_base
 from aegis.model.grad_checkpoint import checkpoint_layers
-from aegis.train.examples import Example
-from aegis.train.memory import rehearsal
+from aegis.train.loop import Objective
+from aegis.train.memory import objectives
 from aegis.train.memory.plan import Device, Plan, plan
-from aegis.train.memory.rehearsal import Allocations, Shapes
-from aegis.train.services import LoopSettings
-from aegis.train.sft import SupervisedData, SupervisedObjective
+from aegis.train.memory.rehearsal import Allocations, peak_bytes_of_step
+from aegis.train.memory.stand_ins import Roles, meta_adapted, prepared
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 GIB = 2**30
@@ -31,6 +30,7 @@ SMALL: dict[str, Any] = {
         "max_length": 64,
         "reward": {"pairs": 10},
         "ppo": {"batch": 4},
+        "group": {"prompts": 2, "group": 2},
         "autocast": "off",
     },
 }
@@ -85,35 +85,45 @@ def part(found: Plan, step: str, name: str) -> int:
     return next(size for key, size in parts.items() if key.startswith(name))
 
 
+def objective(algorithm: str, adapted: Adapted, config: Config) -> Objective[Any]:
+    """The real objective of a training, four rows of 64 tokens."""
+    train = config.train
+    if algorithm == "sft":
+        return objectives.sft_objective(adapted, train, 4, 64)
+    if algorithm == "reward":
+        return objectives.reward_objective(adapted, train.reward, 4, 64)
+    if algorithm == "dpo":
+        return objectives.dpo_objective(adapted, train.dpo, 4, 64)
+    return objectives.policy_objective(adapted, train, prompt=24, length=64)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("architecture", ["llama", "phi3", "qwen2"])
-def test_the_rehearsed_step_allocates_what_the_real_one_does(
-    save_base: Callable[..., Path], architecture: str, checkpointing: bool
+@pytest.mark.parametrize("algorithm", ["sft", "reward", "ppo", "dpo", "grpo", "rloo"])
+def test_a_rehearsed_step_allocates_what_the_real_one_does(
+    save_base: Callable[..., Path], algorithm: str, architecture: str, checkpointing: bool
 ) -> None:
     base = resolve_base(str(save_base(architecture, hidden_size=64, intermediate_size=128)))
     config = small(gradient_checkpointing=checkpointing)
-    adapted = attach(base.load_model(dtype=torch.float32, attention="eager"), config.model)
+    if algorithm not in ("sft", "reward"):
+        train = config.train.model_copy(update={"algorithm": algorithm})
+        config = config.model_copy(update={"train": train})
+    roles = Roles(algorithm, None if algorithm in ("sft", "dpo") else config.train.reward.lora)
+    real = base.load_model(dtype=torch.float32, attention="eager")
+    adapted = prepared(attach(real, config.model), roles)
     if checkpointing:
         checkpoint_layers(adapted)
-    hook = adapted.base.get_input_embeddings().register_forward_hook(
-        lambda module, inputs, output: output.requires_grad_()
-    )
-    rows = [Example(tuple(range(5, 69)), 1, 0, (1.0,) * 63)] * 4
-    settings = config.train.model_copy(update={"batch_tokens": 4 * 64})
-    data, loop = SupervisedData(rows), LoopSettings(pad_id=1, seed=0)
-    objective = SupervisedObjective(adapted, data, settings, loop)
-    (batch,) = objective.batches(0)
+    training = objective(algorithm, adapted, config)
     with Allocations(adapted) as seen:
-        for step in range(2):
-            total = objective.loss(batch, step).total
-            adapted.zero_grad(set_to_none=True)
-            total.backward()
-            del total
-    hook.remove()
-    own = base.load_model(dtype=torch.float32).config
-    actors = rehearsal.actors(own, config.model, spec="test", dtype=torch.float32, fused=False)
-    found = rehearsal.supervised(actors, Shapes(4, 64), pet=False, bfloat16=False)
-    assert found == pytest.approx(seen.peak, rel=0.1)
+        training.prepare(0, lambda: None)
+        for batch in training.batches(0):
+            training.loss(batch, 0).total.backward()
+    empty = meta_adapted(
+        base.read_config(), config.model, roles, spec="test", dtype=torch.float32, fused=False
+    )
+    rehearsed = objective(algorithm, empty, config)
+    peak = peak_bytes_of_step(empty, rehearsed)
+    assert peak == pytest.approx(seen.peak, rel=0.1)
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
@@ -226,7 +236,7 @@ def test_a_model_whose_code_looks_at_values_is_told(
     def looks(*_: Any, **__: Any) -> int:
         return int(torch.zeros((), device="meta"))
 
-    monkeypatch.setattr(rehearsal, "supervised", looks)
+    monkeypatch.setattr(objectives, "sft_peak", looks)
     with pytest.raises(
         ModelError, match=r"no plan can be made for model_type 'llama', whose code looks at values"
     ):
