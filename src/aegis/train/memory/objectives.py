@@ -64,9 +64,7 @@ def reward_peak(adapted: Adapted, settings: RewardSettings, rows: int, length: i
     return max(reading, peak_bytes_of_step(adapted, made[0]))
 
 
-def dpo_objective(
-    adapted: Adapted, settings: DpoSettings, rows: int, length: int
-) -> DpoObjective:
+def dpo_objective(adapted: Adapted, settings: DpoSettings, rows: int, length: int) -> DpoObjective:
     """Build DPO on one batch of `rows` sides of `length` tokens, all but the first a response."""
     settings = settings.model_copy(
         update={"batch_tokens": rows * length, "epochs": 1.0, "pairs": None}

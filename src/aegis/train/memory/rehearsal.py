@@ -131,6 +131,7 @@ def peak_bytes_of_step(
     Args:
         bfloat16: matrix products in bfloat16, as autocast has them.
     """
+
     def step() -> None:
         objective.prepare(0, lambda: None)
         for batch in objective.batches(0):

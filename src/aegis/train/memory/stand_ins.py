@@ -34,7 +34,13 @@ class Roles:
 
 
 def meta_adapted(
-    config: Any, settings: ModelSettings, roles: Roles, *, spec: str, dtype: torch.dtype, fused: bool
+    config: Any,
+    settings: ModelSettings,
+    roles: Roles,
+    *,
+    spec: str,
+    dtype: torch.dtype,
+    fused: bool,
 ) -> Adapted:
     """Build the adapted model without content.
 
