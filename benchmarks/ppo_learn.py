@@ -231,10 +231,12 @@ def policy(config: Config, base: Base, run: Path, *, seed: int, keep: Path) -> P
                 if isinstance(event, Message):
                     print(f"seed {seed}: {event.text}", flush=True)
 
-            records = (read_split(run / "records", name) for name in ("train", "validation"))
+            train, validation = (
+                read_split(run / "records", name) for name in ("train", "validation")
+            )
             own = config.model_copy(update={"seed": seed})
             job = TrainingJob(staging, own, base, TrainServices(Reporter(show)))
-            data = TrainingData(*records)
+            data = TrainingData(train, validation)
             write_policy(job, data, supervised=run / "sft", reward=run / "reward")
     return target
 

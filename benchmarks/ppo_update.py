@@ -295,8 +295,10 @@ class Plain:
             for prompt, row in zip(prompts, rows, strict=True)
         ]
 
-    def terms(self, indices: Sequence[int], paths: Sequence[Response]) -> list[dict[str, float]]:
-        return [{"plain": 0.0} for _ in paths]
+    def terms(
+        self, indices: Sequence[int], responses: Sequence[Response]
+    ) -> list[dict[str, float]]:
+        return [{"plain": 0.0} for _ in responses]
 
     def shaped_rewards(self, index: int, response: Response) -> dict[int, float]:
         return {}

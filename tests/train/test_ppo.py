@@ -59,10 +59,11 @@ class Bandit:
         ]
 
     def terms(
-        self, indices: Sequence[int], paths: Sequence[SampledResponse]
+        self, indices: Sequence[int], responses: Sequence[SampledResponse]
     ) -> list[dict[str, float]]:
         return [
-            {"share": sum(token == TARGET for token in path.ids) / len(path.ids)} for path in paths
+            {"share": sum(token == TARGET for token in path.ids) / len(path.ids)}
+            for path in responses
         ]
 
     def shaped_rewards(self, index: int, response: SampledResponse) -> dict[int, float]:

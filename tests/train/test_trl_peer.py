@@ -165,7 +165,6 @@ def row_of(pair: Any) -> dict[str, list[int]]:
 class GroupPeer(Peer):
     """To TRL a prompt is its number among the task's; it sees no text at all."""
 
-    _get_rows: Tensor
     ref_model: Any
     beta: float
 
@@ -243,7 +242,7 @@ class GroupPeer(Peer):
             chosen, _ = self.collector.logprobs(hidden, rollout)
         real = rollout.real.bool()
         columns = (rollout.positions - rollout.prompt_mask.sum(1, keepdim=True))[real]
-        at = torch.arange(len(rows)).unsqueeze(1).expand_as(real)[real], columns
+        at = (torch.arange(len(rows)).unsqueeze(1).expand_as(real)[real], columns)
         logs = torch.zeros(len(rows), logits_to_keep).index_put(at, chosen[real])
         return logs, -logs.detach(), None
 

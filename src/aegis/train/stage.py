@@ -116,7 +116,7 @@ def write_supervised(
     lexical = _lexical_head(job, everything, pairs) if config.model.lexical else None
     if result.held_out:
         calibrate(job, tokenizer, fitting, lexical, result.held_out)
-    write_jsonl(folder / _HISTORY, result.history)
+    write_jsonl(folder / _HISTORY, [log.to_json() for log in result.history])
     draw_learning_curve(folder / "learning_curve.png", result.history, result.validation)
     draw_alpha(folder / "alpha.png", result.history)
     write_evidence(folder, result.history)
@@ -143,7 +143,7 @@ def write_reward(job: TrainingJob, data: TrainingData, *, supervised: Path) -> N
         "metrics": metrics,
     }
     save_reward(job.folder, start.adapted, model, card)
-    write_jsonl(job.folder / _HISTORY, logs)
+    write_jsonl(job.folder / _HISTORY, [log.to_json() for log in logs])
     draw_reward(job.folder / "learning_curve.png", logs, held_out=report.accuracy)
     shown = {
         name: "not known" if value is None else f"{value:.3f}" for name, value in metrics.items()
