@@ -174,9 +174,8 @@ class Chain(NamedTuple):
                 f"is a line of kind {kind!r} where the log should begin: what stood before is gone"
             )
         if line["version"] != VERSION:
-            raise LineError(
-                f"is of version {line['version']}, and this AEGIS reads version {VERSION}"
-            )
+            version = line["version"]
+            raise LineError(f"is of version {version}, and this AEGIS reads version {VERSION}")
         if line["prev"] != START:
             raise LineError("begins a log and yet carries the hash of a line before it")
         public_key, after = _public_key(line), line["after"]
@@ -189,23 +188,17 @@ class Chain(NamedTuple):
         """Check that the line belongs here, by its number and by the hash that it carries."""
         kind = line["kind"]
         if kind in (Kind.BEGIN, Kind.ACCEPTED):
-            raise LineError(
-                f"is a line of kind {kind!r} in the middle of a log: "
-                "another log's line was inserted"
-            )
+            place = f"is a line of kind {kind!r} in the middle of a log"
+            raise LineError(f"{place}: another log's line was inserted")
         number, expected = line.get("after"), self.after
         if kind == Kind.ENTRY:
             number, expected = line["number"], self.after + 1
         if number != expected:
-            raise LineError(
-                f"has the number {number} and {expected} belongs here: "
-                "a line was dropped, inserted or moved"
-            )
+            place = f"has the number {number} and {expected} belongs here"
+            raise LineError(f"{place}: a line was dropped, inserted or moved")
         if line["prev"] != self.prev:
-            raise LineError(
-                "does not carry the hash of the line before it: "
-                "one of the two was changed, or one dropped"
-            )
+            lacks = "does not carry the hash of the line before it"
+            raise LineError(f"{lacks}: one of the two was changed, or one dropped")
 
     def _read_seal(self, line: Line) -> Chain:
         kind, key = line["kind"], line["key"]

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from aegis.audit.chain import Kind, Line, is_sealed, is_signed, key_id
 from aegis.errors import AuditError
-from aegis.storage.files import descriptor_of, make_folder, write_at, write_bytes
+from aegis.storage.files import descriptor_of, make_folder, to_json, write_at, write_bytes
 
 ENVIRONMENT = "AEGIS_AUDIT_KEY"
 OWNER_ONLY = 0o600
@@ -143,7 +143,7 @@ class AuditKeys:
         notes = self.read_notes()
         if note not in notes:
             make_private_folder(self.folder)
-            text = json.dumps([*notes, note], indent=2)
+            text = to_json([*notes, note])
             write_bytes(self.folder / _NOTES_FILE, text.encode(), OWNER_ONLY)
 
     def clear_notes(self) -> None:
@@ -164,10 +164,8 @@ class AuditKeys:
             AuditError: if there is one already.
         """
         if (folder / _KEYS_FILE).exists():
-            raise AuditError(
-                f"{folder / _KEYS_FILE}: exists already; "
-                "for a new key beside it run: aegis audit rotate"
-            )
+            rotate = "for a new key beside it run: aegis audit rotate"
+            raise AuditError(f"{folder / _KEYS_FILE}: exists already; {rotate}")
         make_private_folder(folder)
         return _save(folder, (MasterKey(secrets.token_bytes(KEY_BYTES)),))
 
@@ -195,9 +193,8 @@ class AuditKeys:
         try:
             texts = [str(key["secret"]) for key in json.loads(path.read_bytes())["keys"]]
         except (ValueError, KeyError, TypeError):
-            raise AuditError(
-                f"{path}: is not a file of audit keys; restore it from your copy"
-            ) from None
+            problem = "is not a file of audit keys; restore it from your copy"
+            raise AuditError(f"{path}: {problem}") from None
         return cls(folder, _parse(texts, str(path)))
 
     def rotated(self) -> AuditKeys:
@@ -208,9 +205,8 @@ class AuditKeys:
         """
         if not (self.folder / _KEYS_FILE).is_file():
             raise AuditError(
-                f"the keys come from {ENVIRONMENT}: append a new one to it "
-                f"(openssl rand -hex {KEY_BYTES}), "
-                "separated by a comma, and start the server again"
+                f"the keys come from {ENVIRONMENT}: append a new one to it (openssl rand -hex "
+                f"{KEY_BYTES}), separated by a comma, and start the server again"
             )
         return _save(self.folder, (*self.masters, MasterKey(secrets.token_bytes(KEY_BYTES))))
 
@@ -223,8 +219,7 @@ def _save(folder: Path, masters: tuple[MasterKey, ...]) -> AuditKeys:
         public = {"id": master.id, "made": utc_now(), "public_key": master.public_key}
         keys.setdefault(master.id, {**public, "secret": master.secret.hex()})
     content = {"version": 1, "keys": [keys[master.id] for master in masters]}
-    text = json.dumps(content, indent=2) + "\n"
-    write_bytes(path, text.encode(), OWNER_ONLY)
+    write_bytes(path, to_json(content).encode(), OWNER_ONLY)
     return AuditKeys(folder, masters)
 
 

@@ -300,12 +300,8 @@ class AuditLog:
         descriptor = open_descriptor(segment_path(self.folder, number), flags, OWNER_ONLY)
         if self._descriptor >= 0:
             os.close(self._descriptor)
-        self._descriptor, self._number, self._reserved, self._is_new = (
-            descriptor,
-            number,
-            size,
-            True,
-        )
+        self._descriptor, self._number = descriptor, number
+        self._reserved, self._is_new = size, True
         self._written = self._written._replace(size=size)
         if os.fstat(descriptor).st_size != size:
             self._has_unknown_end = True
@@ -337,9 +333,8 @@ class AuditLog:
     ) -> None:
         self._open_segment(number)
         now = self._clock()
-        raw, chain = chain._replace(public_key=self.keys.active.public_key).begin(
-            kind, time=now, **facts
-        )
+        chain = chain._replace(public_key=self.keys.active.public_key)
+        raw, chain = chain.begin(kind, time=now, **facts)
         self._commit([raw], chain, now, sign=True)
         self._tip = LogTipWriter(self.keys.folder, sequence=sequence, raw=self._written.sealed)
 
@@ -378,10 +373,7 @@ class AuditLog:
 
 
 def _unavailable(folder: Path, error: Exception) -> AuditUnavailableError:
+    reason = f"the record could not be written ({error}), so its answer must not leave"
     if is_disk_full(error):
-        return AuditUnavailableError(
-            f"{folder}: the disk is full, so nothing can be recorded or answered; free some room"
-        )
-    return AuditUnavailableError(
-        f"{folder}: the record could not be written ({error}), so its answer must not leave"
-    )
+        reason = "the disk is full, so nothing can be recorded or answered; free some room"
+    return AuditUnavailableError(f"{folder}: {reason}")

@@ -161,10 +161,8 @@ def find_problem(result: Scan, tip: LogTip | None, *, keys_given: bool) -> str:
     chain, tail = result.chain, result.tail
     if tip and result.sealed and tip.log != chain.log:
         return f"this is log {chain.log}, and the keys folder belongs to log {tip.log}"
-    if tip and tip.closed and result.zeros:
-        return (
-            f"{result.zeros} zeros follow its end, and it was closed in good order: they were added"
-        )
+    if tip and tip.closed and (zeros := result.zeros):
+        return f"{zeros} zeros follow its end, and it was closed in good order: they were added"
     behind = tip is not None and tip.raw not in result.seen
     if tail and not keys_given:
         return result.problem or (
@@ -172,26 +170,19 @@ def find_problem(result: Scan, tip: LogTip | None, *, keys_given: bool) -> str:
             "is writing it; verify an export, or give the keys"
         )
     if tail and (behind or not result.torn or (tip and tip.closed)):
-        return result.problem or (
-            "lines follow the newest seal: a seal was dropped, or lines were added"
-        )
+        added = "lines follow the newest seal: a seal was dropped, or lines were added"
+        return result.problem or added
     if result.sealed and chain.trusted is not None and not chain.attested:
         return f"it is signed by {chain.public_key}, which is none of the keys given"
     if tip and behind and chain.after < tip.after:
-        return (
-            f"it ends with record {chain.after}, and record {tip.after} was acknowledged: "
-            "its end was dropped"
-        )
+        ends = f"it ends with record {chain.after}, and record {tip.after} was acknowledged"
+        return f"{ends}: its end was dropped"
     if tip and behind:
-        return (
-            f"it does not hold what was sealed after record {tip.after}: "
-            "its end was dropped or rewritten"
-        )
+        lacks = f"it does not hold what was sealed after record {tip.after}"
+        return f"{lacks}: its end was dropped or rewritten"
     if keys_given and tip is None and chain.after:
-        return (
-            f"the keys folder has no head file, and the log has {chain.after} records: "
-            "nobody can say that none is missing"
-        )
+        lacks = f"the keys folder has no head file, and the log has {chain.after} records"
+        return f"{lacks}: nobody can say that none is missing"
     return ""
 
 

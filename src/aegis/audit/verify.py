@@ -76,11 +76,6 @@ class VerifyReport:
         elif kind in (Kind.UNFINISHED, Kind.ERASED):
             self.notes.append({key: value for key, value in line.items() if key != "prev"})
 
-    def add_scan(self, result: Scan) -> None:
-        self.log, self.newest = result.chain.log, result.chain.after
-        self.checkpoints, self.writes = result.checkpoints, result.writes
-        self.attested = result.chain.attested
-
 
 def verify(
     path: Path,
@@ -121,9 +116,8 @@ def _examine(
         tip = read_log_tip(keys) if keys else None
         report.head = tip is not None
         if not paths:
-            raise AuditError(
-                f"there is no log, and {tip.after if tip else 0} records were acknowledged"
-            )
+            count = tip.after if tip else 0
+            raise AuditError(f"there is no log, and {count} records were acknowledged")
         if is_export:
             _require_export(path)
         era = 0 if is_export else newest_era(paths)
@@ -135,7 +129,9 @@ def _examine(
             on_line=report.add_line,
             has_header=is_export,
         )
-        report.add_scan(result)
+        report.log, report.newest = result.chain.log, result.chain.after
+        report.checkpoints, report.writes = result.checkpoints, result.writes
+        report.attested = result.chain.attested
         report.anchors = len(result.seen.intersection(anchors))
         report.problem = (
             find_problem(result, tip, keys_given=keys is not None)
@@ -168,10 +164,8 @@ def _frozen_problem(frozen: Sequence[Path], first: Path) -> str:
 def _anchor_problem(result: Scan, anchors: Sequence[bytes]) -> str:
     for raw in anchors:
         if raw not in result.seen:
-            return (
-                f"it does not hold the anchor after record {parse(raw).get('after')}: "
-                "it was cut off before it, or rewritten, or is another log"
-            )
+            lacks = f"it does not hold the anchor after record {parse(raw).get('after')}"
+            return f"{lacks}: it was cut off before it, or rewritten, or is another log"
     return ""
 
 
@@ -264,10 +258,8 @@ def check(path: Path, keys: AuditKeys, number: int, name: str, text: str) -> boo
     record, log = find_record(path, number)
     commitments = record["commitments"]
     if name not in commitments:
-        raise AuditError(
-            f"record {number} commits to {', '.join(commitments)}, not to {name!r}; "
-            "name one of these"
-        )
+        named = f"record {number} commits to {', '.join(commitments)}, not to {name!r}"
+        raise AuditError(f"{named}; name one of these")
     key = _record_key(keys, record, log)
     return hmac.compare_digest(commitments[name], commit(key, name, text))
 
@@ -285,14 +277,10 @@ def is_user(keys: AuditKeys, record: Line, log: str, user: str) -> bool:
 def _record_key(keys: AuditKeys, record: Line, log: str) -> bytes:
     number, master = record["number"], keys.find(record["key"])
     if master is None:
-        raise AuditError(
-            f"record {number} was made with key {record['key']}, "
-            "which is not among those given; give that key too"
-        )
+        made = f"record {number} was made with key {record['key']}"
+        raise AuditError(f"{made}, which is not among those given; give that key too")
     salt = keys.salts.find(number)
     if salt is None:
-        raise AuditError(
-            f"the key of record {number} was erased, so nobody can open it any more; "
-            "its place in the chain stays"
-        )
+        erased = f"the key of record {number} was erased, so nobody can open it any more"
+        raise AuditError(f"{erased}; its place in the chain stays")
     return master.record_key(salt, log=log, number=number)

@@ -54,6 +54,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_STOPPED = "stopped; what was finished is kept. Run the same command again to go on"
+_DISK_FULL = "the disk is full; free some room and run the same command again"
+_DEBUG = "Show the traceback of an error (works after any verb)."
+
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -66,9 +70,7 @@ def _options(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version."
     ),
-    debug: bool = typer.Option(
-        False, "--debug", help="Show the traceback of an error (works after any verb)."
-    ),
+    debug: bool = typer.Option(False, "--debug", help=_DEBUG),
 ) -> None:
     pass
 
@@ -115,35 +117,25 @@ def main() -> None:
         os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars; ours know
     try:
         sys.exit(app(arguments, standalone_mode=False) or 0)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail(
-            "stopped; what was finished is kept. Run the same command again to go on",
-            EXIT_RESUMABLE,
-            debug,
-        )
-    except AegisError as error:
-        _fail(str(error), error.exit_code, debug)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, _USAGE_ERROR):
             usage: Any = error
             usage.show()
             sys.exit(usage.exit_code)
-        if is_disk_full(error):
-            _fail(
-                "the disk is full; free some room and run the same command again",
-                DiskFullError.exit_code,
-                debug,
-            )
-        message = (str(error).splitlines() or [""])[0][:300]
-        _fail(
-            f"unexpected {type(error).__name__}: {message}; run again with --debug and report it",
-            EXIT_FAILED,
-            debug,
-        )
+        if debug:
+            traceback.print_exc()
+        message, code = _explain(error)
+        print("error: " + " ".join(message.split()), file=sys.stderr)
+        sys.exit(code)
 
 
-def _fail(message: str, code: int, debug: bool) -> None:
-    if debug:
-        traceback.print_exc()
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(code)
+def _explain(error: BaseException) -> tuple[str, int]:
+    """Return the line for the user, and the exit code."""
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return _STOPPED, EXIT_RESUMABLE
+    if isinstance(error, AegisError):
+        return str(error), error.exit_code
+    if is_disk_full(error):
+        return _DISK_FULL, DiskFullError.exit_code
+    message = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+    return f"unexpected {message}; run again with --debug and report it", EXIT_FAILED

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from aegis.cli.options import AsJson, ConfigFile, group
 from aegis.cli.show import print_json
-
-if TYPE_CHECKING:
-    from aegis.runs.autostart import Unit
+from aegis.runs import autostart
+from aegis.runs.autostart import Unit
 
 app = group("Go on with a run by itself after a power cut.")
 _SYSTEM = "systemd, launchd or task-scheduler; by default this machine's own."
@@ -37,25 +37,21 @@ def install(config: ConfigFile, system: SystemName = None, json: AsJson = False)
     A run that was cut off goes on where it was; a finished one is left as it is. Doing it twice is
     fine.
     """
-    import shutil
-
-    from aegis.runs import autostart
-
     unit = _unit(config, system)
     commands = autostart.install(unit, run=autostart.run_command, find=shutil.which)
     if json:
         _print_json(unit, unit.text, commands)
         return
     ran = [f"ran      {autostart.as_typed(command)}" for command in commands]
-    start = unit.start and f"start it now with: {autostart.as_typed(unit.start)}"
-    typer.echo("\n".join([f"wrote    {unit.path}", *ran, start or "started  it runs now"]))
+    start = "started  it runs now"
+    if unit.start is not None:
+        start = f"start it now with: {autostart.as_typed(unit.start)}"
+    typer.echo("\n".join([f"wrote    {unit.path}", *ran, start]))
 
 
 @app.command()
 def remove(config: ConfigFile, system: SystemName = None, json: AsJson = False) -> None:
     """Take the start-up file away again; the runs and their results stay."""
-    from aegis.runs import autostart
-
     unit = _unit(config, system, check_config=False)
     text = unit.path.read_text(encoding="utf-8") if unit.path.is_file() else ""
     commands = autostart.remove(unit, run=autostart.run_command)
@@ -70,7 +66,6 @@ def remove(config: ConfigFile, system: SystemName = None, json: AsJson = False) 
 
 def _unit(config: Path, system: str | None, *, check_config: bool = True) -> Unit:
     from aegis.config import load_config
-    from aegis.runs import autostart
 
     if check_config:
         load_config(config)
@@ -80,7 +75,5 @@ def _unit(config: Path, system: str | None, *, check_config: bool = True) -> Uni
 
 
 def _print_json(unit: Unit, text: str, commands: Iterable[tuple[str, ...]]) -> None:
-    from aegis.runs.autostart import as_typed
-
     record = {"system": unit.system, "name": unit.name, "path": str(unit.path), "text": text}
-    print_json({**record, "commands": [as_typed(command) for command in commands]})
+    print_json({**record, "commands": [autostart.as_typed(command) for command in commands]})

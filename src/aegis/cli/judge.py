@@ -51,9 +51,7 @@ def judge(
     loaded = Judge.load(locate(model))
     with bar("judging", len(rows)) as advance:
         verdicts = loaded.judge(texts, names=names, on_batch=advance)
-    judged = [
-        {**row, **verdict.to_json()} for (_, row), verdict in zip(rows, verdicts, strict=True)
-    ]
+    judged = [row | v.to_json() for (_, row), v in zip(rows, verdicts, strict=True)]
     if output:
         make_folder(output.parent)
         lines = [dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in judged]

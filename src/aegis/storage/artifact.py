@@ -116,9 +116,8 @@ def _compare(folder: Path, manifest: Manifest) -> None:
     if missing := sorted(manifest.files.keys() - paths.keys()):
         raise _missing(folder, missing[0])
     if extra := sorted(paths.keys() - manifest.files.keys()):
-        raise ArtifactError(
-            f"{folder}: {extra[0]} was not written with the rest; move it elsewhere"
-        )
+        problem = f"{extra[0]} was not written with the rest"
+        raise ArtifactError(f"{folder}: {problem}; move it elsewhere")
     for name, digest in manifest.files.items():
         if hash_file(paths[name]) not in (digest, *manifest.revised.get(name, ())):
             raise ArtifactError(
@@ -136,12 +135,11 @@ def _own_files(folder: Path) -> dict[str, Path]:
     """Return the files that the folder's manifest answers for, by their names in it."""
     paths = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
     inner = [name.parent for name in paths if name.name == MANIFEST and name.parent.name]
+    inner.append(Path(MANIFEST))
     return {
         name.as_posix(): path
         for name, path in paths.items()
-        if name.as_posix() != MANIFEST
-        and not _is_transient(name)
-        and not any(artifact in name.parents for artifact in inner)
+        if not _is_transient(name) and not any(name.is_relative_to(other) for other in inner)
     }
 
 

@@ -44,11 +44,8 @@ class Journal:
             except ValueError:
                 damaged += 1
         if damaged:
-            say(
-                f"{path.name}: {damaged} damaged line(s) passed over, "
-                "what they held is worked out again"
-            )
-        self.loaded = len(self.values)
+            problem = f"{path.name}: {damaged} damaged line(s) passed over"
+            say(f"{problem}, what they held is worked out again")
 
     def __call__(self, key: str, compute: Callable[[], Any]) -> Any:
         """Return the value of the key, from the file or computed now.

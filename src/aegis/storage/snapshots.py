@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from aegis.errors import AegisError, ArtifactError, DiskFullError, is_disk_full
-from aegis.storage.artifact import read_manifest, verify, writing
+from aegis.storage.artifact import read_manifest, verify, was_made_by, writing
 from aegis.storage.files import require_space, sync_folder
 
 Kind = Literal["rolling", "emergency", "epoch", "final"]
@@ -86,9 +86,8 @@ class SnapshotStore:
         try:
             size = sum((target / name).stat().st_size for name in verify(target).files)
         except ArtifactError as error:
-            raise AegisError(
-                f"a snapshot does not read back as it was written ({error}); check the disk"
-            ) from error
+            problem = f"a snapshot does not read back as it was written ({error})"
+            raise AegisError(f"{problem}; check the disk") from error
         self._expected_bytes = size
         try:
             self._remove_older(target)
@@ -126,9 +125,8 @@ class SnapshotStore:
         require_space(target, self._expected_bytes)
         try:
             facts = {"step": step, "kind": kind, "saved": datetime.now().astimezone().isoformat()}
-            with writing(
-                target, kind="snapshot", fingerprint=self.fingerprint, facts=facts
-            ) as staging:
+            mine = self.fingerprint
+            with writing(target, kind="snapshot", fingerprint=mine, facts=facts) as staging:
                 write(staging)
         except OSError as error:
             if is_disk_full(error):
@@ -165,7 +163,7 @@ class SnapshotStore:
         A cut here leaves at worst one snapshot too many.
         """
         others = [path for path in self._ordered() if path != newest]
-        mine = [path for path in others if _fingerprint(path) == self.fingerprint]
+        mine = [path for path in others if was_made_by(path, self.fingerprint)]
         for path in mine[self.keep - 1 :] + [path for path in others if path not in mine]:
             path.rename(path.with_name(f".{path.name}.removing"))
             sync_folder(self.folder)
@@ -201,10 +199,3 @@ def _step(folder: Path, in_name: str | None) -> int:
         return int(read_manifest(folder).facts["step"])
     except (ArtifactError, KeyError, TypeError, ValueError):
         return 1 << 62
-
-
-def _fingerprint(folder: Path) -> str | None:
-    try:
-        return read_manifest(folder).fingerprint
-    except ArtifactError:
-        return None
