@@ -17,7 +17,7 @@ def test_what_is_finished_is_not_done_twice(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "j.jsonl"
     assert Journal(path)("a", lambda: ["値", 1]) == ["値", 1]
     again = Journal(path)
-    assert again.loaded == 1
+    assert len(again.values) == 1
     assert again("a", no) == ["値", 1]
     assert again("b", lambda: 2) == 2
     assert Journal(path).values == {"a": ["値", 1], "b": 2}
