@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from aegis import pipeline
+from aegis.cli.run import run
+
+
+def test_the_run_carries_the_call_that_goes_on_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def run_pipeline(settings: Any, **options: Any) -> SimpleNamespace:
+        calls.append({"settings": settings, **options})
+        return SimpleNamespace(to_json=lambda: {"stage": "completed"})
+
+    monkeypatch.setattr(pipeline, "run_pipeline", run_pipeline)
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "c.yaml"
+    config.write_text("runs: runs\n", encoding="utf-8")
+    run(config, ["train.epochs=2"], auto_resume=False, skip_bad=True, json=True)
+    assert json.loads(capsys.readouterr().out) == {"stage": "completed"}
+    [call] = calls
+    assert (call["settings"].train.epochs, call["settings"].data.skip_bad) == (2, True)
+    assert call["resume"] is False
+    overrides = ["--set", "train.epochs=2", "--set", "data.skip_bad=true"]
+    assert call["command"] == {"argv": ["run", str(config), *overrides], "cwd": str(tmp_path)}
