@@ -325,8 +325,16 @@ def read_events(folder: Path, *kinds: type[AnyEvent]) -> Iterator[AnyEvent]:
         file = (folder / EVENTS).open("rb")
     except OSError:
         return
+    # The watcher asks every few seconds for a few of very many lines: those alone are parsed.
+    names = [
+        f'"kind": "{kind}"'.encode()
+        for kind, event in KINDS.items()
+        if issubclass(event, kinds or Event)
+    ]
     with file:
         for line in file:
+            if kinds and not any(name in line for name in names):
+                continue
             try:
                 raw = json.loads(line)
                 event = KINDS[raw["kind"]]
