@@ -16,7 +16,7 @@ from aegis.audit.keystore import AuditKeys
 from aegis.audit.log_tip import TIP_FILE, read_log_tip
 from aegis.audit.reader import Scan, find_problem, find_record, newest_era, scan, segments
 from aegis.errors import AuditError
-from aegis.storage.files import disk_full_explained, hash_file, sync_file
+from aegis.storage.files import hash_file, replacing, sync_file
 
 EXPORT = "aegis audit export v1"
 
@@ -220,21 +220,16 @@ def export(path: Path, output: Path, *, keys: AuditKeys | None) -> VerifyReport:
         raise AuditError(f"{path}: is an exported log already; copy it")
     facts = {"log": report.log, "records": report.records, "public_keys": report.public_keys}
     header = json.dumps({"kind": EXPORT, **facts}, separators=(",", ":"))
-    staging = output.with_name(f".{output.name}.writing")
-    with disk_full_explained(output):
-        try:
-            with staging.open("wb") as file:
-                file.write(header.encode() + b"\n")
-                newest, end = result.signed_end
-                for segment in paths[:newest]:
-                    with segment.open("rb") as source:
-                        shutil.copyfileobj(source, file)
-                with paths[newest].open("rb") as source:
-                    file.write(source.read(end))  # what is not yet signed stays behind
-            sync_file(staging)
-            staging.replace(output)
-        finally:
-            staging.unlink(missing_ok=True)
+    newest, end = result.signed_end
+    with replacing(output) as staging:
+        with staging.open("wb") as file:
+            file.write(header.encode() + b"\n")
+            for segment in paths[:newest]:
+                with segment.open("rb") as source:
+                    shutil.copyfileobj(source, file)
+            with paths[newest].open("rb") as source:
+                file.write(source.read(end))  # what is not yet signed stays behind
+        sync_file(staging)
     return report
 
 
@@ -260,21 +255,18 @@ def check(path: Path, keys: AuditKeys, number: int, name: str, text: str) -> boo
     if name not in commitments:
         named = f"record {number} commits to {', '.join(commitments)}, not to {name!r}"
         raise AuditError(f"{named}; name one of these")
-    key = _record_key(keys, record, log)
-    return hmac.compare_digest(commitments[name], commit(key, name, text))
+    return _commits_to(keys, record, log, name, text)
 
 
 def is_user(keys: AuditKeys, record: Line, log: str, user: str) -> bool:
     """Return whether the record commits to this user; False also if its key was erased."""
     try:
-        commitment = record["commitments"]["user"]
-        key = _record_key(keys, record, log)
-        return hmac.compare_digest(commitment, commit(key, "user", user))
+        return _commits_to(keys, record, log, "user", user)
     except (KeyError, AuditError):
         return False
 
 
-def _record_key(keys: AuditKeys, record: Line, log: str) -> bytes:
+def _commits_to(keys: AuditKeys, record: Line, log: str, name: str, text: str) -> bool:
     number, master = record["number"], keys.find(record["key"])
     if master is None:
         made = f"record {number} was made with key {record['key']}"
@@ -283,4 +275,5 @@ def _record_key(keys: AuditKeys, record: Line, log: str) -> bytes:
     if salt is None:
         erased = f"the key of record {number} was erased, so nobody can open it any more"
         raise AuditError(f"{erased}; its place in the chain stays")
-    return master.record_key(salt, log=log, number=number)
+    commitment = commit(master.record_key(salt, log=log, number=number), name, text)
+    return hmac.compare_digest(record["commitments"][name], commitment)

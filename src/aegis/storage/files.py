@@ -88,8 +88,9 @@ def sync_data(descriptor: int) -> None:
     (os.fdatasync if hasattr(os, "fdatasync") else os.fsync)(descriptor)
 
 
-def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
-    """Replace the file's whole content, atomically and durably.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the path of a new file that takes the place of `path`, once it is written and synced.
 
     Raises:
         DiskFullError: if there is no room; the old content is intact.
@@ -97,11 +98,21 @@ def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
     staging = path.with_name(f".{path.name}.writing")
     with disk_full_explained(path):
         try:
-            write_synced(staging, data, mode)
+            yield staging
             staging.replace(path)
             sync_folder(path.parent)
         finally:
             staging.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Replace the file's whole content, atomically and durably.
+
+    Raises:
+        DiskFullError: if there is no room; the old content is intact.
+    """
+    with replacing(path) as staging:
+        write_synced(staging, data, mode)
 
 
 def write_text(path: Path, text: str) -> None:
