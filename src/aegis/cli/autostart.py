@@ -10,14 +10,16 @@ from typing import Annotated
 
 import typer
 
-from aegis.cli.options import AsJson, ConfigFile, group
+from aegis.cli.options import ConfigFile, group
 from aegis.cli.show import print_json
 from aegis.runs import autostart
 from aegis.runs.autostart import Unit
 
 app = group("Go on with a run by itself after a power cut.")
 _SYSTEM = "systemd, launchd or task-scheduler; by default this machine's own."
+_JSON = "Print system, name, path, text and commands as JSON."
 SystemName = Annotated[str | None, typer.Option("--system", metavar="NAME", help=_SYSTEM)]
+AsJson = Annotated[bool, typer.Option("--json", help=_JSON)]
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aegis.cli.options import AsJson, ConfigFile, Overrides, group
+from aegis.cli.options import ConfigFile, Overrides, group
 from aegis.cli.show import print_json, print_table
 
 if TYPE_CHECKING:
@@ -19,7 +19,10 @@ _KEY = "A setting or section, e.g. train.lr; none for the sections."
 
 
 @app.command()
-def explain(key: Annotated[str, typer.Argument(help=_KEY)] = "", json: AsJson = False) -> None:
+def explain(
+    key: Annotated[str, typer.Argument(help=_KEY)] = "",
+    json: Annotated[bool, typer.Option("--json", help="Print the explanation as JSON.")] = False,
+) -> None:
     """Say what a setting does: description, type, bounds, default."""
     from aegis.config.explain import explain as explain_setting
 
@@ -43,7 +46,11 @@ def _default(setting: Explanation) -> str:
 
 
 @app.command()
-def show(file: ConfigFile, set_: Overrides = None, json: AsJson = False) -> None:
+def show(
+    file: ConfigFile,
+    set_: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of YAML.")] = False,
+) -> None:
     """Print every setting that a run of the file would have, defaults included, as YAML."""
     from aegis.config import dump_yaml, load_config
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from aegis.cli.options import AsJson, group
+from aegis.cli.options import group
 from aegis.cli.show import print_json, print_table
 
 app = group("Measure a model.")
@@ -30,7 +30,7 @@ def decisions(
     output: Annotated[Path, typer.Option("-o", "--output", help=_OUTPUT)],
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help=_SKIP_BAD)] = False,
     confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help=_CONFIDENCE)] = 0.95,
-    json: AsJson = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
     """Measure decisions on labelled prompts: accuracy, F1, miss rate and over-refusal.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aegis.cli.options import AsJson, group
+from aegis.cli.options import group
 from aegis.cli.show import print_json, print_note, print_table
 from aegis.errors import BadInputError, LimitError
 
@@ -20,6 +20,7 @@ _TYPES = "GGUF types: f32, bf16, f16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, …"
 _IMATRIX = "A text by which the quantiser learns which weights matter."
 _KL_LIMIT = "Mean KL a token above which a type is marked, and the exit code is 3."
 _PRE_TOKENIZER = "llama.cpp's name of the pre-tokenizer, where the converter does not know it."
+_JSON = "Print the certificate's entries as JSON."
 _WITH_GGUF = "A model folder with GGUF files in or below it."
 _HOST = "The server; OLLAMA_HOST or http://127.0.0.1:11434 by default."
 _DRY_RUN = "Print the Modelfile; ask no server."
@@ -38,7 +39,7 @@ def gguf(
     imatrix: Annotated[Path | None, typer.Option(metavar="TEXT", help=_IMATRIX)] = None,
     kl_limit: Annotated[list[str] | None, typer.Option(metavar="TYPE=NATS", help=_KL_LIMIT)] = None,
     pre_tokenizer: Annotated[str | None, typer.Option(help=_PRE_TOKENIZER)] = None,
-    json: AsJson = False,
+    json: Annotated[bool, typer.Option("--json", help=_JSON)] = False,
 ) -> None:
     """Write GGUF files for llama.cpp, each with llama.cpp's logits compared with the model's.
 
@@ -89,7 +90,7 @@ def ollama(
     type_: Annotated[str, typer.Option("--type", help="Which GGUF file.")] = "Q4_K_M",
     host: Annotated[str | None, typer.Option(metavar="URL", help=_HOST)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
-    json: AsJson = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the smoke test as JSON.")] = False,
 ) -> None:
     """Create the model in Ollama and ask it a question of physics and for something harmful.
 

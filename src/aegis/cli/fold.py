@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from aegis.cli.options import AdapterBase, AsJson
+from aegis.cli.options import AdapterBase
 from aegis.cli.show import print_json, print_table
 from aegis.errors import BadInputError
 
@@ -20,7 +20,7 @@ def fold(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the folded model.")],
     base: AdapterBase = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    json: AsJson = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the certificate as JSON.")] = False,
 ) -> None:
     """Fold LoRA and SO(8) gates into the base's weights; plain transformers loads the result.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from aegis.cli.options import AsJson, AutoResume, ConfigFile, Overrides, repeatable
+from aegis.cli.options import AutoResume, ConfigFile, Overrides, repeatable
 from aegis.cli.show import print_json, print_table, progress_reporter
 
 _SKIP_BAD = "Set bad lines of data files aside in rejected.jsonl instead of stopping."
@@ -19,7 +19,7 @@ def run(
     set_: Overrides = None,
     auto_resume: AutoResume = True,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help=_SKIP_BAD)] = False,
-    json: AsJson = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the session record as JSON.")] = False,
 ) -> None:
     """Take a model from seed data to a folded, certified, evaluated model folder.
 

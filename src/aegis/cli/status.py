@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aegis.cli.options import AsJson
 from aegis.cli.show import print_json, print_table
 from aegis.errors import ArtifactError, BadInputError
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 def status(
     run: Annotated[Path, typer.Argument(help="A session folder.")] = Path("runs/latest"),
-    json: AsJson = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the session record as JSON.")] = False,
 ) -> None:
     """Show a session's stages, what it is doing now, how long that may take, its last snapshot, and
     whether it is alive."""
