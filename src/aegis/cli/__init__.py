@@ -117,11 +117,10 @@ def main() -> None:
         os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars; ours know
     try:
         sys.exit(app(arguments, standalone_mode=False) or 0)
+    except _USAGE_ERROR as error:
+        error.show()
+        sys.exit(error.exit_code)
     except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, _USAGE_ERROR):
-            usage: Any = error
-            usage.show()
-            sys.exit(usage.exit_code)
         if debug:
             traceback.print_exc()
         message, code = _explain(error)

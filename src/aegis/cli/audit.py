@@ -109,11 +109,11 @@ def show(
     if number is not None:
         rows = [find_record(log, number)[0]]
     else:
-        opened = _keys(log, keys) if user is not None else None
+        opened = None if user is None else _keys(log, keys)
         matching = (
             record
             for record, name in records(log)
-            if user is None or (opened and is_user(opened, record, name, user))
+            if opened is None or is_user(opened, record, name, user or "")
         )
         rows = [*deque(matching, maxlen=last)]
     if json:
@@ -275,8 +275,8 @@ def _print_keys(keys: AuditKeys, json: bool) -> None:
     if json:
         print_json({"folder": str(keys.folder), "keys": rows})
         return
-    uses = ("signs" if row["active"] else "opens older records" for row in rows)
-    cells = [(row["id"], row["public_key"], use) for row, use in zip(rows, uses, strict=True)]
+    uses = {True: "signs", False: "opens older records"}
+    cells = [(row["id"], row["public_key"], uses[row["active"]]) for row in rows]
     print_table(("key", "public key", ""), cells, title=str(keys.folder))
 
 

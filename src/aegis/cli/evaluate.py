@@ -59,13 +59,8 @@ def decisions(
     if json:
         print_json({key: value for key, value in results.items() if key != "items"})
         return
-    rows = [
-        (name, *format_measure(results[key], "value"), str(results[key]["n"]))
-        for key, name in MEASURES
-    ]
-    rows += [
-        (f"F1 {name}", *format_measure(row, "f1"), str(row["n"]))
-        for name, row in results["per_class"].items()
-    ]
+    measures = [(name, results[key], "value") for key, name in MEASURES]
+    measures += [(f"F1 {name}", row, "f1") for name, row in results["per_class"].items()]
+    rows = [(name, *format_measure(row, key), str(row["n"])) for name, row, key in measures]
     print_table(("measure", "value", "interval", "n"), rows, title=f"{model}: {results['judge']}")
     typer.echo(f"metrics  {output / 'metrics.json'}")

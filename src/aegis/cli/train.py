@@ -30,8 +30,6 @@ _ONE_STEP = (
     "train.dpo.epochs=1e-9",
     "train.group.updates=1",
 )
-
-
 TrainingStep = StrEnum("TrainingStep", ["sft", "reward", "ppo", "dpo", "grpo", "rloo"])
 
 
@@ -81,14 +79,12 @@ def _plan(settings: Config, config: Path, *, json: bool, quiet: bool) -> None:
 
     base = resolve_base(settings.base, trust_remote_code=settings.model.trust_remote_code)
     estimate = plan(settings, base)
-    if quiet:
-        return
-    if json:
+    if json and not quiet:
         print_json(estimate.to_json())
-        return
-    print_table(("part", "memory"), estimate.rows(), title=f"{config}: training plan")
-    for line in estimate.advice():
-        typer.echo(line)
+    elif not json:
+        print_table(("part", "memory"), estimate.rows(), title=f"{config}: training plan")
+        for line in estimate.advice():
+            typer.echo(line)
 
 
 def _dry_run(step: TrainingStep, config: Path, overrides: list[str]) -> None:

@@ -107,7 +107,11 @@ def wait_for_end(
             f"{run}: a foreign run can be watched and never resumed, as its command is unknown; "
             "leave --auto-resume out"
         )
-    say = _timed(system.wall)
+
+    def say(message: str) -> None:
+        now = datetime.fromtimestamp(system.wall(), UTC).isoformat(timespec="seconds")
+        print_note(f"{now} {message}")
+
     settings = WatchSettings(interval_s, silence_s, max_resumes)
     supervisor = Supervisor(run, say, settings, system) if auto_resume else None
     with only_watcher(run) if supervisor else contextlib.nullcontext():
@@ -172,13 +176,3 @@ def run_notify_command(
         process.wait()
         return f"the command took longer than {limit_s:.0f} s and was ended"
     return f"the command ended with exit code {code}" if code else None
-
-
-def _timed(wall: Callable[[], float]) -> Callable[[str], None]:
-    """Return a function that prints lines on stderr, each with its time."""
-
-    def say(message: str) -> None:
-        time = datetime.fromtimestamp(wall(), UTC).isoformat(timespec="seconds")
-        print_note(f"{time} {message}")
-
-    return say
