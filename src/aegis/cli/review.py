@@ -100,6 +100,5 @@ def _open_queue(path: Path) -> CaseQueue:
 
 
 def _printable(text: str) -> str:
-    """Replace what would move the terminal's cursor or colour it: whoever asked may have written
-    it."""
+    """Replace what would move the terminal's cursor or colour it: the asker may have sent it."""
     return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)

@@ -153,26 +153,22 @@ def run_notify_command(
     notify: str, status: RunStatus, *, limit_s: float = _NOTIFY_LIMIT_S
 ) -> str | None:
     """Run the user's command with the status in its environment; return what went wrong."""
-    variables = {"AEGIS_RUN": status.run, "AEGIS_STATE": status.state}
-    variables["AEGIS_MESSAGE"] = one_line(status)
+    env = os.environ | {"AEGIS_RUN": status.run, "AEGIS_STATE": status.state}
+    env["AEGIS_MESSAGE"] = one_line(status)
+    posix = os.name != "nt"
     try:
         process = subprocess.Popen(
-            notify,
-            shell=True,
-            env=os.environ | variables,
-            stdin=subprocess.DEVNULL,
-            stdout=2,
-            start_new_session=os.name != "nt",
+            notify, shell=True, env=env, stdin=subprocess.DEVNULL, stdout=2, start_new_session=posix
         )
     except (OSError, ValueError) as error:
         return f"the command cannot be started ({error})"
     try:
         code = process.wait(limit_s)
     except subprocess.TimeoutExpired:
-        if os.name == "nt":
-            process.kill()
-        else:
+        if posix:
             os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
         process.wait()
         return f"the command took longer than {limit_s:.0f} s and was ended"
     return f"the command ended with exit code {code}" if code else None
