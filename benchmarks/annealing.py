@@ -14,8 +14,7 @@ import json
 import math
 import random
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,7 @@ from scipy.stats import ttest_1samp
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' tiny model
 
-from aegis.config import AnnealSettings, LossSettings, ModelSettings, TrainSettings
-from aegis.data.records import Record
+from aegis.config import AnnealSettings, ModelSettings, TrainSettings
 from aegis.data.seed import seed_records
 from aegis.data.split import split_records
 from aegis.model.adapted import attach
@@ -34,7 +32,7 @@ from aegis.model.base import ModelFolder, resolve_base
 from aegis.model.device import pick_device, quick_attention
 from aegis.model.tags import add_tags
 from aegis.storage.files import to_json
-from aegis.train.examples import Example, encode_all, epoch_batches
+from aegis.train.examples import EncodingSettings, Example, encode_all, epoch_batches
 from aegis.train.services import LoopSettings
 from aegis.train.sft import SupervisedData, SupervisedResult, train_sft
 from benchmarks.annealing_comparison import compare, draw_comparison
@@ -124,22 +122,12 @@ def data(
     """The seed records, split by the run's own rule."""
     splits = split_records(seed_records(), validation=0.15, test=0.0, seed=seed)
     chosen = random.Random(seed).sample(splits["train"], min(options.records, len(splits["train"])))
-    loss = LossSettings()
-
-    def encoded(records: Sequence[Record], thinking_records: int | None) -> list[Example]:
-        return encode_all(
-            tokenizer,
-            records,
-            [],
-            system=None,
-            section_weight=loss.sections,
-            final_weight=loss.final,
-            max_length=TrainSettings().max_length,
-            thinking_records=thinking_records,
-            seed=seed,
-        )[0]
-
-    return encoded(chosen, None), encoded(splits["validation"], 0)
+    train = TrainSettings()
+    settings = EncodingSettings(None, train.max_length, seed, train.loss.sections, train.loss.final)
+    validation, _ = encode_all(
+        tokenizer, splits["validation"], [], replace(settings, thinking_records=0)
+    )
+    return encode_all(tokenizer, chosen, [], settings)[0], validation
 
 
 def outcome(trained: SupervisedResult) -> Outcome:
@@ -177,7 +165,10 @@ def report(options: argparse.Namespace, outcomes: dict[str, list[Outcome]]) -> N
     if options.seeds < 2:
         verdict = "one seed shows nothing either way; give --seeds 2 or more"
     elif clear:
-        verdict += " (four measures are looked at, each at 95 %: up to one in five such tables shows one by chance)"
+        verdict += (
+            " (four measures are looked at, each at 95 %: up to one in five such tables shows one "
+            "by chance)"
+        )
     if options.json:
         facts = {
             "base": options.base,
@@ -188,12 +179,14 @@ def report(options: argparse.Namespace, outcomes: dict[str, list[Outcome]]) -> N
         print(json.dumps({**facts, "measures": rows, "verdict": verdict}, indent=2))
         return
     print(
-        f"base {options.base}, {options.mode} gates, {options.seeds} seeds of {options.steps} steps; 95 % intervals"
+        f"base {options.base}, {options.mode} gates, {options.seeds} seeds of {options.steps} "
+        "steps; 95 % intervals"
     )
     for name, row in rows.items():
         interval = "" if row["low"] is None else f"  [{row['low']:+.4f}, {row['high']:+.4f}]"
         print(
-            f"{name:20} {row['annealed']:.4f} − {row['constant']:.4f} = {row['difference']:+.4f}{interval}"
+            f"{name:20} {row['annealed']:.4f} − {row['constant']:.4f} = "
+            f"{row['difference']:+.4f}{interval}"
         )
     print(verdict)
 

@@ -46,8 +46,8 @@ class Comparison:
         """What the differences say, in words."""
         parts = [f"{name} {self._verdict(getattr(self._last, name))}" for name in MEASURES]
         return (
-            f"annealed − constant over steps {self._last.first}–{self._last.last}: {'; '.join(parts)}. "
-            "One seed: the intervals cover the batches, not other seeds"
+            f"annealed − constant over steps {self._last.first}–{self._last.last}: "
+            f"{'; '.join(parts)}. One seed: the intervals cover the batches, not other seeds"
         )
 
     @property
@@ -74,7 +74,8 @@ def compare(history_with: Sequence[StepLog], history_without: Sequence[StepLog])
     batches = [[(log.step, log.tokens) for log in logs] for logs in (history_with, history_without)]
     if batches[0] != batches[1]:
         raise ValueError(
-            "the histories are of different batches; train both with the same seed, data and number of steps"
+            "the histories are of different batches; train both with the same seed, data and "
+            "number of steps"
         )
     paired = [
         StepLog(

@@ -47,7 +47,10 @@ class Claim:
             "≥" if self.floor else "≤",
             "ok" if self.kept else "OVER" if not self.floor else "UNDER",
         )
-        return f"{self.name:58} {value:.3f}  [{low:.3f}, {high:.3f}]  n {self.n}  limit {sign} {self.limit:.2f}  {verdict}"
+        return (
+            f"{self.name:58} {value:.3f}  [{low:.3f}, {high:.3f}]  n {self.n}  "
+            f"limit {sign} {self.limit:.2f}  {verdict}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "kept": self.kept}

@@ -68,7 +68,8 @@ def main() -> None:
             if (chosen := np.array([record.language == language for record in test])).any()
         )
         print(
-            f"  {name:30} macro F1 {metrics['macro_f1']['value']:.3f} [{low:.3f}, {high:.3f}]   {per_language}"
+            f"  {name:30} macro F1 {metrics['macro_f1']['value']:.3f} [{low:.3f}, {high:.3f}]   "
+            f"{per_language}"
         )
     difference, low, high = paired_difference(
         truth, *(guess.argmax(1) for guess in guesses.values())
@@ -141,7 +142,8 @@ def public_sets(folder: Path, limit: int, peer: Any, judge: Judge) -> None:
         ]
         kind = "harmful" if name in HARMFUL else "harmless"
         print(
-            f"  {name:20} {kind:8} n = {len(prompts):4}   peer {shares[0]:.3f}   judge {shares[1]:.3f}"
+            f"  {name:20} {kind:8} n = {len(prompts):4}   peer {shares[0]:.3f}   "
+            f"judge {shares[1]:.3f}"
         )
 
 

@@ -32,6 +32,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -53,7 +54,7 @@ from aegis.runs.record import open_session
 from aegis.runs.reporter import bar
 from aegis.storage.files import sync_file, sync_folder
 from aegis.storage.snapshots import SnapshotStore
-from aegis.train.examples import encode_all
+from aegis.train.examples import EncodingSettings, encode_all
 from aegis.train.job import TrainingData, TrainingJob
 from aegis.train.loop import StepLog
 from aegis.train.services import LoopSettings, TrainServices
@@ -136,7 +137,8 @@ def seconds_of(details: dict[str, Any]) -> list[str]:
         lines.append(line)
     if "interval_s" in details:
         lines.append(
-            f"here both save after every step; the share is that of a save in the {details['interval_s']:.0f} s of a run"
+            "here both save after every step; the share is that of a save in the "
+            f"{details['interval_s']:.0f} s of a run"
         )
     return lines
 
@@ -256,20 +258,13 @@ def prepare(config: Config, *, steps: int) -> tuple[Adapted, SupervisedObjective
     tags = add_tags(tokenizer, model)
     torch.manual_seed(config.seed)
     adapted = attach(model, config.model, tags=tags).to(device)
-    # The tags have made the vocabulary larger, for which PEFT would write the whole embedding with Trainer's checkpoints.
+    # The tags have made the vocabulary larger, for which PEFT would write the whole embedding with
+    # Trainer's checkpoints.
     peft: Any = adapted.peft
     peft.save_pretrained = functools.partial(peft.save_pretrained, save_embedding_layers=False)
-    examples, _ = encode_all(
-        tokenizer,
-        some(seed_records(), 32 * steps),
-        [],
-        system=config.model.system_prompt,
-        section_weight=settings.loss.sections,
-        final_weight=settings.loss.final,
-        max_length=settings.max_length,
-        thinking_records=steps // 6,
-        seed=config.seed,
-    )
+    encoding = EncodingSettings.of(config)
+    encoding = replace(encoding, thinking_records=steps // 6, thinking_tokens=None)
+    examples, _ = encode_all(tokenizer, some(seed_records(), 32 * steps), [], encoding)
     loop = LoopSettings(pad_id=tokenizer.pad_token_id, seed=config.seed)
     objective = SupervisedObjective(adapted.train(), SupervisedData(examples), settings, loop)
     return adapted, objective, [number % objective.steps for number in range(steps)]
@@ -299,14 +294,14 @@ def our_save(
         )
         sizes.append(snapshot.size)
 
-    checkpoints = SnapshotPolicy(store, interval_s=0.0, on_saved=saved)
+    snapshots = SnapshotPolicy(store, interval_s=0.0, on_saved=saved)
     parts: dict[str, Part] = {
         **objective.parts(),
         "optimizer": OptimizerState(objective.optimizer),
         "random": RandomState(),
         "steps": Values(lambda: [vars(log) for log in logs], lambda _: None),
     }
-    return lambda step: checkpoints.step_done(step, parts), lambda: sizes[-1]
+    return lambda step: snapshots.step_done(step, parts), lambda: sizes[-1]
 
 
 def step_log(step: int, *, seconds: float) -> StepLog:
@@ -395,7 +390,8 @@ def killed_and_resumed(folder: Path, *, records: int, with_probe: bool) -> tuple
                 process.communicate()
     if step <= saved:
         raise SystemExit(
-            f"the snapshot of step {saved} was acknowledged, and after the kill step {step} was done again"
+            f"the snapshot of step {saved} was acknowledged, and after the kill step {step} was "
+            "done again"
         )
     return cold, resumed
 

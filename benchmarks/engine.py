@@ -132,8 +132,8 @@ def agree(
         wanted.decision in unsafe and found.decision is Decision.ALLOW for found, wanted in pairs
     )
     line = (
-        f"{name}: {len(same) - sum(same)} of {len(same)} differ, {opened} from DENY or REFUSE to ALLOW; largest gap of a "
-        f"probability {max(gaps):.1e}, median {statistics.median(gaps):.1e}"
+        f"{name}: {len(same) - sum(same)} of {len(same)} differ, {opened} from DENY or REFUSE to "
+        f"ALLOW; largest gap of a probability {max(gaps):.1e}, median {statistics.median(gaps):.1e}"
     )
     return Claim(
         f"{name}: decisions equal to transformers", mean(same), AGREEMENT, len(same), floor=True

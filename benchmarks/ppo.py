@@ -112,19 +112,17 @@ def measure_scoring(
     claims.append(Claim(f"a. scoring, shared trunk / four passes, {name}", value, LIMIT, rounds))
     against_three = ratio(seconds[SHARED], seconds[THREE])
     apart = max(float((a - b).abs().max()) for a, b in zip(found[SHARED], found[FOUR], strict=True))
-    depth, upper = (
-        ppo.adapted.depth,
-        ppo.collector.reward.layer if ppo.collector.reward else ppo.adapted.depth,
-    )
+    depth, reward = ppo.adapted.depth, ppo.collector.reward
+    upper = reward.layer if reward else depth
     shape = " × ".join(map(str, rollout.ids.shape))
     times = ", ".join(f"{arm} {median(seconds[arm])[0]:.2f} s" for arm in arms)
     lines.append(
         f"a. {name}: {times}; n {rounds}; shared / three passes {against_three[0]:.3f}, not judged"
     )
     lines.append(
-        f"   {shape} ids, {int(rollout.real.sum())} scored tokens, {ppo.adapted.base.dtype}; policy and reference differ "
-        f"from layer {ppo.collector.layer} of {depth}, the reward model from {upper}; "
-        f"largest difference of any result {apart:.1e}"
+        f"   {shape} ids, {int(rollout.real.sum())} scored tokens, {ppo.adapted.base.dtype}; "
+        f"policy and reference differ from layer {ppo.collector.layer} of {depth}, the reward "
+        f"model from {upper}; largest difference of any result {apart:.1e}"
     )
     details[f"scoring, {name}"] = {
         "seconds": seconds,
@@ -205,15 +203,9 @@ def whole_passes(ppo: PpoObjective, rollout: Rollout, *, own_value_pass: bool) -
 def asked(tokenizer: Any, config: Config) -> tuple[list[Record], list[tuple[int, ...]]]:
     """As many shipped records as PPO asks at once, from all over those that it may ask; and their
     ids."""
-    system, count, limit = (
-        config.model.system_prompt,
-        config.train.ppo.batch,
-        config.train.ppo.prompt_tokens,
-    )
-    rows = [
-        (record, tuple(PromptEncoder(tokenizer, system).ids(record.prompt)))
-        for record in seed_records()[::8]
-    ]
+    count, limit = config.train.ppo.batch, config.train.ppo.prompt_tokens
+    encoder = PromptEncoder(tokenizer, config.model.system_prompt)
+    rows = [(record, tuple(encoder.ids(record.prompt))) for record in seed_records()[::8]]
     rows = [row for row in rows if len(row[1]) <= limit]
     chosen = rows[:: max(1, len(rows) // count)][:count]
     return [record for record, _ in chosen], [ids for _, ids in chosen]

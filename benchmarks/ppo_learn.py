@@ -26,7 +26,7 @@ import copy
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ from aegis.runs.record import locate
 from aegis.runs.reporter import bar
 from aegis.storage.artifact import is_current, read_manifest, writing
 from aegis.storage.files import fingerprint
-from aegis.train.examples import encode_all
+from aegis.train.examples import EncodingSettings, encode_all
 from aegis.train.job import TrainingData, TrainingJob
 from aegis.train.reward import load_reward
 from aegis.train.rollout import RolloutCollector, make_rollout
@@ -147,9 +147,10 @@ def measure_learning(
     truth = np.array([int(record.decision) for record in bench.test])
     claims += claims_of(sft, found, truth, texts=len(bench.texts))
     lines += [
-        f"learn. {len(bench.asked)} held-out prompts, a response each at temperature {bench.asking.temperature}; "
-        f"{len(truth)} test records; {len(bench.texts)} texts "
-        f"({options.text or 'validation prompts'}); perplexity of the bare base {bench.base_perplexity:.2f}",
+        f"learn. {len(bench.asked)} held-out prompts, a response each at temperature "
+        f"{bench.asking.temperature}; {len(truth)} test records; {len(bench.texts)} texts "
+        f"({options.text or 'validation prompts'}); perplexity of the bare base "
+        f"{bench.base_perplexity:.2f}",
         row("SFT", sft, truth),
         *(row(f"PPO seed {seed}", one, truth) for seed, one in found.items()),
     ]
@@ -269,21 +270,17 @@ class Bench:
 
     def measure(self, folder: Path, *, label: str) -> Found:
         adapted, tokenizer = self.load(folder)
-        judge = Judge(adapted.base, tokenizer, CalibratedHead.load(folder, adapted.head))
-        answers = self.answers(adapted, judge, label=label)
-        both, deep = self.decisions(adapted, tokenizer, judge.lexical)
+        head = CalibratedHead.load(folder, adapted.head)
+        answers = self.answers(adapted, Judge(adapted.base, tokenizer, head), label=label)
+        both, deep = self.decisions(adapted, tokenizer, head.lexical)
         if math.isnan(self.base_perplexity):
             with adapted.acting_as("base"):
                 self.base_perplexity = self.perplexity(adapted)
         return Found(answers, both, deep, self.perplexity(adapted))
 
     def fitting(self, records: Sequence[Record], *, limit: int) -> list[Record]:
-        system = self.config.model.system_prompt
-        return [
-            record
-            for record in records
-            if len(PromptEncoder(self.tokenizer, system).ids(record.prompt)) <= limit
-        ]
+        encoder = PromptEncoder(self.tokenizer, self.config.model.system_prompt)
+        return [record for record in records if len(encoder.ids(record.prompt)) <= limit]
 
     def load(self, folder: Path) -> tuple[Adapted, Any]:
         """The adapter as the policy, with the run's SFT as its reference."""
@@ -302,7 +299,8 @@ class Bench:
                 parameter, supervised.rows.get_parameter(name)
             ):
                 raise SystemExit(
-                    f"{folder}: its tag rows are not those of sft/, so that sft/ cannot be its reference"
+                    f"{folder}: its tag rows are not those of sft/, so that sft/ cannot be its "
+                    "reference"
                 )
         return adapted, tokenizer
 
@@ -323,10 +321,8 @@ class Bench:
             settings=config.train.reward,
         )
         adapted.to(pick_device()).eval()
-        prompts = [
-            tuple(PromptEncoder(tokenizer, config.model.system_prompt).ids(record.prompt))
-            for record in self.asked
-        ]
+        encoder = PromptEncoder(tokenizer, config.model.system_prompt)
+        prompts = [tuple(encoder.ids(record.prompt)) for record in self.asked]
         task = QuadrupleThinking(adapted, judge, self.asked, prompts, settings)
         pad_id = tokenizer.pad_token_id
         collector = RolloutCollector(adapted, task, settings, pad_id=pad_id, reward=reward)
@@ -365,19 +361,10 @@ class Bench:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The decisions on the test split: by both eyes, weighed on validation, and by the hidden
         state alone."""
+        settings = replace(EncodingSettings.of(self.config), thinking_records=0)
         deep, second, spelled, truth = {}, {}, {}, {}
         for name, records in (("validation", self.validation), ("test", self.test)):
-            given: dict[str, Any] = {
-                "system": self.config.model.system_prompt,
-                "max_length": self.config.train.max_length,
-            }
-            given |= {
-                "section_weight": 0.0,
-                "final_weight": 0.0,
-                "thinking_records": 0,
-                "seed": self.config.seed,
-            }
-            examples, _ = encode_all(tokenizer, records, [], **given)
+            examples, _ = encode_all(tokenizer, records, [], settings)
             found = validate(adapted, examples, self.config.train, pad_id=tokenizer.pad_token_id)[1]
             prompts = [record.prompt for record in records]
             deep[name], truth[name] = found

@@ -78,7 +78,8 @@ def make_trainer(ppo: Any, spec: dict[str, Any], clock: Clock) -> Any:
     arguments = ppo.PPOConfig(
         output_dir=spec["folder"],
         per_device_train_batch_size=spec["batch"],
-        gradient_accumulation_steps=1,  # with minibatches' accumulation Accelerate would take one step an epoch only
+        # With minibatches' accumulation Accelerate would take one step an epoch only.
+        gradient_accumulation_steps=1,
         num_mini_batches=spec["minibatches"],
         num_ppo_epochs=spec["epochs"],
         total_episodes=spec["batch"] * spec["updates"],

@@ -127,9 +127,10 @@ def measure_updates(
             Claim(f"b. peak memory, AEGIS / TRL {name}", (memory, memory, memory), MEMORY_LIMIT, 1)
         )
     lines.append(
-        f"b. {spec['batch']} prompts of {spec['prompt_length']} tokens, responses of {spec['length']}, {spec['minibatches']} "
-        f"minibatches, {spec['epochs']} epoch(s), {spec['dtype']}, {spec['threads']} threads; n {options.updates} updates a "
-        "side after one to warm up; memory is one process each, peak resident set, nothing taken off"
+        f"b. {spec['batch']} prompts of {spec['prompt_length']} tokens, responses of "
+        f"{spec['length']}, {spec['minibatches']} minibatches, {spec['epochs']} epoch(s), "
+        f"{spec['dtype']}, {spec['threads']} threads; n {options.updates} updates a side after one "
+        "to warm up; memory is one process each, peak resident set, nothing taken off"
     )
     lines += [
         side("AEGIS", ours),
@@ -187,10 +188,8 @@ def make_prompts(folder: Path, config: Config, *, count: int, length: int) -> li
     """The last `length` tokens of the shipped records' prompts that have so many; again from the
     first if they are few."""
     tokenizer = ModelFolder(folder).load_tokenizer()
-    rows = (
-        PromptEncoder(tokenizer, config.model.system_prompt).ids(record.prompt)
-        for record in seed_records()
-    )
+    encoder = PromptEncoder(tokenizer, config.model.system_prompt)
+    rows = (encoder.ids(record.prompt) for record in seed_records())
     cut: list[list[int]] = []
     for row in rows:
         if len(row) >= length:
@@ -213,7 +212,8 @@ def run(command: list[str], spec: dict[str, Any], folder: Path) -> dict[str, Any
         )
     if done.returncode or not target.exists():
         raise SystemExit(
-            f"{' '.join(command)} ended with {done.returncode}:\n{log.read_text(encoding='utf-8')[-3000:]}"
+            f"{' '.join(command)} ended with {done.returncode}:\n"
+            f"{log.read_text(encoding='utf-8')[-3000:]}"
         )
     return json.loads(target.read_text(encoding="utf-8"))
 

@@ -27,7 +27,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
     (folder / "config.yaml").write_text(
         f"base: {base_folder.as_posix()}\n"
         "threads: 2\n"
-        "data: {seed_records: false, records: [own.jsonl], pairs: [pairs.jsonl], generate: {samples: 2, max_new_tokens: 4}}\n"
+        "data:\n"
+        "  {seed_records: false, records: [own.jsonl], pairs: [pairs.jsonl],\n"
+        "   generate: {samples: 2, max_new_tokens: 4}}\n"
         "train:\n"
         "  {epochs: 2, lr: 1e-3, datasets: [{path: more.jsonl, weight: 0.5}],\n"
         "   reward: {epochs: 1, lora: {layers: [0.5, 1.0]}},\n"

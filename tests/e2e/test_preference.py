@@ -20,7 +20,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
     (folder / "config.yaml").write_text(
         f"base: {base_folder.as_posix()}\n"
         "threads: 2\n"
-        "data: {seed_records: false, records: [own.jsonl], pairs: [pairs.jsonl], generate: {samples: 0}}\n"
+        "data:\n"
+        "  {seed_records: false, records: [own.jsonl], pairs: [pairs.jsonl],\n"
+        "   generate: {samples: 0}}\n"
         "train:\n"
         "  algorithm: dpo\n"
         "  epochs: 0.1\n"

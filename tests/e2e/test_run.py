@@ -19,7 +19,8 @@ sys.modules["aegis"] = None  # any import of aegis would fail
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 folder = sys.argv[1]
-model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
 ids = tokenizer("hello", return_tensors="pt")["input_ids"]
 print(bool(torch.isfinite(model(input_ids=ids).logits).all()))
 """
@@ -69,8 +70,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
     (folder / "config.yaml").write_text(
         f"base: {base_folder.as_posix()}\n"
         "threads: 2\n"
-        "data: {seed_records: false, records: [own.jsonl], generate: {samples: 2, max_new_tokens: 4}}\n"
-        "train: {epochs: 1, lr: 1e-3, ppo: {updates: 1, batch: 4, section_tokens: 4, final_tokens: 6}}\n"
+        "data:\n"
+        "  {seed_records: false, records: [own.jsonl],\n"
+        "   generate: {samples: 2, max_new_tokens: 4}}\n"
+        "train:\n"
+        "  {epochs: 1, lr: 1e-3, ppo: {updates: 1, batch: 4, section_tokens: 4, final_tokens: 6}}\n"
     )
     return folder
 

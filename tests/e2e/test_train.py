@@ -19,8 +19,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
     (folder / "config.yaml").write_text(
         f"base: {base_folder.as_posix()}\n"
         "threads: 2\n"
-        "data: {seed_records: false, records: [own.jsonl], pairs: [pairs.jsonl], generate: {samples: 2, max_new_tokens: 4}}\n"
-        "train: {epochs: 1, lr: 1e-3, ppo: {updates: 1, batch: 4, section_tokens: 4, final_tokens: 6}}\n"
+        "data:\n"
+        "  {seed_records: false, records: [own.jsonl], pairs: [pairs.jsonl],\n"
+        "   generate: {samples: 2, max_new_tokens: 4}}\n"
+        "train:\n"
+        "  {epochs: 1, lr: 1e-3, ppo: {updates: 1, batch: 4, section_tokens: 4, final_tokens: 6}}\n"
     )
     return folder
 

@@ -50,7 +50,8 @@ def test_the_steepest_ascent_is_where_the_schedule_has_it() -> None:
     assert evidence.alpha.rate == pytest.approx(
         (1.618034 + 5) * 12 / 4 / 140 / (high - low), rel=0.01
     )
-    # Half the peak's rise is where σ' = 1/8: ln(3 + 2√2) to each side of the middle, in units of the steepness.
+    # Half the peak's rise is where σ' = 1/8: ln(3 + 2√2) to each side of the middle, in units of
+    # the steepness.
     width = 2 * math.log(3 + 2 * math.sqrt(2)) / 12 * 140
     assert evidence.alpha.last - evidence.alpha.first == pytest.approx(width, abs=2)
     assert evidence.g.step > evidence.alpha.step  # g is still shut while α rises from −5

@@ -9,7 +9,7 @@ from aegis.config import AnnealSettings, GateSettings, LossSettings, ModelSettin
 from aegis.data.records import parse_record
 from aegis.errors import AegisError
 from aegis.model.adapted import attach
-from aegis.train.examples import Example, collate, encode_all, epoch_batches
+from aegis.train.examples import EncodingSettings, Example, collate, encode_all, epoch_batches
 from aegis.train.loop import Loss, Objective, TrainLoop
 from aegis.train.services import LoopSettings, TrainServices
 from aegis.train.sft import SupervisedData, make_plan, make_schedule, train_sft
@@ -42,7 +42,8 @@ def encoded(tokenizer: Any, **changes: Any) -> tuple[list[Example], int]:
         "thinking_records": None,
         "seed": 0,
     }
-    return encode_all(tokenizer, records(), [], system=None, **{**shared, **changes})
+    settings = EncodingSettings(system=None, **{**shared, **changes})
+    return encode_all(tokenizer, records(), [], settings)
 
 
 def test_weights_lie_on_the_response_only(tokenizer: Any) -> None:

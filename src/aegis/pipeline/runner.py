@@ -36,7 +36,7 @@ class ArtifactWriter:
         self.sessions = session_folders(runs) if reuse else []
 
     def write(self, step: Step, context: StepContext) -> bool:
-        """Make sure of the step's artifact; return True if it had to be computed."""
+        """Write or reuse the step's artifact; return True if it had to be computed."""
         name, target, reporter = step.artifact, context.artifact(step.artifact), context.reporter
         facts, begun = {"name": name, "fingerprint": context.fingerprint}, time.monotonic()
         session_id = self._reuse(target, context.fingerprint)
@@ -102,7 +102,7 @@ class Runner:
         return True
 
     def _run_stage(self, stage: Stage) -> bool:
-        """Run a stage; return True if `until` is in it."""
+        """Run a stage; return True if `until` is one of its steps."""
         session, record = self.context.session, self.context.session.stage_record(stage.name)
         session.stage, record.state, record.error = stage.name, "running", None
         record.attempts += 1

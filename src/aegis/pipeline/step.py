@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +76,5 @@ class Stage:
 
 def read_settings(config: Config, paths: tuple[str, ...]) -> dict[str, Any]:
     """Return the settings at these dotted paths, as JSON values."""
-    everything, found = config.model_dump(mode="json"), {}
-    for path in paths:
-        value = everything
-        for name in path.split("."):
-            value = value[name]
-        found[path] = value
-    return found
+    everything = config.model_dump(mode="json")
+    return {path: functools.reduce(getitem, path.split("."), everything) for path in paths}

@@ -271,12 +271,8 @@ def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-_RAW_SETTINGS = (
-    "data.seed_records",
-    "data.records",
-    "data.pairs",
-    "data.skip_bad",
-    "data.generate",
+_RAW_SETTINGS = tuple(
+    f"data.{name}" for name in ("seed_records", "records", "pairs", "skip_bad", "generate")
 )
 _RAW = Step("raw", 2, (_sources_content, _base_content), (*_RAW_SETTINGS, "seed"), _collect)
 _RECORDS_SETTINGS = ("data.quality", "data.split", "model.system_prompt", "seed")

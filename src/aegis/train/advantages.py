@@ -1,5 +1,4 @@
-"""The arithmetic of PPO: KL estimates, advantages, whitening, clipped losses. Tensors in, tensors
-out.
+"""The arithmetic of PPO: KL estimates, advantages, whitening, clipped losses.
 
 Every tensor is (batch, steps) unless said otherwise; `mask` is 1.0 where a step is real. What
 stands where the mask is 0 never reaches a result.
@@ -17,12 +16,12 @@ Estimator = Literal["k1", "k3"]
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over real steps, a scalar."""
+    """Return the mean over real steps, a scalar."""
     return torch.where(mask.bool(), values, 0.0).sum() / mask.sum().clamp(min=1)
 
 
 def masked_whiten(values: Tensor, mask: Tensor, *, keep_mean: bool = False) -> Tensor:
-    """Values with variance 1 and mean 0 (or their own mean) over real steps; 0 elsewhere."""
+    """Return values of variance 1 and mean 0 (or their own) over real steps; 0 elsewhere."""
     mean = masked_mean(values, mask)
     variance = masked_mean((values - mean) ** 2, mask)
     whitened = (values - mean) * torch.rsqrt(variance + 1e-8)
@@ -30,11 +29,9 @@ def masked_whiten(values: Tensor, mask: Tensor, *, keep_mean: bool = False) -> T
 
 
 def kl_estimate(policy: Tensor, reference: Tensor, *, estimator: Estimator) -> Tensor:
-    """Per-step estimate of KL(policy ‖ reference) from the log-probabilities of what the policy
-    sampled.
+    """Estimate KL(policy ‖ reference) per step, from log-probabilities of sampled tokens.
 
-    `k1` is log-ratio itself, unbiased and possibly negative; `k3` is never negative and has less
-    variance.
+    `k1` is the log-ratio itself, unbiased; `k3` is never negative and has less variance.
 
     Source:
         Schulman, Approximating KL Divergence, 2020.
@@ -44,11 +41,10 @@ def kl_estimate(policy: Tensor, reference: Tensor, *, estimator: Estimator) -> T
 
 
 def leave_one_out(rewards: Tensor, *, responses: int) -> Tensor:
-    """(batch,) rewards, each less the mean of the others' to the same prompt; `responses` to a
-    prompt stand together.
+    """Subtract from each of (batch,) rewards the mean of the others' to the same prompt.
 
-    Subtracting what does not depend on the response leaves the gradient's expectation as it is. One
-    response has no others.
+    The `responses` to a prompt stand together; one alone has no others. Subtracting what does not
+    depend on the response leaves the gradient's expectation as it is.
 
     Source:
         Kool et al., Buy 4 REINFORCE Samples, Get a Baseline for Free!, 2019, eq. 8.
@@ -62,11 +58,10 @@ def leave_one_out(rewards: Tensor, *, responses: int) -> Tensor:
 def generalized_advantages(
     rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float
 ) -> tuple[Tensor, Tensor]:
-    """Advantages and returns by generalized advantage estimation; a row ends with its last real
-    step.
+    """Return advantages and returns; a row ends with its last real step.
 
     Args:
-        values: estimate of each state before its step.
+        values: of each state before its step.
 
     Source:
         Schulman et al., High-Dimensional Continuous Control Using Generalized Advantage Estimation,
@@ -94,7 +89,7 @@ class Clipped:
 def policy_loss(
     new: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, *, clip: float
 ) -> Clipped:
-    """PPO's pessimistic surrogate, to be minimised.
+    """Compute PPO's pessimistic surrogate, to be minimised.
 
     Source:
         Schulman et al., Proximal Policy Optimization Algorithms, 2017, eq. 7.
@@ -108,7 +103,7 @@ def policy_loss(
 
 
 def value_loss(new: Tensor, old: Tensor, returns: Tensor, mask: Tensor, *, clip: float) -> Clipped:
-    """Half the squared error, with the change of a value since the rollout clipped."""
+    """Compute half the squared error, the change of a value since the rollout clipped."""
     limited = old + (new - old).clamp(-clip, clip)
     plain, clipped = (new - returns) ** 2, (limited - returns) ** 2
     return Clipped(
@@ -118,8 +113,10 @@ def value_loss(new: Tensor, old: Tensor, returns: Tensor, mask: Tensor, *, clip:
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
-    """1 − Var(returns − values) / Var(returns): 1 for a perfect value head, 0 for a constant one or
-    without variance."""
+    """Return 1 − Var(returns − values) / Var(returns), 0 without variance.
+
+    It is 1 for a perfect value head and 0 for a constant one.
+    """
     real = mask.bool()
     spread = returns[real].var(unbiased=False)
     return float(1 - (returns - values)[real].var(unbiased=False) / spread) if spread > 0 else 0.0
@@ -136,7 +133,7 @@ class AdaptiveKL:
         self.coefficient, self.target, self.horizon = coefficient, target, horizon
 
     def update(self, kl: float, *, samples: int) -> None:
-        """`kl`: mean over the last `samples` sequences, in nats."""
+        """Steer by `kl`, the mean over the last `samples` sequences, in nats."""
         if self.target is not None:
             error = max(-0.2, min(0.2, kl / self.target - 1))
             self.coefficient *= 1 + error * samples / self.horizon

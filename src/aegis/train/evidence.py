@@ -31,8 +31,7 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean of n values and its bootstrap interval; `low` and `high` are None for fewer than two
-    values."""
+    """A mean of n values and its bootstrap interval; no bounds for fewer than two values."""
 
     mean: float
     low: float | None
@@ -104,8 +103,9 @@ class Evidence:
 
     def to_json(self) -> dict[str, Any]:
         note = (
-            "Loss falls in any training: a difference between these windows is no evidence for a phase transition unless "
-            "a training without annealing (benchmarks/annealing.py) lacks it."
+            "Loss falls in any training: a difference between these windows is no evidence for a "
+            "phase transition unless a training without annealing (benchmarks/annealing.py) "
+            "lacks it."
         )
         return {**asdict(self), "note": note}
 

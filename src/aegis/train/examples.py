@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aegis.config import Config
 from aegis.data.records import Pair, Record
 from aegis.model.prompt import PromptEncoder, by_length, end_ids, pad
 from aegis.model.tags import known_tags, verdict_ids
@@ -37,9 +39,43 @@ class Example:
 
 
 @dataclass(frozen=True)
+class EncodingSettings:
+    """How records become examples.
+
+    Args:
+        max_length: longer thinking records fall back to their prompt; longer prompts are left out.
+        section_weight: of each token of the private sections; `final_weight` of the public answer.
+        thinking_records: how many keep their thinking (chosen by seed), None for all; the rest
+            teach the decision only.
+        thinking_tokens: only responses of at most so many tokens are among them, None for all.
+    """
+
+    system: str | None
+    max_length: int
+    seed: int
+    section_weight: float = 1.0
+    final_weight: float = 1.0
+    thinking_records: int | None = None
+    thinking_tokens: int | None = None
+
+    @classmethod
+    def of(cls, config: Config) -> EncodingSettings:
+        train = config.train
+        return cls(
+            config.model.system_prompt,
+            train.max_length,
+            config.seed,
+            train.loss.sections,
+            train.loss.final,
+            train.thinking_records,
+            train.thinking_tokens,
+        )
+
+
+@dataclass(frozen=True)
 class Batch:
-    """Padded on the right. ids, mask, prompt_mask: (batch, time); decisions: (batch,); weights:
-    (batch, time).
+    """Examples padded on the right. ids, mask, prompt_mask, weights: (batch, time); decisions:
+    (batch,).
 
     `weights[:, t]` is the weight of predicting `ids[:, t]`; 0 on prompts and padding.
     """
@@ -52,37 +88,13 @@ class Batch:
 
 
 def places_of(mask: Tensor) -> tuple[Tensor, ...]:
-    """Return the indices, one tensor an axis, of where the mask is true.
+    """Return where the mask is true, one tensor of indices an axis.
 
-    Of a mask without content, on the meta device, that is everywhere: the most that it can be.
+    A mask on the meta device has no content and counts as true everywhere, the most that it can be.
     """
     if mask.is_meta:
         return tuple(mask.new_empty(mask.numel(), dtype=torch.long) for _ in mask.shape)
     return mask.nonzero(as_tuple=True)
-
-
-def encode(
-    tokenizer: Any,
-    prompt: str,
-    decision: int,
-    thinking: Thinking | None,
-    *,
-    system: str | None,
-    section_weight: float,
-    final_weight: float,
-) -> Example:
-    """Tokenize one record; private sections and the public answer carry their own weights."""
-    ids = PromptEncoder(tokenizer, system).ids(prompt)
-    if thinking is None:
-        return Example(tuple(ids), len(ids), decision, ())
-    response, weights = response_ids(
-        tokenizer,
-        thinking,
-        Decision(decision),
-        section_weight=section_weight,
-        final_weight=final_weight,
-    )
-    return Example((*ids, *response), len(ids), decision, weights)
 
 
 def response_ids(
@@ -90,14 +102,14 @@ def response_ids(
     thinking: Thinking,
     decision: Decision,
     *,
-    section_weight: float,
-    final_weight: float,
+    section_weight: float = 1.0,
+    final_weight: float = 1.0,
     end: bool = True,
 ) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """A whole response as ids with its tags, and the loss weight of each.
+    """Return a whole response as ids with its tags, and the loss weight of each.
 
     Args:
-        decision: what was decided about the prompt, told at the beginning of the policy section.
+        decision: about the prompt; stands at the beginning of the policy section.
         end: with the end token behind the last tag. A sampled response ends with the tag.
     """
     bodies = [*(text.reveal() for text in thinking.bodies().values()), thinking.public]
@@ -106,8 +118,8 @@ def response_ids(
     for number, ((opening, closing), body) in enumerate(
         zip(known_tags(tokenizer).pairs, bodies, strict=True)
     ):
-        told = verdict_ids(tokenizer, decision) if number == VERDICT_SECTION else ()
-        part = [opening, *told, *tokenizer(body, add_special_tokens=False)["input_ids"], closing]
+        verdict = verdict_ids(tokenizer, decision) if number == VERDICT_SECTION else ()
+        part = [opening, *verdict, *tokenizer(body, add_special_tokens=False)["input_ids"], closing]
         public = number == len(SECTIONS)
         part += end_ids(tokenizer) if public and end else []
         ids += part
@@ -115,83 +127,59 @@ def response_ids(
     return tuple(ids), tuple(weights)
 
 
-def encode_pair(
-    tokenizer: Any, pair: Pair, *, system: str | None, end: bool = True
-) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """How many ids the prompt has, and the chosen and the rejected side as ids, the prompt before
-    each.
-
-    Both are told what is right: what was decided is no merit of a response.
-
-    Args:
-        end: as in `response_ids`.
-    """
-    prompt = PromptEncoder(tokenizer, system).ids(pair.prompt)
-    given: dict[str, Any] = {"section_weight": 0, "final_weight": 0, "end": end}
-    chosen, rejected = (
-        (*prompt, *response_ids(tokenizer, side.thinking, pair.chosen.decision, **given)[0])
-        for side in (pair.chosen, pair.rejected)
-    )
-    return len(prompt), chosen, rejected
-
-
 def encode_all(
-    tokenizer: Any,
-    records: Sequence[Record],
-    pairs: Sequence[Pair],
-    *,
-    system: str | None,
-    section_weight: float,
-    final_weight: float,
-    max_length: int,
-    thinking_records: int | None,
-    seed: int,
-    thinking_tokens: int | None = None,
+    tokenizer: Any, records: Sequence[Record], pairs: Sequence[Pair], settings: EncodingSettings
 ) -> tuple[list[Example], int]:
     """Return the examples and how many records were too long to use.
 
     Args:
         pairs: their chosen sides are used as records.
-        max_length: longer thinking records fall back to their prompt; longer prompts are left out.
-        thinking_records: how many keep their thinking (chosen by seed), None for all; the rest
-            teach the decision only.
-        thinking_tokens: only responses of at most so many tokens are among them, None for all.
     """
-    rows = [(record.prompt, int(record.decision), record.thinking) for record in records]
-    rows += [(pair.prompt, int(pair.chosen.decision), pair.chosen.thinking) for pair in pairs]
-    shared: dict[str, Any] = {
-        "system": system,
-        "section_weight": section_weight,
-        "final_weight": final_weight,
-    }
-    thought = (
-        {}
-        if thinking_records == 0
-        else {number: row for number, row in enumerate(rows) if row[2] is not None}
-    )
-    whole = {number: encode(tokenizer, *row, **shared) for number, row in thought.items()}
-    limit = thinking_tokens or max_length
+    rows = [(record.prompt, record.decision, record.thinking) for record in records]
+    rows += [(pair.prompt, pair.chosen.decision, pair.chosen.thinking) for pair in pairs]
+    encoder = PromptEncoder(tokenizer, settings.system)
+    examples = [_encode(encoder, *row, settings) for row in rows]
+    longest, limit = settings.max_length, settings.thinking_tokens or settings.max_length
     usable = [
         number
-        for number, one in whole.items()
-        if len(one.ids) <= max_length and len(one.weights) <= limit
+        for number, example in enumerate(examples)
+        if example.weights and len(example.ids) <= longest and len(example.weights) <= limit
     ]
-    if thinking_records is not None:
-        usable = random.Random(f"thinking:{seed}").sample(
-            usable, min(thinking_records, len(usable))
-        )
-    chosen = set(usable)
+    if settings.thinking_records is not None:
+        count = min(settings.thinking_records, len(usable))
+        usable = random.Random(f"thinking:{settings.seed}").sample(usable, count)
+    chosen, prompts = set(usable), prompts_of(examples)
     examples = [
-        whole[number] if number in chosen else encode(tokenizer, prompt, decision, None, **shared)
-        for number, (prompt, decision, _) in enumerate(rows)
+        example if number in chosen else prompts[number] for number, example in enumerate(examples)
     ]
-    examples = [example for example in examples if len(example.ids) <= max_length]
+    examples = [example for example in examples if len(example.ids) <= longest]
     return examples, len(rows) - len(examples)
 
 
+def _encode(
+    encoder: PromptEncoder,
+    prompt: str,
+    decision: Decision,
+    thinking: Thinking | None,
+    settings: EncodingSettings,
+) -> Example:
+    ids = encoder.ids(prompt)
+    if thinking is None or settings.thinking_records == 0:
+        return Example(tuple(ids), len(ids), int(decision), ())
+    response, weights = response_ids(
+        encoder.tokenizer,
+        thinking,
+        decision,
+        section_weight=settings.section_weight,
+        final_weight=settings.final_weight,
+    )
+    return Example((*ids, *response), len(ids), int(decision), weights)
+
+
 def mixed(shares: Sequence[tuple[int, float]], *, seed: int, epoch: int) -> list[int]:
-    """Indices of the examples that an epoch takes: round(weight · n) of each dataset, which ones a
-    function of (seed, epoch).
+    """Return the indices of an epoch's examples: round(weight · n) of each dataset.
+
+    Which ones is a function of (seed, epoch).
 
     Args:
         shares: (n, weight) of each dataset, in the order in which their examples stand. A weight
@@ -217,8 +205,9 @@ def epoch_batches(
     epoch: int,
     chosen: Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """The epoch's batches of example indices: like lengths together, composition and order a
-    function of (seed, epoch).
+    """Return the epoch's batches of example indices, like lengths together.
+
+    Composition and order are a function of (seed, epoch).
 
     Args:
         chosen: the indices to take, repeats included; None for every example once.
@@ -236,10 +225,10 @@ def epoch_batches(
 
 
 def mixed_order(kinds: Sequence[int], *, seed: int, epoch: int) -> list[int]:
-    """The epoch's order of items, a function of (seed, epoch): every stretch holds each kind in its
-    share of the whole.
+    """Return the epoch's order of items, a function of (seed, epoch).
 
-    An update that by chance asks of one kind alone would teach to treat all alike.
+    Every stretch holds each kind in its share of the whole: an update that by chance asks of one
+    kind alone would teach to treat all alike.
 
     Args:
         kinds: of every item.
@@ -247,26 +236,25 @@ def mixed_order(kinds: Sequence[int], *, seed: int, epoch: int) -> list[int]:
     rng = random.Random(f"prompts:{seed}:{epoch}")
     order = list(range(len(kinds)))
     rng.shuffle(order)
-    count, met = Counter(kinds), {kind: rng.random() for kind in sorted(set(kinds))}
+    count, rank = Counter(kinds), {kind: rng.random() for kind in sorted(set(kinds))}
     places: dict[int, float] = {}
     for index in order:
-        places[index] = met[kinds[index]] / count[kinds[index]]
-        met[kinds[index]] += 1
+        places[index] = rank[kinds[index]] / count[kinds[index]]
+        rank[kinds[index]] += 1
     return sorted(order, key=places.__getitem__)
 
 
 def prompt_plan(kinds: Sequence[int], *, updates: int, asked: int, seed: int) -> list[list[int]]:
-    """Which `asked` prompts each update asks: the epochs' orders, each a function of (seed, epoch),
-    one after another.
+    """Return the `asked` prompts of each update, taken from one epoch's order after another.
 
     Args:
         kinds: of every prompt; at least one.
     """
-    wanted = updates * asked
-    places: list[int] = []
-    for epoch in range(-(-wanted // len(kinds))):
-        places += mixed_order(kinds, seed=seed, epoch=epoch)
-    return [places[start : start + asked] for start in range(0, wanted, asked)]
+    total = updates * asked
+    order: list[int] = []
+    for epoch in range(math.ceil(total / len(kinds))):
+        order += mixed_order(kinds, seed=seed, epoch=epoch)
+    return [order[start : start + asked] for start in range(0, total, asked)]
 
 
 def collate(examples: Sequence[Example], *, pad_id: int) -> Batch:
@@ -282,11 +270,11 @@ def collate(examples: Sequence[Example], *, pad_id: int) -> Batch:
 
 
 def prompts_of(examples: Sequence[Example]) -> list[Example]:
-    """The same examples without their responses: what the decision is read from."""
+    """Return the examples without their responses: what the decision is read from."""
     return [Example(e.ids[: e.prompt_length], e.prompt_length, e.decision, ()) for e in examples]
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch where the model is."""
+    """Move the batch to where the model is."""
     fields = (batch.ids, batch.mask, batch.prompt_mask, batch.decisions, batch.weights)
     return Batch(*(tensor.to(device) for tensor in fields))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,13 @@ from aegis.model.lexical import LexicalHead
 from aegis.model.offload import free_room, offload_layers
 from aegis.model.prompt import PromptEncoder
 from aegis.model.tags import Tags, add_tags
-from aegis.train.examples import Example, encode_all
+from aegis.train.examples import EncodingSettings, Example, encode_all
 from aegis.train.services import LoopSettings, TrainServices
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """One step of training as it is asked for.
+    """What a step of training gets to work with.
 
     Args:
         folder: the artifact's staging folder.
@@ -46,7 +46,7 @@ class TrainingJob:
     def max_length(self) -> int:
         return self.config.train.max_length
 
-    def tell(self, text: str) -> None:
+    def message(self, text: str) -> None:
         self.services.reporter.message(text)
 
     def loop(self, tokenizer: Any) -> LoopSettings:
@@ -117,26 +117,14 @@ def place_model(job: TrainingJob, adapted: Adapted) -> Adapted:
 
 def fitting_records(job: TrainingJob, tokenizer: Any, records: Sequence[Record]) -> list[Record]:
     """Return the records whose prompts fit `train.max_length`."""
-    return [
-        record
-        for record in records
-        if len(PromptEncoder(tokenizer, job.system).ids(record.prompt)) <= job.max_length
-    ]
+    encoder = PromptEncoder(tokenizer, job.system)
+    return [record for record in records if len(encoder.ids(record.prompt)) <= job.max_length]
 
 
 def prompts_only(job: TrainingJob, tokenizer: Any, records: Sequence[Record]) -> list[Example]:
     """Return the records without their responses, for validation."""
-    return encode_all(
-        tokenizer,
-        records,
-        [],
-        system=job.system,
-        section_weight=0.0,
-        final_weight=0.0,
-        max_length=job.max_length,
-        thinking_records=0,
-        seed=job.config.seed,
-    )[0]
+    settings = replace(EncodingSettings.of(job.config), thinking_records=0)
+    return encode_all(tokenizer, records, [], settings)[0]
 
 
 def calibrate(

@@ -64,7 +64,7 @@ class StepLog:
         }
 
     def scalars(self) -> dict[str, float]:
-        """Return the step's curves: loss and its parts, gradient norm, learning rate, speed, extra."""
+        """Return the step's curves by name."""
         return {
             "loss": self.loss,
             **{f"parts/{name}": value for name, value in self.parts.items()},
@@ -189,11 +189,8 @@ class TrainLoop:
             AegisError: if a loss or gradient is not finite; nothing is stepped then, and the last
                 good snapshot stays.
         """
-        objective, snapshots, reporter = (
-            self.objective,
-            self.services.snapshots,
-            self.services.reporter,
-        )
+        objective, services = self.objective, self.services
+        snapshots, reporter = services.snapshots, services.reporter
         if snapshots is None or snapshots.restore(self.parts) is None:
             torch.manual_seed(self.settings.seed)
             objective.begin()
@@ -217,11 +214,10 @@ class TrainLoop:
                 for event in objective.finish(self.done - 1, log):
                     reporter.emit(event)
                 if snapshots:
-                    ended = (
-                        objective.epoch(self.done) if self.done in objective.epoch_ends else None
-                    )
+                    ends = self.done in objective.epoch_ends
+                    epoch = objective.epoch(self.done) if ends else None
                     last = self.done == objective.steps
-                    snapshots.step_done(self.done, self.parts, epoch=ended, last=last)
+                    snapshots.step_done(self.done, self.parts, epoch=epoch, last=last)
         return self.logs
 
     def _prepare(self, advance: Advance) -> dict[str, float]:

@@ -138,15 +138,11 @@ class PpoObjective(Objective[RolloutBatch]):
             hidden, rollout, entropy_trains=settings.entropy > 0
         )
         values = self.values(hidden, rollout)
-        policy = policy_loss(
-            logprobs, rollout.logprobs, rollout.advantages, real, clip=settings.clip
-        )
+        before, advantages = rollout.logprobs, rollout.advantages
+        policy = policy_loss(logprobs, before, advantages, real, clip=settings.clip)
         value = value_loss(values, rollout.values, rollout.returns, real, clip=settings.value_clip)
-        total = (
-            policy.loss
-            + settings.value * value.loss
-            - settings.entropy * masked_mean(entropies, real)
-        )
+        entropy = masked_mean(entropies, real)
+        total = policy.loss + settings.value * value.loss - settings.entropy * entropy
         parts = {
             "policy_loss": policy.loss,
             "value_loss": value.loss,
@@ -157,9 +153,9 @@ class PpoObjective(Objective[RolloutBatch]):
             parts["decision_loss"] = drift(logits, rollout.decided)
             total = total + settings.decision * parts["decision_loss"]
         now = logprobs.detach()
-        ratio = ((now - rollout.logprobs) * real).exp()
+        ratio = ((now - before) * real).exp()
         parts |= {
-            "approx_kl": masked_mean(kl_estimate(rollout.logprobs, now, estimator="k3"), real),
+            "approx_kl": masked_mean(kl_estimate(before, now, estimator="k3"), real),
             "ratio": masked_mean(ratio, real),
             "ratio_max": ratio.max(),
         }
@@ -276,9 +272,10 @@ def whiten_by_part(
     close a section would drown in the noise of the answers.
     """
     body = torch.full_like(advantages, -1)
-    for row, one in enumerate(responses):
-        here = [part for part, chosen in zip(one.part, one.chosen, strict=True) if chosen]
-        body[row, : len(here)] = torch.tensor(here, dtype=body.dtype)
+    for row, response in enumerate(responses):
+        steps = zip(response.part, response.chosen, strict=True)
+        parts = [part for part, chosen in steps if chosen]
+        body[row, : len(parts)] = torch.tensor(parts, dtype=body.dtype)
     whitened = torch.zeros_like(advantages)
     for number in body[real.bool()].unique():
         whitened += masked_whiten(advantages, real * (body == number))

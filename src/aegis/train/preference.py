@@ -22,8 +22,8 @@ from aegis.data.records import Pair
 from aegis.errors import DataError
 from aegis.model.adapted import Adapted
 from aegis.model.chunks import in_chunks
-from aegis.model.prompt import pad
-from aegis.train.examples import encode_pair, places_of
+from aegis.model.prompt import PromptEncoder, pad
+from aegis.train.examples import places_of, response_ids
 from aegis.train.loop import Loss, Objective, cosine_share, detached
 from aegis.train.policy import policy_groups, train_policy_only
 from aegis.train.reward import EncodedPair, pair_plan
@@ -46,16 +46,30 @@ class Preference(EncodedPair):
 
 
 def encode_preferences(
-    tokenizer: Any, pairs: Sequence[Pair], *, system: str | None, max_length: int
+    tokenizer: Any,
+    pairs: Sequence[Pair],
+    *,
+    system: str | None,
+    max_length: int,
+    end: bool = True,
 ) -> list[Preference]:
-    """Return the pairs that fit `max_length` as ids, tags and end token included."""
-    encoded = []
+    """Return the pairs that fit `max_length` as ids, tags included.
+
+    Both sides carry the verdict that is right: it is no merit of a response.
+
+    Args:
+        end: with the end token behind the last tag. A sampled response ends with the tag.
+    """
+    encoder, encoded = PromptEncoder(tokenizer, system), []
     for pair in pairs:
-        start, chosen, rejected = encode_pair(tokenizer, pair, system=system)
+        prompt, decision = encoder.ids(pair.prompt), pair.chosen.decision
+        chosen, rejected = (
+            (*prompt, *response_ids(tokenizer, side.thinking, decision, end=end)[0])
+            for side in (pair.chosen, pair.rejected)
+        )
         if max(len(chosen), len(rejected)) <= max_length:
-            apart = distance(pair.chosen.decision, pair.rejected.decision)
-            decision = int(pair.chosen.decision)
-            encoded.append(Preference(chosen, rejected, apart, start, decision))
+            steps = distance(decision, pair.rejected.decision)
+            encoded.append(Preference(chosen, rejected, steps, len(prompt), int(decision)))
     return encoded
 
 

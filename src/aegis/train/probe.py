@@ -27,8 +27,7 @@ def probe(
     pad_id: int,
     seed: int,
 ) -> float | None:
-    """Set the head's scale and weights from `settings.probe_records` prompts; return its accuracy
-    on them.
+    """Fit the head to `settings.probe_records` prompts; return its accuracy on them.
 
     A head that starts at random first has to be found while LoRA moves the features under it; one
     that starts from a probe keeps more of what the base knows about text that training never saw.
@@ -72,10 +71,8 @@ def _copy(adapted: Adapted, fitted: LogisticRegression) -> None:
     weight, bias = torch.zeros(len(NAMES), linear.in_features), torch.full((len(NAMES),), -5.0)
     coefficients, intercepts = torch.tensor(fitted.coef_), torch.tensor(fitted.intercept_)
     if len(fitted.classes_) == 2:  # sklearn keeps one row for two classes
-        coefficients, intercepts = (
-            torch.cat([-coefficients, coefficients]) / 2,
-            torch.cat([-intercepts, intercepts]) / 2,
-        )
+        coefficients = torch.cat([-coefficients, coefficients]) / 2
+        intercepts = torch.cat([-intercepts, intercepts]) / 2
     for row, label in enumerate(fitted.classes_):
         weight[label], bias[label] = coefficients[row].float(), intercepts[row].float()
     linear.weight.copy_(weight)

@@ -1,5 +1,4 @@
-"""The reward model: LoRA and a scalar head on top of the supervised model, by Bradley and Terry's
-law on pairs."""
+"""The reward model: LoRA and a scalar head on the supervised model, trained on pairs."""
 
 from __future__ import annotations
 
@@ -34,8 +33,7 @@ CARD = "reward.json"
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """Both sides as ids, prompt included, and how many steps of severity lie between their
-    decisions."""
+    """Both sides as ids, prompt included; `distance` in steps of severity of their decisions."""
 
     chosen: tuple[int, ...]
     rejected: tuple[int, ...]
@@ -49,8 +47,7 @@ class RewardModel:
     Args:
         head: reads the last token's hidden state.
         layer: first decoder layer that the reward model's LoRA changes.
-        mean: of the raw scores of the reference samples.
-        std: the same.
+        mean, std: of the raw scores of the reference samples.
     """
 
     head: ScalarHead
@@ -61,7 +58,7 @@ class RewardModel:
     def score(
         self, adapted: Adapted, ids: Tensor, mask: Tensor, *, trunk: Trunk | None = None
     ) -> Tensor:
-        """(batch, time) padded on the right → (batch,)."""
+        """Score (batch, time) ids, padded on the right: (batch,)."""
         with adapted.acting_as("reward"):
             hidden = adapted.hidden(ids, mask, trunk=trunk)
         return (self.head(last_real(hidden, mask)) - self.mean) / self.std
@@ -69,11 +66,9 @@ class RewardModel:
 
 @dataclass(frozen=True)
 class RewardReport:
-    """How good a reward model is on pairs that it did not learn from; None where there are too few
-    to tell.
+    """How good a reward model is on held-out pairs; None where they are too few.
 
     Args:
-        pairs: how many.
         accuracy: share in which the chosen side scores higher.
         brier: mean squared distance of σ(difference) from 1; 0.25 for a coin.
         calibration_error: |mean σ(difference) − accuracy|.
@@ -111,7 +106,8 @@ def train_reward(
     """
     if not pairs:
         raise DataError(
-            "the reward model needs pairs, and none fits train.max_length; give some under data.pairs"
+            "the reward model needs pairs, and none fits train.max_length; give some under "
+            "data.pairs"
         )
     objective = RewardObjective(adapted, pairs, settings, loop)
     logs = TrainLoop(objective, loop, services or TrainServices()).run()
@@ -214,7 +210,7 @@ class RewardObjective(Objective[SideBatch]):
 
     @torch.no_grad()
     def _states_below(self) -> list[Tensor]:
-        """Return what enters the lowest layer of every side, (time, d) each, once for all epochs."""
+        """Compute what enters the lowest layer of every side, (time, d) each, for all epochs."""
         states = [torch.empty(0)] * len(self.sides)
         lengths, device = [len(side) for side in self.sides], self.adapted.device
         plan = by_length(lengths, batch_tokens=self.settings.batch_tokens)
@@ -229,7 +225,7 @@ class RewardObjective(Objective[SideBatch]):
 
 
 def bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
-    """−log σ(chosen − rejected − margin), the mean over (n,) scores.
+    """Return the mean of −log σ(chosen − rejected − margin) over (n,) scores.
 
     Source:
         Bradley and Terry, Rank Analysis of Incomplete Block Designs, 1952; the margin as in Touvron
@@ -247,14 +243,13 @@ def evaluate_reward(
     *,
     pad_id: int,
 ) -> RewardReport:
-    """Accuracy, calibration and length bias on pairs."""
+    """Measure accuracy, calibration and length bias on pairs."""
     sides = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
     scores = torch.zeros(len(sides))
     for batch in by_length([len(side) for side in sides], batch_tokens=settings.batch_tokens):
         ids, mask = pad([list(sides[n]) for n in batch], value=pad_id)
-        scores[batch] = (
-            model.score(adapted, ids.to(adapted.device), mask.to(adapted.device)).float().cpu()
-        )
+        ids, mask = ids.to(adapted.device), mask.to(adapted.device)
+        scores[batch] = model.score(adapted, ids, mask).float().cpu()
     lengths = torch.tensor([float(len(side)) for side in sides])
     difference, longer = scores[0::2] - scores[1::2], lengths[0::2] > lengths[1::2]
     unequal = lengths[0::2] != lengths[1::2]
@@ -305,7 +300,8 @@ def load_reward(
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         if card["base"]["fingerprint"] != base_fingerprint:
             raise AdapterError(
-                f"{folder}: a reward model of another base ({card['base']['spec']!r}); train one with `aegis train reward`"
+                f"{folder}: a reward model of another base ({card['base']['spec']!r}); train one "
+                "with `aegis train reward`"
             )
         adapted.add_reward(settings.lora)
         result = set_peft_model_state_dict(
@@ -325,17 +321,15 @@ def load_reward(
 def pair_plan(
     pairs: Sequence[EncodedPair], settings: RewardSettings | DpoSettings, *, seed: int
 ) -> list[list[int]]:
-    """Batches of pairs, order and composition a function of (seed, epoch)."""
+    """Return batches of pairs, order and composition a function of (seed, epoch)."""
     plan: list[list[int]] = []
     for epoch in range(math.ceil(settings.epochs)):
         order = list(range(len(pairs)))
         rng = random.Random(f"pairs:{seed}:{epoch}")
         rng.shuffle(order)
         lengths = [2 * max(len(pairs[i].chosen), len(pairs[i].rejected)) for i in order]
-        batches = [
-            [order[i] for i in batch]
-            for batch in by_length(lengths, batch_tokens=settings.batch_tokens)
-        ]
+        by_tokens = by_length(lengths, batch_tokens=settings.batch_tokens)
+        batches = [[order[i] for i in batch] for batch in by_tokens]
         rng.shuffle(batches)
         share = min(1.0, settings.epochs - epoch)
         plan += batches[: max(1, round(share * len(batches)))]

@@ -86,21 +86,15 @@ class Rollout:
     advantages: Tensor
     returns: Tensor
 
-    def rows(self, wanted: Tensor, *, width: int | None = None) -> Rollout:
-        """Return some rows, cut to `width` in time; whole by default."""
-        tensors = {name: tensor[wanted] for name, tensor in self.tensors().items()}
-        return Rollout(
-            **{
-                name: tensor[:, :width] if name in _IN_TIME else tensor
-                for name, tensor in tensors.items()
-            }
-        )
+    def rows(self, numbers: Tensor, *, width: int | None = None) -> Rollout:
+        """Return some rows, cut to `width` in time, or whole."""
+        tensors = {name: tensor[numbers] for name, tensor in self.tensors().items()}
+        for name in ("ids", "mask", "prompt_mask"):
+            tensors[name] = tensors[name][:, :width]
+        return Rollout(**tensors)
 
     def tensors(self) -> dict[str, Tensor]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
-
-
-_IN_TIME = ("ids", "mask", "prompt_mask")
 
 
 @dataclass(frozen=True)
@@ -136,7 +130,7 @@ class Collected:
 
     @property
     def rewards(self) -> Tensor:
-        """(batch,) sums of the terms."""
+        """The (batch,) sums of the terms."""
         return torch.tensor([sum(row.values()) for row in self.terms], device=self.hidden.device)
 
 
@@ -192,7 +186,8 @@ class RolloutCollector:
             "entropy": float(masked_mean(entropies, rollout.real)),
             "tokens": float(rollout.real.sum(1).mean()),
             "ended": sum(all(response.closed) for response in responses) / len(responses),
-            "tokens_per_second": sum(len(one.ids) for one in responses) / (sampled - begun),
+            "tokens_per_second": sum(len(response.ids) for response in responses)
+            / (sampled - begun),
             "sample_seconds": sampled - begun,
             "score_seconds": time.perf_counter() - sampled,
         }
@@ -311,25 +306,25 @@ def make_rollout(
     responses: Sequence[SampledResponse], task: Task, *, pad_id: int, device: torch.device
 ) -> Rollout:
     """Return the responses as padded tensors, everything that is still to be computed zero."""
-    rows = [[*one.prompt, *one.ids] for one in responses]
-    width, steps = max(map(len, rows)), max(1, *(sum(one.chosen) for one in responses))
+    rows = [[*response.prompt, *response.ids] for response in responses]
+    width, steps = max(map(len, rows)), max(1, *(sum(response.chosen) for response in responses))
     ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
     mask, prompt_mask = torch.zeros_like(ids), torch.zeros_like(ids)
     shape = (len(rows), steps)
     positions, tokens, closing = (torch.zeros(shape, dtype=torch.long) for _ in range(3))
     may_close, real = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape)
-    for row, one in enumerate(responses):
+    for row, response in enumerate(responses):
         ids[row, : len(rows[row])] = torch.tensor(rows[row])
         mask[row, : len(rows[row])] = 1
-        prompt_mask[row, : len(one.prompt)] = 1
-        at = [place for place, chosen in enumerate(one.chosen) if chosen]
-        here, start = slice(0, len(at)), len(one.prompt)
+        prompt_mask[row, : len(response.prompt)] = 1
+        at = [place for place, chosen in enumerate(response.chosen) if chosen]
+        here, start = slice(0, len(at)), len(response.prompt)
         positions[row, here] = torch.tensor([start + place for place in at], dtype=torch.long)
-        tokens[row, here] = torch.tensor([one.ids[place] for place in at], dtype=torch.long)
+        tokens[row, here] = torch.tensor([response.ids[place] for place in at], dtype=torch.long)
         if task.limiter:
-            tags = [task.limiter.closings[one.part[place]] for place in at]
+            tags = [task.limiter.closings[response.part[place]] for place in at]
             closing[row, here] = torch.tensor(tags, dtype=torch.long)
-            may = [one.may_close[place] for place in at]
+            may = [response.may_close[place] for place in at]
             may_close[row, here] = torch.tensor(may, dtype=torch.bool)
         real[row, here] = 1.0
     decided = torch.zeros(len(rows), len(NAMES))

@@ -10,7 +10,7 @@ from aegis.train.snapshot_policy import SnapshotPolicy
 
 @dataclass(frozen=True)
 class TrainServices:
-    """Who is told how a training goes, and where it saves itself.
+    """Where a training reports and saves itself.
 
     Args:
         reporter: gets `TrainingBegun`, `Metrics` and messages.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from aegis.errors import StoppedError
 from aegis.storage.snapshots import Kind, Snapshot, SnapshotStore
@@ -11,8 +12,7 @@ from aegis.train.state import Part, read_state, write_state
 
 
 class SnapshotPolicy:
-    """Saves the parts of a training at step ends: every `interval_s` of monotonic time, at epoch
-    ends, when stopped.
+    """Saves a training at step ends: every `interval_s`, at epoch ends, and when stopped.
 
     Args:
         store: where the snapshots go.
@@ -36,8 +36,7 @@ class SnapshotPolicy:
         self.clock, self._saved = clock, clock()
 
     def restore(self, parts: Mapping[str, Part]) -> int | None:
-        """Put the parts back as the newest sound snapshot holds them and return its step; None
-        where there is none.
+        """Put the parts back as the newest sound snapshot has them; return its step, if any.
 
         Raises:
             AegisError: if that snapshot does not hold exactly these parts.
@@ -80,9 +79,8 @@ class SnapshotPolicy:
             self._save("rolling", step, parts)
 
     def _save(self, kind: Kind, step: int, parts: Mapping[str, Part], *, epoch: int = 0) -> None:
-        self.on_saved(
-            self.store.save(
-                kind, step=step, write=lambda to: write_state(to, parts, step=step), epoch=epoch
-            )
-        )
+        def write(folder: Path) -> None:
+            write_state(folder, parts, step=step)
+
+        self.on_saved(self.store.save(kind, step=step, write=write, epoch=epoch))
         self._saved = self.clock()

@@ -28,7 +28,7 @@ from aegis.model.heads import VALUE_HEAD_FILE, ScalarHead
 from aegis.model.lexical import LEXICAL_HEAD_FILE, LexicalHead
 from aegis.model.prompt import PromptEncoder
 from aegis.train.evidence import EVIDENCE_FILE, EVIDENCE_PICTURE, write_evidence
-from aegis.train.examples import Example, encode_all, encode_pair, mixed
+from aegis.train.examples import EncodingSettings, Example, encode_all, mixed
 from aegis.train.figures import draw_alpha, draw_learning_curve, draw_ppo, draw_reward
 from aegis.train.group import GrpoObjective, RlooObjective
 from aegis.train.job import (
@@ -45,21 +45,15 @@ from aegis.train.loop import TrainLoop
 from aegis.train.policy import history_row
 from aegis.train.ppo import PpoObjective
 from aegis.train.preference import DpoObjective, encode_preferences
-from aegis.train.reward import EncodedPair, RewardModel, load_reward, save_reward, train_reward
+from aegis.train.reward import RewardModel, load_reward, save_reward, train_reward
 from aegis.train.rollout import RolloutCollector
 from aegis.train.sft import SupervisedData, train_sft, validate
-from aegis.train.task import QuadrupleThinking, distance
+from aegis.train.task import QuadrupleThinking
 
 _HISTORY = "history.jsonl"
-_OF_SFT = (
-    LEXICAL_HEAD_FILE,
-    _HISTORY,
-    "learning_curve.png",
-    "alpha.png",
-    EVIDENCE_FILE,
-    EVIDENCE_PICTURE,
-)
-_OF_RESPONSES = ("reward", "reward_std", "kl", "entropy", "ended")
+_SFT_CURVES = ("learning_curve.png", "alpha.png")
+_SFT_FILES = (LEXICAL_HEAD_FILE, _HISTORY, *_SFT_CURVES, EVIDENCE_FILE, EVIDENCE_PICTURE)
+_RESPONSE_MEASURES = ("reward", "reward_std", "kl", "entropy", "ended")
 
 
 def write_supervised(
@@ -86,14 +80,14 @@ def write_supervised(
     shares = _shares(mixture, sizes) if mixture else []
     epoch = mixed(shares, seed=config.seed, epoch=0) if shares else range(len(examples))
     tokens = sum(len(examples[index].ids) for index in epoch)
-    job.tell(
+    job.message(
         f"{len(epoch)} examples, {tokens:,} tokens an epoch, {dropped} left out as longer than "
         "train.max_length"
     )
     torch.manual_seed(config.seed)
     adapted = place_model(job, attach(model, config.model, tags=tags))
     report = freeze_report(adapted)
-    job.tell(str(report))
+    job.message(str(report))
     supervised = SupervisedData(examples, prompts_only(job, tokenizer, fitting), shares)
     loop = job.loop(tokenizer)
     result = train_sft(adapted, supervised, config.train, loop, job.services)
@@ -128,12 +122,14 @@ def write_reward(job: TrainingJob, data: TrainingData, *, supervised: Path) -> N
     start = SupervisedModel.load(job, supervised)
     start.adapted.add_reward(settings.lora)
     start.adapted.to(pick_device())
-    train, tests = (
-        _encode_pairs(job, start.tokenizer, items) for items in (data.pairs, data.held_out)
+    system, longest = job.system, job.max_length
+    train, tests = (  # without the end token: a sampled response has none either
+        encode_preferences(start.tokenizer, pairs, system=system, max_length=longest, end=False)
+        for pairs in (data.pairs, data.held_out)
     )
     if settings.pairs is not None:
         train = random.Random(f"pairs:{config.seed}").sample(train, min(settings.pairs, len(train)))
-    job.tell(f"reward model: {len(train)} pairs to learn from, {len(tests)} held out")
+    job.message(f"reward model: {len(train)} pairs to learn from, {len(tests)} held out")
     loop = job.loop(start.tokenizer)
     model, report, logs = train_reward(start.adapted, train, tests, settings, loop, job.services)
     metrics = {**asdict(report), "steps": len(logs)}
@@ -148,9 +144,10 @@ def write_reward(job: TrainingJob, data: TrainingData, *, supervised: Path) -> N
     shown = {
         name: "not known" if value is None else f"{value:.3f}" for name, value in metrics.items()
     }
-    job.tell(
+    job.message(
         f"reward model: accuracy {shown['accuracy']} on {report.pairs} held-out pairs, "
-        f"longer side wins {shown['longer_wins']} (and is the better one in {shown['longer_chosen']})"
+        f"longer side wins {shown['longer_wins']} (and is the better one in "
+        f"{shown['longer_chosen']})"
     )
 
 
@@ -176,16 +173,16 @@ def write_policy(
     start, algorithm = SupervisedModel.load(job, supervised), job.config.train.algorithm
     if algorithm == "dpo":
         start.adapted.to(pick_device())
-        result = _prefer(job, start, data.pairs)
+        result = _run_dpo(job, start, data.pairs)
     else:
         model = _reward_model(job, start, reward)
         start.adapted.to(pick_device())
-        optimize = _optimize if algorithm == "ppo" else _compare
-        result = optimize(job, start, data.train, model)
+        run = _run_ppo if algorithm == "ppo" else _run_group
+        result = run(job, start, data.train, model)
     _write_adapter(job, start, data.validation, result)
 
 
-def _optimize(
+def _run_ppo(
     job: TrainingJob, start: SupervisedModel, train: Sequence[Record], reward: RewardModel | None
 ) -> PolicyResult:
     config, settings, adapted = job.config, job.config.train.ppo, start.adapted
@@ -193,50 +190,50 @@ def _optimize(
     value = ScalarHead(adapted.head.features).to(adapted.device)
     collector = _collector(job, start, train, settings, reward)
     objective = PpoObjective(collector, value, settings, job.loop(start.tokenizer))
-    job.tell(
+    job.message(
         f"PPO: {settings.updates} updates of {settings.batch} responses; layers below "
         f"{collector.layer} of {adapted.depth} are computed once for policy, reference, value and "
         "reward"
     )
     TrainLoop(objective, objective.loop, job.services).run()
     logs = objective.updates
-    metrics = {"updates": len(logs), **quarters(logs, *_OF_RESPONSES)}
+    metrics = {"updates": len(logs), **quarters(logs, *_RESPONSE_MEASURES)}
     value.save(job.folder / VALUE_HEAD_FILE)
     draw_ppo(job.folder / "ppo.png", logs)
     rise = f"{metrics['reward_first']:+.2f} → {metrics['reward_last']:+.2f}"
-    job.tell(f"PPO: reward {rise}, KL {metrics['kl_last']:.2f} nats a response")
+    job.message(f"PPO: reward {rise}, KL {metrics['kl_last']:.2f} nats a response")
     return PolicyResult(logs, metrics)
 
 
-def _prefer(job: TrainingJob, start: SupervisedModel, pairs: Sequence[Pair]) -> PolicyResult:
+def _run_dpo(job: TrainingJob, start: SupervisedModel, pairs: Sequence[Pair]) -> PolicyResult:
     tokenizer, loop = start.tokenizer, job.loop(start.tokenizer)
     encoded = encode_preferences(tokenizer, pairs, system=job.system, max_length=job.max_length)
     left_out = len(pairs) - len(encoded)
-    job.tell(f"DPO: {len(encoded)} pairs, {left_out} left out as longer than train.max_length")
+    job.message(f"DPO: {len(encoded)} pairs, {left_out} left out as longer than train.max_length")
     objective = DpoObjective(start.adapted, encoded, job.config.train.dpo, loop)
     logs = [history_row(log) for log in TrainLoop(objective, loop, job.services).run()]
     keys = ("loss", "rewards/margins", "rewards/accuracies")
     metrics = {"steps": len(logs), **quarters(logs, *keys)}
     margins = f"{metrics['rewards/margins_first']:+.2f} → {metrics['rewards/margins_last']:+.2f}"
     accuracy = metrics["rewards/accuracies_last"]
-    job.tell(f"DPO: margin of the chosen side {margins}, accuracy {accuracy:.2f}")
+    job.message(f"DPO: margin of the chosen side {margins}, accuracy {accuracy:.2f}")
     return PolicyResult(logs, metrics)
 
 
-def _compare(
+def _run_group(
     job: TrainingJob, start: SupervisedModel, train: Sequence[Record], reward: RewardModel | None
 ) -> PolicyResult:
     settings, loop = job.config.train.group, job.loop(start.tokenizer)
     kind = GrpoObjective if job.config.train.algorithm == "grpo" else RlooObjective
     objective = kind(_collector(job, start, train, settings, reward), settings, loop)
     name = objective.label
-    job.tell(
+    job.message(
         f"{name}: {settings.updates} updates, {settings.prompts} prompts of {settings.group} "
         "responses each"
     )
     logs = [history_row(log) for log in TrainLoop(objective, loop, job.services).run()]
-    metrics = {"updates": len(logs), **quarters(logs, *_OF_RESPONSES)}
-    job.tell(f"{name}: reward {metrics['reward_first']:+.2f} → {metrics['reward_last']:+.2f}")
+    metrics = {"updates": len(logs), **quarters(logs, *_RESPONSE_MEASURES)}
+    job.message(f"{name}: reward {metrics['reward_first']:+.2f} → {metrics['reward_last']:+.2f}")
     return PolicyResult(logs, metrics)
 
 
@@ -260,9 +257,8 @@ def _collector(
 ) -> RolloutCollector:
     """Return what samples responses to the records whose prompts fit."""
     adapted, tokenizer = start.adapted, start.tokenizer
-    encoded = [
-        (record, tuple(PromptEncoder(tokenizer, job.system).ids(record.prompt))) for record in train
-    ]
+    encoder = PromptEncoder(tokenizer, job.system)
+    encoded = [(record, tuple(encoder.ids(record.prompt))) for record in train]
     field, longest = "train.max_length", job.max_length
     if isinstance(settings, PpoSettings):
         field, longest = "train.ppo.prompt_tokens", settings.prompt_tokens
@@ -298,7 +294,7 @@ def _write_adapter(
     own = {"settings": settings.model_dump(mode="json"), "metrics": metrics}
     card = replace(start.card, training={**start.card.training, algorithm: own})
     save_adapter(folder, start.adapted, card)
-    for name in _OF_SFT:
+    for name in _SFT_FILES:
         if (start.folder / name).exists():
             shutil.copyfile(start.folder / name, folder / name)
     history = "".join(json.dumps(log) + "\n" for log in result.history)
@@ -326,7 +322,7 @@ def _lexical_head(job: TrainingJob, train: Sequence[Record], pairs: Sequence[Pai
 
 
 def _shares(mixture: Mixture, sizes: Sequence[int]) -> list[tuple[int, float]]:
-    """(examples, weight) of the run's own records, then of each dataset.
+    """Return (examples, weight) of the run's own records, then of each dataset.
 
     Raises:
         DataError: if an epoch would hold no example.
@@ -335,20 +331,10 @@ def _shares(mixture: Mixture, sizes: Sequence[int]) -> list[tuple[int, float]]:
     shares = list(zip(sizes, weights, strict=True))
     if not any(round(weight * count) for count, weight in shares):
         raise DataError(
-            "train.datasets: round(weight * n) is 0 for every dataset, so that an epoch is empty; raise a weight"
+            "train.datasets: round(weight * n) is 0 for every dataset, so that an epoch is empty; "
+            "raise a weight"
         )
     return shares
-
-
-def _encode_pairs(job: TrainingJob, tokenizer: Any, pairs: Sequence[Pair]) -> list[EncodedPair]:
-    """Return the pairs that fit as ids, ending where a sampled response ends."""
-    encoded = []
-    for pair in pairs:
-        _, chosen, rejected = encode_pair(tokenizer, pair, system=job.system, end=False)
-        if max(len(chosen), len(rejected)) <= job.max_length:
-            apart = distance(pair.chosen.decision, pair.rejected.decision)
-            encoded.append(EncodedPair(chosen, rejected, apart))
-    return encoded
 
 
 def _examples(
@@ -359,23 +345,14 @@ def _examples(
     others: Sequence[Dataset],
 ) -> tuple[list[Example], int, list[int]]:
     """Return what to train on, how many were too long, and how many are own and each dataset's."""
-    settings = job.config.train
-    shared: dict[str, Any] = {
-        "system": job.system,
-        "max_length": job.max_length,
-        "thinking_records": settings.thinking_records,
-        "thinking_tokens": settings.thinking_tokens,
-        "section_weight": settings.loss.sections,
-        "final_weight": settings.loss.final,
-        "seed": job.config.seed,
-    }
-    examples, dropped = encode_all(tokenizer, train, pairs, **shared)
+    settings = EncodingSettings.of(job.config)
+    examples, dropped = encode_all(tokenizer, train, pairs, settings)
     sizes = [len(examples)]
     for dataset in others:
-        more, longer = encode_all(tokenizer, dataset.records, [], **shared)
+        more, longer = encode_all(tokenizer, dataset.records, [], settings)
         examples, dropped, sizes = examples + more, dropped + longer, [*sizes, len(more)]
     if not examples:
         raise DataError(
-            f"train.max_length is {settings.max_length}, and no record is that short; raise it"
+            f"train.max_length is {job.max_length}, and no record is that short; raise it"
         )
     return examples, dropped, sizes

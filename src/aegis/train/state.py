@@ -1,5 +1,4 @@
-"""Everything that an unfinished training is: captured at a step's end, written without pickles,
-restored to the last bit.
+"""The state of an unfinished training: captured at a step's end, restored to the last bit.
 
 A training registers its parts by name. A snapshot holds exactly those parts, each with exactly its
 tensors and values; a missing or an extra one is an error, never a silent default, so that a part
@@ -11,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,12 +25,15 @@ from aegis.errors import AegisError
 
 VERSION = 3
 _TENSORS, _VALUES = "state.safetensors", "state.json"
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, SafetensorError, AegisError)
 
 
 @dataclass(frozen=True)
 class Content:
-    """One part's state: tensors by name, and whatever JSON can hold. Tensors may be those that
-    train: write them at once."""
+    """One part's state: tensors by name, and JSON values.
+
+    Tensors may be those that train: write them at once.
+    """
 
     tensors: dict[str, Tensor]
     values: Any
@@ -45,8 +47,7 @@ class Part(Protocol):
 
 
 class ModuleState:
-    """The trainable parameters of a module and the buffers of the named children; the frozen rest
-    is the base's."""
+    """The trainable parameters of a module and the buffers of the named children."""
 
     def __init__(self, module: nn.Module, *, buffers_of: tuple[str, ...] = ()) -> None:
         self.module, self.buffers_of = module, buffers_of
@@ -65,13 +66,13 @@ class ModuleState:
                 tensor.copy_(content.tensors[name])
 
     def _tensors(self) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {
+        tensors: dict[str, Tensor] = {
             name: value for name, value in self.module.named_parameters() if value.requires_grad
         }
         for child in self.buffers_of:
             buffers = self.module.get_submodule(child).named_buffers()
-            found |= {f"{child}.{name}": value for name, value in buffers}
-        return found
+            tensors |= {f"{child}.{name}": value for name, value in buffers}
+        return tensors
 
 
 class OptimizerState:
@@ -92,7 +93,8 @@ class OptimizerState:
             for key, value in state.items():
                 if not isinstance(value, Tensor):
                     raise AegisError(
-                        f"optimizer state {key!r} is a {type(value).__name__}; only tensors can be saved"
+                        f"optimizer state {key!r} is a {type(value).__name__}; only tensors can be "
+                        "saved"
                     )
                 if _is_number(value):
                     numbers[f"{index}/{key}"] = value.item()
@@ -112,20 +114,20 @@ class OptimizerState:
         known = set().union(*state.values())
         for fields in state.values():
             _require_same("optimizer state", known, fields)
-        own, found = self.optimizer.state_dict()["param_groups"], content.values["groups"]
-        _require_same(
-            "optimizer groups", [str(g["params"]) for g in own], [str(g["params"]) for g in found]
+        own, saved = (
+            [str(group["params"]) for group in groups]
+            for groups in (self.optimizer.state_dict()["param_groups"], content.values["groups"])
         )
+        _require_same("optimizer groups", own, saved)
         groups = [
             dict(group, betas=tuple(group["betas"])) if "betas" in group else group
-            for group in found
+            for group in content.values["groups"]
         ]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 class RandomState:
-    """Every generator that a training may draw from: Python's, numpy's, torch's on the CPU and on
-    each CUDA device."""
+    """Python's, numpy's and torch's generators, the last on the CPU and each CUDA device."""
 
     def capture(self) -> Content:
         version, internal, gauss = random.getstate()
@@ -162,7 +164,7 @@ def random_state_kept() -> Iterator[None]:
 
 
 class Values:
-    """Plain values that live elsewhere: `get` gives them as JSON, `set_` puts them back."""
+    """JSON values that live elsewhere, read by `get` and put back by `set_`."""
 
     def __init__(self, get: Callable[[], Any], set_: Callable[[Any], None]) -> None:
         self.get, self.set_ = get, set_
@@ -214,15 +216,7 @@ def read_state(folder: Path, parts: Mapping[str, Part]) -> int:
         for name, part in parts.items():
             part.restore(Content(tensors[name], raw["values"][name]))
         return int(raw["step"])
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        IndexError,
-        SafetensorError,
-        AegisError,
-    ) as error:
+    except _UNREADABLE as error:
         raise AegisError(
             f"{folder}: this snapshot cannot be resumed from ({error}); "
             "start anew with --no-auto-resume, or with the version of AEGIS that wrote it"
@@ -238,16 +232,17 @@ def _is_number(value: Tensor) -> bool:
     )
 
 
-def _require_same(what: str, own: Any, found: Any) -> None:
-    missing, extra = sorted(set(own) - set(found)), sorted(set(found) - set(own))
+def _require_same(kind: str, own: Iterable[str], saved: Iterable[str]) -> None:
+    missing, extra = sorted(set(own) - set(saved)), sorted(set(saved) - set(own))
     if missing or extra:
         raise AegisError(
-            f"{what}: missing {missing[:3] or 'nothing'}, extra {extra[:3] or 'nothing'}"
+            f"{kind}: missing {missing[:3] or 'nothing'}, extra {extra[:3] or 'nothing'}"
         )
 
 
-def _require_shape(name: str, own: Tensor, found: Tensor) -> None:
-    if own.shape != found.shape or own.dtype != found.dtype:
+def _require_shape(name: str, own: Tensor, saved: Tensor) -> None:
+    if own.shape != saved.shape or own.dtype != saved.dtype:
         raise AegisError(
-            f"{name}: {tuple(found.shape)} {found.dtype} saved, {tuple(own.shape)} {own.dtype} needed"
+            f"{name}: {tuple(saved.shape)} {saved.dtype} saved, "
+            f"{tuple(own.shape)} {own.dtype} needed"
         )

@@ -1,5 +1,4 @@
-"""What the policy is asked here: to think in four private sections, then to answer, and to do what
-the decision asks for."""
+"""The task of PPO, GRPO and RLOO: think in four private sections, then answer as decided."""
 
 from __future__ import annotations
 
@@ -20,11 +19,10 @@ from aegis.train.rollout import Limiter
 
 
 class QuadrupleThinking:
-    """The records' prompts, responses sampled with engine-written tags, and the terms that need no
-    model.
+    """The records' prompts, responses with engine-written tags, and the terms that need no model.
 
     Args:
-        judge: the policy's own; what it decides is told to each response, as it is in use.
+        judge: the policy's own; each response starts from what it decides, as it does in use.
         records: what is asked; their decisions are what is right.
         prompts: the same as ids.
     """
@@ -55,7 +53,7 @@ class QuadrupleThinking:
         with hold_gates(self.adapted.all_gates()):
             different = list(dict.fromkeys(prompts))
             verdicts = self.judge.judge([self._asked[ids] for ids in different])
-            decided = dict(zip(different, (one.decision for one in verdicts), strict=True))
+            decided = dict(zip(different, (verdict.decision for verdict in verdicts), strict=True))
             decisions = [decided[ids] for ids in prompts]
             return self.sampler(
                 prompts, decisions, temperature=self.settings.temperature, on_token=on_token
@@ -82,20 +80,22 @@ class QuadrupleThinking:
             Ng, Harada and Russell, Policy Invariance under Reward Transformations, 1999: with γ = 1
             the sum is unchanged.
         """
-        one, weights = response, self.settings.weights
-        ends = {part: place for place, part in enumerate(one.part) if one.chosen[place]}
-        share = weights.format / len(one.closed)
-        rewards = {ends[part]: share for part, closed in enumerate(one.closed[:-1]) if closed}
-        if not _is_whole(one):
+        weights = self.settings.weights
+        ends = {part: place for place, part in enumerate(response.part) if response.chosen[place]}
+        share = weights.format / len(response.closed)
+        rewards = {ends[part]: share for part, closed in enumerate(response.closed[:-1]) if closed}
+        if not _is_whole(response):
             return rewards
-        final, decision = len(one.closed) - 1, self.records[index].decision
+        final, decision = len(response.closed) - 1, self.records[index].decision
         places = [
-            place for place, part in enumerate(one.part) if part == final and one.chosen[place]
+            place
+            for place, part in enumerate(response.part)
+            if part == final and response.chosen[place]
         ]
         body: list[int] = []
         worth = sum(_stance_terms("answer", decision, weights).values())
-        for place in places[:-1] if one.closed[-1] else places:
-            body.append(one.ids[place])
+        for place in places[:-1] if response.closed[-1] else places:
+            body.append(response.ids[place])
             before, now = worth, stance(self.sampler.text(body))
             worth = sum(_stance_terms(now, decision, weights).values())
             if worth != before:
