@@ -57,8 +57,9 @@ class PpoObjective(Objective[RolloutBatch]):
         self.adapted = collector.adapted
         train_policy_only(self.adapted)
         groups = policy_groups(self.adapted, lr=settings.lr, gate_lr=settings.gate_lr)
-        own = {"params": list(value.parameters()), "lr": settings.value_lr, "weight_decay": 0.0}
-        self.optimizer = torch.optim.AdamW([*groups, own])
+        parameters = list(value.parameters())
+        groups.append({"params": parameters, "lr": settings.value_lr, "weight_decay": 0.0})
+        self.optimizer = torch.optim.AdamW(groups)
         self.steps_an_update = settings.minibatches * settings.epochs
         self.steps = settings.updates * self.steps_an_update
         asked, kinds = settings.batch // settings.responses, collector.task.kinds
@@ -251,16 +252,16 @@ class _RolloutState:
         self.objective = objective
 
     def capture(self) -> Content:
-        own = self.objective
-        tensors = own.rollout.tensors() if own.rollout else {}
+        ppo = self.objective
+        tensors = ppo.rollout.tensors() if ppo.rollout else {}
         kept = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
-        return Content(kept, {"facts": own.facts, "measured": own.measured})
+        return Content(kept, {"facts": ppo.facts, "measured": ppo.measured})
 
     def restore(self, content: Content) -> None:
-        own, values, device = self.objective, content.values, self.objective.adapted.device
-        own.facts, own.measured, own.trunk = values["facts"], values["measured"], None
+        ppo, values, device = self.objective, content.values, self.objective.adapted.device
+        ppo.facts, ppo.measured, ppo.trunk = values["facts"], values["measured"], None
         tensors = {name: tensor.to(device) for name, tensor in content.tensors.items()}
-        own.rollout = Rollout(**tensors) if tensors else None
+        ppo.rollout = Rollout(**tensors) if tensors else None
 
 
 def whiten_by_part(

@@ -148,14 +148,14 @@ class DpoObjective(Objective[PreferenceBatch]):
             chosen - rejected, beta=settings.beta, label_smoothing=settings.label_smoothing
         )
         gains = settings.beta * (chosen - rejected)
-        own = policy.chunk(2)
+        logps = policy.chunk(2)
         parts = {
             "rewards/chosen": settings.beta * chosen.mean(),
             "rewards/rejected": settings.beta * rejected.mean(),
             "rewards/accuracies": (gains > 0).float().mean(),
             "rewards/margins": gains.mean(),
-            "logps/chosen": own[0].mean(),
-            "logps/rejected": own[1].mean(),
+            "logps/chosen": logps[0].mean(),
+            "logps/rejected": logps[1].mean(),
         }
         if settings.decision:
             logits = adapted.decide(hidden[: len(batch.decisions)], batch.prompt_mask)

@@ -14,7 +14,7 @@ import torch
 
 from aegis import __version__
 from aegis.config import GroupSettings, PpoSettings
-from aegis.data.mixture import Dataset, Mixture
+from aegis.data.mixture import Mixture
 from aegis.data.records import Pair, Record, write_jsonl
 from aegis.engine.judge import Judge
 from aegis.engine.response_grammar import Limits
@@ -28,7 +28,7 @@ from aegis.model.heads import VALUE_HEAD_FILE, ScalarHead
 from aegis.model.lexical import LEXICAL_HEAD_FILE, LexicalHead
 from aegis.model.prompt import PromptEncoder
 from aegis.train.evidence import EVIDENCE_FILE, EVIDENCE_PICTURE, write_evidence
-from aegis.train.examples import EncodingSettings, Example, encode_all, mixed
+from aegis.train.examples import EncodingSettings, encode_all, mixed
 from aegis.train.figures import draw_alpha, draw_learning_curve, draw_ppo, draw_reward
 from aegis.train.group import GrpoObjective, RlooObjective
 from aegis.train.job import (
@@ -71,49 +71,84 @@ def write_supervised(
     """
     config, folder = job.config, job.folder
     model, tokenizer, tags = load_tagged(job, dtype=getattr(torch, config.model.dtype))
-    train, pairs, others, validation = data.train, data.pairs, (), data.validation
     if mixture:
-        train, pairs, others = mixture.own.records, mixture.pairs, mixture.others
-        validation = [*validation, *mixture.validation]
-    fitting = fitting_records(job, tokenizer, validation)
-    examples, dropped, sizes = _examples(job, tokenizer, train, pairs, others)
-    shares = _shares(mixture, sizes) if mixture else []
-    epoch = mixed(shares, seed=config.seed, epoch=0) if shares else range(len(examples))
-    tokens = sum(len(examples[index].ids) for index in epoch)
-    job.message(
-        f"{len(epoch)} examples, {tokens:,} tokens an epoch, {dropped} left out as longer than "
-        "train.max_length"
-    )
+        validation = [*data.validation, *mixture.validation]
+        data = TrainingData(mixture.own.records, validation, mixture.pairs)
+    fitting = fitting_records(job, tokenizer, data.validation)
+    data = replace(data, validation=fitting)
+    supervised, epoch_size = _supervised_data(job, tokenizer, data, mixture)
     torch.manual_seed(config.seed)
     adapted = place_model(job, attach(model, config.model, tags=tags))
-    report = freeze_report(adapted)
-    job.message(str(report))
-    supervised = SupervisedData(examples, prompts_only(job, tokenizer, fitting), shares)
-    loop = job.loop(tokenizer)
-    result = train_sft(adapted, supervised, config.train, loop, job.services)
+    parameters = freeze_report(adapted)
+    job.message(str(parameters))
+    result = train_sft(adapted, supervised, config.train, job.loop(tokenizer), job.services)
     training = {
         "aegis_version": __version__,
         "seed": config.seed,
         # The card is published, paths are not.
         "settings": config.train.model_dump(mode="json", exclude={"datasets"}),
         "datasets": mixture.facts if mixture else [],
-        "examples": len(epoch),
+        "examples": epoch_size,
         "steps": len(result.history),
-        "parameters": {**asdict(report), "percent": report.percent},
+        "parameters": {**asdict(parameters), "percent": parameters.percent},
         "validation": result.validation,
         "records_sha256": origin["records_sha256"],
     }
     settings = config.model.model_dump(mode="json")
     card = AdapterCard(job.base_facts(), settings, result.alpha, training, origin["session_id"])
     save_adapter(folder, adapted, card)
-    everything = [*train, *(record for dataset in others for record in dataset.records)]
-    lexical = _lexical_head(job, everything, pairs) if config.model.lexical else None
+    lexical = _lexical_head(job, data, mixture) if config.model.lexical else None
     if result.held_out:
         calibrate(job, tokenizer, fitting, lexical, result.held_out)
     write_jsonl(folder / _HISTORY, [log.to_json() for log in result.history])
     draw_learning_curve(folder / "learning_curve.png", result.history, result.validation)
     draw_alpha(folder / "alpha.png", result.history)
     write_evidence(folder, result.history)
+
+
+def _supervised_data(
+    job: TrainingJob, tokenizer: Any, data: TrainingData, mixture: Mixture | None
+) -> tuple[SupervisedData, int]:
+    """Encode what SFT learns from; return how many examples an epoch has beside it.
+
+    Raises:
+        DataError: if that is none.
+    """
+    settings = EncodingSettings.of(job.config)
+    examples, dropped = encode_all(tokenizer, data.train, data.pairs, settings)
+    shares = [(len(examples), mixture.own.weight)] if mixture else []
+    for dataset in mixture.others if mixture else ():
+        more, too_long = encode_all(tokenizer, dataset.records, [], settings)
+        examples, dropped = examples + more, dropped + too_long
+        shares.append((len(more), dataset.weight))
+    if not examples:
+        raise DataError(
+            f"train.max_length is {job.max_length}, and no record is that short; raise it"
+        )
+    if shares and not any(round(weight * count) for count, weight in shares):
+        raise DataError(
+            "train.datasets: round(weight * n) is 0 for every dataset, so that an epoch is empty; "
+            "raise a weight"
+        )
+    epoch = mixed(shares, seed=job.config.seed, epoch=0) if shares else range(len(examples))
+    tokens = sum(len(examples[index].ids) for index in epoch)
+    job.message(
+        f"{len(epoch)} examples, {tokens:,} tokens an epoch, {dropped} left out as longer than "
+        "train.max_length"
+    )
+    validation = prompts_only(job, tokenizer, data.validation)
+    return SupervisedData(examples, validation, shares), len(epoch)
+
+
+def _lexical_head(job: TrainingJob, data: TrainingData, mixture: Mixture | None) -> LexicalHead:
+    rows = [(record.prompt, int(record.decision)) for record in data.train]
+    for dataset in mixture.others if mixture else ():
+        rows += [(record.prompt, int(record.decision)) for record in dataset.records]
+    rows += [(pair.prompt, int(pair.chosen.decision)) for pair in data.pairs]
+    prompts, decisions = zip(*rows, strict=True)
+    head = LexicalHead.fit(prompts, decisions, strength=job.config.train.lexical_strength)
+    head.save(job.folder)
+    return head
 
 
 def write_reward(job: TrainingJob, data: TrainingData, *, supervised: Path) -> None:
@@ -133,21 +168,18 @@ def write_reward(job: TrainingJob, data: TrainingData, *, supervised: Path) -> N
     loop = job.loop(start.tokenizer)
     model, report, logs = train_reward(start.adapted, train, tests, settings, loop, job.services)
     metrics = {**asdict(report), "steps": len(logs)}
-    card = {
-        "base": job.base_facts(),
-        "settings": settings.model_dump(mode="json"),
-        "metrics": metrics,
-    }
+    facts = {"settings": settings.model_dump(mode="json"), "metrics": metrics}
+    card = {"base": job.base_facts(), **facts}
     save_reward(job.folder, start.adapted, model, card)
     write_jsonl(job.folder / _HISTORY, [log.to_json() for log in logs])
     draw_reward(job.folder / "learning_curve.png", logs, held_out=report.accuracy)
-    shown = {
-        name: "not known" if value is None else f"{value:.3f}" for name, value in metrics.items()
-    }
+    accuracy, wins, chosen = (
+        "not known" if value is None else f"{value:.3f}"
+        for value in (report.accuracy, report.longer_wins, report.longer_chosen)
+    )
     job.message(
-        f"reward model: accuracy {shown['accuracy']} on {report.pairs} held-out pairs, "
-        f"longer side wins {shown['longer_wins']} (and is the better one in "
-        f"{shown['longer_chosen']})"
+        f"reward model: accuracy {accuracy} on {report.pairs} held-out pairs, "
+        f"longer side wins {wins} (and is the better one in {chosen})"
     )
 
 
@@ -288,11 +320,10 @@ def _write_adapter(
         )
         calibrate(job, tokenizer, fitting, LexicalHead.load(start.folder), held_out)
         metrics = metrics | checks
-    algorithm = config.train.algorithm
-    settings = config.train.ppo if algorithm == "ppo" else config.train.group
-    settings = config.train.dpo if algorithm == "dpo" else settings
-    own = {"settings": settings.model_dump(mode="json"), "metrics": metrics}
-    card = replace(start.card, training={**start.card.training, algorithm: own})
+    algorithm, train = config.train.algorithm, config.train
+    settings = {"ppo": train.ppo, "dpo": train.dpo}.get(algorithm, train.group)
+    facts = {"settings": settings.model_dump(mode="json"), "metrics": metrics}
+    card = replace(start.card, training={**start.card.training, algorithm: facts})
     save_adapter(folder, start.adapted, card)
     for name in _SFT_FILES:
         if (start.folder / name).exists():
@@ -310,49 +341,3 @@ def quarters(logs: Sequence[dict[str, Any]], *keys: str) -> dict[str, float]:
             means[f"{key}_first"] = sum(log[key] for log in logs[:size]) / size
             means[f"{key}_last"] = sum(log[key] for log in logs[-size:]) / size
     return means
-
-
-def _lexical_head(job: TrainingJob, train: Sequence[Record], pairs: Sequence[Pair]) -> LexicalHead:
-    rows = [(record.prompt, int(record.decision)) for record in train]
-    rows += [(pair.prompt, int(pair.chosen.decision)) for pair in pairs]
-    prompts, decisions = zip(*rows, strict=True)
-    head = LexicalHead.fit(prompts, decisions, strength=job.config.train.lexical_strength)
-    head.save(job.folder)
-    return head
-
-
-def _shares(mixture: Mixture, sizes: Sequence[int]) -> list[tuple[int, float]]:
-    """Return (examples, weight) of the run's own records, then of each dataset.
-
-    Raises:
-        DataError: if an epoch would hold no example.
-    """
-    weights = [mixture.own.weight, *(dataset.weight for dataset in mixture.others)]
-    shares = list(zip(sizes, weights, strict=True))
-    if not any(round(weight * count) for count, weight in shares):
-        raise DataError(
-            "train.datasets: round(weight * n) is 0 for every dataset, so that an epoch is empty; "
-            "raise a weight"
-        )
-    return shares
-
-
-def _examples(
-    job: TrainingJob,
-    tokenizer: Any,
-    train: Sequence[Record],
-    pairs: Sequence[Pair],
-    others: Sequence[Dataset],
-) -> tuple[list[Example], int, list[int]]:
-    """Return what to train on, how many were too long, and how many are own and each dataset's."""
-    settings = EncodingSettings.of(job.config)
-    examples, dropped = encode_all(tokenizer, train, pairs, settings)
-    sizes = [len(examples)]
-    for dataset in others:
-        more, longer = encode_all(tokenizer, dataset.records, [], settings)
-        examples, dropped, sizes = examples + more, dropped + longer, [*sizes, len(more)]
-    if not examples:
-        raise DataError(
-            f"train.max_length is {job.max_length}, and no record is that short; raise it"
-        )
-    return examples, dropped, sizes

@@ -111,11 +111,11 @@ def _is_whole(response: SampledResponse) -> bool:
     return False
 
 
-def _stance_terms(given: Stance, decision: Decision, weights: RewardWeights) -> dict[str, float]:
+def _stance_terms(shown: Stance, decision: Decision, weights: RewardWeights) -> dict[str, float]:
     """Return what an answer of this stance is worth where this decision is right."""
-    answered = decision in UNSAFE and given == "answer"
+    answered = decision in UNSAFE and shown == "answer"
     return {
-        "decision": weights.decision * (1.0 if given == STANCE_OF[decision] else -1.0),
+        "decision": weights.decision * (1.0 if shown == STANCE_OF[decision] else -1.0),
         "answered": -weights.answered if answered else 0.0,
     }
 
