@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def train(options: argparse.Namespace, anneal: AnnealSettings, *, seed: int) -> SupervisedResult:
-    """One arm of one seed, from the base's own weights."""
+    """Train one arm of one seed from the base's own weights."""
     model, tokenizer = load(options)
     tags = add_tags(tokenizer, model)
     settings = ModelSettings.model_validate({"gates": {"mode": options.mode}})
@@ -104,7 +104,7 @@ def train(options: argparse.Namespace, anneal: AnnealSettings, *, seed: int) -> 
 
 
 def load(options: argparse.Namespace) -> tuple[Any, Any]:
-    """The base and its tokenizer."""
+    """Load the base and its tokenizer."""
     if options.base == "tiny":
         from tests.conftest import byte_tokenizer, tiny_model
 
@@ -119,7 +119,7 @@ def load(options: argparse.Namespace) -> tuple[Any, Any]:
 def data(
     tokenizer: Any, options: argparse.Namespace, *, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """The seed records, split by the run's own rule."""
+    """Return the seed records, split by the run's own rule."""
     splits = split_records(seed_records(), validation=0.15, test=0.0, seed=seed)
     chosen = random.Random(seed).sample(splits["train"], min(options.records, len(splits["train"])))
     train = TrainSettings()
@@ -192,7 +192,7 @@ def report(options: argparse.Namespace, outcomes: dict[str, list[Outcome]]) -> N
 
 
 def difference(paired: np.ndarray) -> dict[str, float | None]:
-    """Mean of (seeds,) paired differences and Student's 95 % interval; none for one seed."""
+    """Return the mean of (seeds,) paired differences and Student's 95 % interval, if any."""
     mean = float(paired.mean())
     if len(paired) < 2:
         return {"difference": mean, "low": None, "high": None}

@@ -43,7 +43,7 @@ class Comparison:
         return {**asdict(self), "reading": self.reading()}
 
     def reading(self) -> str:
-        """What the differences say, in words."""
+        """Say in words what the differences are."""
         parts = [f"{name} {self._verdict(getattr(self._last, name))}" for name in MEASURES]
         return (
             f"annealed − constant over steps {self._last.first}–{self._last.last}: "
@@ -100,8 +100,7 @@ def compare(history_with: Sequence[StepLog], history_without: Sequence[StepLog])
 def draw_comparison(
     path: Path, history_with: Sequence[StepLog], history_without: Sequence[StepLog]
 ) -> None:
-    """The four panels of both trainings side by side on the same axes, the annealed one's
-    transition shaded in both.
+    """Draw both trainings' panels side by side, the annealed one's transition shaded.
 
     Raises:
         ValueError: as `compare`.

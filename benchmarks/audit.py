@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def against(values: list[float], others: list[float]) -> Interval:
-    """Ratio of medians of two samples of different length, with its 95 % bootstrap interval."""
+    """Return the ratio of two samples' medians with its 95 % bootstrap interval."""
     rng = np.random.default_rng(0)
     draws = [
         np.median(rng.choice(sample, (2000, len(sample))), axis=1) for sample in (values, others)
@@ -105,7 +105,7 @@ def against(values: list[float], others: list[float]) -> Interval:
 
 
 def entry(name: str) -> AuditEntry:
-    """A request as the server has them: a question, four sections, an answer."""
+    """Make a request as the server has them: a question, four sections, an answer."""
     sections = {
         section: PrivateText(f"{section} {name}: " + "thinking " * 30) for section in SECTIONS
     }
@@ -124,7 +124,7 @@ def entry(name: str) -> AuditEntry:
 
 
 def bytes_of_a_record(log: AuditLog) -> int:
-    """What one append adds to the newest file, in bytes."""
+    """Measure how many bytes one append adds to the newest file."""
     sizes = []
     for name in ("first", "other"):
         log.append(entry(name))
@@ -135,7 +135,7 @@ def bytes_of_a_record(log: AuditLog) -> int:
 def one_thread(
     log: AuditLog, descriptor: int, size: int, *, rounds: int, warmup: int = 20
 ) -> tuple[list[float], list[float]]:
-    """Seconds of every append and of every plain write with its fsync."""
+    """Time every append and every plain write with its fsync, in seconds."""
     seconds: tuple[list[float], list[float]] = ([], [])
     data = os.urandom(size)
     for number in range(rounds + warmup):
@@ -154,8 +154,7 @@ def one_thread(
 def many_threads(
     log: AuditLog, descriptor: int, size: int, *, rounds: int, each: int
 ) -> tuple[list[float], list[float]]:
-    """Seconds of every round of appends and of every round of plain writes, the first of both left
-    out."""
+    """Time every round of appends and of plain writes, in seconds, without the first."""
     seconds: tuple[list[float], list[float]] = ([], [])
     data = os.urandom(size)
     for number in range(rounds + 1):

@@ -57,7 +57,7 @@ class Claim:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on besides the code."""
+    """Return what the figures depend on besides the code."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     found = {"cores": usable, "threads": torch.get_num_threads(), "device": device}
@@ -91,12 +91,12 @@ def report(
 
 
 def median(values: Sequence[float] | np.ndarray) -> Interval:
-    """The median and its 95 % bootstrap interval."""
+    """Return the median and its 95 % bootstrap interval."""
     return _interval(values, np.median)
 
 
 def mean(values: Sequence[float] | np.ndarray) -> Interval:
-    """The mean and its 95 % bootstrap interval."""
+    """Return the mean and its 95 % bootstrap interval."""
     return _interval(values, np.mean)
 
 

@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def fit_peer(records: dict[str, list[Any]], pairs: list[Any]) -> Any:
-    """The pipeline whose C does best on validation."""
+    """Fit the pipeline whose C does best on validation."""
     prompts = texts(records["train"]) + [pair.prompt for pair in pairs]
     labels = [int(r.decision) for r in records["train"]] + [
         int(pair.chosen.decision) for pair in pairs
@@ -114,7 +114,7 @@ def judged(judge: Judge, prompts: list[str]) -> np.ndarray:
 def paired_difference(
     truth: np.ndarray, peer: np.ndarray, judge: np.ndarray
 ) -> tuple[float, float, float]:
-    """Macro F1 of the judge minus the peer's, with a bootstrap over items."""
+    """Return the judge's macro F1 minus the peer's, with a bootstrap over items."""
     rng = np.random.default_rng(0)
     draws = [rng.integers(0, len(truth), len(truth)) for _ in range(1000)]
     samples = [macro_f1(truth[d], judge[d]) - macro_f1(truth[d], peer[d]) for d in draws]
@@ -123,7 +123,7 @@ def paired_difference(
 
 
 def public_sets(folder: Path, limit: int, peer: Any, judge: Judge) -> None:
-    """Shares of prompts answered (ALLOW), for sets that nobody here wrote."""
+    """Print the shares of prompts answered (ALLOW), for sets that nobody here wrote."""
     if not folder.is_dir():
         print(f"public sets: skipped, {folder} is not there (give --public DIR)")
         return

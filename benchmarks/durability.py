@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def seconds_of(details: dict[str, Any]) -> list[str]:
-    """The seconds that the claims are made of, a line each."""
+    """Return the seconds that the claims are made of, a line each."""
     lines = ["seconds, medians [95 % interval of the median]"]
     for name, (value, low, high) in details["seconds"].items():
         line = f"  {name:38} {value:.3f}  [{low:.3f}, {high:.3f}]"
@@ -166,8 +166,11 @@ def measure_saves(
 def train_and_save(
     folder: Path, config: Config, *, steps: int, logged: int, sync: bool
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Train `steps` steps and let both save after each; seconds of every step and save, bytes of
-    the last saves."""
+    """Train `steps` steps and let both save after each.
+
+    Returns:
+        Seconds of every step and save; bytes of the last saves.
+    """
     adapted, objective, plan = prepare(config, steps=steps)
     optimizer = objective.optimizer
     scheduler = get_cosine_schedule_with_warmup(optimizer, 0, steps)
@@ -190,10 +193,10 @@ def train_and_save(
         seconds[STEP].append(time.perf_counter() - begun)
         done = trainer.state.global_step
         logs.append(step_log(logged + done, seconds=seconds[STEP][-1]))
-        trainer.state.log_history = [its_log(log) for log in logs]
+        trainer.state.log_history = [trainer_log(log) for log in logs]
         arms = {OURS: lambda: save(logged + done), THEIRS: lambda: its_save(model, trial)}
         for name in sorted(arms, reverse=done % 2 == 0):
-            settle()
+            wait_for_disk()
             seconds[name].append(timed(arms[name]))
             if sync and name == THEIRS:
                 seconds[FSYNC].append(
@@ -217,7 +220,7 @@ def make_trainer(
     *,
     steps: int,
 ) -> Any:
-    """transformers.Trainer on the PEFT model and our optimizer, saving after every step."""
+    """Build transformers.Trainer on the PEFT model and our optimizer, saving every step."""
     from transformers import (
         Trainer,
         TrainingArguments,
@@ -251,7 +254,7 @@ def make_trainer(
 
 
 def prepare(config: Config, *, steps: int) -> tuple[Adapted, SupervisedObjective, list[int]]:
-    """The quickstart's model and loss, and a fixed set of its batches."""
+    """Build the quickstart's model and loss, and a fixed set of its batches."""
     base, device = resolve_base(config.base), pick_device()
     model: Any = base.load_model(dtype=torch.float32, attention=quick_attention(device))
     tokenizer, settings = base.load_tokenizer(), config.train
@@ -264,7 +267,7 @@ def prepare(config: Config, *, steps: int) -> tuple[Adapted, SupervisedObjective
     peft.save_pretrained = functools.partial(peft.save_pretrained, save_embedding_layers=False)
     encoding = EncodingSettings.of(config)
     encoding = replace(encoding, thinking_records=steps // 6, thinking_tokens=None)
-    examples, _ = encode_all(tokenizer, some(seed_records(), 32 * steps), [], encoding)
+    examples, _ = encode_all(tokenizer, spread(seed_records(), 32 * steps), [], encoding)
     loop = LoopSettings(pad_id=tokenizer.pad_token_id, seed=config.seed)
     objective = SupervisedObjective(adapted.train(), SupervisedData(examples), settings, loop)
     return adapted, objective, [number % objective.steps for number in range(steps)]
@@ -276,8 +279,7 @@ def our_save(
     objective: SupervisedObjective,
     logs: list[StepLog],
 ) -> tuple[Callable[[int], None], Callable[[], int]]:
-    """What a run does at a step's end when it is time, with the parts of `train_sft`; and the bytes
-    of the last save."""
+    """Return a function that saves as `train_sft` does, and one for its last save's bytes."""
     session = open_session(folder / "aegis", config_fingerprint="benchmark", resume=False)
     store = SnapshotStore(
         session.folder / "snapshots", fingerprint="benchmark", keep=config.durable.keep_training
@@ -305,26 +307,26 @@ def our_save(
 
 
 def step_log(step: int, *, seconds: float) -> StepLog:
-    """A step's log with as many digits as a real one."""
+    """Return a step's log with as many digits as a real one."""
     value = 1 / (step + 0.7)
     return StepLog(
         step, value, {"decision": value}, 1000, seconds, value, value, {"alpha": value, "g": value}
     )
 
 
-def its_log(log: StepLog) -> dict[str, float]:
-    """The same step in Trainer's log."""
+def trainer_log(log: StepLog) -> dict[str, float]:
+    """Return the same step in Trainer's log."""
     rates = {"grad_norm": log.gradient_norm, "learning_rate": log.learning_rate}
     return {"epoch": log.loss, **rates, "loss": log.loss, "step": log.step}
 
 
-def settle() -> None:
-    """The disk has nothing left to write."""
+def wait_for_disk() -> None:
+    """Wait until the disk has nothing left to write."""
     getattr(os, "sync", lambda: None)()
 
 
 def timed(act: Callable[[], None]) -> float:
-    """Seconds that it takes."""
+    """Return the seconds that it takes."""
     begun = time.perf_counter()
     act()
     return time.perf_counter() - begun
@@ -367,8 +369,7 @@ def measure_restarts(
 
 
 def killed_and_resumed(folder: Path, *, records: int, with_probe: bool) -> tuple[float, float]:
-    """Seconds of a cold start to its first step, and from its SIGKILL to the first step of the
-    process after it."""
+    """Time a cold start, and the way from its SIGKILL to its successor's first step."""
     folder.mkdir()
     with open(folder / "log", "w+", encoding="utf-8") as log:
         processes = []
@@ -410,7 +411,7 @@ def start(folder: Path, log: IO[str], *, records: int, with_probe: bool) -> subp
 
 
 def events(process: subprocess.Popen[str], log: IO[str]) -> Iterator[tuple[str, int]]:
-    """What the process tells, as it happens."""
+    """Yield what the process reports, as it happens."""
     assert process.stdout
     for line in process.stdout:
         name, _, step = line.partition(" ")
@@ -424,8 +425,7 @@ def until(told: Iterator[tuple[str, int]], wanted: str, *, at_least: int) -> int
 
 
 def work(folder: Path, *, records: int, with_probe: bool) -> None:
-    """The process that is killed: stage 3 from the newest snapshot in the folder, saving at every
-    step, telling on stdout."""
+    """Be the process that is killed: SFT from the newest snapshot, saving at every step."""
 
     def tell(name: str, step: int) -> None:
         print(name, step, flush=True)
@@ -450,12 +450,12 @@ def work(folder: Path, *, records: int, with_probe: bool) -> None:
 
     services = TrainServices(Reporter(show), snapshots)
     job = TrainingJob(folder / "adapter", config, resolve_base(config.base), services)
-    data = TrainingData(some(seed_records(), records), [])
+    data = TrainingData(spread(seed_records(), records), [])
     write_supervised(job, data, origin={"session_id": "benchmark", "records_sha256": ""})
 
 
-def some(records: Sequence[Record], count: int) -> list[Record]:
-    """`count` records from all over the list."""
+def spread(records: Sequence[Record], count: int) -> list[Record]:
+    """Return `count` records from all over the list."""
     return list(records)[:: max(1, len(records) // count)][:count]
 
 

@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def decided(engine: Any, prompts: list[str]) -> list[Verdict]:
-    """Verdicts in portions, with a bar."""
+    """Return verdicts in portions, with a bar."""
     found = []
     with bar("deciding", len(prompts)) as advance:
         for start in range(0, len(prompts), 32):
@@ -111,7 +111,7 @@ def decided(engine: Any, prompts: list[str]) -> list[Verdict]:
 
 
 def exactly(model: Path, prompts: list[str]) -> list[Verdict]:
-    """The judge's verdicts with every product in float32."""
+    """Return the judge's verdicts with every product in float32."""
     with patch("aegis.model.device.bfloat16_is_fast", return_value=False):
         return decided(Judge.load(model), prompts)
 
@@ -119,8 +119,7 @@ def exactly(model: Path, prompts: list[str]) -> list[Verdict]:
 def agree(
     engine: LlamaCppEngine, name: str, prompts: list[str], expected: list[Verdict]
 ) -> tuple[Claim, str]:
-    """Item by item: how often both decide alike, how far their probabilities are apart, and what
-    that opens."""
+    """Compare item by item how often both decide alike, and how far they are apart."""
     pairs = list(zip(decided(engine, prompts), expected, strict=True))
     same = [found.decision == wanted.decision for found, wanted in pairs]
     gaps = [
@@ -149,7 +148,7 @@ def race(
     count: int,
     rounds: int,
 ) -> tuple[Claim, str]:
-    """Tokens a second of both sides, `count` requests at a time."""
+    """Measure tokens a second of both sides, `count` requests at a time."""
     sides = {
         "engine": partial(engine_tokens, engine, count),
         "transformers": partial(peer_tokens, thinker, count),
@@ -175,7 +174,7 @@ def race(
 
 
 def engine_tokens(engine: LlamaCppEngine, count: int, group: list[str], seed: int) -> int:
-    """Tokens of the responses to a group of prompts, `count` of them asked at a time."""
+    """Return the responses' tokens to a group of prompts, `count` of them at a time."""
     before = engine.written
 
     def think(numbered: tuple[int, str]) -> None:
@@ -189,7 +188,7 @@ def engine_tokens(engine: LlamaCppEngine, count: int, group: list[str], seed: in
 
 
 def peer_tokens(thinker: LocalThinker, count: int, group: list[str], seed: int) -> int:
-    """The same through transformers, in batches of `count`."""
+    """Return the same through transformers, in batches of `count`."""
     tags = thinker.sampler.tags
     sampler = ResponseSampler(thinker.model, thinker.tokenizer, tags, LIMITS)
     rows = [thinker.encoder.ids(prompt) for prompt in group]
@@ -205,7 +204,7 @@ def peer_tokens(thinker: LocalThinker, count: int, group: list[str], seed: int) 
 
 
 def decisions(judge: Any, prompts: list[str]) -> float:
-    """Decisions a second, the median of three times."""
+    """Measure decisions a second, the median of three times."""
     seconds = []
     for _ in range(3):
         begun = time.perf_counter()

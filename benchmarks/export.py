@@ -94,8 +94,7 @@ def main() -> None:
 
 
 def peak(command: list[str]) -> tuple[int, float]:
-    """Largest resident set of the command and its children, in bytes, looked at every 20 ms; and
-    the seconds it took."""
+    """Return the command's largest resident set with its children, in bytes, and its seconds."""
     begun, most = time.perf_counter(), 0
     process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while process.poll() is None:

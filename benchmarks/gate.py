@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def step_of(folder: Any, arm: str, options: argparse.Namespace) -> Callable[[], None]:
-    """One training step of an arm: forward, loss on every token, backward, AdamW."""
+    """Return an arm's training step: forward, loss on every token, backward, AdamW."""
     device = pick_device()
     model: Any = ModelFolder(folder).load_model(
         dtype=torch.float32, attention="eager" if device.type == "cpu" else None
@@ -108,8 +108,7 @@ def step_of(folder: Any, arm: str, options: argparse.Namespace) -> Callable[[], 
 
 
 def unwrap_lora(adapted: Adapted) -> None:
-    """The gates alone, for OFT alone has no LoRA either: plain layers take the place of the wrapped
-    ones."""
+    """Put plain layers in place of the wrapped ones: OFT alone has no LoRA either."""
     for name, layer in list(adapted.base.named_modules()):
         if not isinstance(layer, LoraLayer):
             continue
@@ -122,7 +121,7 @@ def unwrap_lora(adapted: Adapted) -> None:
 def ratio(
     one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray
 ) -> tuple[float, float, float]:
-    """Ratio of medians and its 95 % bootstrap interval over rounds."""
+    """Return the ratio of medians and its 95 % bootstrap interval over rounds."""
     pairs = np.array([one, other])
     rng = np.random.default_rng(0)
     draws = rng.integers(0, pairs.shape[1], (2000, pairs.shape[1]))

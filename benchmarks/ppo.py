@@ -92,7 +92,7 @@ def measure_scoring(
     lines: list[str],
     details: dict[str, Any],
 ) -> None:
-    ppo, rollout = rolled_out(config)
+    ppo, rollout = make_ppo(config)
     arms: dict[str, Callable[[], list[Tensor]]] = {
         SHARED: lambda: shared(ppo, rollout),
         FOUR: lambda: whole_passes(ppo, rollout, own_value_pass=True),
@@ -132,9 +132,8 @@ def measure_scoring(
     }
 
 
-def rolled_out(config: Config) -> tuple[PpoObjective, Rollout]:
-    """PPO as stage 3 sets it up, on an adapter whose roles differ, and one rollout of its own
-    task."""
+def make_ppo(config: Config) -> tuple[PpoObjective, Rollout]:
+    """Set PPO up as a run does, its roles made different, with one rollout of its task."""
     base, device, settings = resolve_base(config.base), pick_device(), config.train.ppo
     model: Any = base.load_model(dtype=fast_dtype(), attention=quick_attention(device))
     tokenizer = base.load_tokenizer()
@@ -150,7 +149,7 @@ def rolled_out(config: Config) -> tuple[PpoObjective, Rollout]:
     value = ScalarHead(adapted.head.features).to(device)
     nn.init.normal_(value.linear.weight, std=0.1)
     nn.init.normal_(head.linear.weight, std=0.1)
-    records, prompts = asked(tokenizer, config)
+    records, prompts = pick_prompts(tokenizer, config)
     judge = Judge(adapted.base, tokenizer, CalibratedHead(adapted.head))
     task = QuadrupleThinking(adapted, judge, records, prompts, settings)
     reward = RewardModel(head, adapted.reward_layer())
@@ -164,8 +163,7 @@ def rolled_out(config: Config) -> tuple[PpoObjective, Rollout]:
 
 
 def set_apart(adapted: Adapted) -> None:
-    """Untrained LoRA adds nothing; give every role something of its own, so that mixing them up
-    would show."""
+    """Give every role something of its own, so that mixing them up would show."""
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if ".lora_B." in name:
@@ -174,7 +172,7 @@ def set_apart(adapted: Adapted) -> None:
 
 @torch.no_grad()
 def shared(ppo: PpoObjective, rollout: Rollout) -> list[Tensor]:
-    """What PPO does with a new rollout."""
+    """Do what PPO does with a new rollout."""
     _, hidden, _, scores = ppo.collector.score(rollout)
     rollout.values = ppo.values(hidden, rollout)
     assert scores is not None
@@ -183,7 +181,7 @@ def shared(ppo: PpoObjective, rollout: Rollout) -> list[Tensor]:
 
 @torch.no_grad()
 def whole_passes(ppo: PpoObjective, rollout: Rollout, *, own_value_pass: bool) -> list[Tensor]:
-    """The same results with every layer run for each role."""
+    """Compute the same results with every layer run for each role."""
     adapted, ids, mask, weight = (
         ppo.adapted,
         rollout.ids,
@@ -200,9 +198,8 @@ def whole_passes(ppo: PpoObjective, rollout: Rollout, *, own_value_pass: bool) -
     return [logprobs, values, reference, weight * reward.score(adapted, ids, mask).clamp(-3, 3)]
 
 
-def asked(tokenizer: Any, config: Config) -> tuple[list[Record], list[tuple[int, ...]]]:
-    """As many shipped records as PPO asks at once, from all over those that it may ask; and their
-    ids."""
+def pick_prompts(tokenizer: Any, config: Config) -> tuple[list[Record], list[tuple[int, ...]]]:
+    """Return as many shipped records as PPO asks at once, evenly, and their ids."""
     count, limit = config.train.ppo.batch, config.train.ppo.prompt_tokens
     encoder = PromptEncoder(tokenizer, config.model.system_prompt)
     rows = [(record, tuple(encoder.ids(record.prompt))) for record in seed_records()[::8]]

@@ -162,7 +162,7 @@ def measure_learning(
 
 
 def claims_of(sft: Found, found: dict[int, Found], truth: np.ndarray, *, texts: int) -> list[Claim]:
-    """Every seed by itself, for a mean over seeds could hide one that failed."""
+    """Judge every seed by itself, for a mean over seeds could hide one that failed."""
     claims, n = [], len(sft.answers.total)
     for seed, one in found.items():
         name = f"seed {seed}: "
@@ -206,7 +206,7 @@ def claims_of(sft: Found, found: dict[int, Found], truth: np.ndarray, *, texts: 
 
 
 def rise(before: np.ndarray, after: np.ndarray) -> Interval:
-    """Mean difference in standard deviations of `before`, items resampled in pairs."""
+    """Return the mean difference in standard deviations of `before`, resampled in pairs."""
 
     def of(chosen: np.ndarray) -> float:
         return float((after[chosen] - before[chosen]).mean() / max(1e-9, before[chosen].std()))
@@ -217,7 +217,7 @@ def rise(before: np.ndarray, after: np.ndarray) -> Interval:
 
 
 def policy(config: Config, base: Base, run: Path, *, seed: int, keep: Path) -> Path:
-    """The folder of the policy that PPO makes from the run's SFT with this seed."""
+    """Return the folder of the policy that PPO makes of the run's SFT with this seed."""
     own = read_card(run / "adapter").training if (run / "adapter").is_dir() else {}
     wanted = config.train.ppo.model_dump(mode="json")
     if own.get("ppo", {}).get("settings") == wanted and own.get("seed") == seed:
@@ -283,7 +283,7 @@ class Bench:
         return [record for record in records if len(encoder.ids(record.prompt)) <= limit]
 
     def load(self, folder: Path) -> tuple[Adapted, Any]:
-        """The adapter as the policy, with the run's SFT as its reference."""
+        """Load the adapter as the policy, with the run's SFT as its reference."""
         adapted, tokenizer = self.attach(folder)
         adapted.add_reference()
         supervised, _ = self.attach(self.run / "sft")
@@ -359,8 +359,7 @@ class Bench:
     def decisions(
         self, adapted: Adapted, tokenizer: Any, lexical: LexicalHead | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The decisions on the test split: by both eyes, weighed on validation, and by the hidden
-        state alone."""
+        """Decide on the test split, with the n-grams weighed on validation and without."""
         settings = replace(EncodingSettings.of(self.config), thinking_records=0)
         deep, second, spelled, truth = {}, {}, {}, {}
         for name, records in (("validation", self.validation), ("test", self.test)):
@@ -379,7 +378,7 @@ class Bench:
 
     @torch.no_grad()
     def perplexity(self, adapted: Adapted) -> float:
-        """exp of the mean negative log-likelihood of the texts' tokens after the first."""
+        """Return exp of the mean −log p of the texts' tokens after the first."""
         rows = [
             self.tokenizer(text, add_special_tokens=False)["input_ids"][:TEXT_TOKENS]
             for text in self.texts
@@ -401,7 +400,7 @@ class Bench:
 
 
 def is_valid(path: Any) -> bool:
-    """The response is in the protocol's form, read back from its text."""
+    """Return whether the response, read back from its text, is in the protocol's form."""
     try:
         return parse(compose(path.thinking())) is not None
     except DataError:
@@ -409,8 +408,7 @@ def is_valid(path: Any) -> bool:
 
 
 def read_texts(path: Path | None, limit: int) -> list[str] | None:
-    """Texts of a file, evenly from all of it: lines of JSON with one of the usual fields, or
-    paragraphs."""
+    """Read texts evenly from a file of JSON lines with a usual field, or of paragraphs."""
     if path is None:
         return None
     content = path.read_text(encoding="utf-8")

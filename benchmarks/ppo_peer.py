@@ -74,7 +74,7 @@ def make_trainer(ppo: Any, spec: dict[str, Any], clock: Clock) -> Any:
         r=spec["rank"], lora_alpha=spec["alpha"], lora_dropout=0.0, target_modules=spec["targets"]
     )
     if spec["value"] == "lora":
-        few(value, lora)
+        train_only_lora(value, lora)
     arguments = ppo.PPOConfig(
         output_dir=spec["folder"],
         per_device_train_batch_size=spec["batch"],
@@ -117,9 +117,8 @@ def make_trainer(ppo: Any, spec: dict[str, Any], clock: Clock) -> Any:
     )
 
 
-def few(value: Any, lora: LoraConfig) -> None:
-    """LoRA and the score train, in float32 as the policy's LoRA does; the rest of the value model
-    does not."""
+def train_only_lora(value: Any, lora: LoraConfig) -> None:
+    """Let only LoRA and the score train, in float32 as the policy's LoRA does."""
     inject_adapter_in_model(lora, value)
     for name, parameter in value.named_parameters():
         parameter.requires_grad_("lora_" in name or "score" in name)
@@ -158,7 +157,7 @@ class Stopwatch:
 
 
 def optimizer_steps(optimizer: Any) -> int:
-    """How many steps Adam has really taken."""
+    """Return how many steps Adam has really taken."""
     states = getattr(optimizer, "optimizer", optimizer).state.values()
     return max(int(state["step"]) for state in states)
 

@@ -151,7 +151,7 @@ def side(name: str, found: dict[str, Any]) -> str:
 
 
 def make_spec(config: Config, options: argparse.Namespace, folder: str) -> dict[str, Any]:
-    """What both sides are given."""
+    """Return what both sides are given."""
     base, device, settings = resolve_base(config.base), pick_device(), config.train.ppo
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.folder))
@@ -185,8 +185,10 @@ def make_spec(config: Config, options: argparse.Namespace, folder: str) -> dict[
 
 
 def make_prompts(folder: Path, config: Config, *, count: int, length: int) -> list[list[int]]:
-    """The last `length` tokens of the shipped records' prompts that have so many; again from the
-    first if they are few."""
+    """Return the last `length` tokens of shipped prompts that have so many.
+
+    They repeat from the first where they are few.
+    """
     tokenizer = ModelFolder(folder).load_tokenizer()
     encoder = PromptEncoder(tokenizer, config.model.system_prompt)
     rows = (encoder.ids(record.prompt) for record in seed_records())
@@ -202,7 +204,7 @@ def make_prompts(folder: Path, config: Config, *, count: int, length: int) -> li
 
 
 def run(command: list[str], spec: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Run one side and read what it found."""
+    """Run one side and read its result."""
     given, target, log = folder / "spec.json", folder / "found.json", folder / "log"
     target.unlink(missing_ok=True)
     given.write_text(json.dumps(spec), encoding="utf-8")
@@ -219,8 +221,7 @@ def run(command: list[str], spec: dict[str, Any], folder: Path) -> dict[str, Any
 
 
 def peer_python(torch_index: str | None) -> Path:
-    """The interpreter of an environment with TRL, and torch, transformers and PEFT as they are
-    here."""
+    """Return the interpreter of an environment with TRL and our torch and transformers."""
     versions = {
         name: importlib.metadata.version(name).partition("+")[0]
         for name in ("torch", "transformers", "peft")
@@ -305,7 +306,7 @@ class Plain:
 
 
 def our_updates(spec: dict[str, Any]) -> dict[str, Any]:
-    """AEGIS's side."""
+    """Time AEGIS's side."""
     import resource  # not at the top: Windows has none
 
     config = Config.model_validate_json(json.dumps(spec["config"]))

@@ -116,7 +116,7 @@ Times = tuple[float, list[float]]
 def overhead(
     engine: Engine, prompts: Sequence[str], clients: int, questions: int, rounds: int
 ) -> list[Claim]:
-    """Ratios served / bare, a figure a round."""
+    """Return the ratios served / bare, a figure a round."""
     wanted = [(prompts[number % len(prompts)], number) for number in range(clients * questions)]
     shares = [wanted[number::clients] for number in range(clients)]
     with (
@@ -178,7 +178,7 @@ def asked(url: str, shares: Sequence[Sequence[Question]]) -> Times:
 
 
 def ask_all(shares: list[list[Question]], url: str) -> None:
-    """The clients, in a process of their own; prints the seconds that all took, and each wait."""
+    """Be the clients, in their own process; print the seconds that all took, and each wait."""
     import http.client
 
     host, port = url.removeprefix("http://").split(":")
@@ -254,7 +254,7 @@ class served:  # noqa: N801 - a context manager
 
 
 def decisions(thinker: LocalThinker, prompts: Sequence[str], n: int, rounds: int) -> list[Claim]:
-    """Requests a second, head against words."""
+    """Measure requests a second, head against words."""
     chosen = [prompts[number % len(prompts)] for number in range(n)]
     lengths = [
         len(thinker.tokenizer(text, add_special_tokens=False)["input_ids"])
