@@ -193,7 +193,8 @@ def _together(
         try:
             config = _changed(config, remedy.setting, remedy.value)
         except ConfigError:
-            # It contradicts one that is taken: half the batch may not divide by twice the minibatches.
+            # It contradicts one that is taken: half the batch may not divide by twice the
+            # minibatches.
             continue
         taken.append(remedy)
         if all(step.total <= device.memory for step in steps_of(config)):

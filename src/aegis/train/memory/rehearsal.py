@@ -69,10 +69,10 @@ class Allocations(TorchDispatchMode):
 class Rehearsal(Allocations):
     """Let code that looks at numbers run on meta tensors.
 
-    Whole numbers copied to the meta device stay on the CPU, so that a batch keeps its lengths; where
-    they meet a meta tensor, their shape takes part. A number that is not there reads as 1, and a
-    condition on such numbers holds everywhere: as many are taken as there can be. They are all
-    alike.
+    Whole numbers copied to the meta device stay on the CPU, so that a batch keeps its lengths;
+    where they meet a meta tensor, their shape takes part. A number that is not there reads as 1,
+    and a condition on such numbers holds everywhere: as many are taken as there can be. They are
+    all alike.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -103,8 +103,10 @@ def _on_one_device(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
     if func in _INDEXING:  # a mask whose numbers are known selects as many as it says
         indices: list[Any] = []
         for index in args[1]:
-            known_mask = index is not None and not index.is_meta and index.dtype == torch.bool
-            indices += index.nonzero().unbind(1) if known_mask else [index]
+            if index is not None and not index.is_meta and index.dtype == torch.bool:
+                indices += index.nonzero().unbind(1)
+            else:
+                indices.append(index)
         args = (args[0], indices, *args[2:])
     flat, structure = tree_flatten((args, kwargs))
     moved = [

@@ -196,7 +196,7 @@ class _Planner:
         return StepPlan(name, parts)
 
     def _base_weights(self, adapted: Adapted, dtype: torch.dtype) -> int:
-        """Return the bytes of the base's weights on the device, those that wait elsewhere left out."""
+        """Return the bytes of the base's weights that lie on the device."""
         whole, among = frozen_bytes(adapted, self.config.model, dtype)
         if self.config.model.offload:
             sizes = [among // adapted.depth] * adapted.depth
