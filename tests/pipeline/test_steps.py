@@ -30,6 +30,8 @@ READ_BY: dict[str, set[str]] = {
     "train.datasets": set(),  # their content is an input
     "train.clip_norm": TRAINING,
     "train.max_length": TRAINING,
+    "train.autocast": TRAINING,
+    "train.batch_tokens": TRAINING,
     "train.reward": {"reward"},
     "train.ppo": {"ppo"},
     "train.dpo": set(),

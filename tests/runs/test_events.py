@@ -34,6 +34,18 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / EVENTS).read_text("utf-8").splitlines()]
 
 
+def test_an_event_that_cannot_be_written_never_fails_a_run(tmp_path: Path) -> None:
+    said: list[str] = []
+    log = EventLog(tmp_path, say=said.append)
+    log(Message(text="a lone surrogate \ud800"))
+    strange: Any = {"loss": {1, 2}}
+    log(Metrics(training="sft", step=1, steps=2, values=strange))
+    log(Message(text="after"))
+    log.close()
+    assert [event.text for event in read_events(tmp_path, Message)][-1] == "after"
+    assert len(said) == 1
+
+
 def test_each_line_says_version_time_and_kind(tmp_path: Path) -> None:
     log = EventLog(tmp_path)
     reporter = Reporter(log)

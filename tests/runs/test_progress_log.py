@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from aegis.config import DurableSettings
-from aegis.runs.events import Metrics, Progress, StageBegun
+from aegis.runs.events import Metrics, Progress, StageBegun, TrainingBegun
 from aegis.runs.machine import Gpu, MachineState, machine_state
 from aegis.runs.progress_log import FOLDER, SUMMARY, WARNINGS_KEPT, ProgressLog
 from tests.runs.test_machine import FakeNvml, fail
@@ -110,6 +110,17 @@ def test_nothing_counted_is_null_and_not_zero(bench: Bench) -> None:
     nothing = ("samples_per_s", "tokens_per_s", "step", "steps", "epoch", "loss", "eta_s")
     assert [entry[name] for name in nothing] == [None] * len(nothing)
     assert bench.summary()["samples_per_s"] is None
+
+
+def test_a_new_training_begins_without_the_position_of_the_last(bench: Bench) -> None:
+    bench.step(10, step=3, steps=3, loss=0.01)
+    bench.log(TrainingBegun(training="reward", done=0, steps=5))
+    bench.wait(180)  # what follows may take long before its first step
+    bench.log(Progress(label="reading pairs", done=1, total=9))
+    (entry,) = bench.entries()
+    assert [entry[name] for name in ("step", "steps", "loss", "eta_s")] == [None] * 4
+    bench.step(180, step=1, steps=5, loss=2.0)
+    assert bench.summary()["best_loss"] == 2.0
 
 
 def test_nothing_is_written_before_the_interval_is_over(bench: Bench) -> None:

@@ -103,6 +103,9 @@ def test_the_settings_lie_beside_the_record(tmp_path: Path) -> None:
     assert load_config(session.folder / CONFIG) == config  # until the session is taken over
     session.take_over({}, settings=dump_yaml(Config()))
     assert load_config(session.folder / CONFIG) == Config()
+    (session.folder / CONFIG).write_bytes(b"\xff\xfe damaged")
+    session.take_over({}, settings=dump_yaml(Config()))
+    assert load_config(session.folder / CONFIG) == Config()
 
 
 OLD_RECORD = """{
@@ -161,7 +164,7 @@ def test_latest_may_be_a_file(tmp_path: Path) -> None:
     assert load(locate(tmp_path / LATEST)).session_id == session.session_id
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"stages": 3}'])
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"stages": 3}'])
 def test_a_damaged_record_is_told_and_passed_over(tmp_path: Path, text: str) -> None:
     session = open_session(tmp_path, config_fingerprint="a", resume=True)
     (session.folder / RECORD).write_text(text)

@@ -211,16 +211,21 @@ def test_ppo_shows_every_update_once(tmp_path: Path) -> None:
         if left[0] == 0:
             raise StoppedError("asked to")
 
-    def run(check: Callable[[], None]) -> list[dict[str, Any]]:
+    def run(
+        check: Callable[[], None], look: Callable[[Any], Any] = lambda _: None
+    ) -> list[dict[str, Any]]:
         store = SnapshotStore(tmp_path / "snapshots", fingerprint="same", keep=3)
         snapshots = SnapshotPolicy(store, interval_s=1e9, check=check)
         with board(tmp_path / "events") as tracker:
-            services = TrainServices(Reporter(tracker), snapshots)
+            services = TrainServices(Reporter(tracker, look), snapshots)
             return train_ppo(bandit(updates=3), services)
 
     with pytest.raises(StoppedError):
         run(check)
-    logs = run(lambda: None)
+    begun: list[TrainingBegun] = []
+    logs = run(lambda: None, lambda e: isinstance(e, TrainingBegun) and begun.append(e))
+    assert [(event.done, event.steps) for event in begun] == [(len(begun[0].history), 3)]
+    assert 0 < begun[0].done < 3
     curves = shown(tmp_path / "events")
     assert curves["reward"] == [
         (log["update"], pytest.approx(log["reward"], rel=1e-6)) for log in logs

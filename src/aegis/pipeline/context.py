@@ -54,7 +54,7 @@ class StepContext:
             self.unfinished / self.step,
             fingerprint=self.fingerprint,
             keep=self.config.durable.keep_training,
-            say=self.reporter.message,
+            say=self.reporter.warning,
             wait=self._wait,
         )
 

@@ -123,8 +123,8 @@ def _reporter(
         if isinstance(event, Progress) and event.stoppable:
             interrupt.check()
 
-    log = EventLog(session.folder, say=reporter.message)
-    progress = ProgressLog(session.folder, config.durable, say=reporter.message)
+    log = EventLog(session.folder, say=reporter.warning)
+    progress = ProgressLog(session.folder, config.durable, say=reporter.warning)
     reporter.subscribers += [log, Heartbeat(session.folder, session.stage), progress, stop]
     begun, outcome, error = time.monotonic(), "failed", None
     reporter.emit(SessionBegun(session_id=session.session_id, pid=this_process().pid))

@@ -201,7 +201,7 @@ class Runner:
 
 def _remove_journals(folder: Path) -> None:
     """Remove what a finished step had worked out on the way."""
-    for path in folder.glob("*.jsonl"):
-        path.unlink()
     with contextlib.suppress(OSError):  # absent, or it holds snapshots
+        for path in folder.glob("*.jsonl"):
+            path.unlink()
         folder.rmdir()

@@ -78,7 +78,8 @@ def training_steps(config: Config) -> tuple[Step, ...]:
     )
     if algorithm == "sft":
         return (sft,)
-    shared = ("model", "seed", "train.clip_norm", "train.max_length")
+    limits = ("clip_norm", "max_length", "autocast", "batch_tokens")
+    shared = ("model", "seed", *(f"train.{name}" for name in limits))
     reward = Step(
         "reward",
         3,

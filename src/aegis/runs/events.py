@@ -279,17 +279,18 @@ class EventLog:
         self._pending = None
 
     def _append(self, event: Event) -> None:
-        line = json.dumps(to_record(event), ensure_ascii=False, allow_nan=False).encode() + b"\n"
         try:
+            text = json.dumps(to_record(event), ensure_ascii=False, allow_nan=False)
+            line = text.encode(errors="backslashreplace") + b"\n"
             if self._descriptor is None:
                 self._descriptor = _open_mended(self.path)
             if os.write(self._descriptor, line) < len(line):
                 raise OSError("the line was cut off")
-        except OSError as error:
+        except (OSError, TypeError, ValueError) as error:
             self._release()  # for the next event it is opened, and mended, again
             if not self._failure_reported:
                 self._failure_reported = True
-                reason = error.strerror or str(error)
+                reason = getattr(error, "strerror", None) or error
                 self._say(f"{self.path}: events cannot be written ({reason}); the run goes on")
 
     def _release(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from aegis.config import DurableSettings
 from aegis.errors import DiskFullError
-from aegis.runs.events import Event, Metrics, Progress, StageBegun, finite
+from aegis.runs.events import Event, Metrics, Progress, StageBegun, TrainingBegun, finite
 from aegis.runs.machine import MachineState, machine_state
 from aegis.storage.files import make_folder, write_json
 
@@ -104,6 +104,9 @@ class ProgressLog:
     def __call__(self, event: Event) -> None:
         if isinstance(event, StageBegun):
             self._stage = event.stage
+        elif isinstance(event, TrainingBegun):
+            self._position = _Position(self._stage)
+            self._best_loss = self._last_loss = self._timed_from = None
         elif isinstance(event, Metrics) and event.samples is not None:
             loss = event.values.get("loss")
             position = _Position(self._stage, event.epoch, event.step, event.steps, loss)

@@ -33,6 +33,7 @@ from aegis.storage.files import (
 
 RECORD, DATABASE, LATEST, CONFIG = "session_info.json", "session.db", "latest", "config.yaml"
 VERSION = 2
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, sqlite3.Error)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS session (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS attempts (
@@ -142,7 +143,7 @@ class Session:
     def write_settings(self, text: str) -> None:
         """Have `config.yaml` hold this text, durably; nothing is written if it does already."""
         path = self.folder / CONFIG
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        if not path.is_file() or path.read_bytes() != text.encode():
             write_text(path, text)
 
     def _repair(self) -> None:
@@ -263,7 +264,7 @@ def load(folder: Path) -> Session:
     """
     folder = folder.resolve()
     for read in (_from_database, _from_json):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, sqlite3.Error):
+        with contextlib.suppress(*_UNREADABLE):
             raw = read(folder)
             if raw.get("version", 1) > VERSION:
                 break
@@ -296,7 +297,7 @@ def _parse(raw: dict[str, Any], folder: Path) -> Session:
 
 def _age_key(folder: Path) -> tuple[datetime, int, str]:
     for read in (_from_json, _from_database):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, sqlite3.Error):
+        with contextlib.suppress(*_UNREADABLE):
             raw = read(folder)
             created = datetime.fromisoformat(raw["created"]).astimezone(UTC)
             return created, int(raw.get("number", 0)), folder.name

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -124,7 +124,7 @@ class SnapshotStore:
         target = self._target(kind, step, epoch)
         require_space(target, self._expected_bytes)
         try:
-            facts = {"step": step, "kind": kind, "saved": datetime.now().astimezone().isoformat()}
+            facts = {"step": step, "kind": kind, "saved": datetime.now(UTC).isoformat()}
             mine = self.fingerprint
             with writing(target, kind="snapshot", fingerprint=mine, facts=facts) as staging:
                 write(staging)
@@ -142,7 +142,7 @@ class SnapshotStore:
             return self.folder / "checkpoint_final"
         if kind == "epoch":
             return self.folder / f"checkpoint_epoch_{epoch}"
-        name = f"checkpoint_{kind}_{step:08d}_{datetime.now():%Y%m%d_%H%M%S}"
+        name = f"checkpoint_{kind}_{step:08d}_{datetime.now(UTC):%Y%m%d_%H%M%S}"
         return _unused(self.folder / name)
 
     def _ordered(self) -> list[Path]:

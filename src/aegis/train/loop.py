@@ -145,6 +145,10 @@ class Objective(ABC, Generic[BatchT]):
         """Return everything that was measured in the steps done, oldest first."""
         return [self.metrics(log) for log in logs]
 
+    def measurements(self, done: int) -> int:
+        """Return how many measurements so many steps make, where not each makes one."""
+        return done
+
     def epoch(self, done: int) -> int | None:
         """Return the epoch, from 1, in which the last of so many steps lies."""
         return bisect_left(self.epoch_ends, done) + 1 if self.epoch_ends else None
@@ -198,8 +202,8 @@ class TrainLoop:
                 snapshots.begin(self.parts)
         begun = TrainingBegun(
             training=objective.name,
-            done=self.done,
-            steps=objective.steps,
+            done=objective.measurements(self.done),
+            steps=objective.measurements(objective.steps),
             history=objective.history(self.logs),
         )
         reporter.emit(begun)

@@ -176,6 +176,9 @@ class PpoObjective(Objective[RolloutBatch]):
         self.rollout, self.trunk, self.measured = None, None, []
         yield self._update_metrics(self.updates[-1])
 
+    def measurements(self, done: int) -> int:
+        return done // self.steps_an_update
+
     def history(self, logs: Sequence[StepLog]) -> list[Metrics]:
         return [self._update_metrics(row) for row in self.updates]
 
