@@ -157,6 +157,8 @@ def test_what_cannot_be_served_is_told_before_anything_is_loaded(
         "--port",
         "8766",
     )
+    assert "--temperature: " in refused(str(model), "--temperature", "nan")
+    assert "no such model" in refused(str(tmp_path / "missing"), "--answer-s", "inf")
     assert "hf or gguf" in refused(str(model), "--engine", "other")
     (tmp_path / "cases.db").write_text(
         "no database at all, but a letter of some length", encoding="utf-8"

@@ -8,13 +8,31 @@ from typing import Any
 
 import pytest
 import schemathesis
+from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from schemathesis.generation import GenerationMode
 
 from aegis.protocol.decisions import Decision
+from aegis.serve.tokens import new_token
 from tests.serve.fakes import FakeEngine, house
 
 EXAMPLES = int(os.environ.get("AEGIS_EXAMPLES", "8"))  # of each kind for each path
+
+
+def test_the_served_document_asks_for_a_token_and_tells_no_response_that_is_never_sent(
+    tmp_path: Path,
+) -> None:
+    tokens = tmp_path / "tokens.json"
+    new_token(tokens, "mai", ["ask"])
+    client = TestClient(house(tmp_path, tokens=tokens).app, base_url="http://127.0.0.1")
+    document = client.get("/openapi.json").json()
+    assert document["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+    operations = [one for path in document["paths"].values() for one in path.values()]
+    assert operations
+    for operation in operations:
+        assert "422" not in operation["responses"]
+        assert ("security" in operation) == (operation["tags"] != ["state"])
+    assert not {"HTTPValidationError", "ValidationError"} & document["components"]["schemas"].keys()
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))

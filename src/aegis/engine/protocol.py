@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from aegis.engine.response_grammar import Sampling
@@ -21,7 +21,7 @@ class ThinkingRequest:
         cancelled: asked again and again from another thread; once true, nobody waits any more.
     """
 
-    prompt: str
+    prompt: str = field(repr=False)
     decision: Decision
     sampling: Sampling
     cancelled: Callable[[], bool] = lambda: False

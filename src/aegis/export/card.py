@@ -55,7 +55,7 @@ def write_card(
         or sorted(certificate.get("languages", {}))
         or ["en"]
     )
-    base, training = base_name(metadata), metadata.get("training", {})
+    base, training = base_name(metadata), metadata.get("training") or {}
     name = name or f"aegis-{base.rpartition('/')[2]}"
     data = ModelCardData(
         language=languages,
@@ -79,7 +79,7 @@ def write_card(
         candidate=candidate,
         base_metrics=metrics.get("base"),
         fold=certificate,
-        algorithm=training.get("settings", {}).get("algorithm", "unknown"),
+        algorithm=(training.get("settings") or {}).get("algorithm", "unknown"),
         gates=_gates(metadata),
         features=", ".join(metadata.get("features", [])) or "unknown",
         seed=training.get("seed", "unknown"),

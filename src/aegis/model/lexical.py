@@ -88,7 +88,11 @@ class LexicalHead:
                 head = cls(*(file.get_tensor(name) for name in ("idf", "weight", "bias")))
                 classes = (file.metadata() or {})["classes"]
             shape = (len(NAMES), 2 << _BITS)
-            if classes != ",".join(NAMES) or head.weight.shape != shape:
+            if (
+                classes != ",".join(NAMES)
+                or head.weight.shape != shape
+                or len(head.idf) != shape[1]
+            ):
                 raise ValueError("other classes or features")
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise ModelError(

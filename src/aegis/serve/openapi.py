@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse
 
 def add_openapi(app: FastAPI, *, needs_token: bool) -> None:
     """Correct the document of an application that has all its routes, and add `/docs`."""
-    document = app.openapi()  # FastAPI makes it once and then gives out this very object
+    document = app.openapi()
     components = document["components"]
     for operation in (one for path in document["paths"].values() for one in path.values()):
         operation["responses"].pop("422", None)
@@ -24,6 +24,8 @@ def add_openapi(app: FastAPI, *, needs_token: bool) -> None:
     if needs_token:
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     page = "".join(_page(document))
+    # FastAPI would make it anew, without the corrections, once a route is added.
+    app.openapi = lambda: document  # pyright: ignore[reportAttributeAccessIssue]
 
     @app.get("/docs", include_in_schema=False)
     def docs() -> HTMLResponse:

@@ -51,8 +51,8 @@ class ServeSettings(Settings):
     """Bytes of the largest body; a larger one gets 413."""
     body_s: Positive = 10
     """Seconds within which a body must arrive, or get 408."""
-    answer_s: Positive = 120
-    """Seconds after which the fixed refusal is the answer."""
+    answer_s: Annotated[float, Field(gt=0)] = 120
+    """Seconds after which the fixed refusal is the answer; inf for never."""
     grace_s: Annotated[float, Field(ge=0)] = 20
     """Seconds that answers may take once a stop was asked for."""
     keep_alive_s: Positive = 5

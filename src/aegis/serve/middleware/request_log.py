@@ -55,8 +55,8 @@ class RequestLogMiddleware:
         except ClientDisconnect:
             status = status or 499
         except Exception as error:
-            rejection = to_rejection(error)
-            if not status:
+            if not status:  # else it has been answered, and logged, already
+                rejection = to_rejection(error)
                 with contextlib.suppress(OSError):
                     await rejection.response()(scope, receive, send_with_headers)
         finally:
