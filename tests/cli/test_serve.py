@@ -157,7 +157,6 @@ def test_what_cannot_be_served_is_told_before_anything_is_loaded(
         "--port",
         "8766",
     )
-    assert "--temperature: " in refused(str(model), "--temperature", "nan")
     assert "no such model" in refused(str(tmp_path / "missing"), "--answer-s", "inf")
     assert "hf or gguf" in refused(str(model), "--engine", "other")
     (tmp_path / "cases.db").write_text(

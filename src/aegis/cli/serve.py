@@ -63,16 +63,7 @@ def serve(
 
     require_packages()
 
-    from pydantic import ValidationError
-
-    from aegis.errors import BadInputError
     from aegis.serve.server import serve as run
     from aegis.serve.settings import ServeSettings
 
-    try:
-        settings = ServeSettings(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = str(first["loc"][0]).replace("_", "-")
-        raise BadInputError(f"--{option}: {first['msg']}, got {first['input']}") from error
-    run(settings, print_note)
+    run(ServeSettings(**options), print_note)
