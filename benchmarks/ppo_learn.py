@@ -52,7 +52,7 @@ from aegis.model.lexical import LexicalHead
 from aegis.model.prompt import PromptEncoder, by_length, pad
 from aegis.model.tags import add_tags
 from aegis.protocol.thinking import compose, parse
-from aegis.runs.events import Event, Message, Reporter
+from aegis.runs.events import Event, LogMessage, Reporter
 from aegis.runs.record import locate
 from aegis.runs.reporter import bar
 from aegis.storage.artifact import is_current, read_manifest, writing
@@ -229,7 +229,7 @@ def policy(config: Config, base: Base, run: Path, *, seed: int, keep: Path) -> P
         with writing(target, kind="adapter", fingerprint=mark) as staging:
 
             def show(event: Event, seed: int = seed) -> None:
-                if isinstance(event, Message):
+                if isinstance(event, LogMessage):
                     print(f"seed {seed}: {event.text}", flush=True)
 
             train, validation = (

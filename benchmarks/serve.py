@@ -45,7 +45,7 @@ from aegis.engine.response_grammar import Limits, Sampling
 from aegis.engine.transformers_engine import TransformersEngine
 from aegis.serve.app import build_app
 from aegis.serve.escalations import CaseQueue
-from aegis.serve.metrics import Metrics
+from aegis.serve.metrics import ServerMetrics
 from aegis.serve.server import Server, bind
 from aegis.serve.service import AnswerService
 from aegis.serve.settings import ServeSettings
@@ -230,7 +230,7 @@ class served:  # noqa: N801 - a context manager
             rate=0,
             canary=False,
         )
-        metrics = Metrics()
+        metrics = ServerMetrics()
         service = AnswerService(
             engine, audit=self.log, cases=self.cases, settings=settings, metrics=metrics
         )

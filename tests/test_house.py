@@ -63,18 +63,17 @@ FILE_LINES, FUNCTION_LINES, PARAMETERS, WIDTH = 400, 60, 6, 100
 
 # Lines where a budget is not kept yet; only ever lowered.
 LINES_NOW = {
-    "protocol": 700,
-    "storage": 900,
-    "runs": 3_000,
-    "audit": 2_000,
-    "model": 2_300,
-    "engine": 2_400,
-    "train": 5_500,
-    "export": 2_200,
-    "serve": 2_500,
-    "pipeline": 800,
-    "cli": 2_400,
-    "total": 26_500,
+    "storage": 800,
+    "runs": 2_910,
+    "audit": 1_830,
+    "model": 2_160,
+    "engine": 2_190,
+    "train": 4_840,
+    "export": 2_035,
+    "serve": 2_355,
+    "pipeline": 795,
+    "cli": 1_935,
+    "total": 25_400,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
@@ -85,6 +84,17 @@ NO_TEST_OF_ITS_OWN = {
     "config": "settings; tests/config/test_loading.py and the rule that each is described",
     "protocol/decisions.py": "constants",
     "protocol/fixed_texts.py": "texts",
+    "model/calibration.py": "tests/engine/test_verdict.py, where it is read",
+    "model/lexical.py": "tests/engine/test_judge.py, with the head that it stands beside",
+    "pipeline/context.py": "tests/pipeline/test_runner.py: every step gets one",
+    "train/figures.py": "tests/e2e/test_curves.py: every picture is drawn",
+    "train/job.py": "bundles of stage.py",
+    "train/loop.py": "tests/train/test_state.py: stop and resume; every algorithm's own tests",
+    "train/policy.py": "tests/train/test_preference.py: what trains, and what stays",
+    "train/services.py": "two bundles",
+    "train/snapshot_policy.py": "tests/train/test_state.py and tests/crash",
+    "train/stage.py": "tests/e2e: what each training leaves",
+    "train/task.py": "tests/train/test_group.py: responses in the protocol, and their rewards",
 }
 
 

@@ -13,7 +13,7 @@ from aegis.errors import AegisError, StoppedError
 from aegis.pipeline.context import StepContext
 from aegis.pipeline.runner import ArtifactWriter, Runner
 from aegis.pipeline.step import Stage, Step
-from aegis.runs.events import Event, EventLog, Message, Reporter, read_events
+from aegis.runs.events import Event, EventLog, LogMessage, Reporter, read_events
 from aegis.runs.record import Session, load, open_session
 from aegis.runs.signals import Interrupt
 
@@ -51,7 +51,7 @@ class Job:
         (folder / "text").write_text(f"{context.step} {context.fingerprint}")
 
     def hear(self, event: Event) -> None:
-        if isinstance(event, Message):
+        if isinstance(event, LogMessage):
             self.said.append(event.text)
 
     def run(

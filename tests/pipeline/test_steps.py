@@ -100,13 +100,13 @@ class LargerPpo(PpoSettings):
 class LargerTrain(TrainSettings):
     """Training with that PPO."""
 
-    ppo: LargerPpo = LargerPpo()
+    ppo: LargerPpo = LargerPpo()  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class LargerConfig(Config):
     """Settings with that training."""
 
-    train: LargerTrain = LargerTrain()
+    train: LargerTrain = LargerTrain()  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 def fingerprints(config: Config, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:

@@ -17,7 +17,7 @@ from aegis.runs.events import (
     EVENTS,
     KINDS,
     EventLog,
-    Message,
+    LogMessage,
     Metrics,
     Progress,
     Reporter,
@@ -37,12 +37,12 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 def test_an_event_that_cannot_be_written_never_fails_a_run(tmp_path: Path) -> None:
     said: list[str] = []
     log = EventLog(tmp_path, say=said.append)
-    log(Message(text="a lone surrogate \ud800"))
+    log(LogMessage(text="a lone surrogate \ud800"))
     strange: Any = {"loss": {1, 2}}
     log(Metrics(training="sft", step=1, steps=2, values=strange))
-    log(Message(text="after"))
+    log(LogMessage(text="after"))
     log.close()
-    assert [event.text for event in read_events(tmp_path, Message)][-1] == "after"
+    assert [event.text for event in read_events(tmp_path, LogMessage)][-1] == "after"
     assert len(said) == 1
 
 
@@ -62,7 +62,10 @@ def test_each_line_says_version_time_and_kind(tmp_path: Path) -> None:
 
 
 def test_what_is_read_is_what_was_emitted(tmp_path: Path) -> None:
-    emitted = [Message(text="a"), StageEnded(stage="s", outcome="failed", seconds=2.0, error="e")]
+    emitted = [
+        LogMessage(text="a"),
+        StageEnded(stage="s", outcome="failed", seconds=2.0, error="e"),
+    ]
     for event in emitted:
         append_event(tmp_path, event)
     assert list(read_events(tmp_path)) == emitted
@@ -84,17 +87,17 @@ def test_the_schema_is_documented() -> None:
 
 @pytest.mark.parametrize("torn", [b'{"v": 1, "at": "2026', b"\0" * 9000, b"x" * 9000, b"\xff"])
 def test_a_torn_last_line_is_passed_over_and_removed(tmp_path: Path, torn: bytes) -> None:
-    append_event(tmp_path, Message(text="a"))
+    append_event(tmp_path, LogMessage(text="a"))
     with (tmp_path / EVENTS).open("ab") as file:
         file.write(torn)
-    assert [event.text for event in read_events(tmp_path, Message)] == ["a"]
-    append_event(tmp_path, Message(text="b"))
+    assert [event.text for event in read_events(tmp_path, LogMessage)] == ["a"]
+    append_event(tmp_path, LogMessage(text="b"))
     assert [line["text"] for line in lines(tmp_path)] == ["a", "b"]
 
 
 def test_a_file_that_is_one_torn_line_begins_anew(tmp_path: Path) -> None:
     (tmp_path / EVENTS).write_bytes(b"x" * 10_000)
-    append_event(tmp_path, Message(text="b"))
+    append_event(tmp_path, LogMessage(text="b"))
     assert [line["text"] for line in lines(tmp_path)] == ["b"]
 
 
@@ -107,7 +110,7 @@ def test_what_a_later_version_wrote_is_passed_over(tmp_path: Path) -> None:
         {"v": 1, "at": "", "kind": "message"},
     ]
     (tmp_path / EVENTS).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert list(read_events(tmp_path)) == [Message(at="", text="known")]
+    assert list(read_events(tmp_path)) == [LogMessage(at="", text="known")]
 
 
 def test_progress_is_written_once_a_second_and_its_last(tmp_path: Path) -> None:
@@ -133,7 +136,7 @@ def test_a_full_disk_costs_events_and_not_the_run(
 ) -> None:
     said: list[str] = []
     log = EventLog(tmp_path, say=said.append)
-    log(Message(text="before"))
+    log(LogMessage(text="before"))
     write = os.write
 
     def full(descriptor: int, data: bytes) -> int:
@@ -143,9 +146,9 @@ def test_a_full_disk_costs_events_and_not_the_run(
 
     with monkeypatch.context() as patch:
         patch.setattr(events.os, "write", full)
-        log(Message(text="lost"))
-        log(Message(text="lost, too"))
-    log(Message(text="after"))
+        log(LogMessage(text="lost"))
+        log(LogMessage(text="lost, too"))
+    log(LogMessage(text="after"))
     log.close()
     assert [line["text"] for line in lines(tmp_path)] == ["before", "after"]
     (message,) = said

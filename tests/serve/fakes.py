@@ -19,7 +19,7 @@ from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import Thinking
 from aegis.serve.app import build_app
 from aegis.serve.escalations import CaseQueue
-from aegis.serve.metrics import Metrics
+from aegis.serve.metrics import ServerMetrics
 from aegis.serve.service import AnswerService
 from aegis.serve.settings import ServeSettings
 from aegis.serve.tokens import TokenFile
@@ -107,7 +107,7 @@ class House:
     audit: FakeAudit
     cases: CaseQueue
     service: AnswerService
-    metrics: Metrics
+    metrics: ServerMetrics
     app: Any
 
     def client(self, **options: Any) -> TestClient:
@@ -121,7 +121,7 @@ def house(
     tokens: Path | None = None,
     **limits: Any,
 ) -> House:
-    engine, metrics = engine or FakeEngine(), Metrics()
+    engine, metrics = engine or FakeEngine(), ServerMetrics()
     audit: Any = FakeAudit()
     cases = CaseQueue(folder / "escalations.db")
     settings = ServeSettings(**{"answer_s": 60, "rate": 0, **limits})

@@ -239,7 +239,7 @@ class GroupPeer(Peer):
         self.adapted.base.eval()
         with self.adapted.acting_as("reference" if model is self.ref_model else "policy"):
             hidden = self.adapted.hidden(rollout.ids, rollout.mask, trunk=trunk)
-            chosen, _ = self.collector.logprobs(hidden, rollout)
+            chosen, _ = self.collector.logprobs(hidden, rollout)  # pyright: ignore[reportAssignmentType]
         real = rollout.real.bool()
         columns = (rollout.positions - rollout.prompt_mask.sum(1, keepdim=True))[real]
         at = (torch.arange(len(rows)).unsqueeze(1).expand_as(real)[real], columns)

@@ -46,10 +46,10 @@ def print_note(line: str) -> None:
 
 def progress_reporter() -> Reporter:
     """Return a reporter that prints a run's messages as notes."""
-    from aegis.runs.events import Event, Message, Reporter
+    from aegis.runs.events import Event, LogMessage, Reporter
 
     def show(event: Event) -> None:
-        if isinstance(event, Message):
+        if isinstance(event, LogMessage):
             print_note(event.text)
 
     return Reporter(show)

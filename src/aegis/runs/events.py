@@ -143,7 +143,7 @@ class SnapshotSaved(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Message(Event):
+class LogMessage(Event):
     """A line for the user; `level`: info or warning."""
 
     kind = "message"
@@ -219,11 +219,11 @@ class Reporter:
 
     def message(self, text: str) -> None:
         """Tell the user a line."""
-        self.emit(Message(text=text))
+        self.emit(LogMessage(text=text))
 
     def warning(self, text: str) -> None:
         """Tell the user of something that should not be so and does not end the run."""
-        self.emit(Message(text=text, level="warning"))
+        self.emit(LogMessage(text=text, level="warning"))
 
 
 class EventLog:

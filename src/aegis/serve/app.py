@@ -13,7 +13,7 @@ from aegis import __version__
 from aegis.serve.admission import RequestQueue
 from aegis.serve.errors import HANDLERS
 from aegis.serve.escalations import CaseQueue
-from aegis.serve.metrics import Metrics
+from aegis.serve.metrics import ServerMetrics
 from aegis.serve.middleware import AccessMiddleware, BodyLimitMiddleware, RequestLogMiddleware
 from aegis.serve.middleware.access import RateLimiter
 from aegis.serve.openapi import add_openapi
@@ -28,7 +28,7 @@ def build_app(
     cases: CaseQueue,
     *,
     settings: ServeSettings,
-    metrics: Metrics,
+    metrics: ServerMetrics,
     tokens: TokenFile | None = None,
 ) -> ASGIApp:
     """Build the whole application; it asks for tokens where there are `tokens`."""

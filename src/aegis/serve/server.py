@@ -24,7 +24,7 @@ from aegis.runs.record import locate
 from aegis.serve.app import build_app
 from aegis.serve.escalations import QUEUE_FILE, CaseQueue
 from aegis.serve.logs import log, log_to_stderr
-from aegis.serve.metrics import Metrics
+from aegis.serve.metrics import ServerMetrics
 from aegis.serve.middleware.access import is_loopback
 from aegis.serve.service import AnswerService
 from aegis.serve.settings import ServeSettings
@@ -49,7 +49,7 @@ def serve(settings: ServeSettings, report: Callable[[str], None]) -> None:
         raise BadInputError("--name must be 1 to 200 printable characters; choose another")
     set_threads(settings.threads)
     log_to_stderr()
-    home, metrics = path.resolve().parent, Metrics()
+    home, metrics = path.resolve().parent, ServerMetrics()
     audit_folder = settings.audit or home / "audit"
     with contextlib.ExitStack() as stack:
         bound = stack.enter_context(contextlib.closing(bind(settings.host, settings.port)))

@@ -24,7 +24,7 @@ from aegis.serve.conversation import Turn, last_and_whole
 from aegis.serve.escalations import CaseQueue
 from aegis.serve.leak_check import find_leak
 from aegis.serve.logs import log_exception
-from aegis.serve.metrics import Metrics
+from aegis.serve.metrics import ServerMetrics
 from aegis.serve.settings import ServeSettings
 
 
@@ -94,7 +94,7 @@ class AnswerService:
         audit: AuditLog,
         cases: CaseQueue,
         settings: ServeSettings,
-        metrics: Metrics,
+        metrics: ServerMetrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine, self.audit, self.cases = engine, audit, cases

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aegis.serve.errors import to_rejection
 from aegis.serve.logs import log
-from aegis.serve.metrics import Metrics
+from aegis.serve.metrics import ServerMetrics
 
 _METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"})
 _HEADERS = {
@@ -28,7 +28,7 @@ class RequestLogMiddleware:
     """Give each request an id of ours, log it, and answer what no other layer has answered."""
 
     def __init__(
-        self, app: ASGIApp, *, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+        self, app: ASGIApp, *, metrics: ServerMetrics, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.app, self.metrics, self.clock = app, metrics, clock
 

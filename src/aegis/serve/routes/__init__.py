@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 from aegis.serve.admission import RequestQueue
 from aegis.serve.errors import Rejection
 from aegis.serve.escalations import CaseQueue
-from aegis.serve.metrics import Metrics
+from aegis.serve.metrics import ServerMetrics
 from aegis.serve.middleware import Caller
 from aegis.serve.schemas import ErrorBody
 from aegis.serve.service import AnswerService
@@ -25,7 +25,7 @@ class ServerParts:
     service: AnswerService
     queue: RequestQueue
     cases: CaseQueue
-    metrics: Metrics
+    metrics: ServerMetrics
     settings: ServeSettings
     started: int
 
