@@ -141,11 +141,20 @@ class Plan:
 StepsOf = Callable[[Config], tuple[StepPlan, ...]]
 
 
-def plan(config: Config, base: Base, *, device: Device | None = None) -> Plan:
+def plan(
+    config: Config,
+    base: Base,
+    *,
+    device: Device | None = None,
+    known: dict[Any, Any] | None = None,
+) -> Plan:
     """Estimate every step of the training from the base's config.json; no weight is read.
 
     Activations are not estimated by a formula: the objective's own step runs on weights without
     content (`rehearsal`), at the longest rows that the settings allow.
+
+    Args:
+        known: what earlier plans for this base found, to be shared with later ones.
 
     Raises:
         ModelError: if the base is no causal language model, or its code looks at numbers that are
@@ -155,7 +164,11 @@ def plan(config: Config, base: Base, *, device: Device | None = None) -> Plan:
 
     device = device or Device.here()
     steps_of = functools.partial(
-        plan_steps, own=base.read_config(), spec=base.spec, device=device, known=dict[Any, Any]()
+        plan_steps,
+        own=base.read_config(),
+        spec=base.spec,
+        device=device,
+        known={} if known is None else known,
     )
     steps = steps_of(config)
     if max(step.total for step in steps) <= device.memory:
