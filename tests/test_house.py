@@ -68,12 +68,12 @@ LINES_NOW = {
     "audit": 1_830,
     "model": 2_160,
     "engine": 2_190,
-    "train": 4_840,
+    "train": 4_845,
     "export": 2_035,
     "serve": 2_355,
     "pipeline": 795,
     "cli": 1_935,
-    "total": 25_400,
+    "total": 25_410,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.

@@ -132,21 +132,19 @@ class Plan:
             changes = ", ".join(f"{remedy.setting}: {remedy.value}" for remedy in self.together)
             lines.append(f"together enough: {changes}")
         elif not any(remedy.enough for remedy in self.remedies):
-            lines.append(
-                "all of them together are not enough; take a smaller base or a larger device"
-            )
+            remedy = "take a smaller base or a larger device"
+            lines.append(f"all of them together are not enough; {remedy}")
         return lines
 
 
 StepsOf = Callable[[Config], tuple[StepPlan, ...]]
 
 
+Known = dict[Any, Any]
+
+
 def plan(
-    config: Config,
-    base: Base,
-    *,
-    device: Device | None = None,
-    known: dict[Any, Any] | None = None,
+    config: Config, base: Base, *, device: Device | None = None, known: Known | None = None
 ) -> Plan:
     """Estimate every step of the training from the base's config.json; no weight is read.
 
@@ -157,8 +155,7 @@ def plan(
         known: what earlier plans for this base found, to be shared with later ones.
 
     Raises:
-        ModelError: if the base is no causal language model, or its code looks at numbers that are
-            not there.
+        ModelError: if it is no causal language model, or its code looks at missing numbers.
     """
     from aegis.train.memory.steps import plan_steps
 
