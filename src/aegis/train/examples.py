@@ -87,16 +87,6 @@ class Batch:
     weights: Tensor
 
 
-def places_of(mask: Tensor) -> tuple[Tensor, ...]:
-    """Return where the mask is true, one tensor of indices an axis.
-
-    A mask on the meta device has no content and counts as true everywhere, the most that it can be.
-    """
-    if mask.is_meta:
-        return tuple(mask.new_empty(mask.numel(), dtype=torch.long) for _ in mask.shape)
-    return mask.nonzero(as_tuple=True)
-
-
 def response_ids(
     tokenizer: Any,
     thinking: Thinking,

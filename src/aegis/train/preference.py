@@ -23,7 +23,7 @@ from aegis.errors import DataError
 from aegis.model.adapted import Adapted
 from aegis.model.chunks import in_chunks
 from aegis.model.prompt import PromptEncoder, pad
-from aegis.train.examples import places_of, response_ids
+from aegis.train.examples import response_ids
 from aegis.train.loop import Loss, Objective, cosine_share, detached
 from aegis.train.policy import policy_groups, train_policy_only
 from aegis.train.reward import EncodedPair, pair_plan
@@ -192,7 +192,7 @@ def sequence_logprobs(adapted: Adapted, hidden: Tensor, batch: PreferenceBatch) 
     the loss without a word.
     """
     asked = batch.response_mask[:, 1:].bool()
-    places = places_of(asked)
+    places = asked.nonzero(as_tuple=True)
 
     def score(before: Tensor, targets: Tensor) -> tuple[Tensor]:
         logs = torch.log_softmax(adapted.logits(before).float(), -1)

@@ -17,7 +17,6 @@ from aegis.model.chunks import in_chunks
 from aegis.model.trunk import Trunk
 from aegis.protocol.decisions import NAMES
 from aegis.train.advantages import masked_mean
-from aegis.train.examples import places_of
 from aegis.train.reward import RewardModel
 
 
@@ -265,7 +264,7 @@ def chosen_logprobs(
     Returns:
         (batch, steps) both.
     """
-    places = places_of(rollout.real.bool())
+    places = rollout.real.nonzero(as_tuple=True)
     before = hidden[places[0], rollout.positions[places] - 1]
     columns = (rollout.tokens, rollout.closing, rollout.may_close)
 

@@ -25,7 +25,6 @@ from aegis.train.examples import (
     collate,
     epoch_batches,
     mixed,
-    places_of,
     prompts_of,
     to_device,
 )
@@ -166,7 +165,7 @@ class SupervisedObjective(Objective[Batch]):
         )
         parts = {"decision": decision / self.records_a_step}
         task = settings.decision * parts["decision"]
-        if len(places_of(batch.weights > 0)[0]):
+        if batch.weights.any():
             with autocast(self.settings.autocast, device):
                 parts["tokens"] = token_loss(self.adapted, hidden, batch) / self.weight_a_step
             task = task + parts["tokens"]
@@ -278,7 +277,7 @@ def make_schedule(settings: TrainSettings, *, steps: int) -> Schedule:
 def token_loss(adapted: Adapted, hidden: Tensor, batch: Batch) -> Tensor:
     """Sum weight · −log p(token | before), with logits computed only where the weight is not 0."""
     weights = batch.weights[:, 1:]
-    places = places_of(weights > 0)
+    places = (weights > 0).nonzero(as_tuple=True)
     logits = adapted.logits(hidden[:, :-1][places])
     losses = functional.cross_entropy(logits.float(), batch.ids[:, 1:][places], reduction="none")
     return (losses * weights[places]).sum()
