@@ -37,6 +37,7 @@ WAYS: dict[str, Callable[[str], str]] = {
     "pieces": lambda text: ", followed by ".join(text.split("-")),
     "single letters": lambda text: " then ".join(text),
     "percent": lambda text: "".join(f"%{ord(c):02x}" for c in text),
+    "tag characters": lambda text: "".join(chr(0xE0000 + ord(c)) for c in text),
     "tags": lambda text: f"<THINK-task>{text}",
     "wide tags": lambda text: f"＜ｔｈｉｎｋ-task＞{text}",
 }

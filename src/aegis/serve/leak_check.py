@@ -8,23 +8,17 @@ punctuation.
 
 from __future__ import annotations
 
-import html
 import re
-import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Literal
-from urllib.parse import unquote
 
+from aegis.protocol.spelling import hidden_text, undisguised
 from aegis.protocol.thinking import looks_like_a_tag
 
 Leak = Literal["tag", "not text", "canary", "secret", "quotation"]
 
 _NOT_ALPHANUMERIC = re.compile(r"[\W_]+")
-_COMBINING_OR_INVISIBLE = re.compile(
-    "[\u00ad\u0300-\u036f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e"
-    "\u2060-\u206f\u3099\u309a\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e01ef]"
-)
 _JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffd]")
 _WORD = re.compile(r"[A-Za-z0-9]+(?:[-_.:][A-Za-z0-9]+)*")
@@ -48,7 +42,7 @@ def find_leak(
     """
     if _CONTROL.search(final):
         return "not text"
-    readings = {undisguised(final), undisguised(final, escapes_first=True)}
+    readings = {undisguised(final), undisguised(final, escapes_first=True), hidden_text(final)}
     if any(looks_like_a_tag(text) for text in (final, *readings)):
         return "tag"
     asked, sections = alphanumeric(undisguised(query)), [undisguised(text) for text in private]
@@ -61,36 +55,6 @@ def find_leak(
         if any(_quotes(answer, alphanumeric(text), asked) for text in sections):
             return "quotation"
     return None
-
-
-def undisguised(text: str, *, escapes_first: bool = False) -> str:
-    """Undo entities, percent-escapes, invisible characters, odd widths and accents, four layers
-    deep.
-
-    Args:
-        escapes_first: an invisible character ends an entity without a semicolon; otherwise it may
-            stand inside one.
-    """
-    steps = (_unescape, _normalize) if escapes_first else (_normalize, _unescape)
-    for _ in range(4):
-        before = text
-        for step in steps:
-            text = step(text)
-        if text == before:
-            break
-    return text
-
-
-def _unescape(text: str) -> str:
-    if "&" in text:
-        text = html.unescape(text)
-    return unquote(text, errors="ignore") if "%" in text else text
-
-
-def _normalize(text: str) -> str:
-    if text.isascii():
-        return text
-    return _COMBINING_OR_INVISIBLE.sub("", unicodedata.normalize("NFKD", text))
 
 
 def alphanumeric(text: str) -> str:
