@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,15 @@ def test_all_engines_think_alike(engine: Engine, local: LocalThinker) -> None:
     assert engine.think([ThinkingRequest("Hi", Decision.DENY, GREEDY, lambda: True)]) == [None]
     assert engine.think([]) == []
     assert answer(engine, "Hi", GREEDY).final == answer(local, "Hi", GREEDY).final
+
+
+def test_the_narrowest_nucleus_is_the_most_probable_token(engine: Engine) -> None:
+    drawn = Sampling(GREEDY.limits, temperature=1.0, seed=1)
+    texts = [
+        engine.think([ThinkingRequest(PROMPTS[0], Decision.ALLOW, sampling)])
+        for sampling in (GREEDY, replace(drawn, top_p=1e-6), drawn)
+    ]
+    assert texts[0] == texts[1] != texts[2]
 
 
 @pytest.mark.parametrize("context", ["The capital of France is", "x" * 300, "", "日本の"])

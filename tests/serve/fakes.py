@@ -14,6 +14,7 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from aegis.engine.protocol import ThinkingRequest
+from aegis.engine.response_grammar import Limits
 from aegis.engine.verdict import Verdict
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import Thinking
@@ -55,6 +56,7 @@ class FakeEngine:
     cancelled: int = 0
     prompts: list[str] = field(default_factory=list)
     told: list[Decision] = field(default_factory=list)
+    limits: list[Limits] = field(default_factory=list)
     hold: threading.Event | None = None
 
     def judge(self, prompts: Sequence[str]) -> list[Verdict]:
@@ -65,6 +67,7 @@ class FakeEngine:
 
     def _think(self, request: ThinkingRequest) -> Thinking | None:
         self.told.append(request.decision)
+        self.limits.append(request.sampling.limits)
         self.prompts.append(request.prompt)
         until = time.monotonic() + self.seconds
         while time.monotonic() < until or (self.hold and not self.hold.is_set()):

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -73,10 +74,29 @@ def test_paths_and_methods_that_are_not_there(plain: House) -> None:
         assert (missing.status_code, wrong.status_code) == (404, 405)
         assert "secretword" not in missing.text
         assert wrong.headers["allow"] == "POST"
-        assert client.get("/v1/models").json()["data"][0]["id"] == "tiny"
-        assert client.get("/v1/models/tiny").status_code == 200
+        assert (missing.json()["error"]["code"], wrong.json()["error"]["code"]) == (
+            "not_found",
+            "method_not_allowed",
+        )
+        (card,) = client.get("/v1/models").json()["data"]
+        assert (card["id"], card["session"]) == ("aegis", "tiny")
+        assert client.get("/v1/models/aegis").json() == client.get("/v1/models/tiny").json() == card
         assert client.get("/v1/models/other/one").status_code == 404
         assert "openapi.json" in client.get("/docs").text
+
+
+def test_the_root_says_where_to_go_and_nothing_leads_elsewhere(tmp_path: Path) -> None:
+    with living(house(tmp_path)) as (url, _), httpx.Client(base_url=url) as client:
+        assert client.get("/").json()["documentation"] == "/docs"
+        for path in ("/", "/healthz", "/readyz", "/v1/models", "/metrics", "/docs"):
+            head, get = client.head(path), client.get(path)
+            assert head.status_code == get.status_code == 200
+            assert head.content == b""
+            assert head.headers["content-type"] == get.headers["content-type"]
+        for method, path in (("GET", "/healthz/"), ("POST", "/think/"), ("GET", "/v1/models/")):
+            answer = client.request(method, path, headers={"Host": "localhost:1"})
+            assert answer.status_code == 404
+            assert "location" not in answer.headers
 
 
 def test_the_official_client_works_unmodified(tmp_path: Path) -> None:
@@ -89,10 +109,15 @@ def test_the_official_client_works_unmodified(tmp_path: Path) -> None:
         living(made) as (url, _),
         openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
     ):
-        assert [model.id for model in client.models.list()] == ["tiny"]
+        assert [model.id for model in client.models.list()] == ["aegis"]
         whole = client.chat.completions.create(
             model="tiny", messages=asked, max_tokens=50, temperature=0, seed=3, user="u"
         )
+        assert (whole.model, whole.system_fingerprint) == ("aegis", "tiny")
+        given: Any = whole.choices[0].message
+        for turn in (given, given.model_dump(), given.to_dict()):
+            again = [*asked, turn, asked[-1]]
+            client.chat.completions.create(model="aegis", messages=again)
         assert whole.choices[0].message.content == "It is Paris."
         assert whole.choices[0].finish_reason == "stop"
         assert whole.choices[0].logprobs is None

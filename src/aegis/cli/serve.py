@@ -14,7 +14,7 @@ _MODEL = "A model or adapter folder that `aegis run` wrote, or a .gguf file."
 _ENGINE = "hf or gguf; by default gguf for a .gguf file, hf for a folder."
 _HOST = "Address to listen on; any but a loopback one needs --tokens."
 _TOKENS = "File of bearer tokens; see `aegis token new --help`."
-_NAME = "The model's public name; by default that of its folder."
+_NAME = "What clients name the model by."
 _AUDIT = "The audit log; by default audit/ beside the model."
 _KEYS = "Its keys; by default audit.keys/, made at the first start."
 _CASES = "The escalations; by default escalations.db beside the model."
@@ -34,7 +34,7 @@ def serve(
     host: Annotated[str, typer.Option(help=_HOST)] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     tokens: Annotated[Path | None, typer.Option(help=_TOKENS)] = None,
-    name: Annotated[str | None, typer.Option(help=_NAME)] = None,
+    model_name: Annotated[str, typer.Option("--model-name", "--name", help=_NAME)] = "aegis",
     base: AdapterBase = None,
     audit: Annotated[Path | None, typer.Option(help=_AUDIT)] = None,
     keys: Annotated[Path | None, typer.Option(help=_KEYS)] = None,

@@ -164,7 +164,7 @@ class GgufModel:
             )
         return self.logits(wanted)
 
-    def sampler(self, banned: Sequence[int], *, temperature: float, seed: int) -> Any:
+    def sampler(self, banned: Sequence[int], *, temperature: float, top_p: float, seed: int) -> Any:
         """Return what `pick` chooses by: never one of `banned`; the most probable token at
         temperature 0; `seed` in [0, 2³² - 1)."""
         chain = self._llama.LlamaSampler(self._llama.LlamaSamplerChainParams())
@@ -173,6 +173,7 @@ class GgufModel:
             chain.add_greedy()
         else:
             chain.add_temp(temperature)
+            chain.add_top_p(top_p, 1)
             chain.add_dist(seed)
         return chain
 

@@ -157,6 +157,7 @@ class WriteJob(SequenceJob):
             self._samplers[closing] = model.sampler(
                 sorted(self.banned - {closing}),
                 temperature=self.sampling.temperature,
+                top_p=self.sampling.top_p,
                 seed=_mixed(self.sampling.seed, row.part if closing is not None else None),
             )
         token = model.pick(self._samplers[closing], index)

@@ -42,11 +42,13 @@ class Sampling:
     Args:
         temperature: 0 takes the most probable token.
         seed: a response's draws are its own: what is sampled beside it changes none of them.
+        top_p: only the most probable tokens are drawn, as many as come to this chance together.
     """
 
     limits: Limits = Limits()
     temperature: float = 0.7
     seed: int = 0
+    top_p: float = 1.0
 
 
 @dataclass(frozen=True)

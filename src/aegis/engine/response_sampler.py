@@ -191,7 +191,10 @@ def _pick(
     if greedy.all():
         return best
     scaled = logits / torch.where(greedy, 1.0, temperatures)[:, None]
-    cumulated = torch.softmax(scaled, -1).cumsum(-1)
+    chances = torch.softmax(scaled, -1)
+    if any(row.sampling.top_p < 1 for row in rows):
+        chances = _nucleus(chances, [row.sampling.top_p for row in rows])
+    cumulated = chances.cumsum(-1)
     draws = torch.ones(len(rows))  # uniform in (0, 1], drawn on the CPU
     if rows[0].rng is None:
         draws -= torch.rand(len(rows), generator=generator)
@@ -202,6 +205,18 @@ def _pick(
     # never drawn.
     reached = (draws.to(logits.device) * cumulated[:, -1])[:, None]
     return torch.where(greedy, best, torch.searchsorted(cumulated, reached).squeeze(1))
+
+
+def _nucleus(chances: Tensor, top_p: Sequence[float]) -> Tensor:
+    """Put 0 on (n, vocabulary) chances behind the most probable that come to `top_p` together.
+
+    Source:
+        Holtzman et al., The Curious Case of Neural Text Degeneration, 2020.
+    """
+    most = torch.tensor(top_p, device=chances.device)[:, None]
+    ordered, places = chances.sort(dim=-1, descending=True)
+    behind = (ordered.cumsum(-1) - ordered >= most) & (most < 1)
+    return chances.masked_fill(behind.scatter(-1, places, behind), 0.0)
 
 
 def allowed_tokens(tokenizer: Any, *, width: int) -> Tensor:

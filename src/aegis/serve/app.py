@@ -45,6 +45,7 @@ def build_app(
         version=__version__,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would lead to whatever the request calls its host
         lifespan=lifespan,
         exception_handlers=HANDLERS,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi import Request
@@ -13,7 +14,7 @@ from aegis.errors import AegisError
 from aegis.serve.admission import ClientDisconnected, QueueFullError
 from aegis.serve.escalations import NoCaseError, ResolvedError
 from aegis.serve.logs import log_exception
-from aegis.serve.schemas import UNSUPPORTED, ErrorBody, ErrorDetail, known_name
+from aegis.serve.schemas import UNSUPPORTED, ErrorBody, ErrorDetail, field_path
 from aegis.serve.service import AbandonedError, PromptTooLongError, UnavailableError
 
 _TYPES = {
@@ -22,10 +23,12 @@ _TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
-_HTTP_MESSAGES = {
-    404: "there is no such path; GET /openapi.json names them",
-    405: "this path does not take that method",
+_HTTP_ERRORS = {
+    404: ("not_found", "there is no such path; GET /openapi.json names them"),
+    405: ("method_not_allowed", "this path does not take that method; the header Allow names them"),
 }
+_BAD_BODY = ("bad_request", "the body cannot be read; send JSON in UTF-8")
+_FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 
 
 class Rejection(HTTPException):
@@ -71,8 +74,7 @@ def to_rejection(error: Exception) -> Rejection:
         case RequestValidationError():
             return _invalid(error)
         case HTTPException(status_code=status):
-            message = _HTTP_MESSAGES.get(status, "the body cannot be read; send JSON in UTF-8")
-            code = "bad_request" if status == 400 else "not_found"
+            code, message = _HTTP_ERRORS.get(status, _BAD_BODY)
             return Rejection(status, code, message, headers=dict(error.headers or {}))
         case PromptTooLongError():
             return Rejection(400, "context_length_exceeded", str(error), param="messages")
@@ -95,19 +97,22 @@ def to_rejection(error: Exception) -> Rejection:
 
 
 def _invalid(error: RequestValidationError) -> Rejection:
-    first = error.errors()[0]
+    # Of a value that may have several forms the error that came farthest says most.
+    first = max(error.errors(), key=lambda one: len(one["loc"]))
     location, kind = list(first["loc"]), first["type"]
     path = location[1:] if location[:1] in (["body"], ["query"], ["path"]) else location
-    field = known_name(path[0]) if path else None
+    field, last = field_path(path), path[-1] if path else None
     code, message, param = "invalid_value", "", field
     if kind == "json_invalid":
         code, message, param = "invalid_json", "the body is not valid JSON", None
-    elif field in UNSUPPORTED:
+    elif UNSUPPORTED.intersection(step for step in path if isinstance(step, str)):
         code = "unsupported"
         message = f"{field} asks for what this server does not do; leave it out"
-    elif kind == "extra_forbidden":
-        code, param = "unknown_field", None
-        message = f"{field or 'body'} holds a field that is not known here; leave it out"
+    elif kind in ("none_required", "extra_forbidden"):
+        code, name = "unknown_field", str(last)
+        param = name if _FIELD_NAME.fullmatch(name) else None
+        where = f"{field}: " if field else ""
+        message = f"{where}{param or 'a field'} is not known here; leave it out"
     elif kind == "missing" and not path:
         code = "no_body"
         message = "a JSON body is needed, with Content-Type: application/json"

@@ -41,6 +41,7 @@ class ChatFormat:
     """OpenAI's form of chat completions."""
 
     model: str
+    session: str
     created: int
     include_usage: bool = False
 
@@ -52,6 +53,7 @@ class ChatFormat:
             object="chat.completion",
             created=self.created,
             model=self.model,
+            system_fingerprint=self.session,
             choices=[choice],
             usage=_usage(result),
         )
@@ -63,6 +65,7 @@ class ChatFormat:
         def chunk(*choices: dict[str, Any], **usage: Any) -> bytes:
             heading = {"id": f"chatcmpl-{result.id}", "object": "chat.completion.chunk"}
             about = {"created": self.created, "model": self.model}
+            about |= {"system_fingerprint": self.session}
             return event(_json({**heading, **about, "choices": choices, **usage}))
 
         yield chunk({"index": 0, "delta": {"role": "assistant", "content": ""}})

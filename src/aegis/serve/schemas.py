@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -28,10 +29,11 @@ AnyText = Annotated[str, Field(max_length=MOST_CHARACTERS)]
 Name = Annotated[str, Field(max_length=128)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 # Fields before validators, or the document has no bounds.
-TokenLimit = Annotated[int, Field(ge=1, le=1024), BeforeValidator(_integer)]
-_SEED = 9_223_372_036_854_000_000  # fits 64 bits, and is the same as a floating-point number
-Seed = Annotated[int, Field(ge=-_SEED, le=_SEED), BeforeValidator(_integer)]
-Zero = Annotated[float, Field(ge=0, le=0)]
+_MOST = 9_223_372_036_854_000_000  # fits 64 bits, and is the same as a floating-point number
+TokenLimit = Annotated[int, Field(ge=1, le=_MOST), BeforeValidator(_integer)]
+Seed = Annotated[int, Field(ge=-_MOST, le=_MOST), BeforeValidator(_integer)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+StopText = Annotated[str, Field(min_length=1, max_length=1000)]
 EmptyList = Annotated[list[Any], Field(max_length=0)]
 
 
@@ -39,13 +41,20 @@ class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class ThinkRequest(_Closed):
+class _Asked(_Closed):
+    """What clients send. A field that is null asks for nothing, whatever its name."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, None]  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class ThinkRequest(_Asked):
     """One question.
 
     Args:
         user_id: your own name for whoever asks, for the audit log, which keeps a keyed commitment
             to it.
-        max_new_tokens: limit of the answer.
+        max_new_tokens: limit of the answer; more than the server's own limit is that limit.
         temperature: 0 takes the most probable token.
         stream: send the answer as server-sent events.
     """
@@ -79,32 +88,76 @@ class ThinkResponse(_Closed):
     escalated: bool
 
 
-class TextPart(_Closed):
+class TextPart(_Asked):
     type: Literal["text"]
     text: AnyText
 
 
-class Message(_Closed):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: AnyText | Annotated[list[TextPart], Field(min_length=1, max_length=64)]
-    name: Name | None = None
+class RefusalPart(_Asked):
+    type: Literal["refusal"]
+    refusal: AnyText
 
     @property
     def text(self) -> str:
-        if isinstance(self.content, str):
-            return self.content
-        return "\n".join(part.text for part in self.content)
+        return self.refusal
 
 
-class StreamOptions(_Closed):
+class Message(_Asked):
+    """A message as clients send it, or give it back as a server sent it.
+
+    Args:
+        annotations, reasoning, reasoning_content: not read.
+    """
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: AnyText | Annotated[list[TextPart | RefusalPart], Field(max_length=64)] | None = None
+    name: Name | None = None
+    refusal: AnyText | None = None
+    annotations: list[Any] | None = None
+    reasoning: AnyText | None = None
+    reasoning_content: AnyText | None = None
+    tool_calls: EmptyList | None = None
+    function_call: None = None
+    audio: None = None
+
+    @property
+    def text(self) -> str:
+        content = self.content or self.refusal or ""
+        if isinstance(content, str):
+            return content
+        return "\n".join(part.text for part in content)
+
+
+class StreamOptions(_Asked):
     include_usage: bool | None = None
+    include_obfuscation: bool | None = None
 
 
-class PlainText(_Closed):
+class PlainText(_Asked):
     type: Literal["text"]
 
 
-class _Unsupported(_Closed):
+class _Ignored(_Asked):
+    """What changes nothing here, whatever it asks for; each stands in docs/serve.md."""
+
+    frequency_penalty: Any = None
+    presence_penalty: Any = None
+    repetition_penalty: Any = None
+    top_k: Any = None
+    min_p: Any = None
+    metadata: Any = None
+    store: Any = None
+    parallel_tool_calls: Any = None
+    prediction: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_retention: Any = None
+    reasoning_effort: Any = None
+    safety_identifier: Any = None
+    service_tier: Any = None
+    verbosity: Any = None
+
+
+class _Unsupported(_Asked):
     """What AEGIS cannot do: null, or the one value that asks for nothing."""
 
     n: Annotated[int, Field(ge=1, le=1), BeforeValidator(_integer)] | None = None
@@ -112,34 +165,36 @@ class _Unsupported(_Closed):
     top_logprobs: Annotated[int, Field(ge=0, le=0), BeforeValidator(_integer)] | None = None
     echo: Literal[False] | None = None
     tools: EmptyList | None = None
-    tool_choice: Literal["none"] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
     functions: EmptyList | None = None
-    function_call: Literal["none"] | None = None
-    parallel_tool_calls: bool | None = None
+    function_call: Literal["none", "auto"] | None = None
     logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
-    top_p: Annotated[float, Field(ge=1, le=1)] | None = None
-    frequency_penalty: Zero | None = None
-    presence_penalty: Zero | None = None
-    stop: EmptyList | None = None
     response_format: PlainText | None = None
-    store: Literal[False] | None = None
+    modalities: list[Literal["text"]] | None = None
 
 
-UNSUPPORTED = frozenset(_Unsupported.model_fields)
+UNSUPPORTED = frozenset(_Unsupported.model_fields) | {"tool_calls", "audio"}
 
 
-class ChatRequest(_Unsupported):
+class ChatRequest(_Unsupported, _Ignored):
     """A chat in OpenAI's form. The last message is the user's; earlier ones become its opening.
 
-    Options that AEGIS has no way to honour (`n`, `logprobs`, `tools`, `echo`, `stop` …) may be null
-    or ask for nothing.
+    Options that AEGIS has no way to honour (`n`, `logprobs`, `tools`, `echo` …) may be null or ask
+    for nothing; those that only tune an answer elsewhere (`metadata`, penalties …) change nothing.
+
+    Args:
+        max_tokens: limit of the answer, as `max_completion_tokens`, which goes before it; more
+            than the server's own limit is that limit.
+        stop: the answer ends before the first of these.
     """
 
     model: Annotated[str, Field(max_length=200)]
-    messages: Annotated[list[Message], Field(min_length=1, max_length=64)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
     max_tokens: TokenLimit | None = None
     max_completion_tokens: TokenLimit | None = None
     temperature: Temperature | None = None
+    top_p: TopP | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
     seed: Seed | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -166,19 +221,34 @@ class Usage(_Closed):
 
 
 class ChatResponse(_Closed):
+    """A chat's answer.
+
+    Args:
+        system_fingerprint: the session that made the model.
+    """
+
     id: str
     object: Literal["chat.completion"]
     created: int
     model: str
+    system_fingerprint: str
     choices: list[Choice]
     usage: Usage
 
 
 class ModelCard(_Closed):
+    """The one model.
+
+    Args:
+        id: what clients name it by.
+        session: the run that made it.
+    """
+
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    session: str
 
 
 class ModelList(_Closed):
@@ -212,6 +282,16 @@ class CaseList(_Closed):
     waiting: int
 
 
+class Signpost(_Closed):
+    """Where to go from `/`."""
+
+    name: Literal["AEGIS"] = "AEGIS"
+    ask: Literal["POST /think"] = "POST /think"
+    chat: Literal["POST /v1/chat/completions"] = "POST /v1/chat/completions"
+    documentation: Literal["/docs"] = "/docs"
+    openapi: Literal["/openapi.json"] = "/openapi.json"
+
+
 class State(_Closed):
     """Whether the server lives, or takes questions."""
 
@@ -235,11 +315,18 @@ def probabilities(values: tuple[float, ...]) -> Probabilities:
     return Probabilities(**dict(zip(NAMES, values, strict=True)))
 
 
-_PARAMETERS = frozenset({"state", "limit", "id", "name"}).union(
-    ThinkRequest.model_fields, ChatRequest.model_fields, Resolution.model_fields
-)
+_BODIES = (ThinkRequest, ChatRequest, Resolution, Message, TextPart, RefusalPart, StreamOptions)
+_NAMES = frozenset({"state", "limit", "id"}).union(*(body.model_fields for body in _BODIES))
 
 
-def known_name(text: object) -> str | None:
-    """Return the text if it is a parameter's name, and so not the words of whoever asks."""
-    return text if isinstance(text, str) and text in _PARAMETERS else None
+def field_path(location: Sequence[object]) -> str | None:
+    """Return a place in a body as `messages[0].content`; None if no field of ours is in it.
+
+    Only names of ours are in it, never the words of whoever asks.
+    """
+    known = [
+        f"[{step}]" if isinstance(step, int) else f".{step}"
+        for step in location
+        if isinstance(step, int) or step in _NAMES
+    ]
+    return "".join(known).removeprefix(".") or None

@@ -44,9 +44,8 @@ def serve(settings: ServeSettings, report: Callable[[str], None]) -> None:
     kind = _engine_kind(settings, path)
     require_guarded(settings.host, settings.tokens)
     tokens = TokenFile(settings.tokens) if settings.tokens else None
-    name = settings.name or _public_name(path)
-    if not name.isprintable() or not 0 < len(name) <= 200:
-        raise BadInputError("--name must be 1 to 200 printable characters; choose another")
+    if not settings.model_name.isprintable():
+        raise BadInputError("--model-name must be printable characters; choose another")
     set_threads(settings.threads)
     log_to_stderr()
     home, metrics = path.resolve().parent, ServerMetrics()
@@ -57,13 +56,17 @@ def serve(settings: ServeSettings, report: Callable[[str], None]) -> None:
         stack.enter_context(contextlib.closing(cases))
         keys = _audit_keys(audit_folder, settings.keys, report)
         audit = stack.enter_context(AuditLog.open(audit_folder, keys))
-        engine = _load_engine(kind, path, name, settings)
+        session = _session(path)
+        engine = _load_engine(kind, path, session, settings)
         stack.enter_context(contextlib.closing(engine))
         service = AnswerService(
             engine, audit=audit, cases=cases, settings=settings, metrics=metrics
         )
         app = build_app(service, cases, settings=settings, metrics=metrics, tokens=tokens)
-        report(f"model {name}, engine {kind}; audit log {audit_folder}; escalations {cases.path}")
+        report(
+            f"model {settings.model_name} (session {session}), engine {kind}; "
+            f"audit log {audit_folder}; escalations {cases.path}"
+        )
         if tokens is None:
             report(
                 "no tokens: everybody on this machine may ask and review; "
@@ -91,13 +94,13 @@ def _engine_kind(settings: ServeSettings, path: Path) -> str:
     return kind
 
 
-def _public_name(path: Path) -> str:
+def _session(path: Path) -> str:
     """Return the file's stem, the folder's name or, where every run has a folder of that name, the
     run's."""
     path = path.resolve()
-    if path.is_file():
-        return path.stem
-    return path.parent.name if path.name in ("model", "adapter") else path.name
+    name = path.stem if path.is_file() else path.name
+    name = path.parent.name if name in ("model", "adapter") else name
+    return "".join(c if c.isprintable() else "?" for c in name)[:200] or "?"
 
 
 def _audit_keys(log_folder: Path, keys: Path | None, report: Callable[[str], None]) -> AuditKeys:
@@ -169,6 +172,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: Any, service: AnswerService, *, grace_s: float = 20) -> None:
         config = uvicorn.Config(
             app,
+            http="h11",  # the same wherever another parser happens to be installed
             log_config=None,
             access_log=False,
             server_header=False,

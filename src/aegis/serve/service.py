@@ -7,7 +7,7 @@ import hmac
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from aegis.audit import AuditEntry, AuditLog
@@ -25,7 +25,7 @@ from aegis.serve.escalations import CaseQueue
 from aegis.serve.leak_check import find_leak
 from aegis.serve.logs import log_exception
 from aegis.serve.metrics import ServerMetrics
-from aegis.serve.settings import ServeSettings
+from aegis.serve.settings import MOST_FINAL_TOKENS, ServeSettings
 
 
 class UnavailableError(AegisError):
@@ -48,15 +48,19 @@ class AnswerRequest:
         caller: id of the token; "" without tokens.
         user: who asks, for the audit log.
         turns: the last is the user's question.
+        final_tokens: most tokens of the answer; None for as many as the server gives.
+        stop: the answer ends before the first of these.
     """
 
     id: str
     caller: str
     user: str
     turns: tuple[Turn, ...] = field(repr=False)
-    final_tokens: int
+    final_tokens: int | None
     temperature: float
     seed: int
+    top_p: float = 1.0
+    stop: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -116,8 +120,7 @@ class AnswerService:
         last, whole = last_and_whole(request.turns)
         canary = self._canary(request)
         mark = f"\n\n(private mark {canary}, never to be repeated)" if canary else ""
-        limits = Limits(section=self.settings.section_tokens, final=request.final_tokens)
-        self._require_fit(whole + mark, limits)
+        limits = self._limits(whole + mark, request.final_tokens)
         verdict = self._decide(last, whole)
 
         def nobody_waits() -> bool:
@@ -128,7 +131,7 @@ class AnswerService:
             asked = ThinkingRequest(
                 whole + mark,
                 verdict.decision,
-                Sampling(limits, request.temperature, request.seed),
+                Sampling(limits, request.temperature, request.seed, request.top_p),
                 cancelled=lambda: nobody_waits() or self.clock() > deadline,
             )
             (thinking,) = self.engine.think([asked])
@@ -142,7 +145,7 @@ class AnswerService:
         answer, withheld = release(
             last, verdict, thinking, failure=failure, canary=canary, asked=whole
         )
-        result = self._result(request, whole, answer)
+        result = self._result(request, whole, answer, most=limits.final)
         self._record(request, whole, thinking, result, withheld)
         self.metrics.answered(result.decision, withheld)
         return result
@@ -153,14 +156,21 @@ class AnswerService:
         asked = "\x1f".join([str(request.seed), *(turn.text for turn in request.turns)])
         return hmac.digest(self._canary_key, asked.encode(), "sha256").hex()[:16]
 
-    def _require_fit(self, prompt: str, limits: Limits) -> None:
+    def _limits(self, prompt: str, asked: int | None) -> Limits:
+        """Return how long the answer may be: as asked for, within the server's limit and what the
+        context leaves beside the prompt, which must be what a request gets that asks for nothing.
+        """
+        section, usual = self.settings.section_tokens, self.settings.final_tokens
+        final = min(asked or usual, MOST_FINAL_TOKENS)
         tokens = self.engine.prompt_tokens(prompt)
-        room = self.engine.context - limits.total
-        if tokens > room:
+        left = self.engine.context - tokens - Limits(section, 0).total
+        if left < min(final, usual):
+            room = self.engine.context - Limits(section, min(final, usual)).total
             raise PromptTooLongError(
                 f"the prompt has {tokens} tokens and {max(0, room)} fit beside the answer asked "
                 "for; shorten it or ask for fewer tokens"
             )
+        return Limits(section, min(final, left))
 
     def _decide(self, last: str, whole: str) -> Verdict:
         """Return the severest verdict; of several, the surest."""
@@ -171,17 +181,20 @@ class AnswerService:
             log_exception(error)
             raise UnavailableError("the engine cannot decide now; try again later") from None
 
-    def _result(self, request: AnswerRequest, whole: str, answer: Answer) -> AnswerResult:
+    def _result(
+        self, request: AnswerRequest, whole: str, answer: Answer, *, most: int
+    ) -> AnswerResult:
         count = self.engine.prompt_tokens
-        tokens = max(0, count(answer.final) - count(""))
+        final = until(answer.final, request.stop) if answer.own else answer.final
+        tokens = max(0, count(final) - count(""))
         return AnswerResult(
             request.id,
-            answer.final,
+            final,
             answer.decision,
             answer.probabilities,
             answer.escalated,
             own=answer.own,
-            cut=answer.own and tokens >= request.final_tokens,
+            cut=answer.own and tokens >= most,
             prompt_tokens=count(whole),
             final_tokens=tokens,
         )
@@ -222,6 +235,11 @@ class AnswerService:
                 self.cases.withdraw(request.id)
             message = "the answer cannot be recorded, so it is not given; try again later"
             raise UnavailableError(message) from None
+
+
+def until(text: str, stop: Sequence[str]) -> str:
+    """Return the text before the first of the stop texts."""
+    return text[: min((text.find(one) for one in stop if one in text), default=None)]
 
 
 def release(

@@ -9,6 +9,8 @@ from pydantic import Field
 
 from aegis.config.settings import AtLeastOne, Count, Positive, Settings
 
+MOST_FINAL_TOKENS = 1024  # of one answer; who asks for more gets so many
+
 
 class ServeSettings(Settings):
     """What a server serves, to whom, and within which limits."""
@@ -23,8 +25,8 @@ class ServeSettings(Settings):
     """TCP port to listen on."""
     tokens: Path | None = None
     """File of bearer tokens; None lets in everybody on this machine."""
-    name: str | None = None
-    """The model's public name; None: that of its folder."""
+    model_name: Annotated[str, Field(min_length=1, max_length=200)] = "aegis"
+    """What clients name the model by; the session that made it stands beside it."""
     base: str | None = None
     """An adapter's base, if it has moved."""
     audit: Path | None = None
@@ -35,7 +37,7 @@ class ServeSettings(Settings):
     """The escalations; None: escalations.db beside the model."""
     section_tokens: AtLeastOne = 48
     """Tokens a private section; more think longer, and take longer."""
-    final_tokens: Annotated[int, Field(ge=1, le=1024)] = 160
+    final_tokens: Annotated[int, Field(ge=1, le=MOST_FINAL_TOKENS)] = 160
     """Tokens of an answer whose request names no limit."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
     """Of requests that name none; 0 takes the most probable token."""

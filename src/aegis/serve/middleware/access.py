@@ -16,7 +16,7 @@ from aegis.serve.errors import Rejection
 from aegis.serve.logs import log_exception
 from aegis.serve.tokens import SCOPES, Token, TokenFile
 
-_OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+_OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,10 @@ class RequestLogMiddleware:
                     headers.setdefault(name, value)
             await send(message)
 
+        # What answers GET answers HEAD; the server below leaves the body out.
+        routed = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
-            await self.app(scope, receive, send_with_headers)
+            await self.app(routed, receive, send_with_headers)
         except ClientDisconnect:
             status = status or 499
         except Exception as error:
@@ -60,7 +62,7 @@ class RequestLogMiddleware:
                 with contextlib.suppress(OSError):
                     await rejection.response()(scope, receive, send_with_headers)
         finally:
-            route = getattr(scope.get("route"), "path", "other")
+            route = getattr(routed.get("route"), "path", "other")
             seconds = self.clock() - started
             self.metrics.request(route, status, seconds)
             method = scope["method"] if scope["method"] in _METHODS else "?"

@@ -17,6 +17,7 @@ from aegis.serve.errors import Rejection, to_rejection
 from aegis.serve.responses import KEEP_ALIVE, ChatFormat, ResponseFormat, ThinkFormat, event
 from aegis.serve.routes import Asker, Parts, ServerParts, errors
 from aegis.serve.service import AbandonedError, AnswerRequest
+from aegis.serve.settings import MOST_FINAL_TOKENS
 
 router = APIRouter(tags=["answers"])
 _SSE = "text/event-stream"
@@ -37,7 +38,7 @@ async def think(
         caller=caller.id,
         user=_user(caller.name, body.user_id),
         turns=(Turn("user", body.query),),
-        final_tokens=body.max_new_tokens or settings.final_tokens,
+        final_tokens=body.max_new_tokens,
         temperature=settings.temperature if body.temperature is None else body.temperature,
         seed=_seed(settings.seed),
     )
@@ -52,8 +53,8 @@ async def chat(
     request: Request, body: schemas.ChatRequest, caller: Asker, parts: Parts
 ) -> Response:
     """Answer a chat in OpenAI's form."""
-    settings, model = parts.settings, parts.service.engine.name
-    _require_model(body.model, model, param="model")
+    settings, session = parts.settings, parts.service.engine.name
+    _require_model(body.model, parts, param="model")
     if body.messages[-1].role != "user" or not body.messages[-1].text.strip():
         message = "the last message must be the user's and hold more than spaces"
         raise Rejection(400, "invalid_value", message, param="messages")
@@ -61,13 +62,15 @@ async def chat(
         id=request.state.request_id,
         caller=caller.id,
         user=_user(caller.name, body.user),
-        turns=tuple(_turn(message) for message in body.messages),
-        final_tokens=body.max_completion_tokens or body.max_tokens or settings.final_tokens,
+        turns=tuple(_turn(message) for message in body.messages if message.text.strip()),
+        final_tokens=body.max_completion_tokens or body.max_tokens,
         temperature=settings.temperature if body.temperature is None else body.temperature,
+        top_p=body.top_p or 1.0,
+        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
         seed=_seed(settings.seed if body.seed is None else body.seed),
     )
     usage = bool(body.stream_options and body.stream_options.include_usage)
-    form = ChatFormat(model, int(time.time()), include_usage=usage)
+    form = ChatFormat(settings.model_name, session, int(time.time()), include_usage=usage)
     return await _respond(parts, answer_request, request, form, stream=bool(body.stream))
 
 
@@ -79,17 +82,23 @@ def models(_: Asker, parts: Parts) -> schemas.ModelList:
 
 @router.get("/v1/models/{name:path}", responses=errors(404))
 def model(name: Annotated[str, Path(max_length=200)], _: Asker, parts: Parts) -> schemas.ModelCard:
-    _require_model(name, parts.service.engine.name)
+    _require_model(name, parts)
     return _card(parts)
 
 
 def _card(parts: ServerParts) -> schemas.ModelCard:
-    name = parts.service.engine.name
-    return schemas.ModelCard(id=name, object="model", created=parts.started, owned_by="aegis")
+    return schemas.ModelCard(
+        id=parts.settings.model_name,
+        object="model",
+        created=parts.started,
+        owned_by="aegis",
+        session=parts.service.engine.name,
+    )
 
 
-def _require_model(name: str, served: str, *, param: str | None = None) -> None:
-    if name != served:
+def _require_model(name: str, parts: ServerParts, *, param: str | None = None) -> None:
+    """Turn away who names another model than this one, by its id or its session."""
+    if name not in (parts.settings.model_name, parts.service.engine.name):
         message = "there is no such model here; GET /v1/models names it"
         raise Rejection(404, "model_not_found", message, param=param)
 
@@ -119,14 +128,17 @@ async def _respond(
     if parts.service.draining.is_set():
         raise AbandonedError("stopping")
     ticket = parts.queue.submit(answer_request)
+    headers = {"X-Accel-Buffering": "no"} if stream else {}
+    if (answer_request.final_tokens or 0) > MOST_FINAL_TOKENS:
+        headers["X-Max-Tokens"] = str(MOST_FINAL_TOKENS)
     keep_alive_s = parts.settings.keep_alive_s
     done = await ticket.wait(request, timeout_s=keep_alive_s if stream else None)
     result = ticket.future.result() if done else None
     if result and not stream:
-        return Response(form.body(result), media_type="application/json")
+        return Response(form.body(result), headers=headers, media_type="application/json")
     return StreamingResponse(
         _events(ticket, request, form, keep_alive_s),
-        headers={"X-Accel-Buffering": "no"},
+        headers=headers,
         media_type=_SSE,
     )
 

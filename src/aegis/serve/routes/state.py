@@ -12,6 +12,12 @@ router = APIRouter(tags=["state"])
 _TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 
 
+@router.get("/", include_in_schema=False)
+async def root() -> schemas.Signpost:
+    """Say where to go."""
+    return schemas.Signpost()
+
+
 @router.get("/healthz")
 async def healthz() -> schemas.State:
     """Say that the process lives."""
