@@ -70,9 +70,9 @@ class LimitError(AegisError):
 def is_disk_full(error: BaseException) -> bool:
     """Return whether the error, or what caused it, is a full disk.
 
-    torch and safetensors report one without an errno.
+    torch, safetensors and SQLite report one without an errno.
     """
-    texts = ("No space left on device", "StorageFull", "os error 28")
+    texts = ("No space left on device", "StorageFull", "os error 28", "database or disk is full")
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):

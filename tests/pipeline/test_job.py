@@ -37,3 +37,14 @@ def test_the_settings_of_a_run_lie_in_its_folder(tmp_path: Path) -> None:
         "so8t_ppo_training",
         "aegis_v2_integration",
     ]
+
+
+def test_a_run_folder_that_was_moved_is_gone_on_with(tmp_path: Path) -> None:
+    from aegis.pipeline import job
+
+    def opened(runs: Path) -> str:
+        return job._open(parse_config({"runs": str(runs)}, where="t"), resume=True).session_id
+
+    begun = opened(tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert opened(tmp_path / "there") == begun

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from aegis.config import Config, dump_yaml, load_config, parse_config
 from aegis.errors import ArtifactError
 from aegis.runs import record
 from aegis.runs.events import TakenOver, read_events
+from aegis.runs.health import read_status
 from aegis.runs.process import Process, this_process
 from aegis.runs.record import (
     CONFIG,
@@ -162,6 +165,11 @@ def test_latest_may_be_a_file(tmp_path: Path) -> None:
     (tmp_path / LATEST).unlink()
     (tmp_path / LATEST).write_text(session.session_id)
     assert load(locate(tmp_path / LATEST)).session_id == session.session_id
+    (tmp_path / LATEST).write_bytes(b"\xff\x00 of another time")
+    assert locate(tmp_path / LATEST / "model") == tmp_path / session.session_id / "model"
+    (tmp_path / LATEST).unlink()
+    assert locate(tmp_path / LATEST) == tmp_path / session.session_id
+    assert locate(tmp_path / "other" / LATEST) == tmp_path / "other" / LATEST
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"stages": 3}'])
@@ -175,16 +183,82 @@ def test_a_damaged_record_is_told_and_passed_over(tmp_path: Path, text: str) -> 
     assert newest(tmp_path) is None
 
 
-def test_a_damaged_database_falls_back_to_the_text_and_is_made_anew(tmp_path: Path) -> None:
-    session = open_session(tmp_path, config_fingerprint="a", resume=True)
-    (session.folder / DATABASE).write_bytes(b"not a database at all" * 100)
+def tear(path: Path) -> None:
+    """Overwrite the middle of the file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 4 : len(data) // 2] = b"\x5a" * (len(data) // 2 - len(data) // 4)
+    path.write_bytes(data)
+
+
+def make_folder_of(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "random": lambda path: path.write_bytes(os.urandom(5000)),
+    "torn": tear,
+    "cut": lambda path: os.truncate(path, 5000),
+    "another's": lambda path: (
+        path.unlink(),
+        sqlite3.connect(path).executescript("CREATE TABLE a(b)"),
+    ),
+    "missing": lambda path: path.unlink(),
+    "a folder": make_folder_of,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_whatever_befell_the_database_every_verb_reads_the_text_and_says_so(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    session = open_session(tmp_path, config_fingerprint="a", resume=True, stages=STAGES)
+    session.add_snapshot("one", session.folder / "s", step=3, seconds=0.1, size=10)
+    rows = session.rows("snapshots")
+    damage(session.folder / DATABASE)
+    before = sorted(os.listdir(session.folder))
     again = load(session.folder)
-    assert again.session_id == session.session_id
-    again.take_over({})
-    again.stage = "completed"
-    again.save()
+    assert again == session
+    assert again.notes[0].startswith(DATABASE)
+    assert RECORD in again.notes[0]
+    assert again.notes[0] in read_status(session.folder).evidence
+    assert again.rows("snapshots") in ([], rows)
+    assert sorted(os.listdir(session.folder)) == before  # looking mends nothing
+    resumed = open_session(tmp_path, config_fingerprint="a", resume=True, stages=STAGES)
+    resumed.take_over({})
+    resumed.stage = "completed"
+    resumed.save()
     assert load(session.folder).finished
-    assert (session.folder / f"{DATABASE}.damaged").exists()
+    assert load(session.folder).notes == []
+    was_there = DATABASE in before
+    assert (session.folder / f"{DATABASE}.damaged").exists() == was_there
+
+
+def test_a_folder_in_the_place_of_latest_is_set_aside_and_told(tmp_path: Path) -> None:
+    session = open_session(tmp_path, config_fingerprint="a", resume=True)
+    for number in ("", "-2"):
+        (tmp_path / LATEST).unlink()
+        (tmp_path / LATEST).mkdir()
+        (tmp_path / LATEST / "mine").touch()
+        again = open_session(tmp_path, config_fingerprint="a", resume=True)
+        assert (tmp_path / LATEST).resolve() == session.folder
+        assert (tmp_path / f"{LATEST}.folder{number}" / "mine").exists()
+        assert f"{LATEST}.folder{number}" in again.notes[0]
+
+
+def test_unfinished_work_that_a_new_session_leaves_is_told(tmp_path: Path) -> None:
+    session = open_session(tmp_path, config_fingerprint="a", resume=True)
+    assert open_session(tmp_path, config_fingerprint="b", resume=True).notes == []
+    (session.folder / "checkpoints" / "train" / "sft").mkdir(parents=True)
+    assert (
+        session.session_id in open_session(tmp_path, config_fingerprint="c", resume=True).notes[0]
+    )
+    assert open_session(tmp_path, config_fingerprint="d", resume=False).notes == []
+    for name in (DATABASE, RECORD):
+        (session.folder / name).write_bytes(b"")
+    (note,) = open_session(tmp_path, config_fingerprint="a", resume=True).notes
+    assert "no readable session record" in note
 
 
 def test_a_stale_running_is_recognised_and_taken_over(tmp_path: Path) -> None:

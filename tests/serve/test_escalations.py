@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
-from aegis.serve.escalations import CaseQueue
+import pytest
+
+from aegis.errors import BadInputError, DiskFullError
+from aegis.serve import escalations
+from aegis.serve.errors import to_rejection
+from aegis.serve.escalations import CaseQueue, QueueBusyError
 
 
 def test_cases_survive_a_kill(tmp_path: Path) -> None:
@@ -20,3 +26,50 @@ def test_cases_survive_a_kill(tmp_path: Path) -> None:
     assert killed.returncode != 0
     with contextlib.closing(CaseQueue(tmp_path / "cases.db")) as cases:
         assert cases.get("ab" * 16).query == "Pay it?"
+
+
+def make(path: Path) -> CaseQueue:
+    queue = CaseQueue(path)
+    queue.open("ab" * 16, owner="", user="", query="Pay it?", probabilities=(0.1, 0.7, 0.1, 0.1))
+    return queue
+
+
+def test_a_full_disk_leaves_the_case_open_and_is_told(tmp_path: Path) -> None:
+    with contextlib.closing(make(tmp_path / "cases.db")) as queue:
+        pages = queue._database.execute("PRAGMA page_count").fetchone()[0]
+        queue._database.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(DiskFullError, match="the disk is full") as full:
+            queue.resolve("ab" * 16, "No. " * 5000, reviewer="r")
+        rejection = to_rejection(full.value)
+        assert (rejection.status_code, rejection.code) == (507, "disk_full")
+        assert str(tmp_path) not in rejection.detail
+        assert queue.get("ab" * 16).answer is None
+        queue._database.execute("PRAGMA max_page_count = 100000")
+        assert queue.resolve("ab" * 16, "No. " * 5000, reviewer="r").answer
+
+
+def test_a_good_file_is_never_called_no_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cases.db"
+    make(path).close()
+    before = path.read_bytes()
+    grow = "CREATE TABLE more (a); INSERT INTO more VALUES (zeroblob(100000));"
+    monkeypatch.setattr(escalations, "_SCHEMA", f"PRAGMA max_page_count = 1; {grow}")
+    with pytest.raises(DiskFullError, match="the disk is full"):
+        CaseQueue(path)
+    monkeypatch.undo()
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        monkeypatch.setattr(escalations, "_WAIT_S", 0.01)
+        with contextlib.closing(CaseQueue(path)) as queue, pytest.raises(QueueBusyError) as busy:
+            queue.resolve("ab" * 16, "No.", reviewer="r")
+        assert to_rejection(busy.value).status_code == 503
+    with contextlib.closing(CaseQueue(path)) as queue:
+        assert queue.get("ab" * 16).answer is None
+    assert before[:16] == path.read_bytes()[:16]
+    for damage in (b"no database " * 500, before[:5000] + b"Z" * 9000):
+        path.write_bytes(damage)
+        for writable in (True, False):
+            with pytest.raises(BadInputError, match="is no escalation queue, or a damaged one"):
+                CaseQueue(path, writable=writable).list()

@@ -15,8 +15,10 @@ import httpx
 import pytest
 
 from aegis.errors import BadInputError
+from aegis.serve import server
 from aegis.serve.middleware.access import is_loopback
 from aegis.serve.server import Server, bind, freeze_loaded_objects, require_guarded
+from aegis.serve.settings import ServeSettings
 from tests.serve.fakes import FakeEngine, house
 from tests.serve.live import living, soon
 
@@ -71,6 +73,20 @@ def test_only_this_machine_without_tokens(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="aegis token new"):
         require_guarded("0.0.0.0", None)
     require_guarded("0.0.0.0", tmp_path / "tokens.json")
+
+
+def test_a_model_on_a_read_only_place_names_what_must_lie_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.os, "access", lambda *_: False)
+    (tmp_path / "model").mkdir()
+    settings = ServeSettings(model=tmp_path / "model")
+    with pytest.raises(BadInputError, match=r"give --audit FOLDER and --cases FILE elsewhere"):
+        server.serve(settings, report=print)
+    settings = ServeSettings(model=tmp_path / "model", audit=tmp_path / "audit")
+    with pytest.raises(BadInputError, match=r"give --cases FILE elsewhere"):
+        server.serve(settings, report=print)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_port_in_use_is_told() -> None:

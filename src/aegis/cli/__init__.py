@@ -33,7 +33,14 @@ from aegis.cli import (
     train,
     watch,
 )
-from aegis.errors import EXIT_FAILED, EXIT_RESUMABLE, AegisError, DiskFullError, is_disk_full
+from aegis.errors import (
+    EXIT_FAILED,
+    EXIT_RESUMABLE,
+    AegisError,
+    BadInputError,
+    DiskFullError,
+    is_disk_full,
+)
 
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[2]  # ClickException of typer's own copy of click
 
@@ -116,6 +123,7 @@ def main() -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars; ours know
     try:
+        _require_utf8(arguments)
         sys.exit(app(arguments, standalone_mode=False) or 0)
     except _USAGE_ERROR as error:
         error.show()
@@ -126,6 +134,18 @@ def main() -> None:
         message, code = _explain(error)
         print("error: " + " ".join(message.split()), file=sys.stderr)
         sys.exit(code)
+
+
+def _require_utf8(arguments: list[str]) -> None:
+    """Refuse bytes that tokenizers and safetensors could take as a part of no path and no text."""
+    try:
+        texts = {"the working folder": os.getcwd()}
+    except FileNotFoundError:
+        raise BadInputError("the working folder is gone; change to another") from None
+    texts |= {f"argument {number}": text for number, text in enumerate(arguments, 1)}
+    for name, text in texts.items():
+        if (shown := text.encode("utf-8", "replace").decode()) != text:
+            raise BadInputError(f"{name} must be UTF-8, got {shown!r}; rename it")
 
 
 def _explain(error: BaseException) -> tuple[str, int]:

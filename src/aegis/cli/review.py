@@ -35,7 +35,7 @@ def list_(
     json: AsJson = False,
 ) -> None:
     """Show the cases that wait, the oldest first."""
-    queue = _open_queue(cases)
+    queue = _open_queue(cases, writable=False)
     shown = queue.list(resolved=resolved, limit=limit)
     if json:
         print_json([asdict(case) for case in shown])
@@ -54,7 +54,7 @@ def show(id: Id, cases: File = _FILE, json: AsJson = False) -> None:
     """Show one case whole."""
     from aegis.protocol.decisions import NAMES
 
-    case = _open_queue(cases).find(id)
+    case = _open_queue(cases, writable=False).find(id)
     if json:
         print_json(asdict(case))
         return
@@ -87,7 +87,7 @@ def answer(
         print_note(f"{case.id} is answered; {queue.waiting()} waiting")
 
 
-def _open_queue(path: Path) -> CaseQueue:
+def _open_queue(path: Path, *, writable: bool = True) -> CaseQueue:
     from aegis.runs.record import locate
     from aegis.serve.escalations import CaseQueue
 
@@ -96,7 +96,7 @@ def _open_queue(path: Path) -> CaseQueue:
         raise BadInputError(
             f"{path}: no such queue; `aegis serve` makes it beside its model, or give --cases FILE"
         )
-    return CaseQueue(located)
+    return CaseQueue(located, writable=writable)
 
 
 def _printable(text: str) -> str:

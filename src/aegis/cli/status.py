@@ -81,6 +81,7 @@ def _rows(session: Session, *, interrupted: bool) -> Iterator[tuple[str, ...]]:
 
 
 def _lines(session: Session, facts: dict[str, Any]) -> Iterator[str]:
+    yield from (f"note      {note}" for note in session.notes)
     pid = session.process.pid if session.process else None
     if facts["alive"]:
         yield f"process   {pid}, alive"

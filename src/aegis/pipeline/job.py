@@ -64,6 +64,8 @@ def run_pipeline(
             taken_over = session.take_over(command or {}, settings=dump_yaml(config))
             followers = reporter.subscribers if reporter else ()
             with _reporter(config, session, interrupt, Reporter(*followers)) as events:
+                for note in session.notes:
+                    events.warning(note)
                 if taken_over:
                     events.message(taken_over)
                 events.message(
@@ -96,10 +98,10 @@ def _check(config: Config) -> Base:
 def _open(config: Config, *, resume: bool) -> Session:
     """Find or make the session to work on, one process at a time.
 
-    Only what changes results tells sessions apart.
+    Only what changes results tells sessions apart, not where they lie.
     """
-    identity = fingerprint(config.model_dump(mode="json", exclude={"durable", "tracking"}))
-    runs = Path(config.runs)
+    runs, kept = Path(config.runs), config.model_dump(mode="json", exclude={"durable", "tracking"})
+    identity = fingerprint({**kept, "runs": type(config)().runs})
     with only_process(runs, wait_s=30):
         return open_session(
             runs,

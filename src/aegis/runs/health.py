@@ -166,7 +166,7 @@ def _session_status(session: Session, silence_s: float, follow: _Follow) -> RunS
     return RunStatus(
         run=str(session.folder),
         state=state,
-        evidence=evidence,
+        evidence="; ".join([evidence, *session.notes]),
         stage=_current_stage(session),
         doing=beat and beat.doing,
         done=beat and beat.done,

@@ -14,7 +14,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,13 +23,8 @@ from typing import Any
 from aegis.errors import ArtifactError
 from aegis.runs.events import TakenOver, append_event, utc_now
 from aegis.runs.process import Process, is_alive, this_process
-from aegis.storage.files import (
-    disk_full_explained,
-    make_folder,
-    sync_folder,
-    write_json,
-    write_text,
-)
+from aegis.storage.database import reading_from, writing_to
+from aegis.storage.files import make_folder, sync_folder, write_json, write_text
 
 RECORD, DATABASE, LATEST, CONFIG = "session_info.json", "session.db", "latest", "config.yaml"
 VERSION = 2
@@ -74,6 +69,7 @@ class Session:
         command: `argv` (after the program's name) and `cwd` with which it was started, for whoever
             resumes it.
         version: of the record; 1 is an AEGIS that wrote local times and no `config.yaml`.
+        notes: what was found damaged or out of place, and what is done about it; not kept.
     """
 
     session_id: str
@@ -87,10 +83,12 @@ class Session:
     stages: list[StageRecord] = field(default_factory=list)
     number: int = 0
     version: int = 1
+    notes: list[str] = field(default_factory=list, compare=False)
 
     def save(self) -> None:
         self.updated, self.version = utc_now(), VERSION
         content = {**self.to_json(), "folder": None}
+        del content["notes"]
         with self._database() as database:
             rows = [(key, json.dumps(value, ensure_ascii=False)) for key, value in content.items()]
             database.executemany("INSERT OR REPLACE INTO session VALUES (?, ?)", rows)
@@ -147,27 +145,20 @@ class Session:
             write_text(path, text)
 
     def _repair(self) -> None:
-        """Set aside a database that is none; the next save makes one of what this record holds."""
-        try:
-            with self._database() as database:
-                sound = database.execute("PRAGMA quick_check").fetchone()[0] == "ok"
-        except sqlite3.DatabaseError:
-            sound = False
-        if not sound:
-            os.replace(self.folder / DATABASE, self.folder / f"{DATABASE}.damaged")
+        """Set aside a record that is damaged; the next save makes one of what this one holds."""
+        if find_damage(self._path):
+            if self._path.exists():
+                set_aside(self._path)
             for suffix in ("-wal", "-shm"):
                 (self.folder / f"{DATABASE}{suffix}").unlink(missing_ok=True)
+        if (self.folder / RECORD).is_dir():
+            set_aside(self.folder / RECORD)
 
     def begin_attempt(self, stage: str) -> int:
         """Record that this process starts on a stage; return the number for `end_attempt`."""
         me = self.process or this_process()
-        row = {
-            "stage": stage,
-            "started": utc_now(),
-            "pid": me.pid,
-            "process_started": me.started,
-            "boot": me.boot,
-        }
+        row = {"stage": stage, "started": utc_now(), "pid": me.pid}
+        row |= {"process_started": me.started, "boot": me.boot}
         return self._insert("attempts", row)
 
     def end_attempt(self, attempt: int, outcome: str) -> None:
@@ -177,25 +168,23 @@ class Session:
 
     def add_snapshot(self, stage: str, path: Path, *, step: int, seconds: float, size: int) -> None:
         """Record an acknowledged snapshot."""
-        row = {
-            "stage": stage,
-            "path": path.relative_to(self.folder).as_posix(),
-            "step": step,
-            "saved": utc_now(),
-            "unix": time.time(),
-            "seconds": seconds,
-            "bytes": size,
-        }
+        relative, sizes = (
+            path.relative_to(self.folder).as_posix(),
+            {"seconds": seconds, "bytes": size},
+        )
+        row = {"stage": stage, "path": relative, "step": step, **sizes}
+        row |= {"saved": utc_now(), "unix": time.time()}
         self._insert("snapshots", row)
 
     def rows(self, table: str, *, last: int = 20) -> list[dict[str, Any]]:
-        """Return the newest rows of `attempts` or `snapshots`, oldest first."""
+        """Return the newest readable rows of `attempts` or `snapshots`, oldest first."""
         if table not in ("attempts", "snapshots"):
             raise ValueError(f"no such table: {table}")
-        with self._database() as database:
+        with contextlib.suppress(OSError, sqlite3.Error), reading_from(self._path) as database:
             database.row_factory = sqlite3.Row
             query = f"SELECT * FROM {table} ORDER BY id DESC LIMIT ?"
             return [dict(row) for row in reversed(database.execute(query, (last,)).fetchall())]
+        return []
 
     def _insert(self, table: str, row: dict[str, Any]) -> int:
         columns, places = ", ".join(row), ", ".join("?" * len(row))
@@ -203,10 +192,12 @@ class Session:
             query = f"INSERT INTO {table} ({columns}) VALUES ({places})"
             return int(database.execute(query, tuple(row.values())).lastrowid or 0)
 
-    @contextlib.contextmanager
-    def _database(self) -> Iterator[sqlite3.Connection]:
-        with disk_full_explained(self.folder), _open(self.folder / DATABASE) as database:
-            yield database
+    @property
+    def _path(self) -> Path:
+        return self.folder / DATABASE
+
+    def _database(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        return writing_to(self._path, _SCHEMA)
 
 
 def open_session(
@@ -227,13 +218,14 @@ def open_session(
         settings: the text of a new session's `config.yaml`.
     """
     session = newest(runs, config_fingerprint=config_fingerprint) if resume else None
+    notes = _left_alone(runs) if resume and session is None else []
     if session is None:
         records = [StageRecord(name) for name in stages]
         session = _create(runs, config_fingerprint, records, settings)
     elif stages:
         known = {record.name: record for record in session.stages}
         session.stages = [known.get(name, StageRecord(name)) for name in stages]
-    _point_latest(runs, session.folder)
+    session.notes += notes + _point_latest(runs, session.folder)
     return session
 
 
@@ -263,12 +255,19 @@ def load(folder: Path) -> Session:
         ArtifactError: if the folder holds no readable record, or one of a later AEGIS.
     """
     folder = folder.resolve()
-    for read in (_from_database, _from_json):
+    damage = find_damage(folder / DATABASE)
+    for read in (_from_json, _from_database) if damage else (_from_database, _from_json):
         with contextlib.suppress(*_UNREADABLE):
             raw = read(folder)
             if raw.get("version", 1) > VERSION:
                 break
-            return _parse(raw, folder)
+            session = _parse(raw, folder)
+            if damage:
+                session.notes.append(
+                    f"{DATABASE} {damage}: {RECORD} tells how the run stands, and `aegis run` goes "
+                    "on from there with a new one"
+                )
+            return session
     else:
         raise ArtifactError(
             f"{folder}: no readable session record; give a folder that `aegis run` wrote"
@@ -276,10 +275,34 @@ def load(folder: Path) -> Session:
     raise ArtifactError(f"{folder}: the record was written by a later AEGIS; update this one")
 
 
+def find_damage(path: Path) -> str:
+    """Return what is wrong with a session's database; empty if nothing is."""
+    try:
+        with reading_from(path) as database:
+            answer = database.execute("PRAGMA quick_check").fetchone()[0]
+            for table in ("session", "attempts", "snapshots"):
+                rows = database.execute(f"SELECT * FROM {table}").fetchall()
+                if table == "session" and not rows:
+                    answer = "it is empty"
+        return "" if answer == "ok" else f"is damaged ({answer})"
+    except FileNotFoundError:
+        return "is missing"
+    except (OSError, sqlite3.Error) as error:
+        return f"is damaged ({error})"
+
+
+def set_aside(path: Path, suffix: str = "damaged") -> Path:
+    """Rename what is in the way, and return its new place; nothing is deleted."""
+    number, target = 1, path.with_name(f"{path.name}.{suffix}")
+    while os.path.lexists(target):
+        number += 1
+        target = path.with_name(f"{path.name}.{suffix}-{number}")
+    path.rename(target)
+    return target
+
+
 def _from_database(folder: Path) -> dict[str, Any]:
-    if not (folder / DATABASE).is_file():
-        raise FileNotFoundError(folder / DATABASE)
-    with _open(folder / DATABASE) as database:
+    with reading_from(folder / DATABASE) as database:
         rows = database.execute("SELECT key, value FROM session")
         return {key: json.loads(value) for key, value in rows}
 
@@ -302,23 +325,6 @@ def _age_key(folder: Path) -> tuple[datetime, int, str]:
             created = datetime.fromisoformat(raw["created"]).astimezone(UTC)
             return created, int(raw.get("number", 0)), folder.name
     return datetime.min.replace(tzinfo=UTC), 0, folder.name
-
-
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[sqlite3.Connection]:
-    """Yield a connection whose transaction is on the disk at the end, and undone by an error."""
-    fresh = not path.exists()
-    database = sqlite3.connect(path, timeout=30)
-    try:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-        if fresh:
-            database.executescript(_SCHEMA)
-            sync_folder(path.parent)
-        with database:
-            yield database
-    finally:
-        database.close()
 
 
 def _create(
@@ -346,21 +352,47 @@ def _create(
     return session
 
 
-def _point_latest(runs: Path, folder: Path) -> None:
+def _left_alone(runs: Path) -> list[str]:
+    """Say with which unfinished work a new session does not go on."""
+    others, notes = list[str](), list[str]()
+    for folder in session_folders(runs):
+        if not any(folder.glob("checkpoints/*/*")):
+            continue
+        try:
+            others += [] if load(folder).finished else [folder.name]
+        except ArtifactError as error:
+            notes.append(f"{error}; its finished artifacts are used, its snapshots are not")
+    if others:
+        notes.append(f"a new session: {others[0]} is unfinished and of other settings; it stays")
+    return notes
+
+
+def _point_latest(runs: Path, folder: Path) -> list[str]:
     """Have `runs/latest` lead to the session: a link, or a file with its name (Windows)."""
-    link, staging = runs / LATEST, runs / f".{LATEST}.writing"
+    link, staging, notes = runs / LATEST, runs / f".{LATEST}.writing", []
+    if link.is_dir() and not link.is_symlink():
+        notes = [f"{link} was a folder and no link: it is {set_aside(link, 'folder').name} now"]
     staging.unlink(missing_ok=True)
     try:
         staging.symlink_to(folder.name, target_is_directory=True)
     except OSError:
         staging.write_text(folder.name, encoding="utf-8")
     os.replace(staging, link)
+    return notes
 
 
 def locate(path: Path) -> Path:
-    """Return the path, following a `runs/latest` in it that is a file instead of a link."""
+    """Return the path, following a `runs/latest` in it that is a file instead of a link.
+
+    Where it is gone, or leads nowhere, the newest session stands for it.
+    """
     for parent in (path, *path.parents):
-        if parent.name == LATEST and parent.is_file():
-            name = parent.read_text(encoding="utf-8").strip()
+        if parent.name != LATEST or parent.is_dir():
+            continue
+        names, said = [folder.name for folder in session_folders(parent.parent)], ""
+        if parent.is_file():
+            said = parent.read_text(encoding="utf-8", errors="replace").strip()
+        if names:
+            name = said if said in names else names[0]
             return parent.parent / name / path.relative_to(parent)
     return path

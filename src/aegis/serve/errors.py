@@ -10,9 +10,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from aegis.errors import AegisError
+from aegis.errors import AegisError, DiskFullError
 from aegis.serve.admission import ClientDisconnected, QueueFullError
-from aegis.serve.escalations import NoCaseError, ResolvedError
+from aegis.serve.escalations import NoCaseError, QueueBusyError, ResolvedError
 from aegis.serve.logs import log_exception
 from aegis.serve.schemas import UNSUPPORTED, ErrorBody, ErrorDetail, field_path
 from aegis.serve.service import AbandonedError, PromptTooLongError, UnavailableError
@@ -87,6 +87,13 @@ def to_rejection(error: Exception) -> Rejection:
         case AbandonedError():
             message = "the server is going down; ask again in a moment"
             return Rejection(503, "stopping", message, headers={"Retry-After": "10"})
+        case DiskFullError():
+            log_exception(error)
+            message = "the disk here is full, so nothing was changed; ask again once there is room"
+            return Rejection(507, "disk_full", message, headers={"Retry-After": "60"})
+        case QueueBusyError():
+            message = "the queue is being written; ask again in a moment"
+            return Rejection(503, "unavailable", message, headers={"Retry-After": "5"})
         case NoCaseError():
             return Rejection(404, "no_such_case", "there is no such case")
         case ResolvedError():

@@ -14,9 +14,11 @@ from datetime import datetime
 from pathlib import Path
 
 from aegis.errors import AegisError, BadInputError
-from aegis.storage.files import disk_full_explained, make_folder
+from aegis.storage.database import place_explained, reading_from
+from aegis.storage.files import make_folder
 
 QUEUE_FILE = "escalations.db"
+_WAIT_S = 10.0  # for another process to end its writing
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS cases (
     number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, opened TEXT NOT NULL, owner TEXT NOT NULL,
@@ -29,6 +31,10 @@ _COLUMNS = "id, opened, owner, user, query, probabilities, answer, resolved, rev
 
 class NoCaseError(BadInputError):
     """There is no such case."""
+
+
+class QueueBusyError(AegisError):
+    """Another process is writing to the queue."""
 
 
 class ResolvedError(BadInputError):
@@ -54,26 +60,20 @@ class Case:
 class CaseQueue:
     """The queue. Safe to use from many threads and, for `aegis review`, from another process.
 
+    Args:
+        writable: False to look at it, wherever it lies.
+
     Raises:
-        BadInputError: if the file is no queue.
+        BadInputError: if the file is no queue, or cannot be written where it is.
+        DiskFullError: if there is no room for it.
+        QueueBusyError: if another process keeps it to itself.
     """
 
-    def __init__(self, path: Path) -> None:
-        make_folder(path.parent)
+    def __init__(self, path: Path, *, writable: bool = True) -> None:
         self.path, self._lock = path, threading.Lock()
-        self._database = sqlite3.connect(
-            path, timeout=10, check_same_thread=False, isolation_level=None
-        )
-        try:
-            path.chmod(0o600)  # it holds questions in plain text
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
-            self._database.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:
-            self._database.close()
-            raise BadInputError(
-                f"{path}: is no escalation queue; move it away or name another with --cases"
-            ) from error
+        with contextlib.ExitStack() as stack, self._explained():
+            self._database = stack.enter_context(_made(path) if writable else reading_from(path))
+            self._resources = stack.pop_all()
 
     def open(
         self, id: str, *, owner: str, user: str, query: str, probabilities: tuple[float, ...]
@@ -141,7 +141,7 @@ class CaseQueue:
 
     def close(self) -> None:
         with self._lock:
-            self._database.close()
+            self._resources.close()
 
     def _select(self, clause: str, value: str | int) -> builtins.list[Case]:
         with self._connection() as connection:
@@ -150,8 +150,37 @@ class CaseQueue:
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, disk_full_explained(self.path):
+        with self._lock, self._explained():
             yield self._database
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            with place_explained(self.path):
+                yield
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+                raise QueueBusyError(
+                    f"{self.path}: another process is writing; try again"
+                ) from error
+            raise BadInputError(
+                f"{self.path}: is no escalation queue, or a damaged one ({error}); "
+                "move it away or name another with --cases"
+            ) from error
+
+
+@contextlib.contextmanager
+def _made(path: Path) -> Iterator[sqlite3.Connection]:
+    """Yield a connection to the queue, which is made if it is not there."""
+    make_folder(path.parent)
+    with contextlib.closing(
+        sqlite3.connect(path, timeout=_WAIT_S, check_same_thread=False, isolation_level=None)
+    ) as database:
+        path.chmod(0o600)  # it holds questions in plain text
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=FULL")
+        database.executescript(_SCHEMA)
+        yield database
 
 
 def _case(row: tuple) -> Case:

@@ -50,6 +50,7 @@ def serve(settings: ServeSettings, report: Callable[[str], None]) -> None:
     log_to_stderr()
     home, metrics = path.resolve().parent, ServerMetrics()
     audit_folder = settings.audit or home / "audit"
+    _require_writable(home, settings)
     with contextlib.ExitStack() as stack:
         bound = stack.enter_context(contextlib.closing(bind(settings.host, settings.port)))
         cases = CaseQueue(settings.cases or home / QUEUE_FILE)
@@ -92,6 +93,16 @@ def _engine_kind(settings: ServeSettings, path: Path) -> str:
             "give a folder that `aegis run` wrote, or a .gguf file"
         )
     return kind
+
+
+def _require_writable(home: Path, settings: ServeSettings) -> None:
+    options = {"--audit FOLDER": settings.audit, "--cases FILE": settings.cases}
+    missing = [option for option, given in options.items() if given is None]
+    if missing and not os.access(home, os.W_OK):
+        raise BadInputError(
+            f"{home}: what the server writes would lie beside the model, and nothing can be "
+            f"written there; give {' and '.join(missing)} elsewhere"
+        )
 
 
 def _session(path: Path) -> str:

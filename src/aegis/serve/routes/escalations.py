@@ -37,7 +37,7 @@ def get_case(id: CaseId, caller: AskerOrReviewer, parts: Parts) -> schemas.CaseV
     return _view(case, whole=whole)
 
 
-@router.post("/{id}", responses=errors(404, 409))
+@router.post("/{id}", responses=errors(404, 409, 507))
 def resolve_case(
     id: CaseId, body: schemas.Resolution, caller: Reviewer, parts: Parts
 ) -> schemas.CaseView:
