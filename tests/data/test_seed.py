@@ -13,6 +13,7 @@ from aegis.data.split import contrast_groups
 from aegis.data.topics import parse_topic
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import compose, parse
+from tests.protocol.crises import HARMLESS, HINTED, SAID
 
 RECORDS = seed_records()
 DECISIONS = [record for record in RECORDS if record.thinking is None]
@@ -75,6 +76,15 @@ def test_thinking_is_in_the_protocol_and_the_language_of_the_prompt() -> None:
     for thinking in thoughts:
         assert thinking is not None
         assert parse(compose(thinking)) == thinking
+
+
+def test_the_test_messages_of_people_in_crisis_are_not_among_the_records() -> None:
+    prompts, messages = [item.prompt for item in [*RECORDS, *PAIRS]], [*SAID, *HINTED, *HARMLESS]
+    assert not [
+        (messages[later - len(prompts)], prompts[earlier])
+        for later, earlier in near_duplicates(prompts + messages, threshold=0.5)
+        if later >= len(prompts) > earlier
+    ]
 
 
 def test_topics_ask_for_japanese_first() -> None:
