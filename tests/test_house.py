@@ -26,6 +26,7 @@ EXCEPTIONS = Path(__file__).with_name("house")
 
 LAYERS = [
     {"errors", "so8"},
+    {"inputs"},
     {"protocol", "config", "storage"},
     {"runs", "audit", "model"},
     {"engine", "data"},
@@ -36,9 +37,10 @@ LAYERS = [
     {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-NO_TORCH = {"errors", "protocol", "config", "storage", "runs"}  # `aegis status` imports these
+NO_TORCH = {"errors", "inputs", "protocol", "config", "storage", "runs"}  # of `aegis status`
 
 PACKAGE_LINES = {
+    "inputs": 360,
     "config": 900,
     "protocol": 500,
     "so8": 430,

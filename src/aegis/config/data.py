@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from aegis.config.settings import AtLeastOne, Count, OpenShare, Positive, Settings, Share
+from aegis.config.settings import AtLeastOne, Count, OpenShare, PathText, Positive, Settings, Share
 
 
 class GenerateSettings(Settings):
@@ -14,7 +14,7 @@ class GenerateSettings(Settings):
 
     samples: Count = 12
     """Topics that the local model is asked to think about; more cost time, 0 asks none."""
-    topics: str | None = None
+    topics: PathText | None = None
     """JSON Lines file of topics; null for those that AEGIS ships."""
     max_new_tokens: AtLeastOne = 48
     """Tokens a section may have; raise it if sections break off."""
@@ -73,9 +73,9 @@ class DataSettings(Settings):
 
     seed_records: bool = True
     """Whether the Japanese and English records that AEGIS ships are used."""
-    records: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    records: Annotated[tuple[PathText, ...], Field(strict=False)] = ()
     """JSON Lines files of your records, {"prompt", "decision"} a line."""
-    pairs: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    pairs: Annotated[tuple[PathText, ...], Field(strict=False)] = ()
     """JSON Lines files of preference pairs, {"prompt", "chosen", "rejected"} a line."""
     skip_bad: bool = False
     """Whether bad lines are set aside in rejected.jsonl instead of stopping the run."""

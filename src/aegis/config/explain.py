@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,42 @@ _BOUNDS = {
     "minLength": "not empty",
     "minItems": "not empty",
 }
+
+# What settings are called in transformers, PEFT, TRL, Axolotl, LLaMA-Factory and Unsloth.
+_NAMES = {
+    "base": "model_name_or_path pretrained_model_name_or_path base_model model_name model_id",
+    "runs": "output_dir save_dir logging_dir",
+    "seed": "random_state random_seed data_seed",
+    "threads": "num_threads dataset_num_proc dataloader_num_workers",
+    "tracking": "report_to use_wandb wandb_project",
+    "durable.interval_s": "save_steps save_strategy saves_per_epoch",
+    "durable.keep_training": "save_total_limit",
+    "data.records": "dataset dataset_name dataset_path data_path data_files train_file",
+    "data.split.validation": "val_set_size eval_ratio val_size",
+    "model.dtype": "torch_dtype bf16 fp16 mixed_precision",
+    "model.quantization": "load_in_4bit load_in_8bit quantization_bit bnb_4bit_quant_type",
+    "model.gradient_checkpointing": "use_gradient_checkpointing",
+    "model.lora.rank": "lora_r lora_rank r",
+    "model.lora.alpha": "lora_alpha",
+    "model.lora.dropout": "lora_dropout",
+    "model.lora.targets": "target_modules lora_target lora_target_modules",
+    "model.lora.layers": "layers_to_transform",
+    "train.algorithm": "trainer rl finetuning_type",
+    "train.epochs": "num_train_epochs num_epochs n_epochs max_steps",
+    "train.batch_tokens": "per_device_train_batch_size batch_size train_batch_size "
+    "micro_batch_size gradient_accumulation_steps",
+    "train.max_length": "max_seq_length max_seq_len sequence_len cutoff_len model_max_length",
+    "train.lr": "learning_rate",
+    "train.warmup": "warmup_ratio warmup_steps num_warmup_steps",
+    "train.clip_norm": "max_grad_norm gradient_clip_val gradient_clipping",
+    "train.loss.label_smoothing": "label_smoothing_factor",
+    "train.ppo.clip": "cliprange clip_range",
+    "train.ppo.value": "vf_coef",
+    "train.ppo.epochs": "num_ppo_epochs ppo_epochs",
+    "train.group.group": "num_generations rloo_k",
+    "train.ppo.kl": "init_kl_coef kl_coef kl_penalty",
+}
+OTHER_NAMES = {name: setting for setting, names in _NAMES.items() for name in names.split()}
 
 
 @dataclass(frozen=True)
@@ -39,14 +76,26 @@ def explain(key: str = "") -> Explanation:
     Raises:
         ConfigError: if there is none; the message names the nearest.
     """
-    schema = Config.model_json_schema()
-    whole = _describe("", schema, Config().model_dump(mode="json"), schema["$defs"])
-    known = {explanation.key: explanation for explanation in _walk(whole)}
+    known = _known()
     if key not in known:
-        near = [name for name in known if name.endswith(f".{key}")]
-        near = near or difflib.get_close_matches(key, known, n=1, cutoff=0)
+        name = key.rpartition(".")[2]
+        near = meant_by(name) or difflib.get_close_matches(key, known, n=1, cutoff=0)
         raise ConfigError(f"{key} is not a setting; did you mean {' or '.join(near)}?")
     return known[key]
+
+
+def meant_by(name: str) -> list[str]:
+    """Return the settings that other trainers call so, or that have the name in some section."""
+    if name in OTHER_NAMES:
+        return [OTHER_NAMES[name]]
+    return [key for key in _known() if key.endswith(f".{name}")]
+
+
+@functools.cache
+def _known() -> dict[str, Explanation]:
+    schema = Config.model_json_schema()
+    whole = _describe("", schema, Config().model_dump(mode="json"), schema["$defs"])
+    return {explanation.key: explanation for explanation in _walk(whole)}
 
 
 def _walk(explanation: Explanation) -> Iterator[Explanation]:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from aegis.config.explain import OTHER_NAMES, Explanation, explain, meant_by
 from aegis.config.root import Config
 from aegis.errors import ConfigError
+from aegis.inputs.strict_yaml import MOST_CHARACTERS, Dumper, read_yaml, stray_in
+from aegis.inputs.text import read_text
+
+_MOST_PROBLEMS, _MOST_SHOWN = 8, 80
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
@@ -22,20 +27,14 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
         ConfigError: if the file cannot be read, or a key is unknown, of the wrong type or
             impossible.
     """
-    try:
-        raw = _read_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); give an existing YAML file"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path}: not valid YAML ({' '.join(str(error).split())}); correct the file"
-        ) from error
-    if raw is None:
-        raw = {}
+    text = read_text(path, most=MOST_CHARACTERS, kind="YAML", error=ConfigError)
+    raw = read_yaml(text, str(path))
+    raw = {} if raw is None else raw
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: the file must hold keys and values, got {type(raw).__name__}")
+        raise ConfigError(
+            f"{path}: the file must hold keys and values, got {type(raw).__name__} {_shown(raw)}; "
+            "write each setting as in base: models/x"
+        )
     for override in overrides:
         _override(raw, override)
     return parse_config(raw, where=str(path))
@@ -46,81 +45,76 @@ def parse_config(raw: dict[str, Any], *, where: str) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        lines = dict.fromkeys(_explain(problem) for problem in error.errors())
+        lines = list(dict.fromkeys(map(_explain, error.errors())))
+        if len(lines) > _MOST_PROBLEMS:
+            lines[_MOST_PROBLEMS:] = [f"and {len(lines) - _MOST_PROBLEMS} more"]
         raise ConfigError(f"{where}: " + "; ".join(lines)) from error
 
 
 def dump_yaml(config: Config) -> str:
     """Write every setting, defaults included, so that loading the text gives an equal Config."""
     return yaml.dump(
-        config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True
+        config.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True
     )
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads 1e-4 as the number that people mean; YAML 1.1 takes it for text."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes the text that `_Loader` would take for a number or PyYAML for a line break."""
-
-    def represent_str(self, data: str) -> yaml.ScalarNode:
-        style = '"' if "\x85" in data else None
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
-
-
-_Dumper.add_representer(str, _Dumper.represent_str)
-
-
-for _yaml in (_Loader, _Dumper):
-    _yaml.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+"),
-        list("-+.0123456789"),
-    )
-
-
-def _read_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
+    where = f"--set {_shown(override)}"
     key, sign, text = override.partition("=")
     if not sign or not key:
-        raise ConfigError(f"--set {override!r}: must look like train.lr=1e-4")
-    try:
-        value = _read_yaml(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not valid YAML; quote it") from error
-    *parents, last = key.split(".")
-    node = raw
-    for name in parents:
-        node = node.setdefault(name, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"--set {override!r}: {name} is a value, not a group of settings")
-    node[last] = value
+        raise ConfigError(f"{where}: must look like train.lr=1e-4")
+    if stray := stray_in(key):
+        raise ConfigError(f"{where}: {stray}")
+    value = read_yaml(text, where)
+    for name in reversed(key.strip(" ").split(".")):
+        value = {name: value}
+    _merge(raw, value, where)
+
+
+def _merge(group: dict[str, Any], changes: dict[str, Any], where: str) -> None:
+    """Set values; in a group of settings only those that are named."""
+    for name, value in changes.items():
+        if isinstance(value, dict) and (inner := group.get(name)) is not None:
+            if not isinstance(inner, dict):
+                raise ConfigError(f"{where}: {name} is a value, not a group of settings")
+            _merge(inner, value, where)
+        else:
+            group[name] = value
 
 
 _UNION_BRANCHES = {"bool", "str", "literal['auto']", "int", "float", "none", "constrained-str"}
 
 
 def _explain(problem: Any) -> str:
-    place = [part for part in problem["loc"] if part not in _UNION_BRANCHES]
-    field = ".".join(map(str, place)) or "the settings"
+    *outer, last = problem["loc"] or ("the settings",)
+    place = [part for part in outer if part not in _UNION_BRANCHES]
     if problem["type"] == "extra_forbidden":
-        known = _known_keys(place[:-1])
-        near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
-        remedy = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-        return f"{field} is not a setting; {remedy}"
+        field = ".".join(map(str, [*place, last]))
+        section = explain(".".join(part for part in place if isinstance(part, str)))
+        return f"{field} is not a setting; {_remedy(str(last), section)}"
+    field = ".".join(map(str, place + [last] * (last not in _UNION_BRANCHES)))
     value = problem.get("input")
+    if value is None:
+        return f"{field} is empty; give it a value or remove it"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     message = message[0].lower() + message[1:]
-    shown = "" if isinstance(value, dict | BaseModel) else f", got {value!r}"
-    return f"{field}: {message}{shown}; correct this value"
+    shown = "" if isinstance(value, dict | BaseModel) else f", got {_shown(value)}"
+    remedy = "put it in quotes" if problem["type"] == "string_type" else "correct this value"
+    return f"{field}: {message}{shown}; {remedy}"
 
 
-def _known_keys(place: Sequence[str | int]) -> list[str]:
-    model: Any = Config
-    for part in place:
-        model = get_args(model)[0] if isinstance(part, int) else model.model_fields[part].annotation
-    return list(model.model_fields)
+def _remedy(name: str, section: Explanation) -> str:
+    """Return where a setting is that is not among the known ones."""
+    name = unicodedata.normalize("NFKC", name)
+    if name in OTHER_NAMES:
+        return f"it is {OTHER_NAMES[name]} here (aegis config explain {OTHER_NAMES[name]})"
+    if places := meant_by(name):
+        return f"did you mean {' or '.join(places[:4])}?"
+    known = [setting.key.rpartition(".")[2] for setting in section.settings]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"

@@ -11,20 +11,20 @@ from aegis.config.durable import DurableSettings
 from aegis.config.evaluate import EvaluateSettings
 from aegis.config.export import ExportSettings
 from aegis.config.model import ModelSettings
-from aegis.config.settings import Count, Settings, Text
+from aegis.config.settings import PathText, Settings
 from aegis.config.train import TrainSettings
 
 
 class Config(Settings):
     """The whole of a run."""
 
-    base: Text = "embedded"
+    base: PathText = "embedded"
     """What is taught: a Hugging Face folder, a hub id, a GGUF file, or embedded (AEGIS's own)."""
-    runs: Text = "runs"
+    runs: PathText = "runs"
     """Folder that the run's own folder is made in."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of every random choice; the same seed on the same CPU gives the same bits."""
-    threads: Count = 0
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """CPU threads for torch; 0 for all cores."""
     tracking: Annotated[tuple[Literal["tensorboard", "mlflow"], ...], Field(strict=False)] = (
         "tensorboard",

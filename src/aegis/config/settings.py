@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0)]
-AtLeastOne = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0, le=10**9)]
+AtLeastOne = Annotated[int, Field(ge=1, le=10**9)]
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -21,6 +22,14 @@ def _ordered(shares: tuple[float, float]) -> tuple[float, float]:
     return shares
 
 
+def _expand_home(path: str) -> str:
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError as error:
+        raise ValueError("no home folder is known for this ~; write the path out") from error
+
+
+PathText = Annotated[Text, AfterValidator(_expand_home)]
 Range = Annotated[tuple[Share, Share], Field(strict=False), AfterValidator(_ordered)]
 
 
@@ -33,4 +42,10 @@ class Settings(BaseModel):
         strict=True,
         protected_namespaces=(),
         use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_default(cls, raw: Any) -> Any:
+        return {} if raw is None else raw

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from aegis.config.algorithms import DpoSettings, GroupSettings, PpoSettings, RewardSettings
-from aegis.config.settings import AtLeastOne, Count, Positive, Settings, Share, Text, Weight
+from aegis.config.settings import AtLeastOne, Count, PathText, Positive, Settings, Share, Weight
 
 OWN_RECORDS = "records"
 
@@ -61,7 +61,7 @@ class LossSettings(Settings):
 class DatasetSettings(Settings):
     """One dataset of SFT."""
 
-    path: Text
+    path: PathText
     """A JSON Lines file of records, or `records` for the run's own."""
     weight: Weight = 1.0
     """An epoch takes round(weight · n) of its n training records; over 1 repeats some."""
