@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from aegis.serve.tokens import new_token
 from tests.serve.fakes import House, house
-from tests.serve.live import living
+from tests.serve.live import connected, living
 
 
 def test_a_page_elsewhere_cannot_use_an_open_door(plain: House) -> None:
@@ -72,6 +73,23 @@ def test_a_body_that_never_ends_is_given_up(tmp_path: Path) -> None:
             b'Content-Length: 99\r\n\r\n{"qu'
         )
         assert b" 408 " in raw.recv(4096)
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "evil.example"], ids=["let in", "turned away for another reason"]
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_request_of_two_lengths_hides_no_other(tmp_path: Path, host: str, order: int) -> None:
+    lengths = ["Content-Length: 6\r\n", "Transfer-Encoding: chunked\r\n"][::order]
+    head = f"POST /think HTTP/1.1\r\nHost: {host}\r\n{''.join(lengths)}\r\n"
+    hidden = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with living(house(tmp_path)) as (url, _), connected(url) as raw:
+        raw.settimeout(5)
+        raw.sendall(f"{head}0\r\n\r\n{hidden}".encode())
+        answered = b"".join(iter(lambda: raw.recv(4096), b""))  # until the server closes
+    assert answered.startswith(b"HTTP/1.1 400 ")
+    assert answered.count(b"HTTP/1.1") == 1
+    assert b"two_lengths" in answered
 
 
 def test_a_body_larger_than_it_says_is_turned_away(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import signal
 import threading
 import time
@@ -19,8 +20,8 @@ from aegis.serve import server
 from aegis.serve.middleware.access import is_loopback
 from aegis.serve.server import Server, bind, freeze_loaded_objects, require_guarded
 from aegis.serve.settings import ServeSettings
-from tests.serve.fakes import FakeEngine, house
-from tests.serve.live import living, soon
+from tests.serve.fakes import FakeEngine, house, thinking
+from tests.serve.live import HEAD, connected, living, soon
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -65,6 +66,38 @@ def test_a_stop_ends_what_takes_too_long_in_order(tmp_path: Path, stream: bool) 
     assert '"code":"stopping"' in found[0].text
     assert "Paris" not in found[0].text
     assert made.audit.entries == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_second_stop_signal_ends_at_once_and_quietly(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, stream: bool
+) -> None:
+    released = threading.Event()  # the engine heeds nothing until then
+    engine = FakeEngine(says=lambda *_: None if released.wait(20) else thinking())
+    made = house(tmp_path, engine, keep_alive_s=0.05)
+    answers: list[httpx.Response] = []
+
+    def ask() -> None:
+        body = {"query": "hi", "stream": stream}
+        answers.append(httpx.post(f"{url}/think", json=body, timeout=20))
+
+    with caplog.at_level(logging.DEBUG), living(made, grace_s=30) as (url, server):
+        thread = threading.Thread(target=ask)
+        thread.start()
+        with connected(url) as slow:  # its body never comes
+            slow.sendall(f"{HEAD}9\r\n\r\n".encode())
+            soon(lambda: engine.prompts)
+            time.sleep(0.2)
+            for _ in range(2):
+                server.handle_exit(signal.SIGINT, None)
+            thread.join(timeout=3)
+            assert answers[0].status_code == (200 if stream else 503)
+            assert '"code":"stopping"' in answers[0].text
+            slow.settimeout(5)
+            assert b" 503 " in slow.recv(4096)
+        released.set()
+    assert not [record for record in caplog.records if record.exc_info]
+    assert "Internal Server Error" not in caplog.text
 
 
 def test_only_this_machine_without_tokens(tmp_path: Path) -> None:

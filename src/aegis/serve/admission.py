@@ -4,6 +4,7 @@ abandoned."""
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from aegis.errors import AegisError
-from aegis.serve.service import AnswerRequest, AnswerResult, AnswerService
+from aegis.serve.service import AbandonedError, AnswerRequest, AnswerResult, AnswerService
+
+_POLL_S = 0.2  # between looks at whether the server still waits
 
 
 class ClientDisconnected(AegisError):  # noqa: N818
@@ -29,20 +32,29 @@ class Ticket:
 
     future: asyncio.Future[AnswerResult]
     abandoned: threading.Event
+    stopping: threading.Event
 
-    async def wait(self, request: Request, *, timeout_s: float | None = None) -> bool:
+    async def wait(self, request: Request, *, timeout_s: float = math.inf) -> bool:
         """Return true once the result is there, false after `timeout_s`.
 
         Raises:
             ClientDisconnected: if the client has left; the work is abandoned.
+            AbandonedError: if the server goes down and waits no more.
         """
         disconnect = asyncio.ensure_future(_disconnect(request))
+        clock = asyncio.get_running_loop().time
+        latest = clock() + timeout_s
         try:
-            await asyncio.wait(
-                {self.future, disconnect}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            if not self.future.done() and disconnect.done():
-                raise ClientDisconnected("the client has left")
+            while not self.future.done() and (left := latest - clock()) > 0:
+                await asyncio.wait(
+                    {self.future, disconnect},
+                    timeout=min(left, _POLL_S),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if not self.future.done() and disconnect.done():
+                    raise ClientDisconnected("the client has left")
+                if not self.future.done() and self.stopping.is_set():
+                    raise AbandonedError("the server goes down")
             return self.future.done()
         except BaseException:
             self.abandoned.set()
@@ -80,7 +92,7 @@ class RequestQueue:
         )
         # There is room again when the work has ended, not when its client leaves.
         future.add_done_callback(self._done)
-        return Ticket(future, abandoned)
+        return Ticket(future, abandoned, self.service.stopping)
 
     def close(self) -> None:
         """Wait for what runs, drop what does not."""

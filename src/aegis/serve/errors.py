@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -66,7 +67,7 @@ HANDLERS: dict[int | type[Exception], Any] = dict.fromkeys(
 """For `FastAPI(exception_handlers=)`: every error has the one form."""
 
 
-def to_rejection(error: Exception) -> Rejection:
+def to_rejection(error: BaseException) -> Rejection:
     """Return what the client is told of an error; log the unexpected ones."""
     match error:
         case Rejection():
@@ -84,7 +85,7 @@ def to_rejection(error: Exception) -> Rejection:
             return Rejection(429, "too_busy", str(error), headers={"Retry-After": "2"})
         case ClientDisconnected():
             return Rejection(499, "client_left", "the client has left")
-        case AbandonedError():
+        case AbandonedError() | asyncio.CancelledError():
             message = "the server is going down; ask again in a moment"
             return Rejection(503, "stopping", message, headers={"Retry-After": "10"})
         case DiskFullError():

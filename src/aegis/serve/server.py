@@ -30,6 +30,8 @@ from aegis.serve.service import AnswerService
 from aegis.serve.settings import ServeSettings
 from aegis.serve.tokens import TokenFile
 
+_LEAVE_S = 1.0
+
 
 def serve(settings: ServeSettings, report: Callable[[str], None]) -> None:
     """Answer until a stop signal; return when the last answer has left.
@@ -200,18 +202,33 @@ class Server(uvicorn.Server):
         self.service.draining.set()
         loop = asyncio.get_running_loop()
         deadline = loop.call_later(self.grace_s, self.service.stopping.set)
+        leaving = loop.create_task(self._leave())
         try:
             await super().shutdown(sockets)
+            if self.force_exit:  # uvicorn leaves that out then
+                await self.lifespan.shutdown()
         finally:
             deadline.cancel()
+            leaving.cancel()
+
+    async def _leave(self) -> None:
+        """Once nobody waits any more, give what runs a moment to say so to its client."""
+        while not self.service.stopping.is_set():
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(_LEAVE_S)
+        for task in self.server_state.tasks:
+            task.cancel()
+        await asyncio.sleep(0)  # for their last words
+        self.force_exit = True
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        self.service.draining.set()
-        name = signal.Signals(sig).name
-        log.info("%s: finishing what was asked; once more to leave at once", name)
-        super().handle_exit(sig, frame)
-        if self.force_exit:
+        if self.should_exit:
             self.service.stopping.set()
+        else:
+            name = signal.Signals(sig).name
+            log.info("%s: finishing what was asked; once more to leave at once", name)
+        self.service.draining.set()
+        self.should_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -3,6 +3,7 @@ fails."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 import uuid
@@ -56,7 +57,7 @@ class RequestLogMiddleware:
             await self.app(routed, receive, send_with_headers)
         except ClientDisconnect:
             status = status or 499
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             if not status:  # else it has been answered, and logged, already
                 rejection = to_rejection(error)
                 with contextlib.suppress(OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -132,7 +133,7 @@ async def _respond(
     if (answer_request.final_tokens or 0) > MOST_FINAL_TOKENS:
         headers["X-Max-Tokens"] = str(MOST_FINAL_TOKENS)
     keep_alive_s = parts.settings.keep_alive_s
-    done = await ticket.wait(request, timeout_s=keep_alive_s if stream else None)
+    done = await ticket.wait(request, timeout_s=keep_alive_s if stream else math.inf)
     result = ticket.future.result() if done else None
     if result and not stream:
         return Response(form.body(result), headers=headers, media_type="application/json")
