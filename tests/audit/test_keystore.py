@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from aegis.audit import AuditKeys, AuditLog
 from aegis.audit.reader import segments
+from aegis.audit.repair import accept
 from aegis.audit.verify import check, verify
-from aegis.errors import AuditError
-from tests.audit.logs import write
+from aegis.errors import AuditError, AuditUnavailableError
+from tests.audit.logs import entry, write
 
 
 def test_keys_are_the_owners_alone(tmp_path: Path) -> None:
@@ -83,4 +85,47 @@ def test_what_opens_a_record_is_master_and_salt_together(copy: Path, tmp_path: P
     shutil.rmtree(keys.folder / "salts")
     with pytest.raises(AuditError, match="the key of record 3 was erased"):
         check(log, keys, 3, "final", "final 3")
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 10)
+
+
+LOSS: dict[str, Callable[[Path], object]] = {
+    "deleted": lambda path: path.unlink(),
+    "zeroed": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "cut": cut,
+    "emptied": lambda path: path.write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("lose", LOSS.values(), ids=LOSS)
+def test_a_lost_salt_that_no_note_names_is_not_sound(
+    lose: Callable[[Path], object], copy: Path
+) -> None:
+    keys, log = AuditKeys.load(copy / "keys"), copy / "log"
+    older, newer = sorted((keys.folder / "salts").iterdir())  # of records 1 to 8, and of 9
+    kept = older.read_bytes()
+    lose(older)
+    assert "are gone, cut off or zeroed, and no note says" in verify(log, keys=keys).problem
+    older.write_bytes(kept)
     assert verify(log, keys=keys).sound
+    lose(newer)  # the block that a new record would take its salt from
+    assert not verify(log, keys=keys).sound
+    with pytest.raises(AuditError, match="the salts of the records before 10 are gone"):
+        AuditLog.open(log, keys)
+    assert accept(log, keys, reason="disk replaced") == 9
+    write(log, keys, 2, first=10)
+    assert verify(log, keys=keys).sound
+    assert check(log, keys, 10, "final", "final 10")
+
+
+def test_salts_that_go_while_the_log_is_written_stop_it(copy: Path) -> None:
+    keys, log = AuditKeys.load(copy / "keys"), copy / "log"
+    with AuditLog.open(log, keys) as opened:
+        assert opened.append(entry(10)) == 10
+        (keys.folder / "salts").rename(copy / "away")
+        with pytest.raises(AuditUnavailableError, match="so its answer must not leave"):
+            opened.append(entry(11))
+        (copy / "away").rename(keys.folder / "salts")
+        assert opened.append(entry(11)) == 11

@@ -196,6 +196,63 @@ def test_one_process_writes_and_a_closed_log_takes_nothing(tmp_path: Path) -> No
     AuditLog.open(tmp_path / "log", keys).close()
 
 
+def remove(log: Path) -> Callable[[], object]:
+    (path,) = segments(log)
+    data = path.read_bytes()
+    path.unlink()
+    return lambda: path.write_bytes(data)  # the same bytes, another file
+
+
+def move(log: Path) -> Callable[[], object]:
+    log.rename(log.with_name("elsewhere"))
+    return lambda: log.with_name("elsewhere").rename(log)
+
+
+def move_head(log: Path) -> Callable[[], object]:
+    head = log.with_name("keys") / "head"
+    head.rename(head.with_name("away"))
+    return lambda: head.with_name("away").rename(head)
+
+
+def cut_file(log: Path) -> Callable[[], object]:
+    (path,) = segments(log)
+    size = path.stat().st_size
+    os.truncate(path, size - 1)
+    return lambda: os.truncate(path, size)
+
+
+@pytest.mark.parametrize("harm", [remove, move, move_head, cut_file])
+@pytest.mark.parametrize("during", [False, True])
+def test_nothing_is_acknowledged_that_is_not_where_readers_look(
+    harm: Callable[[Path], Callable[[], object]],
+    during: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys, folder, mend = AuditKeys.create(tmp_path / "keys"), tmp_path / "log", list[Any]()
+    log = AuditLog.open(folder, keys)
+    assert log.append(entry(1)) == 1
+    if during and harm is not move_head:  # the head is one write behind at most
+        sync = log_module.sync_data
+        monkeypatch.setattr(log_module, "sync_data", lambda d: (sync(d), mend.append(harm(folder))))
+    else:
+        mend.append(harm(folder))
+    for _ in range(1 if during and harm is cut_file else 2):  # what was not told may go
+        with pytest.raises(AuditUnavailableError, match="so its answer must not leave"):
+            log.append(entry(2))
+        monkeypatch.undo()
+    mend[0]()
+    if harm is remove:
+        with pytest.raises(AuditUnavailableError, match="was replaced while it was being written"):
+            log.append(entry(2))
+        log._release()
+    else:
+        assert log.append(entry(2)) == 2
+        log.close()
+    AuditLog.open(folder, keys).close()
+    assert verify(folder, keys=keys).sound
+
+
 WRITER = """
 import sys, threading
 from pathlib import Path

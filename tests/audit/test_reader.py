@@ -61,7 +61,7 @@ def test_the_message_names_file_line_and_difference(copy: Path) -> None:
         "segment-000001.jsonl, line 4 (record 1 came before it): does not carry the hash of "
         "the line before it: one of the two was changed, or one dropped"
     )
-    with pytest.raises(AuditError, match="has no audit log"):
+    with pytest.raises(AuditError, match="there is no audit log here"):
         verify(copy / "nothing")
 
 

@@ -69,17 +69,23 @@ def test_verify_tells_what_it_was_held_to(log: Path, run: Run) -> None:
     assert "3 records up to number 3" in out
     assert "the head in the keys folder" in out
     shutil.move(f"{log}.keys", f"{log}.elsewhere")
-    code, out, _ = run("verify", log)
-    assert code == 0
-    assert "which nothing vouches for" in out
-    assert "a cut-off end would not show" in out
+    (path,) = segments(log)
+    whole = path.read_bytes()
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:2]))  # cut at a checkpoint
+    for text in (path.read_bytes(), whole):
+        path.write_bytes(text)
+        code, out, _ = run("verify", log)
+        assert code == 1
+        assert f"NOT SOUND  {log}: its keys folder {log}.keys is gone" in out
+        assert run("export", log, "-o", log.parent / "export")[0] == 2
     public_key = as_json(run("key", "show", f"{log}.elsewhere", "--json"))["keys"][0]["public_key"]
     assert "by a key that you gave" in run("verify", log, "--public-key", public_key)[1]
     assert run("verify", log, "--public-key", "00" * 32)[0] == 1
     assert "must be 64 hexadecimal digits, got 'x'" in run("verify", log, "--public-key", "x")[2]
-    code, _, err = run("verify", log.parent / "none")
-    assert code == 2
-    assert "has no audit log" in err
+    for verb in (("verify",), ("show",), ("show", "--number", 1), ("show", "--json")):
+        code, out, err = run(verb[0], log.parent / "none", *verb[1:])
+        assert (code, out) == (2, "")
+        assert "none: there is no audit log here; `aegis serve` begins one" in err
 
 
 def test_damage_exits_1_and_accept_lets_it_go_on(log: Path, run: Run) -> None:

@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -243,29 +243,73 @@ class Salts:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._block_number, self._block = -1, b""
+        self._status = os.stat_result(bytes(10))
 
     def use(self, number: int) -> bytes:
         """Return the salt of a new record, which is on the disk; for one thread at a time.
 
         Raises:
             OSError, DiskFullError: if a new block cannot be written.
+            AuditError: if a salt that was on the disk is there no more.
         """
         block, index = divmod(number - 1, SALT_BLOCK)
+        path, offset = self._locate(number)
         if block != self._block_number:
-            path, _ = self._locate(number)
-            if not path.exists():
-                make_private_folder(self.folder)
-                write_bytes(path, secrets.token_bytes(SALT_BLOCK * KEY_BYTES), OWNER_ONLY)
-            self._block_number, self._block = block, path.read_bytes()
-        return self._block[index * KEY_BYTES : (index + 1) * KEY_BYTES]
+            if not index:
+                self.renew(number)
+            self.require(number)
+            self._block, self._status = path.read_bytes(), path.stat()
+            self._block_number = block
+        status = path.stat()
+        if status.st_size != len(self._block) or not os.path.samestat(status, self._status):
+            raise AuditError(f"{path}: was replaced or cut while the log is written; put it back")
+        return self._block[offset : offset + KEY_BYTES]
+
+    def renew(self, number: int) -> None:
+        """Make the salts of this record and of those after it in its block, as far as they are not
+        there; those before it stay as they are."""
+        path, offset = self._locate(number)
+        whole = SALT_BLOCK * KEY_BYTES
+        kept = _read(path)
+        salts = [kept[:offset].ljust(offset, b"\0")]
+        for place in range(offset, whole, KEY_BYTES):
+            salt = kept[place : place + KEY_BYTES]
+            salts.append(salt if _is_salt(salt) else secrets.token_bytes(KEY_BYTES))
+        if (block := b"".join(salts)) != kept:
+            make_private_folder(self.folder)
+            write_bytes(path, block, OWNER_ONLY)
+
+    def require(self, number: int) -> None:
+        """Check that the next record has its salt, unless its block is yet to be made.
+
+        Raises:
+            AuditError: if not, for then those of earlier records are lost too.
+        """
+        path, offset = self._locate(number)
+        block = _read(path)
+        whole = len(block) == SALT_BLOCK * KEY_BYTES and any(block[offset : offset + KEY_BYTES])
+        if (number - 1) % SALT_BLOCK and not whole:
+            raise AuditError(
+                f"{path}: the salts of the records before {number} are gone, "
+                "cut off or zeroed, and without them nobody can open those; put the file back"
+            )
 
     def find(self, number: int) -> bytes | None:
         """Return the salt of a record, or None if it was erased or is not here."""
         path, offset = self._locate(number)
-        if not path.is_file():
-            return None
-        salt = path.read_bytes()[offset : offset + KEY_BYTES]
-        return salt if len(salt) == KEY_BYTES and any(salt) else None
+        salt = _read(path)[offset : offset + KEY_BYTES]
+        return salt if _is_salt(salt) else None
+
+    def find_lost(self, numbers: Iterable[int]) -> list[int]:
+        """Return those of the records whose salts are erased, cut off or not here."""
+        lost, known, block = list[int](), None, b""
+        for number in numbers:
+            path, offset = self._locate(number)
+            if path != known:
+                known, block = path, _read(path)
+            if not _is_salt(block[offset : offset + KEY_BYTES]):
+                lost.append(number)
+        return lost
 
     def erase(self, numbers: list[int]) -> None:
         """Overwrite the records' salts with zeros on the disk, also while a server is running."""
@@ -279,3 +323,11 @@ class Salts:
     def _locate(self, number: int) -> tuple[Path, int]:
         block, index = divmod(number - 1, SALT_BLOCK)
         return self.folder / f"{block + 1:06d}.bin", index * KEY_BYTES
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
+
+
+def _is_salt(data: bytes) -> bool:
+    return len(data) == KEY_BYTES and any(data)

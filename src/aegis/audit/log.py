@@ -5,6 +5,7 @@ Signatures follow each second.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
@@ -25,6 +26,7 @@ from aegis.errors import AuditError, AuditUnavailableError, DiskFullError, is_di
 from aegis.storage.files import (
     make_folder,
     open_descriptor,
+    require_in_place,
     sync_data,
     sync_folder,
     write_at,
@@ -254,6 +256,8 @@ class AuditLog:
                 signed, chain = chain.sign(self._signer(chain).sign, time=now)
                 lines = [*lines, signed]
             self._signed_s = monotonic_s
+        if self._tip:
+            self._tip.require_in_place()
         self._put(lines, chain)
         if self._tip:
             self._tip.write(lines[-1])
@@ -271,6 +275,7 @@ class AuditLog:
     def _put(self, lines: list[bytes], chain: Chain) -> None:
         """Put the lines, the last of which seals the others, on the disk."""
         data = b"\n".join([*lines, b""])
+        self._require_in_place(exact=not self._has_unknown_end)
         if self._has_unknown_end:
             self._cut_back()
         self._has_unknown_end, end = True, self._written.size + len(data)
@@ -281,6 +286,7 @@ class AuditLog:
             self._reserved = reserved
         write_at(self._descriptor, data, self._written.size)
         sync_data(self._descriptor)
+        self._require_in_place(exact=True)
         if self._is_new:
             sync_folder(self.folder)
         self._written = _Written(chain, lines[-1], end)
@@ -291,9 +297,19 @@ class AuditLog:
 
         After a failed sync this makes the next one write its pages anew.
         """
+        self._require_in_place(exact=False)
         os.ftruncate(self._descriptor, self._written.size)
         os.fsync(self._descriptor)
         self._reserved, self._has_unknown_end = self._written.size, False
+
+    def _require_in_place(self, *, exact: bool) -> None:
+        """Raise OSError unless readers find the newest file, and it is as long as it was left."""
+        path = segment_path(self.folder, self._number)
+        size = require_in_place(self._descriptor, path).st_size
+        if size < self._written.size or (exact and size != self._reserved):
+            raise OSError(
+                errno.ESTALE, f"has {size} bytes and was left with another size", str(path)
+            )
 
     def _open_segment(self, number: int, size: int = 0) -> None:
         flags = os.O_CREAT | os.O_WRONLY
@@ -309,6 +325,7 @@ class AuditLog:
 
     def _begin_after_break(self, acceptance: Acceptance) -> None:
         make_folder(self.folder)
+        self._salts.renew(acceptance.after + 1)
         number = 1 + max(map(segment_number, segments(self.folder)), default=0)
         chain = Chain(acceptance.log, acceptance.after)
         self._begin(chain, Kind.ACCEPTED, number, acceptance.facts, sequence=acceptance.sequence)
@@ -317,6 +334,7 @@ class AuditLog:
         make_folder(self.folder)
         paths, tip = segments(self.folder), read_log_tip(self.keys)
         result = read_newest(self.folder, self.keys, tip)
+        self._salts.require(result.chain.after + 1)
         number = segment_number(paths[-1]) if paths else 1
         if result.tail:
             self._set_aside(f"{paths[-1].stem}-at-{result.end}.bin", result.tail)

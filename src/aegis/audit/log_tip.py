@@ -14,7 +14,7 @@ from pathlib import Path
 from aegis.audit.chain import Kind, LineError, parse
 from aegis.audit.keystore import OWNER_ONLY, AuditKeys, make_private_folder
 from aegis.errors import AuditError
-from aegis.storage.files import open_descriptor, write_at, write_bytes
+from aegis.storage.files import open_descriptor, require_in_place, write_at, write_bytes
 
 TIP_FILE = "head"
 _SLOT_BYTES = 512
@@ -82,10 +82,15 @@ class LogTipWriter:
             OSError, DiskFullError: if it cannot be written.
         """
         make_private_folder(folder)
+        self.path = folder / TIP_FILE
         self.sequence = sequence + 2
         slots = _slot(self.sequence - 1, _OPEN, raw) + _slot(self.sequence, _OPEN, raw)
-        write_bytes(folder / TIP_FILE, slots, OWNER_ONLY)
-        self._descriptor = open_descriptor(folder / TIP_FILE, os.O_RDWR)
+        write_bytes(self.path, slots, OWNER_ONLY)
+        self._descriptor = open_descriptor(self.path, os.O_RDWR)
+
+    def require_in_place(self) -> None:
+        """Raise OSError if the file was moved away, removed or replaced."""
+        require_in_place(self._descriptor, self.path)
 
     def write(self, raw: bytes, *, closed: bool = False) -> None:
         """Write the line to the older slot.

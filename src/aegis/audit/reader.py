@@ -255,6 +255,14 @@ def read_newest(folder: Path, keys: AuditKeys, tip: LogTip | None) -> Scan:
     return result
 
 
+def no_log(path: Path) -> AuditError:
+    """Return the error for a path where no log is."""
+    return AuditError(
+        f"{path}: there is no audit log here; `aegis serve` begins one beside its model, in a "
+        "folder `audit`. Give that folder, or a file that `aegis audit export` wrote"
+    )
+
+
 def records(folder: Path) -> Iterator[tuple[Line, str]]:
     """Yield each readable record, unverified, in order, with the log's name there."""
     log = ""
@@ -275,6 +283,8 @@ def find_record(folder: Path, number: int) -> tuple[Line, str]:
     Raises:
         AuditError: if there is none.
     """
+    if not segments(folder):
+        raise no_log(folder)
     for record, log in records(folder):
         if record["number"] == number:
             return record, log

@@ -13,8 +13,16 @@ from typing import Any
 from aegis.audit.chain import Chain, Kind, Line, LineError, canonical, parse
 from aegis.audit.entry import commit
 from aegis.audit.keystore import AuditKeys
-from aegis.audit.log_tip import TIP_FILE, read_log_tip
-from aegis.audit.reader import Scan, find_problem, find_record, newest_era, scan, segments
+from aegis.audit.log_tip import TIP_FILE, LogTip, read_log_tip
+from aegis.audit.reader import (
+    Scan,
+    find_problem,
+    find_record,
+    newest_era,
+    no_log,
+    scan,
+    segments,
+)
 from aegis.errors import AuditError
 from aegis.storage.files import hash_file, replacing, sync_file
 
@@ -108,10 +116,14 @@ def _examine(
     paths = [path] if is_export else segments(path)
     keys = None if is_export else keys
     if not paths and (keys is None or not (keys.folder / TIP_FILE).exists()):
-        raise AuditError(
-            f"{path}: has no audit log; give the folder that the server writes, or an exported file"
-        )
-    report, result = VerifyReport(str(path)), None
+        raise no_log(path)
+    report, result, numbers = VerifyReport(str(path)), None, list[int]()
+
+    def on_line(line: Line) -> None:
+        report.add_line(line)
+        if line["kind"] == Kind.ENTRY:
+            numbers.append(line["number"])
+
     try:
         tip = read_log_tip(keys) if keys else None
         report.head = tip is not None
@@ -126,7 +138,7 @@ def _examine(
             paths,
             Chain(trusted=trusted or None, mac_keys=keys.mac_keys if keys else None),
             wanted=[*anchors, *([tip.raw] if tip else [])],
-            on_line=report.add_line,
+            on_line=on_line,
             has_header=is_export,
         )
         report.log, report.newest = result.chain.log, result.chain.after
@@ -138,11 +150,29 @@ def _examine(
             or _frozen_problem(frozen, paths[0])
             or _anchor_problem(result, anchors)
             or ("" if result.signed else "it has no signed checkpoint")
+            or ("" if keys is None else _keys_problem(keys, tip, report, numbers))
         )
         report.unfinished_bytes = 0 if report.problem else len(result.tail)
     except AuditError as error:
         report.problem = str(error)
     return report, result, paths
+
+
+def _keys_problem(
+    keys: AuditKeys, tip: LogTip | None, report: VerifyReport, numbers: list[int]
+) -> str:
+    """Return what is missing in the keys folder of a log that is sound in itself."""
+    if tip is None:
+        return "the keys folder has no head file: nobody can say that no record is missing"
+    notes = [note for note in [*report.notes, *keys.read_notes()] if note["kind"] == Kind.ERASED]
+    erased = {number for note in notes for number in note["numbers"]}
+    if lost := [number for number in keys.salts.find_lost(numbers) if number not in erased]:
+        return (
+            f"the salts of {len(lost)} record(s), {lost[0]} the first, are gone, cut off or "
+            "zeroed, and no note says that they were erased: nobody can open those records"
+        )
+    keys.salts.require(report.newest + 1)
+    return ""
 
 
 def _frozen_problem(frozen: Sequence[Path], first: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections import deque
@@ -79,14 +80,22 @@ def verify(
     """Follow the whole chain with every signature: exit code 0 if it is sound, 1 if not.
 
     With the keys folder also against the newest checkpoint kept there, which shows a cut-off end.
-    Without keys and anchors, a sound chain says only that whoever signed it wrote it so.
+    Without keys, anchors and public key, a log is not sound, and an export says only that whoever
+    signed it wrote it so.
     """
+    from aegis.audit.keystore import default_keys_folder
     from aegis.audit.verify import read_anchor
     from aegis.audit.verify import verify as verify_log
 
     trusted = [_public_key(text) for text in public_key or []]
     anchors = [read_anchor(path) for path in anchor or []]
-    report = verify_log(log, keys=_keys_if_any(log, keys), public_keys=trusted, anchors=anchors)
+    opened = _keys_if_any(log, keys)
+    report = verify_log(log, keys=opened, public_keys=trusted, anchors=anchors)
+    if report.sound and log.is_dir() and not (opened or trusted or anchors):
+        report.problem = (
+            f"its keys folder {default_keys_folder(log)} is gone, and with it what the log is "
+            "held to: a cut-off end would not show; give --keys, or --anchor or --public-key"
+        )
     print_result(json, report.to_json(), *_report_lines(report))
     if not report.sound:
         raise typer.Exit(EXIT_FAILED)
@@ -103,9 +112,11 @@ def show(
 ) -> None:
     """Print records: number, time, decision, model, outcome, and what they commit to. No words are
     in them to be shown."""
-    from aegis.audit.reader import find_record, records
+    from aegis.audit.reader import find_record, no_log, records, segments
     from aegis.audit.verify import is_user
 
+    if not segments(log):
+        raise no_log(log)
     if number is not None:
         rows = [find_record(log, number)[0]]
     else:
@@ -157,7 +168,7 @@ def export(log: Log, output: Output, keys: Keys = None, json: AsJson = False) ->
     from elsewhere."""
     from aegis.audit.verify import export as export_log
 
-    report = export_log(log, output, keys=_keys_if_any(log, keys))
+    report = export_log(log, output, keys=_keys(log, keys))
     written = f"export   {output}: {report.records} records"
     verify = f"verify   aegis audit verify {output} --public-key {report.public_keys[-1]}"
     print_result(json, {"output": str(output), **report.to_json()}, written, verify)
@@ -240,9 +251,10 @@ def _keys(log: Path, folder: Path | None) -> AuditKeys:
 
 def _keys_if_any(log: Path, folder: Path | None) -> AuditKeys | None:
     """Load the keys named, or those beside the log; an auditor has none."""
-    from aegis.audit.keystore import default_keys_folder
+    from aegis.audit.keystore import ENVIRONMENT, default_keys_folder
 
-    has_keys = folder or (log.is_dir() and default_keys_folder(log).is_dir())
+    named = folder or os.environ.get(ENVIRONMENT)
+    has_keys = named or (log.is_dir() and default_keys_folder(log).is_dir())
     return _keys(log, folder) if has_keys else None
 
 

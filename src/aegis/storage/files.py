@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -81,6 +82,18 @@ def write_at(descriptor: int, data: bytes, offset: int) -> None:
             os.lseek(descriptor, offset, os.SEEK_SET)
             written = os.write(descriptor, view)
         view, offset = view[written:], offset + written
+
+
+def require_in_place(descriptor: int, path: Path) -> os.stat_result:
+    """Return the open file's status, if it is the one that others find under the path.
+
+    Raises:
+        OSError: if it was moved away, removed or replaced.
+    """
+    status = os.fstat(descriptor)
+    if not os.path.samestat(status, os.stat(path)):
+        raise OSError(errno.ESTALE, "was replaced while it was being written", str(path))
+    return status
 
 
 def sync_data(descriptor: int) -> None:
