@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,24 @@ def test_records_and_pairs_survive_a_round_trip(tmp_path: Path) -> None:
         ),
         ('{"prompt": "x", "decision": "ALLOW", "final": "y"}', "belong together"),
         ('{"prompt": "\\ud800", "decision": "ALLOW"}', "lone surrogate"),
+        # what another reader would lose in silence, in fields that nobody reads, too
+        (
+            '{"prompt": "x", "decision": "REFUSE", "decision": "ALLOW"}',
+            "'decision' is given twice; keep one",
+        ),
+        ('{"prompt": "x", "decision": "ALLOW", "a": {"b": 1, "b": 2}}', "'b' is given twice"),
+        ('{"prompt": "x", "decision": "ALLOW", "a": ["\\ud83d"]}', "'a' holds a lone surrogate"),
+        ('{"prompt": "x", "decision": "ALLOW", "\\udc00": 1}', "holds a lone surrogate"),
+        ('{"prompt": "x", "decision": "ALLOW", "a": -1e999}', "-1e999 is not a finite number"),
+        ('{"prompt": "x", "decision": "ALLOW", "a": NaN}', "NaN is not a finite number"),
+        (f'{{"prompt": "x", "decision": "ALLOW", "a": {"9" * 5000}}}', "too many digits"),
+        (
+            f'{{"prompt": "x", "decision": "ALLOW", "a": {"[" * 101}{"]" * 101}}}',
+            "nested more than 100 deep",
+        ),
+        ('{"prompt":\u3000"x"}', r"column 11, at '\\u3000"),
+        ('{“prompt”: "x"}', "at '“prompt”"),
+        ('{"prompt": "' + "x" * (1 << 24) + '"}', "longer than 16,777,216 characters"),
         (
             json.dumps({**GOOD, "thinking": {"task": "x"}, "final": "y"}),
             "thinking.safety must be non-empty",
@@ -97,6 +116,31 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b'{"prompt": "caf\xe9", "decision": "ALLOW"}')
     with pytest.raises(DataError, match="not UTF-8 at byte 15"):
         read_jsonl(tmp_path / "latin", parse_record)
+
+
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [
+        ('[\n{"prompt": "a", "decision": "ALLOW"},\n{"prompt": "b", "decision": "DENY"}\n]', ".[]"),
+        ('\n[{"prompt": "a", "decision": "ALLOW"},\n{"prompt": "b", "decision": "DENY"}]', ".[]"),
+        ('{\n"prompt": "a",\n"decision": "ALLOW"\n}\n', "."),
+    ],
+)
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_json_over_several_lines_is_no_json_lines(
+    tmp_path: Path, text: str, query: str, skip_bad: bool
+) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=re.escape(f"one object a line, e.g. by: jq -c '{query}'")):
+        read_jsonl(path, parse_record, skip_bad=skip_bad)
+
+
+def test_whole_characters_and_large_numbers_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": "\\ud83d\\ude00", "b": 12345678901234567890123, "c": 1e-999}\n')
+    (row,) = read_jsonl(path, lambda raw, where: raw)[0]
+    assert row == {"a": "😀", "b": 12345678901234567890123, "c": 0.0}
 
 
 def test_equal_sides_and_missing_sides_are_told() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aegis.errors import DataError
+from aegis.inputs.strict_json import json_lines, parse_object
 from aegis.protocol.decisions import Decision, parse_decision
 from aegis.protocol.language import LANGUAGES, detect_language
 from aegis.protocol.stance import require_consistent
@@ -162,7 +163,7 @@ def read_jsonl(
     """Return what `parse(raw, where=…)` makes of each line, and with `skip_bad` the bad lines.
 
     Args:
-        path: a JSON Lines file in UTF-8; blank lines are passed over.
+        path: a JSON Lines file; blank lines are passed over.
         parse: raises DataError for what it cannot use.
         skip_bad: set bad lines aside instead of raising.
         name: how messages call the file; its path by default.
@@ -171,29 +172,16 @@ def read_jsonl(
         DataError: if the file cannot be read, holds no record, or (without skip_bad) a line is bad.
     """
     shown = name or str(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise DataError(
-            f"{shown}: cannot be read ({error.strerror}); give an existing JSON Lines file"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{shown}: not UTF-8 at byte {error.start}; save the file as UTF-8"
-        ) from error
     good: list[T] = []
     bad: list[Rejected] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{shown}:{number}"
+    for where, line in json_lines(path, shown):
         try:
-            good.append(parse(_object(line, where), where=where))
+            good.append(parse(parse_object(line, where), where=where))
         except DataError as error:
             if not skip_bad:
                 remedy = " (or pass --skip-bad to set such lines aside in rejected.jsonl)"
                 raise DataError(f"{error}{remedy}") from error
-            bad.append(Rejected(where, str(error).removeprefix(f"{where}: "), {"line": line}))
+            bad.append(Rejected(where, str(error).removeprefix(f"{where}: "), {"line": line or ""}))
     if not good:
         raise DataError(f"{shown}: holds no usable record; give a file with one JSON object a line")
     return good, bad
@@ -205,25 +193,6 @@ def write_jsonl(path: Path, items: Iterable[_Row | dict[str, Any]]) -> None:
         for item in items:
             row = item if isinstance(item, dict) else item.to_json()
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        raw = json.loads(line, parse_constant=_no_constant)
-    except RecursionError as error:
-        raise DataError(f"{where}: not valid JSON (nested too deeply); correct the line") from error
-    except ValueError as error:
-        reason = getattr(error, "msg", str(error))
-        raise DataError(f"{where}: not valid JSON ({reason}); correct the line") from error
-    if not isinstance(raw, dict):
-        raise DataError(
-            f"{where}: must be a JSON object, got {type(raw).__name__}; correct the line"
-        )
-    return raw
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _names(kind: type[Record | Pair | Side]) -> set[str]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import yaml
 
 from aegis.errors import ConfigError
+from aegis.inputs.strict_json import exceeds
 
 MOST_CHARACTERS = 1 << 17
 _MOST_VALUES, _MOST_DEEP, _MOST_DIGITS = 20_000, 32, 30
@@ -79,22 +80,12 @@ def read_yaml(text: str, where: str) -> Any:
     """
     try:
         value = yaml.load(text, Loader=_Loader)
-        _require_small(value, where)
+        if exceeds(value, deep=_MOST_DEEP, values=_MOST_VALUES):
+            limits = f"more than {_MOST_VALUES:,} values or nested more than {_MOST_DEEP} deep"
+            raise ConfigError(f"{where}: {limits}, aliases counted; settings need no more")
         return json.loads(json.dumps(value))  # what aliases share becomes copies
     except (yaml.YAMLError, RecursionError, *_BAD_TAG) as error:
         raise ConfigError(f"{where}: not valid YAML: {_reason(error, text)}") from error
-
-
-def _require_small(value: Any, where: str) -> None:
-    left, count = [(value, 0)], 0
-    while left:
-        item, depth = left.pop()
-        count += 1
-        if count > _MOST_VALUES or depth > _MOST_DEEP:
-            limits = f"more than {_MOST_VALUES:,} values or nested more than {_MOST_DEEP} deep"
-            raise ConfigError(f"{where}: {limits}, aliases counted; settings need no more")
-        inner = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
-        left += [(part, depth + 1) for part in inner]
 
 
 def stray_in(text: str) -> str | None:
