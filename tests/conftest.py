@@ -71,13 +71,19 @@ def tagged_tokenizer() -> Any:
 
 def tiny_model(architecture: str = "llama", *, seed: int = 0, **changes: Any) -> Any:
     """A random model of the architecture, in float32 and evaluation mode."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     shape = {**SHAPE, **changes}
     if architecture in ("gemma", "qwen3"):
         shape.setdefault("head_dim", 8)
+    return random_model(AutoConfig.for_model(architecture, **shape), seed=seed)
+
+
+def random_model(config: Any, *, seed: int = 0) -> Any:
+    """A random model with this config, in float32 and evaluation mode."""
+    from transformers import AutoModelForCausalLM
+
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(architecture, **shape)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     for parameter in model.parameters():  # default initialisation leaves logits almost flat
         if parameter.dim() > 1:

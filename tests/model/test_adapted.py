@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +7,7 @@ import torch
 
 from aegis.config import GateSettings, LoraSettings, ModelSettings
 from aegis.errors import ModelError
-from aegis.model.adapted import Adapted, attach, check_attachable, freeze_report
-from aegis.model.base import resolve_base
+from aegis.model.adapted import Adapted, attach, freeze_report
 from tests.conftest import ARCHITECTURES, tiny_model
 
 IDS = torch.arange(5, 25).reshape(2, 10)
@@ -85,27 +82,3 @@ def test_targets_that_match_nothing_are_told() -> None:
         attach(tiny_model(), ModelSettings(lora=LoraSettings(targets=("w_pack",))))
     with pytest.raises(ModelError, match=r"'nothing\*' matches no linear layer"):
         attach(tiny_model(), ModelSettings(gates=GateSettings(also=("nothing*",))))
-
-
-def test_what_cannot_be_attached_is_told_before_weights_are_loaded(
-    save_base: Callable[..., Path],
-) -> None:
-    base = resolve_base(str(save_base("gemma")))
-    (base.folder / "model.safetensors").write_bytes(b"not read")
-    check_attachable(base, ModelSettings())
-    for settings, message in [
-        (ModelSettings(gates=GateSettings(lm_head=True)), "drops lm_head.weight"),
-        (ModelSettings(gates=GateSettings(also=("none*",))), "matches no linear layer"),
-        (ModelSettings(lora=LoraSettings(targets=("w_pack",))), "no linear layer matches"),
-    ]:
-        with pytest.raises(ModelError, match=message):
-            check_attachable(base, settings)
-
-
-def test_a_model_of_another_kind_is_told(tmp_path: Path) -> None:
-    from transformers import ViTConfig
-
-    ViTConfig(hidden_size=32).save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ModelError, match="no causal language model"):
-        check_attachable(resolve_base(str(tmp_path)), ModelSettings())

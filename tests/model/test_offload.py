@@ -7,10 +7,11 @@ from aegis.config import (
     LoraSettings,
 )
 from aegis.errors import ConfigError
-from aegis.model.adapted import check_attachable, freeze_report
+from aegis.model.adapted import freeze_report
 from aegis.model.base import Base
 from aegis.model.grad_checkpoint import checkpoint_layers
 from aegis.model.offload import offload_layers, waiting_layers
+from aegis.model.preflight import check_attachable
 from aegis.model.quantize import Quantization
 from tests.model.conftest import needs_bitsandbytes
 from tests.model.test_quantize import CASES, attached, gradients, open_up, settings, with_roles

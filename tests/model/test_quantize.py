@@ -20,9 +20,10 @@ from aegis.config import (
 )
 from aegis.errors import ConfigError, MissingPackageError, ModelError
 from aegis.export.fold import prepare, write_model
-from aegis.model.adapted import Adapted, attach, check_attachable, freeze_report
+from aegis.model.adapted import Adapted, attach, freeze_report
 from aegis.model.adapter_folder import AdapterCard, load_adapter, save_adapter
 from aegis.model.base import Base, ModelFolder, resolve_base
+from aegis.model.preflight import check_attachable
 from aegis.model.quantize import Quantization, count, dequantised, is_quantised, quantised_bytes
 from aegis.model.tags import add_tags
 from aegis.storage.artifact import writing
@@ -262,7 +263,7 @@ def test_a_base_that_is_quantised_already_is_told(llama: Base, tmp_path: Path) -
     with pytest.raises(
         ModelError, match=r"quantised already, found quant_method 'bitsandbytes'; give"
     ):
-        check_attachable(resolve_base(str(tmp_path)), settings("nf4"))
+        check_attachable(resolve_base(str(tmp_path)), settings("none"))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from aegis.errors import AegisError, ModelError
 from aegis.model.base import ModelFolder, context_length
 from aegis.model.device import autocast, pick_device, quick_attention
 from aegis.model.heads import DECISION_HEAD_FILE
+from aegis.model.lm_head import vocabulary_logits
 from aegis.model.prompt import PromptEncoder, by_length, pad
 from aegis.protocol.decisions import NAMES
 
@@ -179,4 +180,4 @@ class Judge:
         letters = [
             self.tokenizer(letter, add_special_tokens=False)["input_ids"][-1] for letter in _LETTERS
         ]
-        return self.model.get_output_embeddings()(last)[:, letters]
+        return vocabulary_logits(self.model, last)[:, letters]

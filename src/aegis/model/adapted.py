@@ -16,11 +16,9 @@ from torch import Tensor, nn
 
 from aegis.config import GateSettings, LoraSettings, ModelSettings
 from aegis.errors import ModelError
-from aegis.model.base import Base, meta_model
 from aegis.model.heads import DecisionHead
 from aegis.model.lm_head import lm_head_refusal, vocabulary_logits
-from aegis.model.offload import require_gpu
-from aegis.model.quantize import count, require_package, require_plain
+from aegis.model.quantize import count
 from aegis.model.tags import TagRows, Tags
 from aegis.model.trunk import Trunk, below, last_hidden
 from aegis.so8 import BLOCK, Gate
@@ -213,28 +211,6 @@ def attach(model: Any, settings: ModelSettings, *, tags: Tags | None = None) -> 
     return Adapted(peft, gates, head, rows)
 
 
-def check_attachable(
-    base: Base, settings: ModelSettings, *, reward: LoraSettings | None = None
-) -> None:
-    """Check that what `settings` and the reward model ask for finds its place; load no weight.
-
-    Raises:
-        ModelError: if the base is no causal language model, or a gate or LoRA cannot be put where
-            it is asked.
-    """
-    config = base.read_config()
-    require_package(settings.quantization)
-    if settings.quantization != "none":
-        require_plain(config, where=f"base {base.spec!r}")
-    if settings.offload:
-        require_gpu()
-    model = meta_model(config, spec=base.spec, trust_remote_code=base.trust_remote_code)
-    gate_sites(model, settings.gates)
-    lora_config(model, settings.lora)
-    if reward:
-        lora_config(model, reward, field="train.reward.lora")
-
-
 def lora_config(model: Any, settings: LoraSettings, *, field: str = "model.lora") -> LoraConfig:
     """Return PEFT's config for the linear layers in the asked depth range.
 
@@ -245,14 +221,14 @@ def lora_config(model: Any, settings: LoraSettings, *, field: str = "model.lora"
     suffixes = (targets,) if isinstance(targets, str) else targets
     names = [
         name
-        for name in _linears(model)
+        for name in decoder_linears(model)
         if _in_depth(model, name, settings.layers)
         and (targets == "all-linear" or name.split(".")[-1] in suffixes)
     ]
     if not names:
         raise ModelError(
             f"{field}: no linear layer matches targets {targets!r} in the depth range "
-            f"{settings.layers}; use all-linear or names such as q_proj"
+            f"{settings.layers}; widen the range, or use all-linear"
         )
     return LoraConfig(
         r=settings.rank,
@@ -270,7 +246,7 @@ def gate_sites(model: Any, settings: GateSettings) -> dict[str, int]:
         ModelError: if lm_head is asked for where the export would lose it, a pattern matches
             nothing, or a width is no multiple of 8.
     """
-    widths = {name: layer.in_features for name, layer in _linears(model).items()}
+    widths = {name: layer.in_features for name, layer in decoder_linears(model).items()}
     sites = {
         name: width
         for name, width in widths.items()
@@ -360,12 +336,14 @@ def _kind(name: str) -> str:
     return "lora" if ".lora_" in name else "base"
 
 
-def _linears(model: Any) -> dict[str, nn.Linear]:
+def decoder_linears(model: Any) -> dict[str, nn.Linear]:
     """Return the linear layers in the decoder's blocks by name, quantised or under LoRA too."""
     return {
         name.removesuffix(".base_layer"): layer
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear) and ".lora_" not in name and _LAYER.search(f".{name}")
+        # Those that a model's own file defines (routers, grouped layers) compute something else.
+        if not type(layer).__module__.rpartition(".")[2].startswith("modeling_")
     }
 
 

@@ -70,7 +70,7 @@ class ModelFolder:
         except Exception as error:  # many classes validate configs, each with errors of its own
             raise ModelError(
                 f"base {self.name!r}: config.json is not that of a known model "
-                f"({_first_line(error)})"
+                f"({first_line(error)})"
             ) from error
 
     def load_tokenizer(self) -> Any:
@@ -85,7 +85,7 @@ class ModelFolder:
             )
         except Exception as error:  # many classes parse tokenizers, each with errors of its own
             raise ModelError(
-                f"{self.folder}: the tokenizer cannot be loaded ({_first_line(error)})"
+                f"{self.folder}: the tokenizer cannot be loaded ({first_line(error)})"
             ) from error
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -126,7 +126,7 @@ class ModelFolder:
             )
         except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(
-                f"{self.folder}: the weights cannot be loaded ({_first_line(error)})"
+                f"{self.folder}: the weights cannot be loaded ({first_line(error)})"
             ) from error
         model, report = loaded
         mismatched = (key for key, *_ in report["mismatched_keys"])
@@ -237,8 +237,7 @@ def meta_model(
             )
     except Exception as error:  # whatever a model class makes of a config that is not its own
         raise ModelError(
-            f"base {spec!r}: is no causal language model that AEGIS can adapt "
-            f"({_first_line(error)})"
+            f"base {spec!r}: is no causal language model that AEGIS can adapt ({first_line(error)})"
         ) from error
 
 
@@ -304,7 +303,7 @@ def _downloaded(hub_id: str, *, trust_remote_code: bool) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"base {hub_id!r}: not a local folder, and the hub could not give it "
-            f"({_first_line(error)}); check the name and the network"
+            f"({first_line(error)}); check the name and the network"
         ) from error
 
 
@@ -341,7 +340,7 @@ def _convert(gguf: Path, staging: Path, *, spec: str) -> None:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
     except (ValueError, OSError, KeyError, RuntimeError, NotImplementedError) as error:
         raise ModelError(
-            f"base {spec!r}: the GGUF file cannot be converted ({_first_line(error)})"
+            f"base {spec!r}: the GGUF file cannot be converted ({first_line(error)})"
         ) from error
     model.config._name_or_path = ""
     model.save_pretrained(staging)
@@ -349,5 +348,6 @@ def _convert(gguf: Path, staging: Path, *, spec: str) -> None:
     (staging / "source.json").write_text(json.dumps({"gguf": gguf.name}), encoding="utf-8")
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return what an error of somebody else's says, short enough to be quoted in one of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 # Their GGUF converters drop lm_head.weight, so that a gate folded into it would be lost in silence.
 LM_HEAD_DROPPED = frozenset({"gemma", "gemma2"})
 
 
 def vocabulary_logits(model: Any, hidden: Tensor) -> Tensor:
-    """Apply lm_head and, where the architecture has one, its soft cap (Gemma 2)."""
-    logits = model.get_output_embeddings()(hidden)
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    return torch.tanh(logits / cap) * cap if cap else logits
+    """(..., d) last hidden states → (..., vocabulary) logits, as the model's own `forward` has it.
+
+    That `forward` runs with the hidden states in the decoder's place, so that whatever it makes of
+    them (lm_head, soft caps, scales) is done, on modules and weights that are the model's own.
+    """
+    rows = hidden.reshape(1, -1, hidden.shape[-1])
+    path = next(name for name, module in model.named_modules() if module is model.get_decoder())
+    logits = _with_module(model, path.split("."), _Given(rows))(inputs_embeds=rows).logits
+    return logits.reshape(*hidden.shape[:-1], logits.shape[-1])
+
+
+class _Given(nn.Module):
+    """A decoder whose last hidden states are there already."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.output = _DecoderOutput(last_hidden_state=hidden)
+
+    def forward(self, *_: Any, **__: Any) -> BaseModelOutputWithPast:
+        return self.output
+
+
+class _DecoderOutput(BaseModelOutputWithPast):
+    def __getattr__(self, name: str) -> None:  # router logits and the like, handed on by many
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+def _with_module(module: nn.Module, path: list[str], part: nn.Module) -> nn.Module:
+    """Return a shallow copy of the module with another part at the path; the rest is shared."""
+    name, *rest = path
+    child = _with_module(module.get_submodule(name), rest, part) if rest else part
+    changed = copy.copy(module)
+    vars(changed).pop("forward", None)  # put there by a trainer, it knows the module it is of
+    changed._modules = {**module._modules, name: child}
+    return changed
 
 
 def lm_head_refusal(model_type: str) -> str | None:

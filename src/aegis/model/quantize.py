@@ -46,15 +46,19 @@ def require_plain(config: Any, *, where: str) -> None:
     """Check that the base's own weights are not quantised already.
 
     Raises:
-        ModelError: if they are.
+        ModelError: if they are: LoRA and gates could not be folded into their codes.
     """
-    if own := getattr(config, "quantization_config", None):
-        method = (own if isinstance(own, dict) else vars(own)).get("quant_method")
-        raise ModelError(
-            f"{where}: model.quantization must be none for a base that is quantised already, "
-            f"found quant_method {getattr(method, 'value', method)!r}; "
-            "give the base with its original weights"
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        own = getattr(part, "quantization_config", None) or getattr(
+            part, "compression_config", None
         )
+        if own:
+            method = (own if isinstance(own, dict) else vars(own)).get("quant_method")
+            raise ModelError(
+                f"{where}: must hold its original weights, for quantised ones cannot be folded; "
+                f"is quantised already, found quant_method {getattr(method, 'value', method)!r}; "
+                "give the base before quantisation, and set model.quantization: nf4 to save memory"
+            )
 
 
 def quantization_config(quantization: Quantization, *, dtype: torch.dtype) -> Any:

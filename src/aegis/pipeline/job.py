@@ -12,9 +12,9 @@ from aegis.config import Config, dump_yaml
 from aegis.data.mixture import check_datasets
 from aegis.data.stage import collect
 from aegis.errors import ConfigError, StoppedError
-from aegis.model.adapted import check_attachable
 from aegis.model.base import Base, resolve_base
 from aegis.model.device import release_memory, set_threads
+from aegis.model.preflight import check_attachable
 from aegis.pipeline.context import StepContext
 from aegis.pipeline.runner import ArtifactWriter, Runner
 from aegis.pipeline.steps import stages

@@ -1,0 +1,98 @@
+"""What cannot be trained, folded and served to the end is refused before any weight is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aegis.config import GateSettings, LoraSettings, ModelSettings
+from aegis.errors import ModelError
+from aegis.model.base import meta_model, resolve_base
+from aegis.model.preflight import check_attachable, require_adaptable
+from tests.conftest import random_model
+from tests.model.architectures import ARCHITECTURES, tiny_config
+from tests.model.test_adapted import IDS, MASK, randomised
+
+SLICES = 8  # so that several processes share them
+TAKES_SECONDS = {"kimi_linear"}  # without kernels of its own
+CARRIED = {
+    *(
+        "llama",
+        "mistral",
+        "mixtral",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+    ),
+    *("phi3", "granite", "granitemoe", "cohere", "cohere2", "hyperclovax", "olmo2"),
+}
+REFUSED = {"gpt2", "bloom", "falcon", "gpt_neox", "opt", "mamba", "bert", "bart"}
+
+
+def refusal(config: Any) -> str | None:
+    try:
+        model = meta_model(config, spec="base", attention="eager")
+        require_adaptable(model, ModelSettings(), where="base")
+    except ModelError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.filterwarnings("ignore")  # what transformers and PEFT say of their own configs
+@pytest.mark.parametrize("part", range(SLICES))
+@torch.no_grad()
+def test_every_causal_architecture_is_its_own_forward_or_refused(part: int) -> None:
+    for architecture in sorted({*ARCHITECTURES} - TAKES_SECONDS)[part::SLICES]:
+        config = tiny_config(architecture)
+        message = refusal(config) if config else "not made here"
+        assert not (message and architecture in CARRIED), message
+        assert message or architecture not in REFUSED
+        if message:
+            assert not config or re.match(
+                r"(base: AEGIS cannot adapt|model\.lora: no) .+; ", message
+            )
+            continue
+        adapted = randomised(random_model(config))
+        whole = adapted.base(input_ids=IDS, attention_mask=MASK, use_cache=False).logits
+        hidden = adapted.hidden(IDS, MASK)
+        trunk = adapted.trunk(IDS, MASK, layer=adapted.lowest_layer())
+        same = {
+            "atol": 1e-5,
+            "rtol": 1e-5,
+            "msg": lambda text, name=architecture: f"{name}: {text}",
+        }
+        torch.testing.assert_close(adapted.logits(hidden), whole, **same)
+        torch.testing.assert_close(adapted.logits(hidden[:, -1]), whole[:, -1], **same)
+        torch.testing.assert_close(adapted.hidden(IDS, MASK, trunk=trunk), hidden, **same)
+
+
+def test_what_cannot_be_attached_is_told_before_weights_are_loaded(
+    save_base: Callable[..., Path],
+) -> None:
+    base = resolve_base(str(save_base("gemma")))
+    (base.folder / "model.safetensors").write_bytes(b"not read")
+    check_attachable(base, ModelSettings())
+    for settings, message in [
+        (ModelSettings(gates=GateSettings(lm_head=True)), "drops lm_head.weight"),
+        (ModelSettings(gates=GateSettings(also=("none*",))), "matches no linear layer"),
+        (ModelSettings(lora=LoraSettings(targets=("w_pack",))), "no linear layer matches"),
+    ]:
+        with pytest.raises(ModelError, match=message):
+            check_attachable(base, settings)
+
+
+def test_a_model_of_another_kind_is_told(tmp_path: Path) -> None:
+    from transformers import ViTConfig
+
+    ViTConfig(hidden_size=32).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match="no causal language model"):
+        check_attachable(resolve_base(str(tmp_path)), ModelSettings())
