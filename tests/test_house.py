@@ -84,7 +84,6 @@ LINES_NOW = {
 NO_TEST_OF_ITS_OWN = {
     "__main__.py": "calls the command line",
     "errors.py": "exceptions, matched where they are raised",
-    "cli/options.py": "options that verbs share",
     "config": "settings; tests/config/test_loading.py and the rule that each is described",
     "protocol/decisions.py": "constants",
     "protocol/fixed_texts.py": "texts",

@@ -40,7 +40,8 @@ def test_an_export_stands_alone(copy: Path) -> None:
     kept = anchor(log, keys)
     (copy / "anchor.json").write_text(json.dumps(kept))
     assert read_anchor(copy / "anchor.json") == kept
-    export(log, output, keys=keys)
+    with output.open("wb") as file:
+        export(log, file, keys=keys)
     whole = output.read_bytes()
     report = verify(output, public_keys=[keys.masters[0].public_key], anchors=[kept])
     assert (report.sound, report.attested, report.records, report.anchors) == (True, True, 9, 1)
@@ -73,13 +74,15 @@ def test_what_is_not_yet_signed_is_the_owners_to_see(tmp_path: Path) -> None:
         assert (report.sound, report.records, report.writes, report.checkpoints) == (True, 3, 4, 1)
         assert "are not signed: its end was cut, or a server is writing it" in verify(log).problem
         assert anchor(log, keys)["checkpoint"]["after"] == 0
-        export(log, output, keys=keys)
+        with output.open("wb") as file:
+            export(log, file, keys=keys)
         assert verify(output, public_keys=keys.public_keys).newest == 0
         server.sign()
         server.sign()
         assert verify(log, public_keys=keys.public_keys).records == 3
         server.append(entry(4))
-        export(log, output, keys=keys)
+        with output.open("wb") as file:
+            export(log, file, keys=keys)
         assert verify(output, public_keys=keys.public_keys).newest == 3
     report = verify(log, public_keys=keys.public_keys)
     assert (report.records, report.checkpoints) == (4, 3)

@@ -16,6 +16,7 @@ LINES = ['{"prompt": "How do trains brake?", "decision": "ALLOW"}', '{"prompt": 
 
 def evaluate(tmp_path: Path, *options: str) -> str:
     (tmp_path / "model").mkdir(exist_ok=True)
+    (tmp_path / "model" / "config.json").write_text("{}")
     data = tmp_path / "data.jsonl"
     data.write_text("\n".join(LINES), encoding="utf-8")
     arguments = ["--model", str(tmp_path / "model"), "--data", str(data), *options]

@@ -16,14 +16,16 @@ from aegis.errors import BadInputError
         (["gguf", "--types", "Q9"], "'Q9' is not one of f32"),
         (["gguf", "--kl-limit", "Q8_0"], "must be TYPE=NATS"),
         (["ollama", "--host", "ftp://box"], "must begin with http"),
-        (["card", "-o", "."], "is a folder; give a file"),
+        (["card", "-o", "."], "--output .: is a folder; give a file"),
     ],
 )
 def test_options_are_checked_before_anything_is_read(
     arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "latest" / "model").mkdir(parents=True)
+    (tmp_path / "runs" / "latest" / "model" / "config.json").write_text("{}")
     run = CliRunner().invoke(app, ["export", *arguments])
     assert isinstance(run.exception, BadInputError)
     assert message in str(run.exception)
-    assert not list(tmp_path.iterdir())
+    assert len([*tmp_path.rglob("*")]) == 4

@@ -157,7 +157,7 @@ def test_what_cannot_be_served_is_told_before_anything_is_loaded(
         "--port",
         "8766",
     )
-    assert "no such model" in refused(str(tmp_path / "missing"), "--answer-s", "inf")
+    assert "no such model" in refused(str(tmp_path / "missing"), "--answer-s", "86400")
     assert "hf or gguf" in refused(str(model), "--engine", "other")
     (tmp_path / "cases.db").write_text(
         "no database at all, but a letter of some length", encoding="utf-8"

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from aegis.audit.chain import Chain, Kind, Line, LineError, canonical, parse
 from aegis.audit.entry import commit
@@ -24,7 +24,7 @@ from aegis.audit.reader import (
     segments,
 )
 from aegis.errors import AuditError
-from aegis.storage.files import hash_file, replacing, sync_file
+from aegis.storage.files import hash_file
 
 EXPORT = "aegis audit export v1"
 
@@ -239,8 +239,8 @@ def read_anchor(path: Path) -> dict[str, Any]:
     )
 
 
-def export(path: Path, output: Path, *, keys: AuditKeys | None) -> VerifyReport:
-    """Write a header and the chain up to its newest checkpoint to one file, which stands alone.
+def export(path: Path, output: BinaryIO, *, keys: AuditKeys | None) -> VerifyReport:
+    """Write a header and the chain up to its newest checkpoint, which stand alone.
 
     Raises:
         AuditError: if the log is not sound.
@@ -251,15 +251,12 @@ def export(path: Path, output: Path, *, keys: AuditKeys | None) -> VerifyReport:
     facts = {"log": report.log, "records": report.records, "public_keys": report.public_keys}
     header = json.dumps({"kind": EXPORT, **facts}, separators=(",", ":"))
     newest, end = result.signed_end
-    with replacing(output) as staging:
-        with staging.open("wb") as file:
-            file.write(header.encode() + b"\n")
-            for segment in paths[:newest]:
-                with segment.open("rb") as source:
-                    shutil.copyfileobj(source, file)
-            with paths[newest].open("rb") as source:
-                file.write(source.read(end))  # what is not yet signed stays behind
-        sync_file(staging)
+    output.write(header.encode() + b"\n")
+    for segment in paths[:newest]:
+        with segment.open("rb") as source:
+            shutil.copyfileobj(source, output)
+    with paths[newest].open("rb") as source:
+        output.write(source.read(end))  # what is not yet signed stays behind
     return report
 
 

@@ -5,6 +5,7 @@ Errors are one line with a remedy; `--debug` anywhere shows the traceback.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -34,6 +35,7 @@ from aegis.cli import (
     watch,
 )
 from aegis.errors import (
+    EXIT_BAD_INPUT,
     EXIT_FAILED,
     EXIT_RESUMABLE,
     AegisError,
@@ -63,6 +65,9 @@ app = typer.Typer(
 
 _STOPPED = "stopped; what was finished is kept. Run the same command again to go on"
 _DISK_FULL = "the disk is full; free some room and run the same command again"
+# What is wrong with a path that the user gave, not with AEGIS: read-only, a circle of links, …
+_PLACES = {errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP}
+_PLACES |= {errno.ENAMETOOLONG, errno.EBUSY, errno.ENXIO, errno.EEXIST, errno.ENOTEMPTY}
 _DEBUG = "Show the traceback of an error (works after any verb)."
 
 
@@ -156,5 +161,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return str(error), error.exit_code
     if is_disk_full(error):
         return _DISK_FULL, DiskFullError.exit_code
+    if isinstance(error, OSError) and error.filename and error.errno in _PLACES:
+        return f"{error.filename}: {error.strerror}; give another path", EXIT_BAD_INPUT
     message = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
     return f"unexpected {message}; run again with --debug and report it", EXIT_FAILED

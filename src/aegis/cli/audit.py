@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aegis.cli.options import AsJson, group
+from aegis.cli.options import INPUT, OUTPUT_FILE, OUTPUT_FOLDER, AsJson, group, number
 from aegis.cli.show import print_json, print_result, print_table
 from aegis.errors import EXIT_FAILED, AegisError, AuditError
 
@@ -32,6 +32,7 @@ _KEYS = (
     "The keys folder; by default LOG.keys beside the log. "
     "AEGIS_AUDIT_KEY holds the keys in its place."
 )
+_LOG = "The folder that the server writes its log to."
 _LOG_OR_EXPORT = "The log's folder, or a file that `aegis audit export` wrote."
 _NEW_KEYS = "Folder to make, best on another disk than the log."
 _PUBLIC_KEY = "Trust this signing key (hexadecimal); may be repeated."
@@ -43,15 +44,23 @@ _ANCHOR_FILE = "File to write; by default it is printed."
 _OPEN_ELSEWHERE = (
     "the log is open elsewhere; its note of this is written when the server next starts"
 )
-Log = Annotated[Path, typer.Argument(help="The folder that the server writes its log to.")]
-Keys = Annotated[Path | None, typer.Option(help=_KEYS)]
+_LARGEST = 2**63 - 1
+Log = Annotated[Path, typer.Argument(help=_LOG, callback=INPUT)]
+Keys = Annotated[Path | None, typer.Option(help=_KEYS, callback=INPUT)]
 Reason = Annotated[str, typer.Option(help="Why; it is kept in the log, in plain text.")]
-Output = Annotated[Path, typer.Option("-o", "--output", help="File to write, JSON lines.")]
-Numbers = Annotated[list[int], typer.Argument(metavar="NUMBER...", min=1, help="Records.")]
+Output = Annotated[
+    Path, typer.Option("-o", "--output", help="File to write, JSON lines.", callback=OUTPUT_FILE)
+]
+Numbers = Annotated[
+    list[int], typer.Argument(metavar="NUMBER...", min=1, max=_LARGEST, help="Records.")
+]
 
 
 @key.command("new")
-def key_new(folder: Annotated[Path, typer.Argument(help=_NEW_KEYS)], json: AsJson = False) -> None:
+def key_new(
+    folder: Annotated[Path, typer.Argument(help=_NEW_KEYS, callback=OUTPUT_FOLDER)],
+    json: AsJson = False,
+) -> None:
     """Make a keys folder with a new master key, readable by you alone. Keep a copy of keys.json:
     nothing replaces it."""
     from aegis.audit import AuditKeys
@@ -61,7 +70,8 @@ def key_new(folder: Annotated[Path, typer.Argument(help=_NEW_KEYS)], json: AsJso
 
 @key.command("show")
 def key_show(
-    folder: Annotated[Path, typer.Argument(help="A keys folder.")], json: AsJson = False
+    folder: Annotated[Path, typer.Argument(help="A keys folder.", callback=INPUT)],
+    json: AsJson = False,
 ) -> None:
     """Print the public keys, which let an auditor verify the log and open nothing."""
     from aegis.audit import AuditKeys
@@ -71,10 +81,10 @@ def key_show(
 
 @app.command()
 def verify(
-    log: Annotated[Path, typer.Argument(help=_LOG_OR_EXPORT)],
+    log: Annotated[Path, typer.Argument(help=_LOG_OR_EXPORT, callback=INPUT)],
     keys: Keys = None,
     public_key: Annotated[list[str] | None, typer.Option(help=_PUBLIC_KEY)] = None,
-    anchor: Annotated[list[Path] | None, typer.Option(help=_ANCHOR)] = None,
+    anchor: Annotated[list[Path] | None, typer.Option(help=_ANCHOR, callback=INPUT)] = None,
     json: AsJson = False,
 ) -> None:
     """Follow the whole chain with every signature: exit code 0 if it is sound, 1 if not.
@@ -104,8 +114,8 @@ def verify(
 @app.command()
 def show(
     log: Log,
-    number: Annotated[int | None, typer.Option(min=1, help="Only this record.")] = None,
-    last: Annotated[int, typer.Option(min=1, help="The newest records.")] = 20,
+    number: Annotated[int | None, number(help="Only this record.", least=1, most=_LARGEST)] = None,
+    last: Annotated[int, number(help="The newest records.", least=1, most=1_000_000)] = 20,
     user: Annotated[str | None, typer.Option(help=_USER)] = None,
     keys: Keys = None,
     json: AsJson = False,
@@ -137,9 +147,9 @@ def show(
 @app.command()
 def check(
     log: Log,
-    number: Annotated[int, typer.Argument(min=1, help="The record.")],
+    number: Annotated[int, typer.Argument(min=1, max=_LARGEST, help="The record.")],
     name: Annotated[str, typer.Argument(help=_NAME)],
-    file: Annotated[Path, typer.Option(help=_TEXT)],
+    file: Annotated[Path, typer.Option(help=_TEXT, callback=INPUT)],
     keys: Keys = None,
     json: AsJson = False,
 ) -> None:
@@ -167,8 +177,12 @@ def export(log: Log, output: Output, keys: Keys = None, json: AsJson = False) ->
     """Write the verified chain to one file for an auditor, who needs only it and your public key
     from elsewhere."""
     from aegis.audit.verify import export as export_log
+    from aegis.cli.output import open_output, require_output_file
 
-    report = export_log(log, output, keys=_keys(log, keys))
+    opened = _keys(log, keys)
+    require_output_file(output, inputs=[log, opened.folder])
+    with open_output(output) as stream:
+        report = export_log(log, stream, keys=opened)
     written = f"export   {output}: {report.records} records"
     verify = f"verify   aegis audit verify {output} --public-key {report.public_keys[-1]}"
     print_result(json, {"output": str(output), **report.to_json()}, written, verify)
@@ -177,7 +191,9 @@ def export(log: Log, output: Output, keys: Keys = None, json: AsJson = False) ->
 @app.command()
 def anchor(
     log: Log,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help=_ANCHOR_FILE)] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help=_ANCHOR_FILE, callback=OUTPUT_FILE)
+    ] = None,
     keys: Keys = None,
 ) -> None:
     """Print the newest signed checkpoint as JSON. Keep it elsewhere: `verify --anchor` then finds
@@ -186,11 +202,15 @@ def anchor(
     Whoever holds keys and log can rewrite both, but not an anchor that somebody else keeps.
     """
     from aegis.audit.verify import anchor as newest_anchor
-    from aegis.storage.files import write_json
+    from aegis.cli.output import require_output_file, write_output
+    from aegis.storage.files import to_json
 
-    newest = newest_anchor(log, _keys(log, keys))
+    opened = _keys(log, keys)
     if output:
-        write_json(output, newest)
+        require_output_file(output, inputs=[log, opened.folder])
+    newest = newest_anchor(log, opened)
+    if output:
+        write_output(output, to_json(newest))
     line = f"anchor   {output}: record {newest['checkpoint']['after']}"
     print_result(output is None, newest, line)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from aegis.cli.options import group
+from aegis.cli.options import INPUT, OUTPUT_FOLDER, AsJson, group, locate_model, number
 from aegis.cli.show import print_json, print_table
 
 app = group("Measure a model.")
@@ -25,30 +25,30 @@ def _group() -> None:
 
 @app.command()
 def decisions(
-    model: Annotated[Path, typer.Option(help=_MODEL)],
-    data: Annotated[Path, typer.Option(help=_DATA)],
-    output: Annotated[Path, typer.Option("-o", "--output", help=_OUTPUT)],
+    model: Annotated[Path, typer.Option(help=_MODEL, callback=INPUT)],
+    data: Annotated[Path, typer.Option(help=_DATA, callback=INPUT)],
+    output: Annotated[Path, typer.Option("-o", "--output", help=_OUTPUT, callback=OUTPUT_FOLDER)],
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help=_SKIP_BAD)] = False,
-    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help=_CONFIDENCE)] = 0.95,
-    json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
+    confidence: Annotated[float, number(help=_CONFIDENCE, least=0.5, most=0.999)] = 0.95,
+    json: AsJson = False,
 ) -> None:
     """Measure decisions on labelled prompts: accuracy, F1, miss rate and over-refusal.
 
     Each stands with its n and an interval; the miss rate is the share of false positives.
     """
     from aegis.data.records import parse_record, read_jsonl, write_jsonl
-    from aegis.runs.record import locate
     from aegis.storage.artifact import require_output, writing
     from aegis.storage.files import fingerprint, hash_file
 
     records, bad = read_jsonl(data, parse_record, skip_bad=skip_bad)
     require_output(output, kind="results", inputs=[model, data])
+    folder = locate_model(model)
 
     from aegis.engine.judge import Judge
     from aegis.evaluate.decisions import evaluate_decisions, write_results
     from aegis.evaluate.report import MEASURES, draw_confusion, format_measure
 
-    judge = Judge.load(locate(model))
+    judge = Judge.load(folder)
     results = evaluate_decisions(judge, records, confidence=confidence)
     content = fingerprint("decisions", hash_file(data), str(model))
     with writing(output, kind="results", fingerprint=content) as staging:

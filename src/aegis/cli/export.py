@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from aegis.cli.options import group
+from aegis.cli.options import INPUT, OUTPUT_FILE, OUTPUT_FOLDER, AsJson, group, locate_model
 from aegis.cli.show import print_json, print_note, print_table
 from aegis.errors import BadInputError, LimitError
 
 app = group("Hand a folded model on: GGUF files, Ollama, a model card.")
-MODEL = Path("runs/latest/model")
+RUNS_MODEL = Path("runs/latest/model")
 _COLUMNS = ["type", "MiB", "mean KL", "largest KL", "same top token", "max |Δlogit|", "limit", ""]
 _MODEL = "A model folder that `aegis run` or `aegis fold` wrote."
 _FOLDER = "Folder for the files instead of MODEL/gguf; MODEL stays as it is."
@@ -20,7 +20,6 @@ _TYPES = "GGUF types: f32, bf16, f16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, …"
 _IMATRIX = "A text by which the quantiser learns which weights matter."
 _KL_LIMIT = "Mean KL a token above which a type is marked, and the exit code is 3."
 _PRE_TOKENIZER = "llama.cpp's name of the pre-tokenizer, where the converter does not know it."
-_JSON = "Print the certificate's entries as JSON."
 _WITH_GGUF = "A model folder with GGUF files in or below it."
 _HOST = "The server; OLLAMA_HOST or http://127.0.0.1:11434 by default."
 _DRY_RUN = "Print the Modelfile; ask no server."
@@ -28,18 +27,22 @@ _FILE = "File to write; stdout by default."
 _NAME = "The model's name; aegis-BASE by default."
 _LICENSE = "The hub's id of the licence; the base's by default."
 _RESULTS = "The results of a run; those beside MODEL by default."
-FoldedModel = Annotated[Path, typer.Argument(help=_MODEL)]
+FoldedModel = Annotated[Path, typer.Argument(help=_MODEL, callback=INPUT)]
 
 
 @app.command()
 def gguf(
-    model: FoldedModel = MODEL,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help=_FOLDER)] = None,
+    model: FoldedModel = RUNS_MODEL,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help=_FOLDER, callback=OUTPUT_FOLDER)
+    ] = None,
     types: Annotated[str, typer.Option(help=_TYPES)] = "f16,Q8_0,Q4_K_M",
-    imatrix: Annotated[Path | None, typer.Option(metavar="TEXT", help=_IMATRIX)] = None,
+    imatrix: Annotated[
+        Path | None, typer.Option(metavar="TEXT", help=_IMATRIX, callback=INPUT)
+    ] = None,
     kl_limit: Annotated[list[str] | None, typer.Option(metavar="TYPE=NATS", help=_KL_LIMIT)] = None,
     pre_tokenizer: Annotated[str | None, typer.Option(help=_PRE_TOKENIZER)] = None,
-    json: Annotated[bool, typer.Option("--json", help=_JSON)] = False,
+    json: AsJson = False,
 ) -> None:
     """Write GGUF files for llama.cpp, each with llama.cpp's logits compared with the model's.
 
@@ -47,13 +50,12 @@ def gguf(
     far each is from the model: mean and largest KL, share of tokens with the same most probable
     next token.
     """
+    model = locate_model(model)
     from aegis.export.gguf import FOLDER, GgufSettings, export_gguf, read_limits, read_types
-    from aegis.runs.record import locate
 
     if imatrix and not imatrix.is_file():
         raise BadInputError(f"--imatrix {imatrix}: no such file; give a text file")
     settings = GgufSettings(read_types(types), read_limits(kl_limit or []), pre_tokenizer, imatrix)
-    model = locate(model)
     entries = export_gguf(model, settings, output=output, say=print_note)
     folder = output or model / FOLDER
     if json:
@@ -85,23 +87,23 @@ def _row(kind: str, entry: dict[str, Any]) -> tuple[str, ...]:
 
 @app.command()
 def ollama(
-    model: Annotated[Path, typer.Argument(help=_WITH_GGUF)] = MODEL,
+    model: Annotated[Path, typer.Argument(help=_WITH_GGUF, callback=INPUT)] = RUNS_MODEL,
     name: Annotated[str, typer.Option(help="What the model is to be called in Ollama.")] = "aegis",
     type_: Annotated[str, typer.Option("--type", help="Which GGUF file.")] = "Q4_K_M",
     host: Annotated[str | None, typer.Option(metavar="URL", help=_HOST)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the smoke test as JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Create the model in Ollama and ask it a question of physics and for something harmful.
 
     Ollama shows all that a model writes: the private sections are no secret there. AEGIS's own
     server keeps them private.
     """
+    model = locate_model(model)
     from aegis.export.modelfile import make_modelfile, pick_gguf
     from aegis.export.ollama import create, host_url, smoke_test
-    from aegis.runs.record import locate
 
-    url, model = host_url(host), locate(model)
+    url = host_url(host)
     gguf_file = pick_gguf(model, type_)
     modelfile = make_modelfile(model, gguf_file)
     if modelfile.licence is None:
@@ -131,26 +133,26 @@ def ollama(
 
 @app.command()
 def card(
-    model: FoldedModel = MODEL,
+    model: FoldedModel = RUNS_MODEL,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="README.md", help=_FILE)
+        Path | None, typer.Option("-o", "--output", help=_FILE, callback=OUTPUT_FILE)
     ] = None,
     name: Annotated[str | None, typer.Option(help=_NAME)] = None,
     license_: Annotated[str | None, typer.Option("--license", metavar="ID", help=_LICENSE)] = None,
-    results: Annotated[Path | None, typer.Option(help=_RESULTS)] = None,
+    results: Annotated[Path | None, typer.Option(help=_RESULTS, callback=INPUT)] = None,
 ) -> None:
     """Write a Hugging Face model card: what was measured, limits, how to use the model."""
+    model = locate_model(model)
+    from aegis.cli.output import write_output
     from aegis.export.card import require_card_path, write_card
     from aegis.runs.record import locate
-    from aegis.storage.files import make_folder, write_text
 
     if output:
         require_card_path(output)
     results = locate(results) if results else None
-    text = write_card(locate(model), name=name, licence=license_, results=results)
+    text = write_card(model, name=name, licence=license_, results=results)
     if output:
-        make_folder(output.absolute().parent)
-        write_text(output, text)
+        write_output(output, text)
         print_note(f"card     {output}")
     else:
         typer.echo(text, nl=False)

@@ -7,37 +7,38 @@ from typing import Annotated
 
 import typer
 
-from aegis.cli.options import AdapterBase
+from aegis.cli.options import INPUT, OUTPUT_FOLDER, AdapterBase, AsJson, locate_model
 from aegis.cli.show import print_json, print_table
 from aegis.errors import BadInputError
 
 _ADAPTER = "An adapter folder that `aegis run` wrote."
+_OUTPUT = "Folder for the folded model."
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
 def fold(
-    adapter: Annotated[Path, typer.Argument(help=_ADAPTER)],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the folded model.")],
+    adapter: Annotated[Path, typer.Argument(help=_ADAPTER, callback=INPUT)],
+    output: Annotated[Path, typer.Option("-o", "--output", help=_OUTPUT, callback=OUTPUT_FOLDER)],
     base: AdapterBase = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    json: Annotated[bool, typer.Option("--json", help="Print the certificate as JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Fold LoRA and SO(8) gates into the base's weights; plain transformers loads the result.
 
     certificate.json compares live and folded model on fixed probe texts.
     """
     from aegis.config import ExportSettings
-    from aegis.runs.record import locate
     from aegis.storage.artifact import require_output, writing
     from aegis.storage.files import fingerprint
 
     if dtype not in _DTYPES:
         raise BadInputError(f"--dtype must be float32, bfloat16 or float16, got {dtype!r}")
     require_output(output, kind="model", inputs=[adapter])
+    folder = locate_model(adapter)
 
     from aegis.export.fold import prepare, write_model
 
-    folding = prepare(locate(adapter), base_spec=base)
+    folding = prepare(folder, base_spec=base)
     settings = ExportSettings(dtype=dtype, min_top1_agreement=0.0)
     content = fingerprint("fold", folding.base.fingerprint, folding.card.training, dtype)
     with writing(output, kind="model", fingerprint=content) as staging:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aegis.cli.options import AsJson
+from aegis.cli.options import INPUT, OUTPUT_FILE, AsJson, locate_model
 from aegis.cli.show import print_json, print_note, print_table
 from aegis.errors import BadInputError
 
@@ -20,9 +20,11 @@ _SKIP_BAD = "Pass over bad lines of --input and say how many."
 
 def judge(
     prompts: Annotated[list[str] | None, typer.Argument(help="Prompts to decide about.")] = None,
-    model: Annotated[Path, typer.Option(help=_MODEL)] = Path("runs/latest/model"),
-    input_: Annotated[Path | None, typer.Option("--input", help=_INPUT)] = None,
-    output: Annotated[Path | None, typer.Option(help=_OUTPUT)] = None,
+    model: Annotated[Path, typer.Option(help=_MODEL, callback=INPUT)] = Path("runs/latest/model"),
+    input_: Annotated[Path | None, typer.Option("--input", help=_INPUT, callback=INPUT)] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help=_OUTPUT, callback=OUTPUT_FILE)
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help=_SKIP_BAD)] = False,
     json: AsJson = False,
 ) -> None:
@@ -30,32 +32,31 @@ def judge(
 
     Give prompts as arguments, or a file with --input; with --output, one verdict a line is written.
     """
+    from aegis.cli.output import require_output_file, write_output
     from aegis.data.records import require_text
-    from aegis.runs.record import locate
-    from aegis.storage.files import make_folder, write_text
 
     if bool(prompts) == bool(input_):
         raise BadInputError("give either prompts as arguments or a file with --input, and not both")
-    if output and output.is_dir():
-        raise BadInputError(f"--output {output}: is a folder; give a file")
+    if output and input_:
+        require_output_file(output, inputs=[input_, model])
     for prompt in prompts or []:
         require_text(prompt, "prompt", "argument")
     rows = [(f"prompt {number}", {"prompt": text}) for number, text in enumerate(prompts or [], 1)]
     if input_:
         rows = _read_rows(input_, skip_bad=skip_bad)
 
+    model = locate_model(model)
     from aegis.engine.judge import Judge
     from aegis.runs.reporter import bar
 
     names, texts = [where for where, _ in rows], [row["prompt"] for _, row in rows]
-    loaded = Judge.load(locate(model))
+    loaded = Judge.load(model)
     with bar("judging", len(rows)) as advance:
         verdicts = loaded.judge(texts, names=names, on_batch=advance)
     judged = [row | v.to_json() for (_, row), v in zip(rows, verdicts, strict=True)]
     if output:
-        make_folder(output.parent)
         lines = [dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in judged]
-        write_text(output, "".join(lines))
+        write_output(output, "".join(lines))
         print_note(f"{len(judged)} verdicts in {output}")
     elif json or input_:
         print_json(judged[0] if prompts and len(prompts) == 1 else judged)

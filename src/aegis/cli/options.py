@@ -1,24 +1,97 @@
-"""Arguments and options that several verbs share."""
+"""Arguments and options that several verbs share, and what every path and number must keep to.
+
+Every path option has a callback of `INPUT`, `OUTPUT_FILE` or `OUTPUT_FOLDER`, and every
+number is a `number`, so that what cannot be is told before anything is loaded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from aegis.cli.output import require_output_file, require_place
+from aegis.errors import BadInputError
+
 _CONFIG = "YAML file with the settings, e.g. examples/quickstart.yaml."
 _OVERRIDES = "Override a setting, e.g. --set train.epochs=1."
 _AUTO_RESUME = "Go on with the newest session of this config; --no-auto-resume starts anew."
 _SECTION_TOKENS = "At most so many tokens a private section."
+MAX_SEED, MAX_TOKENS, DAY_S = 2**63 - 1, 1024, 86_400.0
+MODEL_FILES = ("config.json", "so8.json")
 
-ConfigFile = Annotated[Path, typer.Argument(help=_CONFIG)]
+
+def _checked(check: Callable[[Path], None]) -> Callable[..., Any]:
+    """Return a callback that checks the path, or each of the paths, and names the option."""
+
+    def callback(param: typer.CallbackParam, value: Any) -> Any:
+        for path in value if isinstance(value, list | tuple) else [value]:
+            try:
+                if path is not None:
+                    check(path)
+            except BadInputError as error:
+                raise BadInputError(f"{param.opts[-1]} {error}") from error
+        return value
+
+    return callback
+
+
+def _require_readable(path: Path) -> None:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return  # the verb says what there should be
+    except OSError as error:
+        raise BadInputError(
+            f"{path}: cannot be read ({error.strerror}); give an existing path"
+        ) from error
+
+
+def locate_model(path: Path) -> Path:
+    """Return where a model or an adapter lies, behind `runs/latest` too.
+
+    Raises:
+        BadInputError: if there is none; torch, which takes seconds to import, is not needed for it.
+    """
+    from aegis.runs.record import locate
+
+    folder = locate(path)
+    if not folder.exists():
+        raise BadInputError(f"{path}: no such model; give a folder that `aegis run` wrote")
+    if folder.is_dir() and not any((folder / name).is_file() for name in MODEL_FILES):
+        raise BadInputError(
+            f"{path}: holds neither a model's config.json nor an adapter's so8.json; "
+            "give a folder that `aegis run` wrote, e.g. runs/latest/model"
+        )
+    return folder
+
+
+INPUT = _checked(_require_readable)
+OUTPUT_FILE, OUTPUT_FOLDER = _checked(require_output_file), _checked(require_place)
+
+
+def number(*names: str, help: str, least: float, most: float, metavar: str | None = None) -> Any:
+    """Return an option for a number within bounds; neither inf nor nan is one."""
+    return typer.Option(
+        *names, help=help, min=least, max=most, metavar=metavar, callback=_require_finite
+    )
+
+
+def _require_finite(param: typer.CallbackParam, value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadInputError(f"{param.opts[-1]} must be a finite number, got {value}")
+    return value
+
+
+ConfigFile = Annotated[Path, typer.Argument(help=_CONFIG, callback=INPUT)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help=_OVERRIDES)]
 AutoResume = Annotated[bool, typer.Option(help=_AUTO_RESUME)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AdapterBase = Annotated[str | None, typer.Option(help="An adapter's base, if it has moved.")]
-SectionTokens = Annotated[int, typer.Option(min=1, help=_SECTION_TOKENS)]
+SectionTokens = Annotated[int, number(help=_SECTION_TOKENS, least=1, most=MAX_TOKENS)]
 
 
 def group(summary: str) -> typer.Typer:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aegis.cli.options import AsJson, group
+from aegis.cli.options import INPUT, AsJson, group, number
 from aegis.cli.show import print_json, print_note, print_table
 from aegis.errors import BadInputError
 
@@ -23,7 +23,7 @@ _ID = "The case's id, or as much of its beginning as no other has."
 _RESOLVED = "Those that have their answer, the newest first."
 _REVIEWER = "Who decides; by default your user name."
 Id = Annotated[str, typer.Argument(help=_ID)]
-File = Annotated[Path, typer.Option("--cases", help="The queue of `aegis serve`.")]
+File = Annotated[Path, typer.Option("--cases", help="The queue of `aegis serve`.", callback=INPUT)]
 _FILE = Path("runs/latest/escalations.db")
 
 
@@ -31,7 +31,7 @@ _FILE = Path("runs/latest/escalations.db")
 def list_(
     cases: File = _FILE,
     resolved: Annotated[bool, typer.Option("--resolved", help=_RESOLVED)] = False,
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    limit: Annotated[int, number(help="At most so many.", least=1, most=1000)] = 50,
     json: AsJson = False,
 ) -> None:
     """Show the cases that wait, the oldest first."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aegis.cli.options import INPUT, AsJson
 from aegis.cli.show import print_json, print_table
 from aegis.errors import ArtifactError, BadInputError
 
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 
 
 def status(
-    run: Annotated[Path, typer.Argument(help="A session folder.")] = Path("runs/latest"),
-    json: Annotated[bool, typer.Option("--json", help="Print the session record as JSON.")] = False,
+    run: Annotated[Path, typer.Argument(help="A session folder.", callback=INPUT)] = Path(
+        "runs/latest"
+    ),
+    json: AsJson = False,
 ) -> None:
     """Show a session's stages, what it is doing now, how long that may take, its last snapshot, and
     whether it is alive."""

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from aegis.cli.options import AdapterBase, AsJson, SectionTokens
+from aegis.cli.options import (
+    INPUT,
+    MAX_SEED,
+    MAX_TOKENS,
+    AdapterBase,
+    AsJson,
+    SectionTokens,
+    locate_model,
+    number,
+)
 from aegis.cli.show import print_result
 
 _MODEL = "An adapter or a model folder that `aegis run` wrote."
@@ -21,14 +30,14 @@ _PRIVATE = "Show the private sections too, to you, the owner of this machine."
 
 def think(
     prompt: Annotated[str, typer.Argument(help="What to ask.")],
-    model: Annotated[Path, typer.Option(help=_MODEL)] = Path("runs/latest/adapter"),
+    model: Annotated[Path, typer.Option(help=_MODEL, callback=INPUT)] = Path("runs/latest/adapter"),
     base: AdapterBase = None,
-    paths: Annotated[int, typer.Option(min=1, max=64, help=_PATHS)] = 1,
-    threshold: Annotated[float, typer.Option(min=0, max=1, help=_THRESHOLD)] = 0.5,
-    temperature: Annotated[float, typer.Option(min=0, help=_TEMPERATURE)] = 0.7,
+    paths: Annotated[int, number(help=_PATHS, least=1, most=64)] = 1,
+    threshold: Annotated[float, number(help=_THRESHOLD, least=0, most=1)] = 0.5,
+    temperature: Annotated[float, number(help=_TEMPERATURE, least=0, most=2)] = 0.7,
     section_tokens: SectionTokens = 48,
-    final_tokens: Annotated[int, typer.Option(min=1, help=_FINAL_TOKENS)] = 160,
-    seed: Annotated[int, typer.Option(min=0, help=_SEED)] = 0,
+    final_tokens: Annotated[int, number(help=_FINAL_TOKENS, least=1, most=MAX_TOKENS)] = 160,
+    seed: Annotated[int, number(help=_SEED, least=0, most=MAX_SEED)] = 0,
     debug_private: Annotated[bool, typer.Option("--debug-private", help=_PRIVATE)] = False,
     json: AsJson = False,
 ) -> None:
@@ -37,9 +46,9 @@ def think(
     With --paths n it thinks n times; where the ways do not agree, the decision becomes ESCALATION.
     """
     from aegis.data.records import require_text
-    from aegis.runs.record import locate
 
     text = require_text(prompt, "prompt", "argument")
+    folder = locate_model(model)
 
     from aegis.engine.answer import answer
     from aegis.engine.local_thinker import LocalThinker
@@ -47,7 +56,7 @@ def think(
 
     limits = Limits(section=section_tokens, final=final_tokens)
     sampling = Sampling(limits, temperature, seed)
-    engine = LocalThinker.load(locate(model), base_spec=base)
+    engine = LocalThinker.load(folder, base_spec=base)
     given = answer(engine, text, sampling, paths=paths, threshold=threshold)
     if debug_private:
         for number, path in enumerate(given.paths, 1):

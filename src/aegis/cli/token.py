@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from aegis.cli.options import AsJson, group
+from aegis.cli.options import INPUT, OUTPUT_FILE, AsJson, group
 from aegis.cli.show import print_json, print_note, print_result, print_table
 
 app = group(
@@ -15,8 +15,10 @@ app = group(
     "the file holds hashes only."
 )
 _NAME = "Whose it is; it names its holder in the audit log."
+_TOKENS = "The token file."
 _SCOPE = "ask: questions; review: escalations; admin: metrics. Repeat for several."
-File = Annotated[Path, typer.Option("--tokens", help="The token file.")]
+File = Annotated[Path, typer.Option("--tokens", help=_TOKENS, callback=OUTPUT_FILE)]
+ReadFile = Annotated[Path, typer.Option("--tokens", help=_TOKENS, callback=INPUT)]
 _FILE = Path("tokens.json")
 
 
@@ -37,7 +39,7 @@ def new(
 
 
 @app.command("list")
-def list_(tokens: File = _FILE, json: AsJson = False) -> None:
+def list_(tokens: ReadFile = _FILE, json: AsJson = False) -> None:
     """Show whose tokens there are, never the tokens."""
     from aegis.serve.tokens import read_tokens
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aegis.cli.options import DAY_S, INPUT, AsJson, number
 from aegis.cli.show import print_note, print_result
 from aegis.errors import ArtifactError, BadInputError
 
@@ -30,18 +31,19 @@ _INTERVAL = "Time between looks."
 _SILENCE = "A living run that is silent for longer hangs; durable.silence_s (300) by default."
 _RESUMES = "Give up after so many resumes that got nowhere."
 _NOTIFY = "Shell command for the end; it finds AEGIS_RUN, AEGIS_STATE and AEGIS_MESSAGE."
-_JSON = "Print the last look as JSON, and what is done on stderr."
+_INTERVAL_OPTION = number(help=_INTERVAL, least=0.1, most=DAY_S, metavar="SECONDS")
+_SILENCE_OPTION = number(help=_SILENCE, least=1, most=30 * DAY_S, metavar="SECONDS")
 
 
 def watch(
-    run: Annotated[Path, typer.Argument(help=_RUN)] = Path("runs/latest"),
+    run: Annotated[Path, typer.Argument(help=_RUN, callback=INPUT)] = Path("runs/latest"),
     check_only: Annotated[bool, typer.Option("--check-only", help=_CHECK_ONLY)] = False,
     auto_resume: Annotated[bool, typer.Option("--auto-resume", help=_RESUME)] = False,
-    interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help=_INTERVAL)] = 60.0,
-    silence: Annotated[float | None, typer.Option(min=1, metavar="SECONDS", help=_SILENCE)] = None,
-    max_resumes: Annotated[int, typer.Option(min=0, metavar="N", help=_RESUMES)] = 5,
+    interval: Annotated[float, _INTERVAL_OPTION] = 60.0,
+    silence: Annotated[float | None, _SILENCE_OPTION] = None,
+    max_resumes: Annotated[int, number(help=_RESUMES, least=0, most=1000)] = 5,
     notify: Annotated[str | None, typer.Option(metavar="CMD", help=_NOTIFY)] = None,
-    json: Annotated[bool, typer.Option("--json", help=_JSON)] = False,
+    json: AsJson = False,
 ) -> None:
     """Tell whether a run is running, finished, failed, stopped, dead (gone without a word) or hung
     (alive and silent).

@@ -91,19 +91,17 @@ def write_card(
 
 
 def require_card_path(path: Path) -> None:
-    """Check that the file is absent or an earlier card, and outside every artifact.
+    """Check that a file there is an earlier card, and outside every artifact.
 
     Raises:
         BadInputError: if it is anything else.
     """
-    if path.is_dir():
-        raise BadInputError(f"-o {path}: is a folder; give a file, e.g. card.md")
     if any((folder / MANIFEST).is_file() for folder in path.absolute().parents):
         raise BadInputError(
             f"-o {path}: a file more would make this folder count as damaged; "
             "give a path outside it"
         )
-    if path.exists() and MARKER not in path.read_text(encoding="utf-8", errors="replace"):
+    if path.is_file() and MARKER not in path.read_text(encoding="utf-8", errors="replace"):
         raise BadInputError(
             f"-o {path}: is no card that `aegis export card` wrote; give another path"
         )

@@ -124,10 +124,10 @@ def revoke(path: Path, name: str) -> None:
 
 
 def _write(path: Path, tokens: Sequence[Token]) -> None:
-    make_folder(path.absolute().parent)
+    make_folder(path.resolve().parent)
     before = os.umask(0o077)
     try:
-        write_text(path, to_json({"tokens": [asdict(token) for token in tokens]}))
+        write_text(path.resolve(), to_json({"tokens": [asdict(token) for token in tokens]}))
     finally:
         os.umask(before)
 

@@ -200,7 +200,7 @@ def require_output(target: Path, *, kind: str, inputs: Iterable[Path] = ()) -> N
     for path in inputs:
         if resolved in (path.resolve(), *path.resolve().parents):
             raise BadInputError(f"{target}: holds the input {path}; give another folder")
-    if not absolute.name or absolute == Path.cwd():
+    if not absolute.name or absolute == Path.cwd() or target.is_mount():
         raise BadInputError(f"{target}: cannot be replaced as a whole; give a folder below it")
     if not target.exists() or not any(target.iterdir()):
         return
