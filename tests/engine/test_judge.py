@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from aegis.engine.judge import Judge
-from aegis.errors import DataError, ModelError
+from aegis.errors import DataError, ModelError, StoppedError
 from aegis.model.calibration import Calibration, Weights
 from aegis.model.heads import DecisionHead
 from aegis.protocol.decisions import Decision
+from aegis.storage.journal import Journal
 
 PROMPTS = [
     "Hi",
@@ -33,6 +35,36 @@ def test_a_base_without_a_head_is_asked_by_likelihood(base_folder: Path) -> None
     judge = Judge.load(base_folder)
     assert judge.head is None
     assert len({verdict.probabilities for verdict in judge.judge(PROMPTS)}) == len(PROMPTS)
+
+
+def test_a_stopped_judging_goes_on_from_its_last_batch(
+    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, read = Judge.load(base_folder, batch_tokens=64), list[int]()
+    batch = judge._batch
+
+    def counted(ids: Tensor, mask: Tensor) -> Tensor:
+        read.append(len(ids))
+        return batch(ids, mask)
+
+    monkeypatch.setattr(judge, "_batch", counted)
+    whole, _ = judge.logits(PROMPTS)
+    batches = len(read)
+    assert batches > 2
+
+    def stop_after_two() -> None:
+        if len(read) % batches == 2:
+            raise StoppedError("stopped")
+
+    path = tmp_path / "judged.jsonl"
+    with pytest.raises(StoppedError):
+        judge.logits(PROMPTS, remember=Journal(path, check=stop_after_two))
+    resumed, times = judge.logits(PROMPTS, remember=Journal(path))
+    assert len(read) == 2 * batches
+    assert resumed.tolist() == whole.tolist()
+    again, first_times = judge.logits(PROMPTS, remember=Journal(path))
+    assert (again.tolist(), first_times.tolist()) == (whole.tolist(), times.tolist())
+    assert len(read) == 2 * batches
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from pydantic import BaseModel
@@ -13,6 +14,8 @@ from aegis.pipeline import steps
 from aegis.pipeline.context import StepContext
 from aegis.pipeline.step import Step, read_settings
 from aegis.pipeline.steps import stages
+from aegis.runs.events import Reporter
+from aegis.storage.journal import Journal
 
 TRAINING = {"sft", "reward", "ppo"}
 EVERYTHING = {"raw", "records", "model", "results"} | TRAINING
@@ -133,3 +136,31 @@ def test_a_dataset_counts_by_its_content(monkeypatch: pytest.MonkeyPatch, tmp_pa
     (tmp_path / "a.jsonl").write_text('{"prompt": "y", "decision": "DENY"}\n')
     after = fingerprints(config, monkeypatch)
     assert {name for name in before if before[name] != after[name]} == {"sft"}
+
+
+def test_a_model_that_was_judged_before_the_kill_is_not_loaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    def load(model: Path, **_: Any) -> str:
+        if model.name == "candidate" and len(loaded) < 2:
+            loaded.append("killed")
+            raise KeyboardInterrupt
+        loaded.append(model.name)
+        return model.name
+
+    monkeypatch.setattr(steps.Judge, "load", load)
+    monkeypatch.setattr(steps, "evaluate_decisions", lambda judge, *_, **__: {"judge": judge})
+    context = SimpleNamespace(config=Config(), reporter=Reporter())
+
+    def judge_both() -> list[Any]:
+        journal = Journal(tmp_path / "j.jsonl")
+        given = cast("Any", context)
+        models = [tmp_path / name for name in ("base", "candidate")]
+        return [steps._judged(given, model.name, model, [], journal) for model in models]
+
+    with pytest.raises(KeyboardInterrupt):
+        judge_both()
+    assert judge_both() == [{"judge": "base"}, {"judge": "candidate"}]
+    assert loaded == ["base", "killed", "candidate"]

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from aegis.config import ModelSettings
+from aegis.errors import StoppedError
 from aegis.model.adapted import attach
+from aegis.storage.journal import Journal, Remember, compute_anew
 from aegis.train.examples import collate
 from aegis.train.probe import probe
 from tests.conftest import tiny_model
@@ -36,3 +40,28 @@ def test_without_two_decisions_the_head_stays_as_it_is(tokenizer: Any) -> None:
     assert probe(adapted, examples, settings(), pad_id=1, seed=0) is None
     assert probe(adapted, examples, settings(probe_records=0), pad_id=1, seed=0) is None
     assert not adapted.head.linear.weight.any()
+
+
+def test_a_killed_probe_goes_on_from_its_last_batch(tokenizer: Any, tmp_path: Path) -> None:
+    examples, heads, read = encoded(tokenizer)[0], list[dict[str, torch.Tensor]](), list[int]()
+
+    def probed(remember: Remember) -> None:
+        torch.manual_seed(0)
+        adapted = attach(tiny_model(), ModelSettings())
+        hidden = adapted.hidden
+        adapted.hidden = lambda ids, mask: (read.append(len(ids)), hidden(ids, mask))[1]
+        probe(adapted, examples, settings(batch_tokens=16), pad_id=1, seed=0, remember=remember)
+        heads.append({k: v.clone() for k, v in adapted.head.state_dict().items()})
+
+    def stop() -> None:
+        if len(read) == batches + 2:
+            raise StoppedError("stopped")
+
+    probed(compute_anew)
+    batches = len(read)
+    assert batches > 3
+    with pytest.raises(StoppedError):
+        probed(Journal(tmp_path / "j.jsonl", check=stop))
+    probed(Journal(tmp_path / "j.jsonl"))
+    assert len(read) == 2 * batches
+    assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])

@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from datasketch import MinHash, MinHashLSH
@@ -18,9 +18,9 @@ from aegis.protocol.decisions import Decision
 from aegis.protocol.language import detect_language
 from aegis.protocol.thinking import Thinking
 from aegis.runs.reporter import bar
+from aegis.storage.journal import Remember, compute_anew
 
 T = TypeVar("T", Record, Pair)
-Remember = Callable[[str, Callable[[], Any]], Any]
 _PERMUTATIONS = 128
 _SHINGLE = 4
 _SHARD = 500
@@ -41,7 +41,7 @@ def clean(
     settings: QualitySettings,
     *,
     too_long: Callable[[str], str | None] = lambda _: None,
-    remember: Remember = lambda _, make: make(),
+    remember: Remember = compute_anew,
 ) -> Cleaned:
     """Apply in order: length, quality, duplicates among records and of pairs with records, balance.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from aegis.model.heads import DECISION_HEAD_FILE
 from aegis.model.lm_head import vocabulary_logits
 from aegis.model.prompt import PromptEncoder, by_length, pad
 from aegis.protocol.decisions import NAMES
+from aegis.storage.journal import Remember, compute_anew
 
 _LETTERS = "ABCD"
 _QUESTION = (
@@ -98,12 +100,14 @@ class Judge:
         *,
         names: Sequence[str] | None = None,
         on_batch: Callable[[int], None] = lambda _: None,
+        remember: Remember = compute_anew,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return (n, 4) calibrated logits, and (n,) milliseconds a prompt.
 
         Args:
             names: how error messages call each prompt.
             on_batch: called with the number of prompts just done.
+            remember: gives the logits and the time of a batch that was judged before.
 
         Raises:
             DataError: if a prompt is longer than the model's context.
@@ -115,13 +119,11 @@ class Judge:
             for prompt, name in zip(asked, names, strict=True)
         ]
         logits, times = np.zeros((len(rows), len(NAMES))), np.zeros(len(rows))
-        for indices in by_length([len(row) for row in rows], batch_tokens=self.batch_tokens):
-            begun = time.perf_counter()
-            ids, mask = pad([rows[index] for index in indices], value=self.tokenizer.pad_token_id)
-            with autocast("auto", self.model.device):
-                batch = self._batch(ids.to(self.model.device), mask.to(self.model.device))
-            logits[indices] = batch.float().cpu().numpy()
-            times[indices] = 1000 * (time.perf_counter() - begun) / len(indices)
+        for number, indices in enumerate(
+            by_length([len(row) for row in rows], batch_tokens=self.batch_tokens)
+        ):
+            judged = remember(str(number), partial(self._timed, [rows[i] for i in indices]))
+            logits[indices], times[indices] = judged
             on_batch(len(indices))
         if not np.isfinite(logits).all():
             raise AegisError(
@@ -168,6 +170,15 @@ class Judge:
 
     def close(self) -> None:
         """Do nothing: the model goes with its last reference."""
+
+    def _timed(self, rows: list[list[int]]) -> tuple[list[list[float]], float]:
+        """Return the decisions' logits of each row, and the milliseconds that a row took."""
+        begun = time.perf_counter()
+        ids, mask = pad(rows, value=self.tokenizer.pad_token_id)
+        with autocast("auto", self.model.device):
+            batch = self._batch(ids.to(self.model.device), mask.to(self.model.device))
+        logits = batch.float().cpu().tolist()
+        return logits, 1000 * (time.perf_counter() - begun) / len(rows)
 
     def _batch(self, ids: Tensor, mask: Tensor) -> Tensor:
         """(batch, 4) logits of the decisions."""

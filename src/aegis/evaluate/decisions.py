@@ -18,15 +18,25 @@ from aegis.model.calibration import Calibration, probabilities
 from aegis.protocol.decisions import NAMES
 from aegis.runs.reporter import bar
 from aegis.storage.files import to_json
+from aegis.storage.journal import Remember, compute_anew
 
 
 def evaluate_decisions(
-    judge: Judge, records: Sequence[Record], *, confidence: float = 0.95, label: str = "judging"
+    judge: Judge,
+    records: Sequence[Record],
+    *,
+    confidence: float = 0.95,
+    label: str = "judging",
+    remember: Remember = compute_anew,
 ) -> dict[str, Any]:
-    """Return metrics over all records and per language, and every item."""
+    """Return metrics over all records and per language, and every item.
+
+    Args:
+        remember: gives the batches that were judged before.
+    """
     with bar(label, len(records)) as advance:
         prompts, names = [item.prompt for item in records], [item.id for item in records]
-        logits, times = judge.logits(prompts, names=names, on_batch=advance)
+        logits, times = judge.logits(prompts, names=names, on_batch=advance, remember=remember)
     calibration = judge.head.calibration if judge.head else Calibration()
     probability = probabilities(logits)
     truth = np.array([int(record.decision) for record in records])

@@ -10,6 +10,7 @@ from typing import Any
 
 from aegis.config import Config
 from aegis.data.mixture import mix, mixture_identity
+from aegis.data.records import Record
 from aegis.data.stage import read_pairs, read_split, source_files, write_raw, write_records
 from aegis.engine.generate import BaseSampler
 from aegis.engine.judge import Judge
@@ -27,6 +28,7 @@ from aegis.pipeline.step import Stage, Step
 from aegis.runs.events import Reporter
 from aegis.runs.trackers import open_trackers
 from aegis.storage.files import hash_file, require_space
+from aegis.storage.journal import Journal
 from aegis.train.services import TrainServices
 from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.stage import (
@@ -168,7 +170,8 @@ def _training_job(context: StepContext, folder: Path) -> Iterator[TrainingJob]:
     )
     with trackers:
         reporter = Reporter(*context.reporter.subscribers, trackers)
-        yield TrainingJob(folder, context.config, context.base, TrainServices(reporter, snapshots))
+        services = TrainServices(reporter, snapshots, context.journal())
+        yield TrainingJob(folder, context.config, context.base, services)
 
 
 def _training_data(context: StepContext) -> TrainingData:
@@ -239,16 +242,11 @@ def _fold(context: StepContext, folder: Path) -> None:
 
 
 def _evaluate(context: StepContext, folder: Path) -> None:
-    settings, trusted = context.config.evaluate, context.config.model.trust_remote_code
     test, results = read_split(context.artifact("records"), "test"), {}
     models = {"base": context.base.folder, "candidate": context.artifact("model")}
+    journal = context.journal()
     for name, model in models.items():
-        context.reporter.message(f"judging {len(test)} held-out records with the {name}")
-        judge = Judge.load(model, batch_tokens=settings.batch_tokens, trust_remote_code=trusted)
-        results[name] = evaluate_decisions(
-            judge, test, confidence=settings.confidence, label=f"judging: {name}"
-        )
-        del judge
+        results[name] = _judged(context, name, model, test, journal)
         (folder / name).mkdir()
         write_results(folder / name, results[name])
         draw_confusion(folder / name / "confusion.png", results[name], title=name)
@@ -266,6 +264,25 @@ def _evaluate(context: StepContext, folder: Path) -> None:
     )
     (folder / "report.html").write_text(report.html(), encoding="utf-8")
     (folder / "report.md").write_text(report.markdown(), encoding="utf-8")
+
+
+def _judged(
+    context: StepContext, name: str, model: Path, test: list[Record], journal: Journal
+) -> dict[str, Any]:
+    """Return the results of a model, which is judged from the last batch in the journal on."""
+    settings, trusted = context.config.evaluate, context.config.model.trust_remote_code
+
+    def judge() -> dict[str, Any]:
+        context.reporter.message(f"judging {len(test)} held-out records with the {name}")
+        return evaluate_decisions(
+            Judge.load(model, batch_tokens=settings.batch_tokens, trust_remote_code=trusted),
+            test,
+            confidence=settings.confidence,
+            label=f"judging: {name}",
+            remember=lambda key, compute: journal(f"{name} {key}", compute),
+        )
+
+    return journal(name, judge)
 
 
 def _read_json(path: Path) -> Any:

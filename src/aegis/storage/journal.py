@@ -11,6 +11,14 @@ from typing import Any
 
 from aegis.storage.files import disk_full_explained, make_folder, sync_folder
 
+Remember = Callable[[str, Callable[[], Any]], Any]
+"""(key, compute) → what `compute` gives, now or at an earlier time."""
+
+
+def compute_anew(_: str, compute: Callable[[], Any]) -> Any:
+    """Be the `Remember` that remembers nothing."""
+    return compute()
+
 
 class Journal:
     """JSON values by key in one file that only grows; every value is on the disk before it is used.

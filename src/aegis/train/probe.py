@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import random
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from sklearn.linear_model import LogisticRegression
 
 from aegis.config import TrainSettings
 from aegis.model.adapted import Adapted
-from aegis.model.device import autocast
+from aegis.model.device import Autocast, autocast
 from aegis.protocol.decisions import NAMES
 from aegis.runs.reporter import bar
+from aegis.storage.journal import Remember, compute_anew
 from aegis.train.examples import Example, collate, epoch_batches, prompts_of, to_device
 
 _STRENGTH = 0.003  # inverse regularisation of the probe: few records, many dimensions
@@ -26,11 +29,15 @@ def probe(
     *,
     pad_id: int,
     seed: int,
+    remember: Remember = compute_anew,
 ) -> float | None:
     """Fit the head to `settings.probe_records` prompts; return its accuracy on them.
 
     A head that starts at random first has to be found while LoRA moves the features under it; one
     that starts from a probe keeps more of what the base knows about text that training never saw.
+
+    Args:
+        remember: gives the batches that were read before, as base64 of float32.
 
     Returns:
         None if nothing was done: no records asked for, or fewer than two decisions among them.
@@ -48,14 +55,14 @@ def probe(
     pooled, labels = [], []
     adapted.eval()
     with bar("probing the base", len(prompts)) as advance:
-        for indices in epoch_batches(
-            prompts, batch_tokens=2 * settings.batch_tokens, seed=seed, epoch=0
-        ):
-            batch = to_device(collate([prompts[i] for i in indices], pad_id=pad_id), adapted.device)
-            with autocast(settings.autocast, adapted.device):
-                hidden = adapted.hidden(batch.ids, batch.mask)
-            pooled.append(adapted.head.pooled(hidden, batch.prompt_mask))
-            labels += batch.decisions.tolist()
+        plan = epoch_batches(prompts, batch_tokens=2 * settings.batch_tokens, seed=seed, epoch=0)
+        for number, indices in enumerate(plan):
+            batch = [prompts[i] for i in indices]
+            read = partial(_pooled, adapted, batch, settings.autocast, pad_id=pad_id)
+            data = bytearray(base64.b64decode(remember(f"probe {number}", read)))
+            states = torch.frombuffer(data, dtype=torch.float32).view(len(batch), -1)
+            pooled.append(states.to(adapted.device))
+            labels += [example.decision for example in batch]
             advance(len(indices))
     states = torch.cat(pooled)
     adapted.head.set_scale(states)
@@ -63,6 +70,15 @@ def probe(
     fitted = LogisticRegression(C=_STRENGTH, max_iter=1000).fit(standardised, labels)
     _copy(adapted, fitted)
     return float(fitted.score(standardised, labels))
+
+
+def _pooled(adapted: Adapted, batch: list[Example], cast: Autocast, *, pad_id: int) -> str:
+    """Return the (batch, width) float32 states that the head reads, in base64."""
+    given = to_device(collate(batch, pad_id=pad_id), adapted.device)
+    with autocast(cast, adapted.device):
+        hidden = adapted.hidden(given.ids, given.mask)
+    states = adapted.head.pooled(hidden, given.prompt_mask)
+    return base64.b64encode(states.cpu().numpy().tobytes()).decode()
 
 
 def _copy(adapted: Adapted, fitted: LogisticRegression) -> None:

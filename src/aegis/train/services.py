@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from aegis.runs.events import Reporter
+from aegis.storage.journal import Remember, compute_anew
 from aegis.train.snapshot_policy import SnapshotPolicy
 
 
@@ -16,10 +17,12 @@ class TrainServices:
         reporter: gets `TrainingBegun`, `Metrics` and messages.
         snapshots: where to take up an unfinished training, when to save, and whether to stop; None
             for neither.
+        remember: gives what was worked out before the first step, at an earlier try.
     """
 
     reporter: Reporter = field(default_factory=Reporter)
     snapshots: SnapshotPolicy | None = None
+    remember: Remember = compute_anew
 
 
 @dataclass(frozen=True)

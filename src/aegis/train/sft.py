@@ -19,6 +19,7 @@ from aegis.runs.events import Metrics
 from aegis.runs.reporter import bar
 from aegis.so8 import Schedule, So8Loss, So8LossSettings, alpha_at, opening
 from aegis.so8.losses import summed
+from aegis.storage.journal import Remember, compute_anew
 from aegis.train.examples import (
     Batch,
     Example,
@@ -80,7 +81,7 @@ def train_sft(
         StoppedError: if a stop was asked for; everything up to the last step is saved.
     """
     services = services or TrainServices()
-    objective = SupervisedObjective(adapted, data, settings, loop)
+    objective = SupervisedObjective(adapted, data, settings, loop, services.remember)
     adapted.train()
     logs = TrainLoop(objective, loop, services).run()
     if not learns_alpha(adapted):
@@ -108,8 +109,14 @@ class SupervisedObjective(Objective[Batch]):
     remedy = "Lower train.lr, or set model.dtype: float32,"
 
     def __init__(
-        self, adapted: Adapted, data: SupervisedData, settings: TrainSettings, loop: LoopSettings
+        self,
+        adapted: Adapted,
+        data: SupervisedData,
+        settings: TrainSettings,
+        loop: LoopSettings,
+        remember: Remember = compute_anew,
     ) -> None:
+        self.remember = remember
         self.adapted, self.data, self.settings, self.loop = adapted, data, settings, loop
         self.plan, self.epoch_ends = make_plan(
             data.examples, settings, seed=loop.seed, shares=data.shares
@@ -135,8 +142,8 @@ class SupervisedObjective(Objective[Batch]):
         }
 
     def begin(self) -> None:
-        data, loop = self.data, self.loop
-        probe(self.adapted, data.examples, self.settings, pad_id=loop.pad_id, seed=loop.seed)
+        examples, named = self.data.examples, {"pad_id": self.loop.pad_id, "seed": self.loop.seed}
+        probe(self.adapted, examples, self.settings, **named, remember=self.remember)
         self.adapted.train()
 
     def rate(self, step: int) -> float:
