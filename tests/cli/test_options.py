@@ -181,6 +181,7 @@ def test_mistakes_are_told_before_the_work(
             told = f"{verb} {words}: {code} {text[-400:]}"[:2000]
             assert "unexpected" not in text, told
             assert "Traceback" not in text, told
+            assert not {"\x1b", "\x9b", "\u202e"}.intersection(text), told
             assert code in (0, 2) or "NOT SOUND" in text, told
             impossible = parameter.type in (int, float) or (parameter.type is Path and number < 4)
             if impossible and (verb, parameter.name) not in UNUSED:

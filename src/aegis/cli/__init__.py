@@ -9,6 +9,7 @@ import errno
 import io
 import os
 import sys
+import time
 import traceback
 import warnings
 from typing import Any
@@ -25,6 +26,7 @@ from aegis.cli import (
     export,
     fold,
     judge,
+    notify,
     review,
     run,
     serve,
@@ -34,8 +36,10 @@ from aegis.cli import (
     train,
     watch,
 )
+from aegis.cli.show import echo
 from aegis.errors import (
     EXIT_BAD_INPUT,
+    EXIT_DONE,
     EXIT_FAILED,
     EXIT_RESUMABLE,
     AegisError,
@@ -127,18 +131,28 @@ def main() -> None:
         warnings.simplefilter("ignore")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars; ours know
+    begun = time.monotonic()
+    code, message = _call(arguments, debug=debug)
+    if message:
+        echo(message, err=True)
+    notify.tell_end(arguments, code, message, begun=begun)
+    sys.exit(code)
+
+
+def _call(arguments: list[str], *, debug: bool) -> tuple[int, str]:
+    """Return the verb's exit code, and what went wrong."""
     try:
         _require_utf8(arguments)
-        sys.exit(app(arguments, standalone_mode=False) or 0)
+        return app(arguments, standalone_mode=False) or EXIT_DONE, ""
     except _USAGE_ERROR as error:
-        error.show()
-        sys.exit(error.exit_code)
+        shown = io.StringIO()
+        error.show(shown)
+        return error.exit_code, shown.getvalue().rstrip()
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
         message, code = _explain(error)
-        print("error: " + " ".join(message.split()), file=sys.stderr)
-        sys.exit(code)
+        return code, "error: " + " ".join(message.split())
 
 
 def _require_utf8(arguments: list[str]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aegis.cli.options import INPUT, OUTPUT_FILE, OUTPUT_FOLDER, AsJson, group, number
-from aegis.cli.show import print_json, print_result, print_table
+from aegis.cli.show import echo, print_json, print_result, print_table
 from aegis.errors import EXIT_FAILED, AegisError, AuditError
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def rotate(log: Log, keys: Keys = None, json: AsJson = False) -> None:
     rotated = _keys(log, keys).rotated()
     if error := _try_open(log, rotated):
         waits = "the new key is made; the log takes it when the server next starts"
-        typer.echo(f"{waits} ({error})", err=True)
+        echo(f"{waits} ({error})", err=True)
     _print_keys(rotated, json)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from aegis.cli.options import ConfigFile, group
-from aegis.cli.show import print_json
+from aegis.cli.show import echo, print_document, print_json
 from aegis.runs import autostart
 from aegis.runs.autostart import Unit
 
@@ -29,7 +29,7 @@ def show(config: ConfigFile, system: SystemName = None, json: AsJson = False) ->
     if json:
         _print_json(unit, unit.text, unit.enable)
     else:
-        typer.echo(unit.text, nl=False)
+        print_document(unit.text)
 
 
 @app.command()
@@ -48,7 +48,7 @@ def install(config: ConfigFile, system: SystemName = None, json: AsJson = False)
     start = "started  it runs now"
     if unit.start is not None:
         start = f"start it now with: {autostart.as_typed(unit.start)}"
-    typer.echo("\n".join([f"wrote    {unit.path}", *ran, start]))
+    echo("\n".join([f"wrote    {unit.path}", *ran, start]))
 
 
 @app.command()
@@ -60,10 +60,10 @@ def remove(config: ConfigFile, system: SystemName = None, json: AsJson = False) 
     if json:
         _print_json(unit, text, commands or ())
     elif commands is None:
-        typer.echo(f"{unit.name} is not installed; nothing to remove")
+        echo(f"{unit.name} is not installed; nothing to remove")
     else:
         ran = [f"ran      {autostart.as_typed(command)}" for command in commands]
-        typer.echo("\n".join([*ran, f"removed  {unit.path}"]))
+        echo("\n".join([*ran, f"removed  {unit.path}"]))
 
 
 def _unit(config: Path, system: str | None, *, check_config: bool = True) -> Unit:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aegis.cli.options import ConfigFile, Overrides, group
-from aegis.cli.show import print_json, print_table
+from aegis.cli.show import echo, print_document, print_json, print_table
 
 if TYPE_CHECKING:
     from aegis.config.explain import Explanation
@@ -33,11 +33,11 @@ def explain(
         rows = [(part.key, _default(part), part.description) for part in setting.settings]
         print_table(("setting", "default", "description"), rows, title=setting.description)
     else:
-        typer.echo(f"{setting.key}\n  {setting.description}\n\n  type     {setting.type}")
+        echo(f"{setting.key}\n  {setting.description}\n\n  type     {setting.type}")
         if setting.bounds:
-            typer.echo(f"  bounds   {setting.bounds}")
-        typer.echo(f"  default  {_default(setting)}")
-        typer.echo(f"  path     {setting.key}, as in --set {setting.key}={_default(setting)}")
+            echo(f"  bounds   {setting.bounds}")
+        echo(f"  default  {_default(setting)}")
+        echo(f"  path     {setting.key}, as in --set {setting.key}={_default(setting)}")
 
 
 def _default(setting: Explanation) -> str:
@@ -58,4 +58,4 @@ def show(
     if json:
         print_json(config.model_dump(mode="json"))
     else:
-        typer.echo(dump_yaml(config), nl=False)
+        print_document(dump_yaml(config))

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from aegis.cli.notify import Notify
 from aegis.cli.options import INPUT, OUTPUT_FOLDER, AsJson, group, locate_model, number
-from aegis.cli.show import print_json, print_table
+from aegis.cli.show import echo, print_json, print_table
 
 app = group("Measure a model.")
 _MODEL = "A model folder; one without a decision head is asked by likelihood."
@@ -30,6 +31,7 @@ def decisions(
     output: Annotated[Path, typer.Option("-o", "--output", help=_OUTPUT, callback=OUTPUT_FOLDER)],
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help=_SKIP_BAD)] = False,
     confidence: Annotated[float, number(help=_CONFIDENCE, least=0.5, most=0.999)] = 0.95,
+    notify: Notify = None,
     json: AsJson = False,
 ) -> None:
     """Measure decisions on labelled prompts: accuracy, F1, miss rate and over-refusal.
@@ -63,4 +65,4 @@ def decisions(
     measures += [(f"F1 {name}", row, "f1") for name, row in results["per_class"].items()]
     rows = [(name, *format_measure(row, key), str(row["n"])) for name, row, key in measures]
     print_table(("measure", "value", "interval", "n"), rows, title=f"{model}: {results['judge']}")
-    typer.echo(f"metrics  {output / 'metrics.json'}")
+    echo(f"metrics  {output / 'metrics.json'}")

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from aegis.cli.notify import Notify
 from aegis.cli.options import INPUT, OUTPUT_FILE, OUTPUT_FOLDER, AsJson, group, locate_model
-from aegis.cli.show import print_json, print_note, print_table
+from aegis.cli.show import echo, print_document, print_json, print_note, print_table
 from aegis.errors import BadInputError, LimitError
 
 app = group("Hand a folded model on: GGUF files, Ollama, a model card.")
@@ -42,6 +43,7 @@ def gguf(
     ] = None,
     kl_limit: Annotated[list[str] | None, typer.Option(metavar="TYPE=NATS", help=_KL_LIMIT)] = None,
     pre_tokenizer: Annotated[str | None, typer.Option(help=_PRE_TOKENIZER)] = None,
+    notify: Notify = None,
     json: AsJson = False,
 ) -> None:
     """Write GGUF files for llama.cpp, each with llama.cpp's logits compared with the model's.
@@ -62,7 +64,7 @@ def gguf(
         print_json({"folder": str(folder), "gguf": entries})
     else:
         print_table(_COLUMNS, [_row(kind, entry) for kind, entry in entries.items()])
-        typer.echo(f"files    {folder}")
+        echo(f"files    {folder}")
     if over := [kind for kind, entry in entries.items() if not entry["within"]]:
         entry = entries[over[0]]
         raise LimitError(
@@ -92,6 +94,7 @@ def ollama(
     type_: Annotated[str, typer.Option("--type", help="Which GGUF file.")] = "Q4_K_M",
     host: Annotated[str | None, typer.Option(metavar="URL", help=_HOST)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
+    notify: Notify = None,
     json: AsJson = False,
 ) -> None:
     """Create the model in Ollama and ask it a question of physics and for something harmful.
@@ -109,7 +112,7 @@ def ollama(
     if modelfile.licence is None:
         print_note("the base's licence is not known, so the Modelfile names none")
     if dry_run:
-        typer.echo(modelfile.text(source=str(gguf_file.resolve())), nl=False)
+        print_document(modelfile.text(source=str(gguf_file.resolve())))
         return
     create(modelfile, name=name, host=url, say=print_note)
     tests = smoke_test(name, host=url)
@@ -155,4 +158,4 @@ def card(
         write_output(output, text)
         print_note(f"card     {output}")
     else:
-        typer.echo(text, nl=False)
+        print_document(text)

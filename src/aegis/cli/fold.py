@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from aegis.cli.notify import Notify
 from aegis.cli.options import INPUT, OUTPUT_FOLDER, AdapterBase, AsJson, locate_model
-from aegis.cli.show import print_json, print_table
+from aegis.cli.show import echo, print_json, print_table
 from aegis.errors import BadInputError
 
 _ADAPTER = "An adapter folder that `aegis run` wrote."
@@ -21,6 +22,7 @@ def fold(
     output: Annotated[Path, typer.Option("-o", "--output", help=_OUTPUT, callback=OUTPUT_FOLDER)],
     base: AdapterBase = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    notify: Notify = None,
     json: AsJson = False,
 ) -> None:
     """Fold LoRA and SO(8) gates into the base's weights; plain transformers loads the result.
@@ -49,4 +51,4 @@ def fold(
     del figures["probes_sha256"]
     rows = [(key.replace("_", " "), str(value)) for key, value in figures.items()]
     print_table(("certificate", ""), rows)
-    typer.echo(f"model    {output}")
+    echo(f"model    {output}")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aegis.cli.notify import Notify
 from aegis.cli.options import INPUT, OUTPUT_FILE, AsJson, locate_model
 from aegis.cli.show import print_json, print_note, print_table
 from aegis.errors import BadInputError
@@ -26,6 +27,7 @@ def judge(
         Path | None, typer.Option("-o", "--output", help=_OUTPUT, callback=OUTPUT_FILE)
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help=_SKIP_BAD)] = False,
+    notify: Notify = None,
     json: AsJson = False,
 ) -> None:
     """Decide ALLOW, ESCALATION, DENY or REFUSE, with four probabilities; nothing is generated.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aegis.cli.options import INPUT, AsJson, group, number
-from aegis.cli.show import print_json, print_note, print_table
+from aegis.cli.show import echo, print_json, print_note, print_table
 from aegis.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def list_(
     for case in shown:
         question = " ".join(case.query.split())[:80]
         cells = (case.id[:8], case.opened, case.user, question, case.reviewer or "")
-        rows.append(tuple(map(_printable, cells)))
+        rows.append(cells)
     columns = ("id", "since", "user", "question", "reviewer")
     print_table(columns, rows, title=f"{queue.waiting()} waiting")
 
@@ -59,11 +59,11 @@ def show(id: Id, cases: File = _FILE, json: AsJson = False) -> None:
         print_json(asdict(case))
         return
     chances = [f"{name} {p:.2f}" for name, p in zip(NAMES, case.probabilities, strict=True)]
-    user = _printable(case.user) or "nobody named"
-    typer.echo(f"{case.id}\nsince {case.opened}, from {user}\n{'  '.join(chances)}\n")
-    typer.echo(_printable(case.query))
+    user = case.user or "nobody named"
+    echo(f"{case.id}\nsince {case.opened}, from {user}\n{'  '.join(chances)}\n")
+    echo(case.query)
     if case.answer is not None:
-        typer.echo(f"\nanswered {case.resolved} by {case.reviewer}:\n{case.answer}")
+        echo(f"\nanswered {case.resolved} by {case.reviewer}:\n{case.answer}")
 
 
 @app.command()
@@ -97,8 +97,3 @@ def _open_queue(path: Path, *, writable: bool = True) -> CaseQueue:
             f"{path}: no such queue; `aegis serve` makes it beside its model, or give --cases FILE"
         )
     return CaseQueue(located, writable=writable)
-
-
-def _printable(text: str) -> str:
-    """Replace what would move the terminal's cursor or colour it: the asker may have sent it."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from aegis.cli.notify import Notify
 from aegis.cli.options import AutoResume, ConfigFile, Overrides, repeatable
-from aegis.cli.show import print_json, print_table, progress_reporter
+from aegis.cli.show import echo, print_json, print_table, progress_reporter
 
 _SKIP_BAD = "Set bad lines of data files aside in rejected.jsonl instead of stopping."
 
@@ -19,6 +20,7 @@ def run(
     set_: Overrides = None,
     auto_resume: AutoResume = True,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help=_SKIP_BAD)] = False,
+    notify: Notify = None,
     json: Annotated[bool, typer.Option("--json", help="Print the session record as JSON.")] = False,
 ) -> None:
     """Take a model from seed data to a folded, certified, evaluated model folder.
@@ -56,4 +58,4 @@ def run(
     columns = ("held-out decisions", "base", "candidate")
     print_table(columns, rows, title=f"{session.session_id}: completed")
     for name in ("model", "adapter", "report.html"):
-        typer.echo(f"{Path(name).stem:8} {Path(settings.runs) / 'latest' / name}")
+        echo(f"{Path(name).stem:8} {Path(settings.runs) / 'latest' / name}")

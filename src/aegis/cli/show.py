@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+# What moves the cursor, colours or turns round what a terminal shows: control characters but line
+# break and tab, marks of direction, line separators, invisible tags.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]"
+)
+
 if TYPE_CHECKING:
     from aegis.runs.events import Reporter
+
+
+def escaped(text: str) -> str:
+    r"""Return the text with what could steer a terminal written out, as \x1b: it may come from
+    anybody."""
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print text for people."""
+    typer.echo(escaped(text), err=err)
+
+
+def print_document(text: str) -> None:
+    """Print a text that is a result of its own: as it is into a pipe or a file."""
+    sys.stdout.write(escaped(text) if sys.stdout.isatty() else text)
 
 
 def print_json(value: Any) -> None:
@@ -23,7 +47,7 @@ def print_result(as_json: bool, value: Any, *lines: str) -> None:
     if as_json:
         print_json(value)
     else:
-        typer.echo("\n".join(lines))
+        echo("\n".join(lines))
 
 
 def print_table(
@@ -33,15 +57,15 @@ def print_table(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, title=title, title_justify="left")
+    table = Table(*map(escaped, columns), title=title and escaped(title), title_justify="left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escaped, row))
     Console(highlight=False, markup=False).print(table)
 
 
 def print_note(line: str) -> None:
     """Print one line of progress on stderr."""
-    print(f"· {line}", file=sys.stderr, flush=True)
+    print("· " + escaped(line).replace("\n", "\\n"), file=sys.stderr, flush=True)
 
 
 def progress_reporter() -> Reporter:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aegis.cli.options import INPUT, AsJson
-from aegis.cli.show import print_json, print_table
+from aegis.cli.show import echo, print_json, print_table
 from aegis.errors import ArtifactError, BadInputError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def status(
     rows = _rows(session, interrupted=facts["interrupted"])
     print_table(columns, rows, title=f"{session.session_id}: {session.stage}")
     for line in _lines(session, facts):
-        typer.echo(line)
+        echo(line)
 
 
 def _facts(session: Session, beat: Beat | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from aegis.cli.options import (
     locate_model,
     number,
 )
-from aegis.cli.show import print_result
+from aegis.cli.show import echo, print_document, print_json
 
 _MODEL = "An adapter or a model folder that `aegis run` wrote."
 _PATHS = "Ways of thinking to weigh against each other."
@@ -61,6 +61,9 @@ def think(
     if debug_private:
         for number, path in enumerate(given.paths, 1):
             for name, body in path.bodies().items():
-                typer.echo(f"[private {number}] {name}: {body.reveal()}", err=True)
-            typer.echo(f"[private {number}] answer: {path.public}", err=True)
-    print_result(json, given.to_json(), given.final)
+                echo(f"[private {number}] {name}: {body.reveal()}", err=True)
+            echo(f"[private {number}] answer: {path.public}", err=True)
+    if json:
+        print_json(given.to_json())
+    else:
+        print_document(f"{given.final}\n")

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aegis.cli.notify import Notify
 from aegis.cli.options import AsJson, AutoResume, ConfigFile, Overrides, repeatable
-from aegis.cli.show import print_json, print_table, progress_reporter
+from aegis.cli.show import echo, print_json, print_table, progress_reporter
 from aegis.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def train(
     plan: Annotated[bool, typer.Option("--plan", help=_PLAN)] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
     auto_resume: AutoResume = True,
+    notify: Notify = None,
     json: AsJson = False,
 ) -> None:
     """Train as far as one step: sft, reward, or one of ppo, dpo, grpo, rloo.
@@ -70,7 +72,7 @@ def train(
         _train(step, settings, command, resume=auto_resume, json=json)
         if not json:
             changed = "".join(f" --set '{override}'" for override in overrides)
-            typer.echo(f"go on with: aegis run {config}{changed}")
+            echo(f"go on with: aegis run {config}{changed}")
 
 
 def _plan(settings: Config, config: Path, *, json: bool, quiet: bool) -> None:
@@ -84,7 +86,7 @@ def _plan(settings: Config, config: Path, *, json: bool, quiet: bool) -> None:
     elif not json:
         print_table(("part", "memory"), estimate.rows(), title=f"{config}: training plan")
         for line in estimate.advice():
-            typer.echo(line)
+            echo(line)
 
 
 def _dry_run(step: TrainingStep, config: Path, overrides: list[str]) -> None:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -15,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aegis.cli.notify import NOTIFY_HELP, ring_bell, run_notify_command
 from aegis.cli.options import DAY_S, INPUT, AsJson, number
 from aegis.cli.show import print_note, print_result
 from aegis.errors import ArtifactError, BadInputError
@@ -23,14 +20,12 @@ if TYPE_CHECKING:
     from aegis.runs.health import RunStatus
     from aegis.runs.supervisor import System
 
-_NOTIFY_LIMIT_S = 60.0
 _RUN = "A session folder; or another trainer's log file, or the folder it writes into."
 _CHECK_ONLY = "Look once, print one line, and leave."
 _RESUME = "End the run if it hangs, and start it again if it hangs or died."
 _INTERVAL = "Time between looks."
 _SILENCE = "A living run that is silent for longer hangs; durable.silence_s (300) by default."
 _RESUMES = "Give up after so many resumes that got nowhere."
-_NOTIFY = "Shell command for the end; it finds AEGIS_RUN, AEGIS_STATE and AEGIS_MESSAGE."
 _INTERVAL_OPTION = number(help=_INTERVAL, least=0.1, most=DAY_S, metavar="SECONDS")
 _SILENCE_OPTION = number(help=_SILENCE, least=1, most=30 * DAY_S, metavar="SECONDS")
 
@@ -42,7 +37,7 @@ def watch(
     interval: Annotated[float, _INTERVAL_OPTION] = 60.0,
     silence: Annotated[float | None, _SILENCE_OPTION] = None,
     max_resumes: Annotated[int, number(help=_RESUMES, least=0, most=1000)] = 5,
-    notify: Annotated[str | None, typer.Option(metavar="CMD", help=_NOTIFY)] = None,
+    notify: Annotated[str | None, typer.Option(metavar="CMD", help=NOTIFY_HELP)] = None,
     json: AsJson = False,
 ) -> None:
     """Tell whether a run is running, finished, failed, stopped, dead (gone without a word) or hung
@@ -142,35 +137,7 @@ def one_line(status: RunStatus) -> str:
 
 def alert(status: RunStatus, notify: str | None, say: Callable[[str], None]) -> None:
     """Ring the terminal's bell, and run the user's own command."""
-    if sys.stdout.isatty():
-        sys.stdout.write("\a")
-        sys.stdout.flush()
+    ring_bell()
     if notify:
-        problem = run_notify_command(notify, status)
-        done = f"told of {status.state}"
-        say(f"--notify: {f'{problem}; the run is not affected' if problem else done}")
-
-
-def run_notify_command(
-    notify: str, status: RunStatus, *, limit_s: float = _NOTIFY_LIMIT_S
-) -> str | None:
-    """Run the user's command with the status in its environment; return what went wrong."""
-    env = os.environ | {"AEGIS_RUN": status.run, "AEGIS_STATE": status.state}
-    env["AEGIS_MESSAGE"] = one_line(status)
-    posix = os.name != "nt"
-    try:
-        process = subprocess.Popen(
-            notify, shell=True, env=env, stdin=subprocess.DEVNULL, stdout=2, start_new_session=posix
-        )
-    except (OSError, ValueError) as error:
-        return f"the command cannot be started ({error})"
-    try:
-        code = process.wait(limit_s)
-    except subprocess.TimeoutExpired:
-        if posix:
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
-        process.wait()
-        return f"the command took longer than {limit_s:.0f} s and was ended"
-    return f"the command ended with exit code {code}" if code else None
+        told = run_notify_command(notify, status.run, status.state, one_line(status))
+        say(f"--notify: {told}")
