@@ -10,6 +10,7 @@ from aegis.engine.judge import Judge
 from aegis.errors import DataError, ModelError, StoppedError
 from aegis.model.calibration import Calibration, Weights
 from aegis.model.heads import DecisionHead
+from aegis.model.lexical import LexicalHead
 from aegis.protocol.decisions import Decision
 from aegis.storage.journal import Journal
 
@@ -96,3 +97,9 @@ def test_missing_folders_and_long_prompts_are_told(model_folder: Path, tmp_path:
         Judge.load(tmp_path / "none")
     with pytest.raises(DataError, match=r"f:1: the prompt has .* tokens and the model reads 512"):
         Judge.load(model_folder).judge(["x" * 600], names=["f:1"])
+
+
+def test_of_a_single_decision_the_words_learn_nothing() -> None:
+    head = LexicalHead.fit(["river engine", "paper garden"], [3, 3], strength=1.0)
+    assert np.allclose(head.logits(["river"]), -np.log(4))
+    assert head.fit(["river", "paper"], [3, 0], strength=1.0).logits(["river"]).argmax() == 3

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from aegis.config import GateSettings, LoraSettings, ModelSettings
 from aegis.errors import ModelError
 from aegis.model.base import meta_model, resolve_base
-from aegis.model.preflight import check_attachable, require_adaptable
+from aegis.model.preflight import check_attachable, check_prompts, check_weights, require_adaptable
 from tests.conftest import random_model
 from tests.model.architectures import ARCHITECTURES, tiny_config
 from tests.model.test_adapted import IDS, MASK, randomised
@@ -96,3 +98,56 @@ def test_a_model_of_another_kind_is_told(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match="no causal language model"):
         check_attachable(resolve_base(str(tmp_path)), ModelSettings())
+
+
+def test_an_adapter_beside_the_model_is_told(save_base: Callable[..., Path]) -> None:
+    folder = save_base("llama")
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"would load unasked; merge it .+ or move it out"):
+        resolve_base(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"a.weight": torch.zeros(2, 2, dtype=torch.uint8)}, "a.weight holds U8; give the base"),
+        ({"a.qweight": torch.zeros(2, dtype=torch.int32)}, "a.qweight holds I32; give the base"),
+        (
+            {"a.weight": torch.zeros(2, dtype=torch.float8_e4m3fn)},
+            "a.weight holds F8_E4M3; give the base",
+        ),
+        (b"version https://git-lfs.github.com/spec/v1\n", "no whole safetensors file .+ lfs pull"),
+        ({"position_ids": torch.zeros(1, 4, dtype=torch.long)}, None),
+    ],
+)
+def test_weights_in_codes_and_cut_files_are_told(
+    save_base: Callable[..., Path], weights: Any, message: str | None
+) -> None:
+    base = resolve_base(str(save_base("llama")))
+    check_weights(base)
+    more = base.folder / "model-2.safetensors"
+    more.write_bytes(weights) if isinstance(weights, bytes) else save_file(weights, more)
+    with pytest.raises(ModelError, match=message) if message else nullcontext():
+        check_weights(base)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eos_token": None}, "must have an end token"),
+        ({"chat_template": "{{ raise_exception('never') }}"}, "cannot write a question .never"),
+        ({"chat_template": "{{ nothing.at.all }}"}, "cannot write a question"),
+        ({"chat_template": "a" * 600}, "reads 512 tokens, and .+ takes 600 before"),
+        ({}, None),
+    ],
+)
+def test_a_tokenizer_that_cannot_ask_or_end_is_told(
+    save_base: Callable[..., Path], change: dict[str, Any], message: str | None
+) -> None:
+    base = resolve_base(str(save_base("llama")))
+    tokenizer = base.load_tokenizer()
+    for name, value in change.items():
+        setattr(tokenizer, name, value)
+    tokenizer.save_pretrained(base.folder)
+    with pytest.raises(ModelError, match=message) if message else nullcontext():
+        check_prompts(base, ModelSettings())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
 
 import pytest
 
 from aegis.config import load_config, parse_config
+from aegis.errors import DataError
 
 
 def test_changing_what_tracks_does_not_start_a_run_anew(
@@ -48,3 +51,28 @@ def test_a_run_folder_that_was_moved_is_gone_on_with(tmp_path: Path) -> None:
     begun = opened(tmp_path / "here")
     (tmp_path / "here").rename(tmp_path / "there")
     assert opened(tmp_path / "there") == begun
+
+
+@pytest.mark.parametrize(
+    ("decisions", "topics", "message"),
+    [
+        (["REFUSE"] * 3, 0, r"at least two .* all 3 are REFUSE; add .*seed_records: true"),
+        (["REFUSE"] * 3, 1, None),  # what is generated is of another decision
+        (["REFUSE", "ALLOW"], 0, None),
+    ],
+)
+def test_records_of_one_decision_begin_no_session(
+    tmp_path: Path, base_folder: Path, decisions: list[str], topics: int, message: str | None
+) -> None:
+    from aegis.pipeline import job
+
+    rows = [{"id": f"r{n}", "prompt": f"p{n}", "decision": d} for n, d in enumerate(decisions)]
+    (tmp_path / "own.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    data = {"seed_records": False, "records": [str(tmp_path / "own.jsonl")]}
+    settings = {"base": str(base_folder), "runs": str(tmp_path / "runs")}
+    config = parse_config(
+        {**settings, "data": {**data, "generate": {"samples": topics}}}, where="t"
+    )
+    with pytest.raises(DataError, match=message) if message else contextlib.nullcontext():
+        job._check(config)
+    assert not (tmp_path / "runs").exists()

@@ -65,6 +65,12 @@ class ModelFolder:
                 f"base {self.name!r}: {self.folder} holds no config.json; "
                 "give a Hugging Face model folder"
             )
+        if (self.folder / "adapter_config.json").exists():
+            raise ModelError(
+                f"base {self.name!r}: {self.folder} holds a model and an adapter "
+                "(adapter_config.json), which transformers would load unasked; merge it into the "
+                "weights (PEFT's merge_and_unload), or move it out of the folder"
+            )
         try:
             return AutoConfig.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
         except Exception as error:  # many classes validate configs, each with errors of its own

@@ -43,16 +43,18 @@ class LexicalHead:
     def fit(
         cls, prompts: Sequence[str], decisions: Sequence[int], *, strength: float
     ) -> LexicalHead:
-        """Train on prompts and their decisions.
+        """Train on prompts and their decisions; of a single decision nothing is learned.
 
         Args:
             strength: inverse regularisation, sklearn's C.
         """
         counts = _features().transform(prompts)
         tfidf = TfidfTransformer(sublinear_tf=True).fit(counts)
+        weight = np.zeros((len(NAMES), counts.shape[1]), dtype=np.float32)
+        if len(set(decisions)) < 2:
+            return cls(tfidf.idf_.astype(np.float32), weight, np.zeros(len(NAMES), np.float32))
         regression = LogisticRegression(C=strength, max_iter=1000)
         fitted = regression.fit(tfidf.transform(counts), decisions)
-        weight = np.zeros((len(NAMES), counts.shape[1]), dtype=np.float32)
         bias = np.full(len(NAMES), -10.0, dtype=np.float32)  # a decision that training never saw
         rows, intercepts = fitted.coef_, fitted.intercept_
         if len(fitted.classes_) == 2:  # sklearn keeps one row for two classes

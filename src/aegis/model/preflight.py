@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from aegis.config import LoraSettings, ModelSettings
 from aegis.errors import ModelError
 from aegis.model.adapted import attach, decoder_linears, lora_config
-from aegis.model.base import Base, first_line, meta_model
+from aegis.model.base import Base, context_length, first_line, meta_model
 from aegis.model.lm_head import vocabulary_logits
 from aegis.model.offload import require_gpu
+from aegis.model.prompt import PromptEncoder
 from aegis.model.quantize import require_package, require_plain
 from aegis.model.trunk import Trunk, below, last_hidden
 
@@ -36,6 +38,56 @@ def check_attachable(
     require_adaptable(model, settings, where=f"base {base.spec!r}")
     if reward:
         lora_config(model, reward, field="train.reward.lora")
+
+
+def check_weights(base: Base) -> None:
+    """Look at the headers of the weight files: whole files, and numbers instead of codes.
+
+    Raises:
+        ModelError: if a file is cut or no safetensors file, or a weight is held in codes.
+    """
+    for path in sorted(base.folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt") as file:
+                parts = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"base {base.spec!r}: {path.name} is no whole safetensors file "
+                f"({first_line(error)}); download it again (git lfs pull, if it is a pointer)"
+            ) from error
+        for name, kind in parts.items():
+            if "weight" in name.rpartition(".")[2] and kind.startswith(("I", "U", "F8", "F4")):
+                raise ModelError(
+                    f"base {base.spec!r}: must hold its original weights, for quantised ones "
+                    f"cannot be folded; {name} holds {kind}; give the base before quantisation"
+                )
+
+
+def check_prompts(base: Base, settings: ModelSettings) -> None:
+    """Check that prompts can be written, and responses ended, with the base's tokenizer.
+
+    Raises:
+        ModelError: if not.
+    """
+    tokenizer = base.load_tokenizer()
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"base {base.spec!r}: the tokenizer must have an end token, for a response has to end; "
+            "it has none; name one as eos_token in tokenizer_config.json, as the base was trained"
+        )
+    encoder = PromptEncoder(tokenizer, settings.system_prompt)
+    try:
+        count = len(encoder.ids("Hello"))
+    except Exception as error:  # a template may do what it likes
+        raise ModelError(
+            f"base {base.spec!r}: its chat template cannot write a question "
+            f"({first_line(error)}); mend the template, or remove it for a plain form"
+        ) from error
+    if count >= (limit := context_length(base.read_config())):
+        raise ModelError(
+            f"base {base.spec!r}: reads {limit} tokens, and model.system_prompt with the chat "
+            f"template takes {count} before a question begins; shorten the system prompt"
+        )
 
 
 def require_adaptable(model: Any, settings: ModelSettings, *, where: str) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 from aegis.config import Config, dump_yaml
 from aegis.data.mixture import check_datasets
 from aegis.data.stage import collect
-from aegis.errors import ConfigError, StoppedError
+from aegis.errors import ConfigError, DataError, StoppedError
 from aegis.model.base import Base, resolve_base
 from aegis.model.device import release_memory, set_threads
-from aegis.model.preflight import check_attachable
+from aegis.model.preflight import check_attachable, check_prompts, check_weights
 from aegis.pipeline.context import StepContext
 from aegis.pipeline.runner import ArtifactWriter, Runner
 from aegis.pipeline.steps import stages
@@ -85,13 +85,21 @@ def _check(config: Config) -> Base:
     if runs.exists() and not runs.is_dir():
         raise ConfigError(f"runs: {config.runs!r} is a file; give a folder")
     require_trackers(config.tracking)
-    collect(config.data)
+    records, _, topics, _ = collect(config.data)
+    decisions = {record.decision for record in records} | {topic.decision for topic in topics}
+    if len(decisions) < 2 and not config.train.datasets:
+        raise DataError(
+            "data.records must hold at least two of the four decisions, for a judge chooses among "
+            f"them; all {len(records)} are {', '.join(each.name for each in decisions)}; "
+            "add records of another decision, or set data.seed_records: true"
+        )
     check_datasets(config)
     require_space(runs, 256 * _MIB)
     base = resolve_base(config.base, trust_remote_code=config.model.trust_remote_code)
     reward = config.train.reward.lora if config.train.algorithm not in ("sft", "dpo") else None
     check_attachable(base, config.model, reward=reward)
-    base.load_tokenizer()
+    check_weights(base)
+    check_prompts(base, config.model)
     return base
 
 
