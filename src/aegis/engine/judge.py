@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from aegis.engine.readings import Readings
 from aegis.engine.verdict import CalibratedHead, Verdict, verdicts
 from aegis.errors import AegisError, ModelError
 from aegis.model.base import ModelFolder, context_length
@@ -102,7 +103,8 @@ class Judge:
         on_batch: Callable[[int], None] = lambda _: None,
         remember: Remember = compute_anew,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return (n, 4) calibrated logits, and (n,) milliseconds a prompt.
+        """Return (n, 4) calibrated logits, those of each prompt's severest reading, and (n,)
+        milliseconds a prompt, all its readings together.
 
         Args:
             names: how error messages call each prompt.
@@ -113,26 +115,29 @@ class Judge:
             DataError: if a prompt is longer than the model's context.
         """
         names = names or [f"prompt {number}" for number in range(1, len(prompts) + 1)]
-        asked = prompts if self.head else [_QUESTION.format(prompt=prompt) for prompt in prompts]
+        read = Readings.of(prompts)
+        asked = read.texts if self.head else [_QUESTION.format(prompt=text) for text in read.texts]
         rows = [
-            self.encoder.fitting_ids(prompt, where=name)
-            for prompt, name in zip(asked, names, strict=True)
+            self.encoder.fitting_ids(text, where=names[int(owner)])
+            for text, owner in zip(asked, read.owners, strict=True)
         ]
+        pending = np.bincount(read.owners)
         logits, times = np.zeros((len(rows), len(NAMES))), np.zeros(len(rows))
         for number, indices in enumerate(
             by_length([len(row) for row in rows], batch_tokens=self.batch_tokens)
         ):
             judged = remember(str(number), partial(self._timed, [rows[i] for i in indices]))
             logits[indices], times[indices] = judged
-            on_batch(len(indices))
+            np.subtract.at(pending, read.owners[indices], 1)
+            on_batch(int((pending[np.unique(read.owners[indices])] == 0).sum()))
         if not np.isfinite(logits).all():
             raise AegisError(
                 f"the model gives logits that are not finite in {self.model.dtype}; "
                 "fold it in float32"
             )
         if self.head and prompts:
-            logits = self.head.calibrated(logits, prompts, self.encoder)
-        return logits, times
+            logits = self.head.calibrated(logits, read.texts, self.encoder)
+        return read.severest(logits), read.totals(times)
 
     def judge(
         self,

@@ -16,6 +16,7 @@ from aegis.engine.batching import Batcher
 from aegis.engine.llamacpp import GgufModel, require_package
 from aegis.engine.llamacpp_jobs import ReadJob, SequenceJob, WeighJob, WriteJob
 from aegis.engine.protocol import ThinkingRequest
+from aegis.engine.readings import Readings
 from aegis.engine.response_grammar import ResponseGrammar
 from aegis.engine.response_sampler import allowed_tokens
 from aegis.engine.verdict import CalibratedHead, Verdict, verdicts
@@ -128,7 +129,8 @@ class LlamaCppEngine:
         if not prompts:
             return []
         begun = time.perf_counter()
-        rows = [self.encoder.fitting_ids(prompt) for prompt in prompts]
+        read = Readings.of(prompts)
+        rows = [self.encoder.fitting_ids(text) for text in read.texts]
         pooled = np.stack(self._run([ReadJob(row, self.head.head.pooling) for row in rows]))
         logits = self.head.from_pooled(pooled)
         if not np.isfinite(logits).all():
@@ -136,7 +138,7 @@ class LlamaCppEngine:
                 "the GGUF file gives hidden states that are not finite; "
                 "export the model as f32 or bf16"
             )
-        logits = self.head.calibrated(logits, prompts, self.encoder)
+        logits = read.severest(self.head.calibrated(logits, read.texts, self.encoder))
         share = 1000 * (time.perf_counter() - begun) / len(prompts)
         return verdicts(logits, [share] * len(prompts))
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from aegis.engine.local_thinker import LocalThinker
 from aegis.engine.protocol import ThinkingRequest
+from aegis.engine.readings import Readings
 from aegis.engine.response_sampler import ResponseRequest, SampledResponse, hold_gates
 from aegis.engine.verdict import Verdict
 from aegis.errors import AegisError
@@ -72,8 +73,8 @@ class TransformersEngine:
         self._worker.start()
 
     def judge(self, prompts: Sequence[str]) -> list[Verdict]:
-        for prompt in prompts:
-            self.thinker.encoder.fitting_ids(prompt)
+        for text in Readings.of(prompts).texts:
+            self.thinker.encoder.fitting_ids(text)
         question = _Judging(prompts)
         self._put(self._questions, [question])
         return question.future.result()

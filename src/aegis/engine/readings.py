@@ -1,0 +1,224 @@
+"""The ways in which a prompt can be read. All are judged and the severest counts, so that no
+disguise is weaker than what it hides."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import codecs
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from aegis.model.calibration import probabilities
+from aegis.protocol.crisis import is_crisis
+from aegis.protocol.decisions import Decision
+from aegis.protocol.spelling import hidden_text, readable
+
+_MANY = 3  # statements before a request
+_MOST_PARTS = 64
+_RAISE = 3.0  # of a logit; P(ESCALATION) becomes 0.87 at least
+# What people type for the look of it, and what it stands for.
+_ORDINARY = str.maketrans({"…": "...", "\xa0": " ", "\u202f": " "})
+_TYPOGRAPHY = re.compile(r"(?<![^\W_])[\ufe0f\u200d]+")
+_ENDS = tuple("。？！?!.")
+
+# Markers of turns, of any model: what stands between two of them is a message of its own.
+_ROLE = r"(?:user|human|assistant|ai|bot|model|system|developer|instructions?|input|response)"
+_MARKER = re.compile(
+    rf"([<＜][|｜] ?(?:im_start|start_header_id)[^|｜<>\n]{{0,20}}[|｜][>＞] *{_ROLE}?"
+    rf"|[<＜][|｜][^|｜<>\n]{{1,40}}[|｜][>＞]|</?s>|\[/?inst\]|<</?sys>>"
+    rf"|<(?:start|end)_of_turn>(?: *{_ROLE}\b)?|[<\[]/?{_ROLE}[>\]]"
+    rf"|^\W{{0,4}}(?:{_ROLE}|ユーザー|アシスタント|システム|指示)\W{{0,3}}[:：]|^#+ *{_ROLE} *$"
+    r"|^Earlier in this conversation:|^The user now says:)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_ANSWERER = re.compile("assistant|bot|model|response|アシスタント|^\\W*ai", re.IGNORECASE)
+
+# Letters one by one: "b o m b", "b.o.m.b", "爆 弾 の".
+_LETTER = r"[^\W_]"
+_APART_BY_MARKS, _APART_BY_SPACES = (
+    re.compile(rf"(?<!{_LETTER}){_LETTER}({mark}){_LETTER}\1{_LETTER}(?!{_LETTER})")
+    for mark in (r"[^\w\s]|_", r"\s")
+)
+_LETTERS = r"[^\W\d_]"
+_INSIDE = re.compile(
+    rf"(?<={_LETTERS})[*_|~^·•\\=+\"#`]+(?={_LETTERS})|(?<=[a-z]{2})\.(?=[a-z]{2})", re.I
+)
+_SYLLABLES = re.compile(r"(?<![\w-])[A-Za-z][a-z]{0,2}(?:-[a-z]{1,3})+(?![\w-])")
+_DRAWN_OUT = re.compile(r"([a-z])\1{2,}", re.I)
+_LEET = str.maketrans("013457@$!", "oieastasi")
+_LEET_WORD = re.compile(r"[a-z0-9@$!]+", re.I)
+_INNER_LEET = re.compile(r"[a-z][013457@$!]{1,4}[a-z]|^[0134][a-z]{4}", re.I)
+_MIXED = re.compile(r"(?=.*[a-z])(?=.*[013457@$])(?!\d+[a-z]{1,2}$)", re.I)
+_WORD = re.compile(r"[a-z0-9@$!]+", re.I)
+_INNER_LEET = re.compile(r"[a-z][013457@$!]{1,2}[a-z]|^[0134][a-z]{4}", re.I)
+_WORD = re.compile(r"\b[A-Za-z]{3,}\b")
+_SENTENCE_START = re.compile(r"(?:^|[.!?]\s+)[a-z]|\bi\b", re.MULTILINE)
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
+_HEX = re.compile(r"(?:[0-9a-f]{2}[ :]?){10,}", re.I)
+_COMMON = re.compile(
+    r"\b(?:the|how|to|what|make|of|and|for|is|you|can|my|do|with|in|me|a|that|it|from|any|where|i)\b",
+    re.I,
+)
+
+_BULLET = re.compile(r"^[ \t]*(?:\(?\d{1,2}[.):]|[-*•・])[ \t]+", re.MULTILINE)
+_SENTENCE = re.compile(
+    r"(?<!Mr\.)(?<!Mrs\.)(?<!Ms\.)(?<!Dr\.)(?<!e\.g\.)(?<!i\.e\.)(?<!vs\.)(?<=[.!?])\s+|(?<=[?？!！。♡])[\s\u3000]*|\n+"
+)
+_REQUEST = re.compile(
+    r"[?？]\W*$|^\W*(?:\d+\W+)?(?:(?:and|then|also|now|next|finally|second|third|lastly|please|so"
+    r"|but|ok|okay)[ ,]+)*(?:how|what|which|who|where|when|why|can|could|would|should|is|are|do"
+    r"|does|did|write|give|tell|explain|list|show|draft|make|create|build|describe|help|find|plan"
+    r"|translate|summari[sz]e|suggest|recommend|compare|teach|walk|name|provide|generate|compose|design|send"
+    r"|calculate|fix|check|book|cancel|delete|let|i want|i need|i'd like|step)\b"
+    r"|(?:か|かな|の|教えて|ください|下さい|くれ|ほしい|欲しい|お願い(?:します)?|して|って|書いて|作って|いて"
+    r"|えて|(?<!み)たい(?:です)?|しろ|せよ|方法|やり方|作り方|仕方|とは|は)[。♡笑w！!\s]*$",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Readings:
+    """The readings of several prompts in one row, each prompt's as written first.
+
+    Args:
+        owners: (readings,) the index of each one's prompt.
+    """
+
+    texts: list[str]
+    owners: np.ndarray
+
+    @classmethod
+    def of(cls, prompts: Sequence[str]) -> Readings:
+        groups = [readings(prompt) for prompt in prompts]
+        owners = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+        return cls([text for group in groups for text in group], owners)
+
+    def severest(self, logits: np.ndarray) -> np.ndarray:
+        """Reduce (readings, 4) calibrated logits to (prompts, 4), each prompt's from the reading
+        that decides: the severest decision, and of several with that one the least allowed. Where a
+        reading is a crisis, it is the prompt as written, with ESCALATION raised above the rest."""
+        chances = probabilities(logits)
+        severity = chances.argmax(1) - chances[:, Decision.ALLOW]
+        first: dict[int, int] = {}
+        best: dict[int, int] = {}
+        in_crisis: set[int] = set()
+        for index, (owner, text) in enumerate(zip(self.owners.tolist(), self.texts, strict=True)):
+            first.setdefault(owner, index)
+            if severity[index] > severity[best.setdefault(owner, index)]:
+                best[owner] = index
+            if is_crisis(text):
+                in_crisis.add(owner)
+        chosen = logits[list(best.values())]
+        for owner in in_crisis:
+            chosen[owner] = logits[first[owner]]
+            chosen[owner, Decision.ESCALATION] = chosen[owner].max() + _RAISE
+        return chosen
+
+    def totals(self, values: np.ndarray) -> np.ndarray:
+        """Sum (readings,) values over each prompt: (prompts,)."""
+        return np.bincount(self.owners, weights=values)
+
+
+def readings(prompt: str) -> list[str]:
+    """Return the prompt as written, then what it says once its disguises are undone, then each
+    request in it; of a plain, single request that is one."""
+    plain = readable(prompt)
+    messages = _MARKER.split(plain)  # every second one a marker
+    messages[::2] = map(_spelled, messages[::2])
+    layers = [plain, "".join(messages), hidden_text(prompt)]
+    layers += [decoded for text in layers[:2] for decoded in _decoded(text)]
+    layers = [text for text in layers if _typed(text) not in ("", _typed(prompt))]
+    parts = [part for text in (prompt, *layers) for part in requests(text)]
+    bare = [_MARKER.sub("\n", text).strip() for text in (prompt, *layers)]
+    others = [text for text in (*bare, *parts) if text not in ("", prompt.strip())]
+    return list(dict.fromkeys([prompt, *others]))
+
+
+def requests(text: str) -> list[str]:
+    """Return what can stand alone in a text: every message between markers of turns, of several
+    requests each with the statements before it, and a request without them where they are many."""
+    found: list[str] = []
+    alone: list[str] = []
+    marker, *others = "", *_MARKER.split(text)
+    for message, following in zip(others[::2], [*others[1::2], ""], strict=True):
+        statements: list[str] = []
+        first = len(found)
+        lines = _SENTENCE.split(_BULLET.sub("", message))
+        for sentence in filter(None, map(str.strip, lines)):
+            statements.append(sentence)
+            if _REQUEST.search(sentence):
+                found.append(" ".join(statements))
+                if len(statements) > _MANY:
+                    alone.append(sentence)
+                statements = []
+        if statements and len(found) > first:
+            found[-1] = " ".join([found[-1], *statements])
+        elif statements and not _ANSWERER.search(marker):
+            found.append(" ".join(statements))
+        marker = following
+    size = -(-len(found) // _MOST_PARTS) or 1
+    joined = [" ".join(found[start : start + size]) for start in range(0, len(found), size)]
+    return [*(joined if len(joined) > 1 else []), *alone[:_MOST_PARTS]]
+
+
+def _typed(text: str) -> str:
+    """Return the text without what people type for the look of it."""
+    return _TYPOGRAPHY.sub("", text.translate(_ORDINARY)).strip()
+
+
+def _spelled(text: str) -> str:
+    """Join letters that stand apart, take marks out of words, undo leetspeak and odd case."""
+    # A space last: letters with other marks between stand beside words of one letter, too.
+    for apart in (_APART_BY_MARKS, _APART_BY_SPACES):
+        for mark in sorted({run[1] for run in apart.finditer(text)}):
+            text = _joined(text, re.escape(mark))
+    text = _SYLLABLES.sub(lambda word: word[0].replace("-", ""), _INSIDE.sub("", text))
+    text = _DRAWN_OUT.sub(r"\1", text)
+    throughout = sum(map(bool, map(_MIXED.match, _LEET_WORD.findall(text)))) > 2
+    text = _LEET_WORD.sub(
+        lambda word: (
+            word[0].translate(_LEET) if throughout or _INNER_LEET.search(word[0]) else word[0]
+        ),
+        text,
+    )
+    words = _WORD.findall(text)
+    if 2 * sum(word[1:] != word[1:].lower() for word in words) > len(words):
+        text = _SENTENCE_START.sub(lambda start: start[0].upper(), text.lower())
+    return text
+
+
+def _joined(text: str, mark: str) -> str:
+    """Join the letters that have this mark between them; several spaces become one."""
+    run = rf"(?<!{_LETTER}){_LETTER}(?:{mark}{_LETTER})+(?!{_LETTER})(?:{mark}(?=[.?!。？！]))?"
+    text = re.sub(run, lambda letters: re.sub(mark, "", letters[0]), text)
+    return re.sub(r"(?<=\S)[ \u3000]{2,}", " ", text)
+
+
+def _decoded(text: str) -> list[str]:
+    """Return what is written in base64 or hexadecimal, and the text in rot13 or backwards where
+    that reads as English."""
+    found = []
+    for pattern, decode in ((_BASE64, _from_base64), (_HEX, _from_hex)):
+        for code in pattern.findall(text):
+            try:
+                found.append(decode(code).decode())
+            except (ValueError, binascii.Error):
+                continue
+    other_ways = (codecs.encode(text, "rot13"), text[::-1])
+    common = len(_COMMON.findall(text))
+    found += [way for way in other_ways if len(_COMMON.findall(way)) > 1 + 2 * common]
+    if text[:1] in _ENDS:
+        found.append(text[::-1])
+    return [way for way in found if way.isprintable()]
+
+
+def _from_base64(code: str) -> bytes:
+    return base64.b64decode(code.rstrip("=") + "=" * (-len(code.rstrip("=")) % 4), altchars=b"-_")
+
+
+def _from_hex(code: str) -> bytes:
+    return bytes.fromhex(re.sub("[ :]", "", code))
