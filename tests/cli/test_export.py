@@ -16,6 +16,7 @@ from aegis.errors import BadInputError
         (["gguf", "--types", "Q9"], "'Q9' is not one of f32"),
         (["gguf", "--kl-limit", "Q8_0"], "must be TYPE=NATS"),
         (["ollama", "--host", "ftp://box"], "must begin with http"),
+        (["ollama", "--name", "a b/../x"], "--name must be MODEL, MODEL:TAG or NAMESPACE/MODEL"),
         (["card", "-o", "."], "--output .: is a folder; give a file"),
     ],
 )

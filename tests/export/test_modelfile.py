@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from aegis.errors import ModelError
+from aegis.export import modelfile
 from aegis.export.modelfile import go_template
 from aegis.model.prompt import PromptEncoder
 from tests.conftest import TEMPLATE
@@ -56,6 +58,26 @@ def test_the_go_template_writes_what_the_chat_template_writes(
     if system:
         messages.insert(0, {"Role": "system", "Content": system})
     assert ollama_renders(go_template(tokenizer, where=Path("m")), messages) == expected
+
+
+def test_a_templates_own_words_about_the_base_are_not_handed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = merging_tokenizer()
+    source = SimpleNamespace(load_tokenizer=lambda: tokenizer, read_config=lambda: None)
+    monkeypatch.setattr(modelfile, "ModelFolder", lambda _: source)
+    monkeypatch.setattr(modelfile, "context_length", lambda _: 512)
+    for template in (CHATML, TEMPLATE, LLAMA3):
+        tokenizer.chat_template = template
+        made = modelfile.make_modelfile(tmp_path, tmp_path / "m.gguf")
+        assert "Default." not in made.text(source="m.gguf")
+        assert made.system == (modelfile.SYSTEM_TEXT if template == CHATML else None)
+        turns = [{"role": "user", "content": "hi"}]
+        if made.system:
+            turns.insert(0, {"role": "system", "content": made.system})
+        expected = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        messages = [{key.title(): text for key, text in turn.items()} for turn in turns]
+        assert ollama_renders(made.template, messages) == expected
 
 
 @pytest.mark.parametrize("template", [TEMPLATE, CHATML, LLAMA3, BRACES])

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from aegis.cli import app
 from aegis.errors import AegisError, BadInputError, LimitError, MissingPackageError, ModelError
 from aegis.export.modelfile import Modelfile, make_modelfile, pick_gguf
-from aegis.export.ollama import QUESTIONS, create, host_url, public_part, smoke_test
+from aegis.export.ollama import QUESTIONS, create, host_url, public_part, require_name, smoke_test
 
 CREATE_FIELDS = {"model", "files", "template", "parameters", "system", "license", "stream"}
 PARAMETERS = {"stop": list, "temperature": float, "num_ctx": int}
@@ -314,6 +314,55 @@ def test_a_dry_run_prints_a_modelfile_and_asks_nobody(server: Ollama, exported: 
     assert "the Modelfile names none" in run.stderr
     with pytest.raises(ModelError, match="ends a text in a Modelfile"):
         Modelfile(exported, 'a """ b', {}, None, None).text(source="x")
+
+
+def test_the_smallest_type_within_its_limit_is_taken(tmp_path: Path) -> None:
+    def certify(**within: bool) -> None:
+        entries = {kind: {"file": f"m-{kind}.gguf", "within": ok} for kind, ok in within.items()}
+        (tmp_path / "certificate.json").write_text(json.dumps({"gguf": entries}))
+
+    (tmp_path / "gguf").mkdir()
+    for kind, size in (("f16", 9), ("Q8_0", 5), ("Q4_K_M", 3), ("Q2_K", 1)):
+        (tmp_path / "gguf" / f"m-{kind}.gguf").write_bytes(b"x" * size)
+    assert pick_gguf(tmp_path, None).name == "m-Q2_K.gguf"  # nothing is known of any
+    certify(f16=True, Q8_0=True, Q4_K_M=False)
+    assert pick_gguf(tmp_path, None).name == "m-Q8_0.gguf"
+    certify(f16=True, Q8_0=True, Q4_K_M=True)
+    assert pick_gguf(tmp_path, None).name == "m-Q4_K_M.gguf"
+    assert pick_gguf(tmp_path, "Q2_K").name == "m-Q2_K.gguf"
+    certify(f16=False)
+    with pytest.raises(ModelError, match=r"no type is within .*; name one with --type"):
+        pick_gguf(tmp_path, None)
+    with pytest.raises(ModelError, match=r"no GGUF file of type Q4_K_M \(found: none\)"):
+        pick_gguf(tmp_path / "gguf" / "none", None)
+
+
+@pytest.mark.parametrize("name", ["aegis", "a:latest", "me/aegis.v1:q4_k_m", "box.lan:5000/me/a"])
+def test_names_that_ollama_takes(name: str) -> None:
+    require_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "a b",
+        "../x",
+        "a/../x",
+        "a b/../x",
+        ".a",
+        "-a",
+        "a:",
+        "a:b:c",
+        "a.b/c",
+        "あ",
+        "a\n",
+        "a/",
+    ],
+)
+def test_names_that_ollama_refuses_are_refused_before(name: str) -> None:
+    with pytest.raises(BadInputError, match="--name must be MODEL"):
+        require_name(name)
 
 
 def test_hosts_are_read_as_ollama_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ _WITH_GGUF = "A model folder with GGUF files in or below it."
 _HOST = "The server; OLLAMA_HOST or http://127.0.0.1:11434 by default."
 _DRY_RUN = "Print the Modelfile; ask no server."
 _FILE = "File to write; stdout by default."
+_TYPE = "Which GGUF file; by default the smallest type within its certificate's limit."
 _NAME = "The model's name; aegis-BASE by default."
 _LICENSE = "The hub's id of the licence; the base's by default."
 _RESULTS = "The results of a run; those beside MODEL by default."
@@ -91,7 +92,7 @@ def _row(kind: str, entry: dict[str, Any]) -> tuple[str, ...]:
 def ollama(
     model: Annotated[Path, typer.Argument(help=_WITH_GGUF, callback=INPUT)] = RUNS_MODEL,
     name: Annotated[str, typer.Option(help="What the model is to be called in Ollama.")] = "aegis",
-    type_: Annotated[str, typer.Option("--type", help="Which GGUF file.")] = "Q4_K_M",
+    type_: Annotated[str | None, typer.Option("--type", help=_TYPE)] = None,
     host: Annotated[str | None, typer.Option(metavar="URL", help=_HOST)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
     notify: Notify = None,
@@ -103,11 +104,15 @@ def ollama(
     server keeps them private.
     """
     model = locate_model(model)
-    from aegis.export.modelfile import make_modelfile, pick_gguf
-    from aegis.export.ollama import create, host_url, smoke_test
+    from aegis.export.modelfile import certified_types, make_modelfile, pick_gguf
+    from aegis.export.ollama import create, host_url, require_name, smoke_test
 
+    require_name(name)
     url = host_url(host)
     gguf_file = pick_gguf(model, type_)
+    if entry := certified_types(model).get(kind := gguf_file.stem.rpartition("-")[2]):
+        top1, kl = f"{entry['top1_agreement']:.0%}", f"{entry['kl_mean']:.3g}"
+        print_note(f"{kind}: the model's most probable token at {top1} of places, mean KL {kl}")
     modelfile = make_modelfile(model, gguf_file)
     if modelfile.licence is None:
         print_note("the base's licence is not known, so the Modelfile names none")

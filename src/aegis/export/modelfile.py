@@ -7,6 +7,7 @@ nothing here hides them or says that it does; AEGIS's own server is what keeps t
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from jinja2 import TemplateError
 
 from aegis.engine.llamacpp import FTYPES
 from aegis.errors import ModelError
+from aegis.export.certificate import CERTIFICATE_FILE
 from aegis.export.gguf import FOLDER
 from aegis.export.licences import licence_of
 from aegis.model.base import ModelFolder, context_length
@@ -31,6 +33,9 @@ _CONVERSATION = [
     {"role": "assistant", "content": _ANSWER},
     {"role": "user", "content": _AGAIN},
 ]
+# In place of a template's own text, which names the base and its maker.
+SYSTEM_TEXT = "You are a helpful AI assistant."
+_DEFAULT_SYSTEM = re.compile(r"\{\{ if not \.System \}\}(.*?)\{\{ end \}\}", re.DOTALL)
 _BY_HAND = "write a TEMPLATE by hand"
 _MAX_CONTEXT = 8192
 
@@ -81,27 +86,43 @@ def make_modelfile(model: Path, gguf: Path, *, temperature: float = 0.7) -> Mode
     source = ModelFolder(model)
     tokenizer, context = source.load_tokenizer(), context_length(source.read_config())
     added = tokenizer.get_added_vocab()
+    template, system = go_template(tokenizer, where=model), system_prompt_beside(model)
+    default = _DEFAULT_SYSTEM.match(template)
+    if default and default[1].strip() not in (tokenizer.bos_token or ""):
+        template, system = template[default.end() :], system or SYSTEM_TEXT
     ends = dict.fromkeys((tokenizer.eos_token, TAGS[-1]))  # of a response, of the public answer
     return Modelfile(
         gguf=gguf,
-        template=go_template(tokenizer, where=model),
+        template=template,
         parameters={
             "stop": [text for text in ends if text and text in added],
             "temperature": temperature,
             "num_ctx": min(context, _MAX_CONTEXT),
         },
-        system=system_prompt_beside(model),
+        system=system,
         licence=licence_of(model),
     )
 
 
-def pick_gguf(folder: Path, kind: str) -> Path:
-    """Return the GGUF file of a type, in the folder or in its `gguf`.
+def pick_gguf(folder: Path, kind: str | None) -> Path:
+    """Return the GGUF file of a type, in the folder or in its `gguf`; by default the smallest that
+    is within its certificate's limit.
 
     Raises:
         ModelError: if it is not there; says which are.
     """
     files = [*sorted(folder.glob("*.gguf")), *sorted((folder / FOLDER).glob("*.gguf"))]
+    if kind is None and files:
+        entries = certified_types(folder)
+        within = {entry["file"] for entry in entries.values() if entry["within"]}
+        usable = [path for path in files if path.name in within or not entries]
+        if not usable:
+            raise ModelError(
+                f"{folder}: no type is within its certificate's limit; name one with --type, or run"
+                f": aegis export gguf {folder} --types Q8_0"
+            )
+        return min(usable, key=lambda path: path.stat().st_size)
+    kind = kind or "Q4_K_M"
     for path in files:
         if path.stem.lower().endswith(f"-{kind.lower()}"):
             return path
@@ -111,6 +132,15 @@ def pick_gguf(folder: Path, kind: str) -> Path:
         f"{folder}: holds no GGUF file of type {kind} (found: {types}); "
         f"run: aegis export gguf {folder} --types {known}"
     )
+
+
+def certified_types(folder: Path) -> dict[str, Any]:
+    """Return the certificate's entries of GGUF types; none where there is no certificate."""
+    try:
+        certificate = json.loads((folder / CERTIFICATE_FILE).read_text(encoding="utf-8"))
+        return dict(certificate.get("gguf", {}))
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def go_template(tokenizer: Any, *, where: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -48,6 +49,25 @@ class SmokeTest:
     shown: str
     private: bool
     passed: bool
+
+
+# Ollama's rule (types/model/name.go): [[HOST[:PORT]/]NAMESPACE/]MODEL[:TAG].
+_NAME = re.compile(
+    r"(?:(?:\w[\w.:-]{0,349}/)?\w[\w-]{0,79}/)?\w[\w.-]{0,79}(?::\w[\w.-]{0,79})?", re.ASCII
+)
+
+
+def require_name(name: str) -> None:
+    """Check that Ollama takes the model's name.
+
+    Raises:
+        BadInputError: if it does not.
+    """
+    if not _NAME.fullmatch(name):
+        raise BadInputError(
+            "--name must be MODEL, MODEL:TAG or NAMESPACE/MODEL of letters, digits, _ - and . "
+            f"(none in NAMESPACE), got {name!r}; choose another"
+        )
 
 
 def host_url(given: str | None) -> str:
