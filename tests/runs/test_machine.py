@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -73,3 +74,15 @@ def test_the_first_cpu_reading_of_a_thread_is_not_reported() -> None:
     thread.join()
     assert found[0].cpu_percent is None
     assert found[1].cpu_percent is not None
+
+
+def test_its_own_use_is_told_from_the_machines() -> None:
+    machine_state()
+    ended = time.process_time() + 0.3
+    while time.process_time() < ended:
+        pass
+    busy = machine_state()
+    time.sleep(0.3)
+    idle = machine_state()
+    assert None not in (busy.own_cpu_percent, busy.cpu_percent, idle.own_cpu_percent)
+    assert 0 <= (idle.own_cpu_percent or 0) < (busy.own_cpu_percent or 0) <= (busy.cpu_percent or 0)

@@ -254,8 +254,18 @@ def test_thresholds_can_be_set(tmp_path: Path) -> None:
     bench = Bench(tmp_path, cpu_percent=10.0)
     bench.read(CALM)
     assert bench.said == [
-        "CPU in use: 20 % is above 10 %; close other programs if steps have become slower"
+        "CPU in use: 20 % is above 10 %; 0 % are this run's; close other programs if steps have "
+        "become slower"
     ]
+
+
+def test_its_own_use_of_the_cpus_is_no_reason_to_warn(bench: Bench) -> None:
+    busy = replace(CALM, cpu_percent=100.0)
+    for own in (100.0, 90.0):
+        bench.read(replace(busy, own_cpu_percent=own))
+    assert not bench.said
+    bench.read(replace(busy, own_cpu_percent=55.0))
+    assert "100 % is above 90 %; 55 % are this run's; close other programs" in bench.said[0]
 
 
 def test_the_machine_is_read_at_most_every_ten_seconds(bench: Bench) -> None:

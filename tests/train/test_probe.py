@@ -42,14 +42,21 @@ def test_without_two_decisions_the_head_stays_as_it_is(tokenizer: Any) -> None:
     assert not adapted.head.linear.weight.any()
 
 
-def test_a_killed_probe_goes_on_from_its_last_batch(tokenizer: Any, tmp_path: Path) -> None:
+def test_a_killed_probe_goes_on_from_its_last_batch(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     examples, heads, read = encoded(tokenizer)[0], list[dict[str, torch.Tensor]](), list[int]()
 
     def probed(remember: Remember) -> None:
         torch.manual_seed(0)
         adapted = attach(tiny_model(), ModelSettings())
         hidden = adapted.hidden
-        adapted.hidden = lambda ids, mask: (read.append(len(ids)), hidden(ids, mask))[1]
+
+        def counted(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            read.append(len(ids))
+            return hidden(ids, mask)
+
+        monkeypatch.setattr(adapted, "hidden", counted)
         probe(adapted, examples, settings(batch_tokens=16), pad_id=1, seed=0, remember=remember)
         heads.append({k: v.clone() for k, v in adapted.head.state_dict().items()})
 

@@ -19,4 +19,4 @@ class DurableSettings(Settings):
     memory_percent: Positive = 95.0
     """Percent of main memory in use above which a run warns."""
     cpu_percent: Positive = 90.0
-    """Percent of the CPU in use above which a run warns."""
+    """Percent of the CPU in use above which a run warns, if more than 10 are other programs'."""

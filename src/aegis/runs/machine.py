@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -28,32 +29,44 @@ class Gpu:
 
 @dataclass(frozen=True)
 class MachineState:
-    """Percentages are of the whole machine; None where the system does not tell."""
+    """Percentages are of the whole machine; None where the system does not tell.
+
+    Args:
+        own_cpu_percent: the part of `cpu_percent` that is this process's.
+    """
 
     cpu_percent: float | None
     memory_percent: float | None
     process_rss_bytes: int | None
     gpus: tuple[Gpu, ...] = ()
+    own_cpu_percent: float | None = None
 
 
 def machine_state() -> MachineState:
     """Take one reading; never raise, for no training may end over a sensor.
 
-    `cpu_percent` covers the time since the thread's previous reading, so its first one is None.
+    Of CPUs it covers the time since the thread's previous reading, so the first one is None.
     """
+    percent, own = _cpu_percent()
     return MachineState(
-        cpu_percent=_cpu_percent(),
+        cpu_percent=percent,
         memory_percent=_try(lambda: psutil.virtual_memory().percent),
         process_rss_bytes=_try(lambda: psutil.Process().memory_info().rss),
         gpus=tuple(_gpus()),
+        own_cpu_percent=own,
     )
 
 
-def _cpu_percent() -> float | None:
-    percent = _try(lambda: psutil.cpu_percent(interval=None))
+def _cpu_percent() -> tuple[float | None, float | None]:
+    """Return how much of all CPUs was in use, and how much of them by this process."""
+    percent, count = _try(lambda: psutil.cpu_percent(interval=None)), _try(psutil.cpu_count) or 1
     # psutil keeps each thread's last counters; without any to compare with, it answers 0.0.
-    first, _previous_reading.exists = not hasattr(_previous_reading, "exists"), True
-    return None if first else percent
+    before = getattr(_previous_reading, "times", None)
+    now = _previous_reading.times = (time.monotonic(), time.process_time())
+    if before is None or percent is None:
+        return None, None
+    elapsed, own = now[0] - before[0], now[1] - before[1]
+    return percent, min(percent, round(100 * own / count / elapsed, 1) if elapsed else 0.0)
 
 
 def _gpus() -> list[Gpu]:

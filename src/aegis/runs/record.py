@@ -21,14 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from aegis.errors import ArtifactError
+from aegis.runs.database import find_damage, reading_from, writing_to
 from aegis.runs.events import TakenOver, append_event, utc_now
 from aegis.runs.process import Process, is_alive, this_process
-from aegis.storage.database import reading_from, writing_to
-from aegis.storage.files import make_folder, sync_folder, write_json, write_text
+from aegis.storage.files import make_folder, set_aside, sync_folder, write_json, write_text
 
 RECORD, DATABASE, LATEST, CONFIG = "session_info.json", "session.db", "latest", "config.yaml"
 VERSION = 2
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, sqlite3.Error)
+_TABLES = ("session", "attempts", "snapshots")  # the first one is never empty
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS session (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS attempts (
@@ -146,7 +147,7 @@ class Session:
 
     def _repair(self) -> None:
         """Set aside a record that is damaged; the next save makes one of what this one holds."""
-        if find_damage(self._path):
+        if find_damage(self._path, _TABLES):
             if self._path.exists():
                 set_aside(self._path)
             for suffix in ("-wal", "-shm"):
@@ -255,7 +256,10 @@ def load(folder: Path) -> Session:
         ArtifactError: if the folder holds no readable record, or one of a later AEGIS.
     """
     folder = folder.resolve()
-    damage = find_damage(folder / DATABASE)
+    try:
+        damage = find_damage(folder / DATABASE, _TABLES)
+    except (OSError, sqlite3.Error) as error:
+        damage = f"cannot be read ({error})"
     for read in (_from_json, _from_database) if damage else (_from_database, _from_json):
         with contextlib.suppress(*_UNREADABLE):
             raw = read(folder)
@@ -264,8 +268,8 @@ def load(folder: Path) -> Session:
             session = _parse(raw, folder)
             if damage:
                 session.notes.append(
-                    f"{DATABASE} {damage}: {RECORD} tells how the run stands, and `aegis run` goes "
-                    "on from there with a new one"
+                    f"{DATABASE} {damage}: {RECORD} tells how the run stands, and `aegis run` "
+                    "goes on from there"
                 )
             return session
     else:
@@ -273,32 +277,6 @@ def load(folder: Path) -> Session:
             f"{folder}: no readable session record; give a folder that `aegis run` wrote"
         )
     raise ArtifactError(f"{folder}: the record was written by a later AEGIS; update this one")
-
-
-def find_damage(path: Path) -> str:
-    """Return what is wrong with a session's database; empty if nothing is."""
-    try:
-        with reading_from(path) as database:
-            answer = database.execute("PRAGMA quick_check").fetchone()[0]
-            for table in ("session", "attempts", "snapshots"):
-                rows = database.execute(f"SELECT * FROM {table}").fetchall()
-                if table == "session" and not rows:
-                    answer = "it is empty"
-        return "" if answer == "ok" else f"is damaged ({answer})"
-    except FileNotFoundError:
-        return "is missing"
-    except (OSError, sqlite3.Error) as error:
-        return f"is damaged ({error})"
-
-
-def set_aside(path: Path, suffix: str = "damaged") -> Path:
-    """Rename what is in the way, and return its new place; nothing is deleted."""
-    number, target = 1, path.with_name(f"{path.name}.{suffix}")
-    while os.path.lexists(target):
-        number += 1
-        target = path.with_name(f"{path.name}.{suffix}-{number}")
-    path.rename(target)
-    return target
 
 
 def _from_database(folder: Path) -> dict[str, Any]:

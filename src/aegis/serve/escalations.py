@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from aegis.errors import AegisError, BadInputError
-from aegis.storage.database import place_explained, reading_from
+from aegis.runs.database import place_explained, reading_from
 from aegis.storage.files import make_folder
 
 QUEUE_FILE = "escalations.db"

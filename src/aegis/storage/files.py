@@ -138,6 +138,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, to_json(value))
 
 
+def set_aside(path: Path, suffix: str = "damaged") -> Path:
+    """Rename what is in the way, and return its new place; nothing is deleted."""
+    number, target = 1, path.with_name(f"{path.name}.{suffix}")
+    while os.path.lexists(target):
+        number += 1
+        target = path.with_name(f"{path.name}.{suffix}-{number}")
+    return path.rename(target)
+
+
 def to_json(value: Any) -> str:
     """Return indented JSON for people and programs; NaN is not JSON and raises ValueError."""
     return json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n"

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
 
 from aegis.errors import BadInputError, DiskFullError
-from aegis.storage import database as module
-from aegis.storage.database import place_explained, reading_from, writing_to
+from aegis.runs import database as module
+from aegis.runs.database import find_damage, place_explained, reading_from, writing_to
 
 SCHEMA = "CREATE TABLE rows (value TEXT NOT NULL);"
+
+
+def forbid_writing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have SQLite fail in this folder as it does on a read-only or full file system."""
+    opened = module._opened
+
+    def fails_there(path: Path) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        if path.parent == folder:
+            error = sqlite3.OperationalError("unable to open database file")
+            error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+            raise error
+        return opened(path)
+
+    monkeypatch.setattr(module, "_opened", fails_there)
 
 
 def test_reading_needs_no_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,12 +38,16 @@ def test_reading_needs_no_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         writer.execute("INSERT INTO rows VALUES ('two')")
         writer.commit()  # so far in the log beside the file alone
         assert (tmp_path / "a.db-wal").stat().st_size
-        before = sorted(os.listdir(tmp_path))
-        monkeypatch.setattr(module.os, "access", lambda *_: False)
-        monkeypatch.setattr(module.tempfile, "tempdir", None)
-        with reading_from(path) as reader:
-            assert reader.execute("SELECT value FROM rows").fetchall() == [("one",), ("two",)]
-        assert sorted(os.listdir(tmp_path)) == before
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        for name in ("a.db", "a.db-wal"):
+            shutil.copy(tmp_path / name, elsewhere)
+    before = {path.name: path.stat().st_mtime_ns for path in elsewhere.iterdir()}
+    forbid_writing(elsewhere, monkeypatch)
+    with reading_from(elsewhere / "a.db") as reader:
+        assert reader.execute("SELECT value FROM rows").fetchall() == [("one",), ("two",)]
+    assert find_damage(elsewhere / "a.db", ["rows"]) == ""
+    assert {path.name: path.stat().st_mtime_ns for path in elsewhere.iterdir()} == before
     with pytest.raises(FileNotFoundError), reading_from(tmp_path / "none.db"):
         pass
     assert not (tmp_path / "none.db").exists()
@@ -58,3 +76,16 @@ def test_a_file_that_cannot_grow_on_a_full_disk_is_no_other_fault(
         monkeypatch.setattr(module, "free_space", lambda _, free=free: free)
         with pytest.raises(expected), place_explained(tmp_path / "a.db"):
             raise error
+
+
+def test_what_cannot_be_read_now_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.db"
+    with writing_to(path, f"{SCHEMA} INSERT INTO rows VALUES ('one');"):
+        pass
+    assert find_damage(path, ["rows"]) == ""
+    forbid_writing(tmp_path, monkeypatch)
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        find_damage(path, ["rows"])
