@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import random
+from collections import Counter
 from dataclasses import replace
 
+import pytest
+
 from aegis.config import QualitySettings
-from aegis.data.clean import clean, near_duplicates, quality_problem, repetition
+from aegis.data import clean as clean_module
+from aegis.data.clean import SimilarTexts, clean, near_duplicates, quality_problem, repetition
 from aegis.data.generate import generate
 from aegis.data.records import Record, parse_record
 from aegis.data.topics import Topic
@@ -79,3 +84,66 @@ def test_sections_that_say_the_same_are_no_thinking() -> None:
     topic = Topic("t", "地震のときは？", "ja", "disaster", Decision.ALLOW)
     found, _ = generate([topic], lambda prompts: ["安全な場所に移ってください。"] * len(prompts))
     assert "only repeats the" in str(quality_problem(found[0], QualitySettings()))
+
+
+def shingled(text: str) -> set[str]:
+    return {text[start : start + 4] for start in range(len(text) - 3)}
+
+
+@pytest.mark.parametrize(
+    ("threshold", "letters"), [(0.8, "abcdefghij "), (0.6, "あいうえおかきくけこ")]
+)
+def test_pairs_that_are_alike_are_found(threshold: float, letters: str) -> None:
+    random_ = random.Random(3)
+    index, alike, found, false = SimilarTexts(threshold), 0, 0, 0
+    for number in range(800):
+        text = "".join(random_.choices(letters, k=random_.randint(40, 160))).strip()
+        text = " ".join(text.split())
+        index.add(number, text)
+        changed = list(text)
+        for _ in range(random_.randint(1, len(text) // 30 + 1)):
+            changed[random_.randrange(1, len(text) - 1)] = "z"
+        other = "".join(changed)
+        one, two = shingled(text), shingled(other)
+        if len(one & two) / len(one | two) >= threshold:
+            alike += 1
+            found += number in index.alike(other)
+        else:
+            false += number in index.alike(other)
+    assert alike > 200
+    assert found / alike >= 0.95
+    assert false == 0
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_no_cost_a_record_grows_with_their_number(
+    monkeypatch: pytest.MonkeyPatch, copies: bool
+) -> None:
+    counts: Counter[str] = Counter()
+
+    def count(name: str) -> None:
+        original = getattr(clean_module, name)
+
+        def counted(*arguments):
+            counts[name] += 1
+            return original(*arguments)
+
+        monkeypatch.setattr(clean_module, name, counted)
+
+    for name in ("normalise", "quality_problem", "_similarity", "_sketch", "_shingles"):
+        count(name)
+    words = random.Random(5)
+
+    def calls(number: int) -> dict[str, float]:
+        counts.clear()
+        rows = []
+        for place in range(number):
+            text = "".join(words.choices("abcdefghijklmnopqrstuvwxyz", k=60))
+            text = f"Please explain how I close the account at my bank {place}" if copies else text
+            rows.append(record(text, id=f"{number}-{place}"))
+        clean(rows, [], QualitySettings(near_duplicate=0.6))
+        return {name: value / number for name, value in counts.items()}
+
+    few, many = calls(100), calls(800)
+    assert few.keys() == many.keys()
+    assert all(many[name] <= few[name] * 1.1 for name in few)

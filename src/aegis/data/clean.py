@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-from datasketch import MinHash, MinHashLSH
+from rensa import RMinHash, RMinHashLSH
 
 from aegis.config import QualitySettings
 from aegis.data.records import Pair, Record, Rejected
@@ -22,6 +21,8 @@ from aegis.storage.journal import Remember, compute_anew
 
 T = TypeVar("T", Record, Pair)
 _PERMUTATIONS = 128
+_BANDS = (2, 4, 8, 16, 32, 64, 128)
+_RECALL = 0.85  # of pairs that are just as alike as the threshold; 0.96 of all above 0.8
 _SHINGLE = 4
 _SHARD = 500
 
@@ -54,22 +55,22 @@ def clean(
     rejected: list[Rejected] = []
 
     near = settings.near_duplicate
-    kept, sketches = _examine(
+    kept = _examine(
         "records",
         records,
         lambda record: too_long(record.prompt) or quality_problem(record, settings),
         remember=remember,
         rejected=rejected,
     )
-    kept, sketches = _without_duplicates(kept, sketches, near, rejected)
-    kept_pairs, pair_sketches = _examine(
+    kept = _without_duplicates(kept, near, rejected)
+    kept_pairs = _examine(
         "pairs",
         pairs,
         lambda pair: too_long(pair.prompt) or pair_problem(pair, settings),
         remember=remember,
         rejected=rejected,
     )
-    kept_pairs = _without_copies(kept_pairs, kept, sketches + pair_sketches, near, rejected)
+    kept_pairs = _without_copies(kept_pairs, kept, near, rejected)
     kept = _balance(kept, settings.balance_ratio, rejected)
     return Cleaned(kept, kept_pairs, rejected)
 
@@ -129,33 +130,66 @@ def normalise(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"[^\w\s]", " ", plain)).strip()
 
 
-def near_duplicates(texts: Sequence[str], *, threshold: float) -> list[tuple[int, int]]:
-    """Return (later, earlier) of texts whose 4-character shingles have this Jaccard similarity.
+class SimilarTexts:
+    """An index of texts by the Jaccard similarity of their 4-character shingles.
+
+    Args:
+        threshold: from which two texts are alike.
 
     Source:
-        MinHash estimates it: Broder, On the resemblance and containment of documents, 1997.
+        MinHash and its bands find candidates: Broder, On the resemblance and containment of
+        documents, 1997. Each candidate is then compared exactly.
     """
-    return near_sketches([_sketch(text) for text in texts], threshold=threshold)
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+        bands = next(n for n in _BANDS if n == _BANDS[-1] or _recall(n, threshold) >= _RECALL)
+        self._index = RMinHashLSH(threshold, _PERMUTATIONS, bands)
+        self._texts: dict[int, str] = {}
+
+    def alike(self, text: str) -> list[int]:
+        """Return the numbers of the added texts that are alike, in order."""
+        shingles = _shingles(text)
+        return [
+            number
+            for number in sorted(self._index.query(_sketch(shingles)))
+            if _similarity(shingles, _shingles(self._texts[number])) >= self.threshold
+        ]
+
+    def add(self, number: int, text: str) -> None:
+        self._index.insert(number, _sketch(_shingles(text)))
+        self._texts[number] = text
 
 
-def near_sketches(sketches: Sequence[MinHash], *, threshold: float) -> list[tuple[int, int]]:
-    """Return the same as `near_duplicates`, of texts that have been sketched already."""
-    index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
-    alike: list[tuple[int, int]] = []
-    for number, sketch in enumerate(sketches):
-        for other in sorted(int(str(key)) for key in index.query(sketch)):
-            if sketch.jaccard(sketches[other]) >= threshold:
-                alike.append((number, other))
-        index.insert(str(number), sketch)
-    return alike
+def near_duplicates(texts: Sequence[str], *, threshold: float) -> list[tuple[int, int]]:
+    """Return (later, earlier) of texts that are alike; what is like another is no `earlier` itself,
+    so that many copies of one text cost no more than as many texts."""
+    index, found = SimilarTexts(threshold), []
+    for number, text in enumerate(texts):
+        alike = index.alike(text)
+        found += [(number, other) for other in alike]
+        if not alike:
+            index.add(number, text)
+    return found
 
 
-def _sketch(text: str) -> MinHash:
+def _recall(bands: int, similarity: float) -> float:
+    """Return the share of pairs this alike that fall into one band at least."""
+    return 1 - (1 - similarity ** (_PERMUTATIONS // bands)) ** bands
+
+
+def _shingles(text: str) -> set[str]:
     plain = normalise(text)
-    sketch = MinHash(num_perm=_PERMUTATIONS, seed=1)
-    sketch.update_batch(
-        [plain[i : i + _SHINGLE].encode() for i in range(max(1, len(plain) - _SHINGLE + 1))]
-    )
+    return {plain[i : i + _SHINGLE] for i in range(max(1, len(plain) - _SHINGLE + 1))}
+
+
+def _similarity(one: set[str], other: set[str]) -> float:
+    return len(one & other) / len(one | other)
+
+
+def _sketch(shingles: set[str]) -> RMinHash:
+    sketch = RMinHash(_PERMUTATIONS, 1)
+    sketch.update(list(shingles))
     return sketch
 
 
@@ -166,87 +200,69 @@ def _examine(
     *,
     remember: Remember,
     rejected: list[Rejected],
-) -> tuple[list[T], list[MinHash]]:
-    """Return the items without a problem and the sketches of their prompts; reject the others."""
-    findings: list[list[str | None]] = []
+) -> list[T]:
+    """Return the items without a problem; reject the others."""
+    findings: list[str | None] = []
     with bar(f"looking at {kind}", len(items)) as advance:
         for start in range(0, len(items), _SHARD):
             shard = items[start : start + _SHARD]
             findings += remember(
-                f"{kind} {start}", lambda shard=shard: [_finding(item, problem) for item in shard]
+                f"{kind} {start}", lambda shard=shard: [problem(item) for item in shard]
             )
             advance(len(shard))
-    kept, sketches = [], []
-    for item, (reason, sketch) in zip(items, findings, strict=True):
-        if sketch is None:
-            rejected.append(Rejected.item(item, str(reason)))
-        else:
-            kept.append(item)
-            sketches.append(_unpack(sketch))
-    return kept, sketches
-
-
-def _finding(item: T, problem: Callable[[T], str | None]) -> list[str | None]:
-    """Return why the item goes, or None, and the sketch of its prompt in hexadecimal."""
-    if reason := problem(item):
-        return [reason, None]
-    return [None, _sketch(item.prompt).hashvalues.astype("<u8").tobytes().hex()]
-
-
-def _unpack(hexadecimal: str) -> MinHash:
-    sketch = MinHash(num_perm=_PERMUTATIONS, seed=1)
-    sketch.hashvalues = np.frombuffer(bytes.fromhex(hexadecimal), dtype="<u8")
-    return sketch
+    reasons = list(zip(items, findings, strict=True))
+    rejected += [Rejected.item(item, reason) for item, reason in reasons if reason]
+    return [item for item, reason in reasons if not reason]
 
 
 def _without_duplicates(
-    records: list[Record], sketches: list[MinHash], threshold: float, rejected: list[Rejected]
-) -> tuple[list[Record], list[MinHash]]:
+    records: list[Record], threshold: float, rejected: list[Rejected]
+) -> list[Record]:
     """Drop later copies.
 
     Twins of one contrast group are alike on purpose and stay, unless they are the same prompt.
     """
-    reasons: dict[int, str] = {}
-    seen: dict[str, int] = {}
-    for number, record in enumerate(records):
-        first = seen.setdefault(normalise(record.prompt), number)
-        if first != number:
-            other = "" if records[first].decision == record.decision else " with another decision"
-            reasons[number] = f"the same prompt{other} as {records[first].id}"
-    for later, earlier in near_sketches(sketches, threshold=threshold):
-        twins = _are_twins(records[later], records[earlier])
-        if not twins and reasons.keys().isdisjoint((later, earlier)):
-            reasons[later] = f"nearly the same prompt as {records[earlier].id}"
-    rejected += [Rejected.item(records[number], reason) for number, reason in reasons.items()]
-    kept = [number for number in range(len(records)) if number not in reasons]
-    return [records[number] for number in kept], [sketches[number] for number in kept]
+    kept: list[Record] = []
+    index = SimilarTexts(threshold)
+    seen: dict[str, Record] = {}
+    for record in records:
+        first = seen.setdefault(normalise(record.prompt), record)
+        reason = None
+        if first is not record:
+            other = "" if first.decision == record.decision else " with another decision"
+            reason = f"the same prompt{other} as {first.id}"
+        else:
+            strangers = [
+                kept[number].id
+                for number in index.alike(record.prompt)
+                if not _are_twins(record, kept[number])
+            ]
+            reason = f"nearly the same prompt as {strangers[0]}" if strangers else None
+        if reason:
+            rejected.append(Rejected.item(record, reason))
+        else:
+            index.add(len(kept), record.prompt)
+            kept.append(record)
+    return kept
 
 
 def _without_copies(
-    pairs: list[Pair],
-    records: list[Record],
-    sketches: list[MinHash],
-    threshold: float,
-    rejected: list[Rejected],
+    pairs: list[Pair], records: list[Record], threshold: float, rejected: list[Rejected]
 ) -> list[Pair]:
     """Drop pairs whose prompt is nearly a record's.
 
     Their chosen sides train, and the record may be held out.
-
-    Args:
-        sketches: of the records' prompts, then of the pairs'.
     """
-    first = len(records)
-    copies = {
-        later - first: records[earlier].id
-        for later, earlier in near_sketches(sketches, threshold=threshold)
-        if earlier < first <= later
-    }
-    rejected += [
-        Rejected.item(pairs[number], f"nearly the same prompt as {original}")
-        for number, original in sorted(copies.items())
-    ]
-    return [pair for number, pair in enumerate(pairs) if number not in copies]
+    index, kept = SimilarTexts(threshold), []
+    for number, record in enumerate(records):
+        index.add(number, record.prompt)
+    for pair in pairs:
+        if alike := index.alike(pair.prompt):
+            reason = f"nearly the same prompt as {records[alike[0]].id}"
+            rejected.append(Rejected.item(pair, reason))
+        else:
+            kept.append(pair)
+    return kept
 
 
 def _are_twins(one: Record, other: Record) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aegis.config import OWN_RECORDS, Config, DatasetSettings
-from aegis.data.clean import near_duplicates, normalise
+from aegis.data.clean import SimilarTexts, normalise
 from aegis.data.personal import mask_everywhere
 from aegis.data.records import Pair, Record, Rejected, check_unique, parse_record, read_jsonl
 from aegis.data.split import split_records
@@ -197,11 +197,7 @@ def _without_near(
     prompts: Sequence[str], records: Sequence[Record], threshold: float
 ) -> list[Record]:
     """Drop records whose prompt is nearly one of the given."""
-    count = len(prompts)
-    texts = [*prompts, *(record.prompt for record in records)]
-    near = {
-        later - count
-        for later, earlier in near_duplicates(texts, threshold=threshold)
-        if earlier < count <= later
-    }
-    return [record for number, record in enumerate(records) if number not in near]
+    index = SimilarTexts(threshold)
+    for number, prompt in enumerate(prompts):
+        index.add(number, prompt)
+    return [record for record in records if not index.alike(record.prompt)]
