@@ -121,7 +121,7 @@ CHAT_FIELDS = {
     "finish_reason",
     "usage",
 }
-CHAT_FIELDS |= {"prompt_tokens", "completion_tokens", "total_tokens", "delta"}
+CHAT_FIELDS |= {"prompt_tokens", "completion_tokens", "total_tokens", "delta", "system_fingerprint"}
 FIXED_TEXTS = {text for texts in FIXED.values() for text in texts.values()}
 HARMLESS = (
     "Take the early train.",
@@ -334,7 +334,7 @@ def case(rng: random.Random) -> tuple[str, str, list[bytes], str | None]:
     if rng.random() < 0.5:
         form: responses.ResponseFormat = responses.ThinkFormat()
     else:
-        form = responses.ChatFormat("tiny", 1, include_usage=True)
+        form = responses.ChatFormat("aegis", "tiny", 1, include_usage=True)
     out = [form.body(result), b"".join(form.events(result))]
     return kind, secret + "\x00" + "\x00".join(bodies.values()), out, expected
 
