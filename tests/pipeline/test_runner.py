@@ -211,7 +211,7 @@ def test_the_events_tell_the_whole_run(job: Job) -> None:
 def test_a_journal_goes_with_the_step_that_it_was_for(job: Job) -> None:
     def keep() -> None:
         folder = job.runs / "latest" / "checkpoints"
-        for name in ("first/shards.jsonl", "last/three/snapshot.jsonl"):
+        for name in ("first/one.shards.jsonl", "last/three/snapshot.jsonl"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text("")
 
@@ -219,3 +219,31 @@ def test_a_journal_goes_with_the_step_that_it_was_for(job: Job) -> None:
     session = job.run()
     kept = (session.folder / "checkpoints").rglob("*.jsonl")
     assert [path.name for path in kept] == ["snapshot.jsonl"]
+
+
+def test_a_finished_step_leaves_the_journal_of_the_next_one_alone(job: Job) -> None:
+    """Killed in the second step of a stage, a run finds the first one finished."""
+    found: list[int] = []
+    write = job.write
+
+    def journaled(context: StepContext, folder: Path) -> None:
+        if context.step == "two":
+            journal = context.journal()
+            found.append(len(journal.values))
+            journal("shard", lambda: 1)
+        write(context, folder)
+
+    job.write = journaled
+    job.hooks["two"] = cut_off
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            job.run()
+    assert job.ran == ["two"]
+    assert found == [0, 1]
+    job.hooks.clear()
+    folder = job.run().folder / "checkpoints"
+    assert not list(folder.rglob("*.jsonl"))
+
+
+def cut_off() -> None:
+    raise KeyboardInterrupt

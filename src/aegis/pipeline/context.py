@@ -45,7 +45,7 @@ class StepContext:
 
     def journal(self) -> Journal:
         """Return the finished shards of this step."""
-        path = self.unfinished / f"{self.fingerprint[:16]}.jsonl"
+        path = self.unfinished / f"{self.step}.{self.fingerprint[:16]}.jsonl"
         return Journal(path, check=self.interrupt.check, say=self.reporter.message)
 
     def snapshots(self) -> SnapshotStore:

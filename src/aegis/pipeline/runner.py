@@ -189,7 +189,7 @@ class Runner:
         finally:
             seconds = round(time.monotonic() - begun, 2)
             context.reporter.emit(StepEnded(**names, outcome=outcome, seconds=seconds))
-        _remove_journals(context.unfinished)
+        _remove_journals(context.unfinished, step.name)
         if step.metrics:
             metrics = {} if reason else step.metrics(context.artifact(step.artifact))
             record.steps[step.name] = {"state": "completed", "metrics": metrics}
@@ -199,9 +199,9 @@ class Runner:
         return computed
 
 
-def _remove_journals(folder: Path) -> None:
-    """Remove what a finished step had worked out on the way."""
+def _remove_journals(folder: Path, step: str) -> None:
+    """Remove what a finished step had worked out on the way; not what another has."""
     with contextlib.suppress(OSError):  # absent, or it holds snapshots
-        for path in folder.glob("*.jsonl"):
+        for path in folder.glob(f"{step}.*.jsonl"):
             path.unlink()
         folder.rmdir()
