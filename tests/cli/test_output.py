@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from aegis.cli.output import open_output, require_output_file, require_place, write_output
+from aegis.cli.output import require_output_file, require_place
 from aegis.errors import BadInputError
+from aegis.storage.files import open_output, write_output
 
 
 def test_a_result_goes_where_it_is_wanted(tmp_path: Path) -> None:
@@ -26,6 +27,9 @@ def test_a_result_goes_where_it_is_wanted(tmp_path: Path) -> None:
         stream.write(b"half")
         raise KeyboardInterrupt
     assert (tmp_path / "new.txt").read_bytes() == before
+    assert (tmp_path / "new.txt.partial").read_bytes() == b"half"
+    with pytest.raises(BadInputError, match="would overwrite the input"):
+        require_output_file(tmp_path / "new.txt", inputs=[tmp_path / "new.txt.partial"])
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
@@ -57,7 +61,7 @@ def test_pipes_and_devices_are_written_through(tmp_path: Path) -> None:
     reader.join(5)
     assert read == ["through"]
     (tmp_path / "log").write_text("earlier ")
-    write = "from aegis.cli.output import *; write_output(Path('/dev/stdout'), 'later')"
+    write = "from aegis.storage.files import *; write_output(Path('/dev/stdout'), 'later')"
     with (tmp_path / "log").open("a") as log:
         subprocess.run([sys.executable, "-c", write], stdout=log, check=True)
     assert (tmp_path / "log").read_text() == "earlier later"

@@ -177,7 +177,8 @@ def export(log: Log, output: Output, keys: Keys = None, json: AsJson = False) ->
     """Write the verified chain to one file for an auditor, who needs only it and your public key
     from elsewhere."""
     from aegis.audit.verify import export as export_log
-    from aegis.cli.output import open_output, require_output_file
+    from aegis.cli.output import require_output_file
+    from aegis.storage.files import open_output
 
     opened = _keys(log, keys)
     require_output_file(output, inputs=[log, opened.folder])
@@ -202,8 +203,8 @@ def anchor(
     Whoever holds keys and log can rewrite both, but not an anchor that somebody else keeps.
     """
     from aegis.audit.verify import anchor as newest_anchor
-    from aegis.cli.output import require_output_file, write_output
-    from aegis.storage.files import to_json
+    from aegis.cli.output import require_output_file
+    from aegis.storage.files import to_json, write_output
 
     opened = _keys(log, keys)
     if output:

@@ -151,9 +151,9 @@ def card(
 ) -> None:
     """Write a Hugging Face model card: what was measured, limits, how to use the model."""
     model = locate_model(model)
-    from aegis.cli.output import write_output
     from aegis.export.card import require_card_path, write_card
     from aegis.runs.record import locate
+    from aegis.storage.files import write_output
 
     if output:
         require_card_path(output)

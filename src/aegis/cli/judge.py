@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +15,9 @@ from aegis.cli.show import print_json, print_note, print_table
 from aegis.errors import BadInputError
 
 _MODEL = "A model folder that `aegis fold` or `aegis run` wrote."
-_INPUT = 'JSON Lines with {"prompt"} a line; other fields are kept.'
-_OUTPUT = "Where to write the verdicts; stdout by default."
+_INPUT = 'JSON Lines with {"prompt"} a line; other fields are kept, "decision" as "given_decision".'
+_OUTPUT = "File for the verdicts, NAME.partial until all are there; stdout by default."
+_PART = 128  # rows that a stop or a failure can cost
 _SKIP_BAD = "Pass over bad lines of --input and say how many."
 
 
@@ -34,8 +36,9 @@ def judge(
 
     Give prompts as arguments, or a file with --input; with --output, one verdict a line is written.
     """
-    from aegis.cli.output import require_output_file, write_output
+    from aegis.cli.output import require_output_file
     from aegis.data.records import require_text
+    from aegis.storage.files import open_output
 
     if bool(prompts) == bool(input_):
         raise BadInputError("give either prompts as arguments or a file with --input, and not both")
@@ -51,19 +54,32 @@ def judge(
     from aegis.engine.judge import Judge
     from aegis.runs.reporter import bar
 
-    names, texts = [where for where, _ in rows], [row["prompt"] for _, row in rows]
     loaded = Judge.load(model)
-    with bar("judging", len(rows)) as advance:
-        verdicts = loaded.judge(texts, names=names, on_batch=advance)
-    judged = [row | v.to_json() for (_, row), v in zip(rows, verdicts, strict=True)]
+    for where, row in rows:
+        loaded.encoder.fitting_ids(row["prompt"], where=where)
+    judged: list[dict[str, Any]] = []
+    opened = open_output(output) if output else contextlib.nullcontext()
+    with opened as stream, bar("judging", len(rows)) as advance:
+        for part in (rows[start : start + _PART] for start in range(0, len(rows), _PART)):
+            names, texts = [where for where, _ in part], [row["prompt"] for _, row in part]
+            verdicts = loaded.judge(texts, names=names, on_batch=advance)
+            new = [_join(row, v.to_json()) for (_, row), v in zip(part, verdicts, strict=True)]
+            if stream:
+                lines = [dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in new]
+                stream.write("".join(lines).encode())
+                stream.flush()
+            judged += new
     if output:
-        lines = [dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in judged]
-        write_output(output, "".join(lines))
         print_note(f"{len(judged)} verdicts in {output}")
     elif json or input_:
         print_json(judged[0] if prompts and len(prompts) == 1 else judged)
     else:
         print_table(("prompt", "decision", "probabilities"), map(_cells, judged))
+
+
+def _join(row: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
+    """Put both together; a field of the row's own with a name of the verdict's is `given_NAME`."""
+    return {f"given_{key}" if key in verdict else key: row[key] for key in row} | verdict
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

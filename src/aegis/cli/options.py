@@ -15,6 +15,7 @@ import typer
 
 from aegis.cli.output import require_output_file, require_place
 from aegis.errors import BadInputError
+from aegis.inputs.text import has_no_end
 
 _CONFIG = "YAML file with the settings, e.g. examples/quickstart.yaml."
 _OVERRIDES = "Override a setting, e.g. --set train.epochs=1."
@@ -25,23 +26,29 @@ MODEL_FILES = ("config.json", "so8.json")
 
 
 def _checked(check: Callable[[Path], None]) -> Callable[..., Any]:
-    """Return a callback that checks the path, or each of the paths, and names the option."""
+    """Return a callback that checks the path, or each of the paths, and names the option.
+
+    `~` is the home folder: shells leave it as it is in `--option=~/x`.
+    """
 
     def callback(param: typer.CallbackParam, value: Any) -> Any:
-        for path in value if isinstance(value, list | tuple) else [value]:
-            try:
-                if path is not None:
-                    check(path)
-            except BadInputError as error:
-                raise BadInputError(f"{param.opts[-1]} {error}") from error
-        return value
+        if isinstance(value, list | tuple):
+            return [callback(param, path) for path in value]
+        try:
+            path = value and value.expanduser()
+            if path is not None:
+                check(path)
+            return path
+        except (BadInputError, RuntimeError) as error:  # RuntimeError: nobody's home
+            raise BadInputError(f"{param.opts[-1]} {error}") from error
 
     return callback
 
 
 def _require_readable(path: Path) -> None:
     try:
-        path.stat()
+        if has_no_end(path):
+            raise BadInputError(f"{path}: is a pipe or device; give an existing path")
     except (FileNotFoundError, NotADirectoryError):
         return  # the verb says what there should be
     except OSError as error:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
 from aegis.errors import BadInputError
-from aegis.storage.files import make_folder, replacing, sync_file
+from aegis.storage.files import kind_of, partial_of
 
 
 def require_output_file(path: Path, *, inputs: Iterable[Path] = ()) -> None:
@@ -24,13 +22,14 @@ def require_output_file(path: Path, *, inputs: Iterable[Path] = ()) -> None:
         BadInputError: if it may not; nothing has been touched.
     """
     require_place(path)
-    kind = _kind(path)
+    kind = kind_of(path)
     if stat.S_ISDIR(kind):
         raise BadInputError(f"{path}: is a folder; give a file")
     if stat.S_ISBLK(kind) or stat.S_ISSOCK(kind):
         raise BadInputError(f"{path}: is a disk or a socket; give a file or a pipe")
     for source in inputs:
-        if source.resolve() in (path.resolve(), *path.resolve().parents):
+        target = path.resolve()
+        if source.resolve() in (target, partial_of(target), *target.parents):
             raise BadInputError(f"{path}: would overwrite the input {source}; give another file")
 
 
@@ -41,11 +40,11 @@ def require_place(path: Path) -> None:
         BadInputError: if it cannot; nothing has been touched.
     """
     try:
-        kind = _kind(path)
+        kind = kind_of(path)
         if kind and not stat.S_ISDIR(kind) and not stat.S_ISREG(kind):
             return  # a device or a pipe: nothing is made beside it
         target = path.resolve()
-        _kind(target.with_name(f".{target.name}.writing"))  # a name too long for the disk raises
+        kind_of(partial_of(target))  # a name too long for the disk raises
         folder = target.parent
         while not os.path.lexists(folder):
             folder = folder.parent
@@ -56,38 +55,3 @@ def require_place(path: Path) -> None:
         raise BadInputError(
             f"{path}: cannot be written ({reason}); give a path in a folder that you may write to"
         ) from error
-
-
-@contextlib.contextmanager
-def open_output(path: Path) -> Iterator[BinaryIO]:
-    """Open what the user named for a result: a file gets its new content whole, when the block ends
-    well, or stays as it was; links are followed; a device or a pipe is written through.
-
-    Raises:
-        DiskFullError: if there is no room; an older file is intact.
-    """
-    kind = _kind(path)
-    if (kind and not stat.S_ISREG(kind)) or path.absolute().is_relative_to("/dev"):
-        with path.open("ab") as stream:  # `>> FILE` may stand behind /dev/stdout
-            yield stream
-        return
-    target = path.resolve()
-    make_folder(target.parent)
-    with replacing(target) as staging:
-        with staging.open("wb") as stream:
-            yield stream
-        sync_file(staging)
-
-
-def write_output(path: Path, text: str) -> None:
-    """Write the text to what the user named, as `open_output` does."""
-    with open_output(path) as stream:
-        stream.write(text.encode())
-
-
-def _kind(path: Path) -> int:
-    """Return the file's type, following links, as `stat` has it; 0 if nothing is there."""
-    try:
-        return path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return 0

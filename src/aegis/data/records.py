@@ -179,7 +179,7 @@ def read_jsonl(
             good.append(parse(parse_object(line, where), where=where))
         except DataError as error:
             if not skip_bad:
-                remedy = " (or pass --skip-bad to set such lines aside in rejected.jsonl)"
+                remedy = " (or pass --skip-bad to leave such lines out)"
                 raise DataError(f"{error}{remedy}") from error
             bad.append(Rejected(where, str(error).removeprefix(f"{where}: "), {"line": line or ""}))
     if not good:

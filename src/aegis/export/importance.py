@@ -21,6 +21,7 @@ from aegis.engine.llamacpp import FTYPES
 from aegis.errors import AegisError, DataError, MissingPackageError
 from aegis.export.gguf_checks import gguf_names
 from aegis.export.reference import streamed
+from aegis.inputs.text import read_text
 from aegis.runs.reporter import bar
 
 _CHUNK, _BATCH = 512, 4
@@ -93,12 +94,7 @@ def quantise_by_importance(
 
 def _read(text: Path, tokenizer: Any) -> Tensor:
     """Return (chunks, tokens) ids."""
-    try:
-        words = text.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"--imatrix {text}: cannot be read as UTF-8 text ({error}); give a plain text file"
-        ) from error
+    words = read_text(text, most=1 << 26, kind="plain text", error=DataError)
     ids = tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"]
     chunks = min(len(ids) // _CHUNK, _MAX_CHUNKS)
     if not chunks:

@@ -59,20 +59,24 @@ def read_lines(
                 line = file.readline(most)
 
 
+def has_no_end(path: Path) -> bool:
+    """Return whether reading may never end: it is a device, or a pipe with a name.
+
+    A pipe without one, as a shell makes it, has a writer that ends.
+    """
+    mode = path.stat().st_mode
+    piped = stat.S_ISFIFO(mode) and not path.resolve().exists()
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or piped)
+
+
 @contextlib.contextmanager
 def _opened(path: Path, name: str, kind: str, error: type[BadInputError]) -> Iterator[TextIO]:
-    """Open the file for reading; bytes that are not text become lone surrogates.
-
-    A pipe without a name, as a shell makes it, has a writer that ends. One with a name, or a
-    device, may never end.
-    """
+    """Open the file for reading; bytes that are not text become lone surrogates."""
     try:
-        mode = path.stat().st_mode
-        piped = stat.S_ISFIFO(mode) and not path.resolve().exists()
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or piped):
+        if has_no_end(path):
             raise error(f"{name}: is a pipe or device; give an existing {kind} file")
         encoding = "utf-8-sig"
-        if not piped:
+        if not path.is_fifo():
             with path.open("rb") as file:
                 start = file.read(4)
             encoding = next((_MARKS[m] for m in _MARKS if start.startswith(m)), encoding)

@@ -8,9 +8,10 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from aegis.errors import DiskFullError, is_disk_full
 
@@ -101,9 +102,8 @@ def sync_data(descriptor: int) -> None:
     (os.fdatasync if hasattr(os, "fdatasync") else os.fsync)(descriptor)
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield the path of a new file that takes the place of `path`, once it is written and synced.
+def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Replace the file's whole content, atomically and durably.
 
     Raises:
         DiskFullError: if there is no room; the old content is intact.
@@ -111,26 +111,59 @@ def replacing(path: Path) -> Iterator[Path]:
     staging = path.with_name(f".{path.name}.writing")
     with disk_full_explained(path):
         try:
-            yield staging
+            write_synced(staging, data, mode)
             staging.replace(path)
             sync_folder(path.parent)
         finally:
             staging.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
-    """Replace the file's whole content, atomically and durably.
-
-    Raises:
-        DiskFullError: if there is no room; the old content is intact.
-    """
-    with replacing(path) as staging:
-        write_synced(staging, data, mode)
-
-
 def write_text(path: Path, text: str) -> None:
     """Replace the file's content by UTF-8 text, as `write_bytes` does."""
     write_bytes(path, text.encode())
+
+
+def partial_of(path: Path) -> Path:
+    """Return where a result stands that is not whole yet, and stays if it never is."""
+    return path.with_name(f"{path.name}.partial")
+
+
+@contextlib.contextmanager
+def open_output(path: Path) -> Iterator[BinaryIO]:
+    """Open what the user named for a result: a file gets its new content whole, when the block ends
+    well, or stays as it was, and what there is stays in NAME.partial; links are followed; a device
+    or a pipe is written through.
+
+    Raises:
+        DiskFullError: if there is no room; an older file is intact.
+    """
+    kind = kind_of(path)
+    if (kind and not stat.S_ISREG(kind)) or path.absolute().is_relative_to("/dev"):
+        with path.open("ab") as stream:  # `>> FILE` may stand behind /dev/stdout
+            yield stream
+        return
+    target = path.resolve()
+    make_folder(target.parent)
+    with disk_full_explained(target):
+        with partial_of(target).open("wb") as stream:
+            yield stream
+        sync_file(partial_of(target))
+        partial_of(target).replace(target)
+        sync_folder(target.parent)
+
+
+def write_output(path: Path, text: str) -> None:
+    """Write the text to what the user named, as `open_output` does."""
+    with open_output(path) as stream:
+        stream.write(text.encode())
+
+
+def kind_of(path: Path) -> int:
+    """Return the file's type, following links, as `stat` has it; 0 if nothing is there."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def write_json(path: Path, value: Any) -> None:
