@@ -87,6 +87,26 @@ def test_a_cached_base_whose_manifest_cannot_be_read_is_converted_again(
     assert len(conversions) == 2
 
 
+@pytest.mark.parametrize("name", ["hub/snapshots/abc/tiny.gguf", "hub/blobs/0a1b"])
+def test_a_gguf_behind_a_link_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base_folder: Path, name: str
+) -> None:
+    monkeypatch.setenv("AEGIS_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "aegis.model.base._convert",
+        lambda _, staging, **__: shutil.copytree(base_folder, staging, dirs_exist_ok=True),
+    )
+    link = tmp_path / "hub" / "snapshots" / "abc" / "tiny.gguf"
+    link.parent.mkdir(parents=True)
+    (tmp_path / "hub" / "blobs").mkdir()
+    (tmp_path / "hub" / "blobs" / "0a1b").write_bytes(b"GGUF and so on")
+    link.symlink_to("../../blobs/0a1b")
+    base = resolve_base(name)
+    assert base.spec == str(tmp_path / name)
+    assert resolve_base(base.spec).fingerprint == base.fingerprint
+
+
 def test_a_saved_tokenizer_does_not_tell_whether_the_machine_was_offline(
     tmp_path: Path, base_folder: Path
 ) -> None:

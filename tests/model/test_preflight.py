@@ -135,6 +135,7 @@ def test_weights_in_codes_and_cut_files_are_told(
     ("change", "message"),
     [
         ({"eos_token": None}, "must have an end token"),
+        ({"pad_token": "[PAD]"}, r"'\[PAD\]' must have a row .+, which has 262; its id is 262"),
         ({"chat_template": "{{ raise_exception('never') }}"}, "cannot write a question .never"),
         ({"chat_template": "{{ nothing.at.all }}"}, "cannot write a question"),
         ({"chat_template": "a" * 600}, "reads 512 tokens, and .+ takes 600 before"),
@@ -144,8 +145,11 @@ def test_weights_in_codes_and_cut_files_are_told(
 def test_a_tokenizer_that_cannot_ask_or_end_is_told(
     save_base: Callable[..., Path], change: dict[str, Any], message: str | None
 ) -> None:
-    base = resolve_base(str(save_base("llama")))
+    base = resolve_base(str(save_base("llama", vocab_size=262)))
     tokenizer = base.load_tokenizer()
+    tokenizer.add_tokens(["[more]"])
+    if "pad_token" in change:
+        tokenizer.add_tokens(["[PAD]"])
     for name, value in change.items():
         setattr(tokenizer, name, value)
     tokenizer.save_pretrained(base.folder)

@@ -5,6 +5,7 @@ import random
 import string
 import sys
 import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -88,6 +89,34 @@ def test_prompts_use_the_chat_template_or_a_plain_form(tokenizer) -> None:
 def test_a_prompt_beyond_the_context_is_told() -> None:
     with pytest.raises(DataError, match="f:3: the prompt has 5 tokens and the model reads 4"):
         require_fit([1] * 5, limit=4, where="f:3")
+
+
+def test_markers_are_looked_up_once_however_many_prompts_are_written() -> None:
+    tokenizer = byte_tokenizer()
+    listed, lookups = tokenizer.get_added_vocab, []
+    tokenizer.get_added_vocab = lambda: lookups.append(1) or listed()
+    encoder = PromptEncoder(tokenizer)
+    ids = [encoder.ids(f"words {number} <|end|>") for number in range(50)]
+    assert len(ids) == 50
+    assert len(lookups) == 1
+
+
+@pytest.mark.parametrize(
+    ("added", "text", "broken"),
+    [
+        (["<final>"], "a <final><final> b", "a < final>< final> b"),
+        (["<u1>", "<u10>"], "<u10> <u1>", "< u10> < u1>"),
+        (["<|a|>", "|a|>"], "<|a|>", "< | a|>"),  # one inside the other
+        (["aa", "a a"], "aaa", "a  a  a"),  # what breaks one makes another
+        (["]", "^-", "\n\n"], "]^-\n\n", "]^ -\n\n"),
+        ([], "a <final>", "a <final>"),
+    ],
+)
+def test_markers_are_broken_wherever_they_stand(added: list[str], text: str, broken: str) -> None:
+    tokenizer = types.SimpleNamespace(
+        get_added_vocab=lambda: {marker: n for n, marker in enumerate(added)}
+    )
+    assert PromptEncoder(tokenizer)._without_markers(text) == broken
 
 
 def test_a_prompt_cannot_hold_a_tag_or_open_a_turn() -> None:

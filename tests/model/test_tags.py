@@ -101,3 +101,19 @@ def test_only_batches_with_tags_need_a_gradient_below_the_adapted_layers() -> No
     embedding = adapted.base.get_input_embeddings()
     assert not embedding(torch.tensor([[3, 4]])).requires_grad
     assert embedding(torch.tensor([[3, tags.ids[0]]])).requires_grad
+
+
+def test_tokens_beyond_the_table_get_the_same_rows_every_time() -> None:
+    tables = []
+    for seed in (1, 2):
+        tokenizer, model = byte_tokenizer(), tiny_model(vocab_size=261)
+        tokenizer.add_tokens(["<|endoftext|>"])  # as GGUF's converter leaves one
+        torch.manual_seed(seed)
+        tags = add_tags(tokenizer, model)
+        assert model.config.vocab_size == len(tokenizer) == max(tags.ids) + 1
+        assert add_tags(tokenizer, model) == tags
+        tables.append(model.get_output_embeddings().weight)
+    assert torch.equal(*tables)
+    tokenizer.add_tokens(["<|late|>"])
+    add_tags(tokenizer, model)
+    assert model.config.vocab_size == len(tokenizer)

@@ -227,7 +227,7 @@ def allowed_tokens(tokenizer: Any, *, width: int) -> Tensor:
         *tokenizer.all_special_ids,
         *(n for text, n in tokenizer.get_added_vocab().items() if text.strip()),
     ]
-    allowed[torch.tensor(sorted(set(forbidden)))] = False
+    allowed[[number for number in forbidden if number < width]] = False
     return allowed
 
 

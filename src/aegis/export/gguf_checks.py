@@ -141,9 +141,9 @@ def check_tokenizer(gguf: Path, model: Path, tokenizer: Any) -> dict[str, Any]:
         texts = [probe.text for probe in probe_texts()]
         for text in [*texts, "".join(TAGS)]:
             _require_same_ids(loaded, tokenizer, text, special=True, model=model)
-        system = system_prompt_beside(model)
+        encoder = PromptEncoder(tokenizer, system_prompt_beside(model))
         for text in texts:
-            prompt, special = PromptEncoder(tokenizer, system).text(text)
+            prompt, special = encoder.text(text)
             _require_same_ids(loaded, tokenizer, prompt, special=special, model=model)
         tags = _check_tags(loaded, tokenizer, model)
         special_ids = _check_special_ids(loaded, tokenizer, model)
@@ -175,7 +175,7 @@ def _require_same_ids(
 
 def _check_tags(gguf: GgufModel, tokenizer: Any, model: Path) -> int:
     """Return how many of the protocol's tags the tokenizer has; each is one token in GGUF too."""
-    known = [tag for tag in TAGS if tag in tokenizer.get_added_vocab()]
+    known = sorted({*TAGS} & tokenizer.get_added_vocab().keys(), key=TAGS.index)
     for tag in known:
         ids = gguf.tokens(tag, special=False)
         if ids != [tokenizer.convert_tokens_to_ids(tag)]:

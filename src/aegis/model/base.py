@@ -175,8 +175,11 @@ def resolve_base(spec: str, *, trust_remote_code: bool = False) -> Base:
         MissingPackageError: if the embedded model or the GGUF reader is not installed.
     """
     folder = _folder(spec, trust_remote_code=trust_remote_code)
-    if Path(spec).expanduser().exists():  # a relative path would be lost in another working folder
-        spec = str(Path(spec).expanduser().resolve())
+    path = Path(spec).expanduser()
+    if path.is_dir():  # a relative path would be lost in another working folder
+        spec = str(path.resolve())
+    elif path.exists():  # as it is called here: what a hub's link leads to has no name of its own
+        spec = str(path.parent.resolve() / path.name)
     source = ModelFolder(folder, spec, trust_remote_code=trust_remote_code)
     config = source.read_config()
     text = config.get_text_config()
@@ -277,10 +280,10 @@ def _folder(spec: str, *, trust_remote_code: bool) -> Path:
     if spec == EMBEDDED:
         return _converted(embedded_gguf(), spec=spec)
     path = Path(spec).expanduser()
-    if path.suffix.lower() == ".gguf":
-        if not path.is_file():
-            raise ModelError(f"base {spec!r}: no such file; give an existing GGUF file")
+    if path.is_file() and (path.suffix.lower() == ".gguf" or _is_gguf(path)):
         return _converted(path, spec=spec)
+    if path.suffix.lower() == ".gguf":
+        raise ModelError(f"base {spec!r}: no such file; give an existing GGUF file")
     if path.is_dir():
         return path.resolve()
     if path.exists():
@@ -293,6 +296,12 @@ def _folder(spec: str, *, trust_remote_code: bool) -> Path:
     raise ModelError(
         f"base {spec!r}: no such folder; give a model folder, a hub id, a .gguf file or 'embedded'"
     )
+
+
+def _is_gguf(path: Path) -> bool:
+    """Return whether the file begins as GGUF does; the blobs of caches have no extension."""
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
 
 
 def _downloaded(hub_id: str, *, trust_remote_code: bool) -> Path:

@@ -75,6 +75,13 @@ def check_prompts(base: Base, settings: ModelSettings) -> None:
             f"base {base.spec!r}: the tokenizer must have an end token, for a response has to end; "
             "it has none; name one as eos_token in tokenizer_config.json, as the base was trained"
         )
+    config = base.read_config()
+    if tokenizer.pad_token_id >= config.get_text_config().vocab_size:
+        raise ModelError(
+            f"base {base.spec!r}: the padding token {tokenizer.pad_token!r} must have a row in the "
+            f"embedding, which has {config.get_text_config().vocab_size}; its id is "
+            f"{tokenizer.pad_token_id}; set pad_token in tokenizer_config.json to the end token"
+        )
     encoder = PromptEncoder(tokenizer, settings.system_prompt)
     try:
         count = len(encoder.ids("Hello"))
@@ -83,7 +90,7 @@ def check_prompts(base: Base, settings: ModelSettings) -> None:
             f"base {base.spec!r}: its chat template cannot write a question "
             f"({first_line(error)}); mend the template, or remove it for a plain form"
         ) from error
-    if count >= (limit := context_length(base.read_config())):
+    if count >= (limit := context_length(config)):
         raise ModelError(
             f"base {base.spec!r}: reads {limit} tokens, and model.system_prompt with the chat "
             f"template takes {count} before a question begins; shorten the system prompt"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -98,11 +100,26 @@ class PromptEncoder:
             rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in prompts]
         return np.array([len(row) > len(text) for row, text in zip(rows, prompts, strict=True)])
 
+    @functools.cached_property
+    def _markers(self) -> tuple[re.Pattern[str], frozenset[str], list[int]]:
+        """What markers begin with, the markers, and their lengths: looked up once, for to list the
+        added tokens takes as long as there are words."""
+        added = self.tokenizer.get_added_vocab()
+        markers = frozenset(text for text in added if len(text) > 1 and not text.isspace())
+        first = "".join(sorted({re.escape(text[0]) for text in markers}))
+        return re.compile(f"[{first}]" if first else "(?!)"), markers, sorted({*map(len, markers)})
+
     def _without_markers(self, text: str) -> str:
         """Put a space after the first character of every marker (`<final>` → `< final>`)."""
-        for marker in self.tokenizer.get_added_vocab():
-            if len(marker) > 1 and marker in text and not marker.isspace():
-                text = text.replace(marker, f"{marker[0]} {marker[1:]}")
+        beginnings, markers, lengths = self._markers
+
+        def broken(match: re.Match[str]) -> str:
+            start = match.start()
+            opens = any(text[start : start + length] in markers for length in lengths)
+            return f"{match[0]} " if opens else match[0]
+
+        while (changed := beginnings.sub(broken, text)) != text:
+            text = changed
         return text
 
     def _templated(self, **turns: str) -> str:

@@ -46,11 +46,14 @@ def add_tags(tokenizer: Any, model: Any) -> Tags:
     # Not `special`: runtimes hide special tokens, and a reader could not tell thinking from answer.
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
     ids = tokenizer.convert_tokens_to_ids(list(TAGS))
-    if max(ids) >= model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
+    rows, needed = model.get_input_embeddings().weight.shape[0], max(len(tokenizer), max(ids) + 1)
+    if needed > rows:
+        model.resize_token_embeddings(needed, mean_resizing=False)
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     with torch.no_grad():
         for table in [embedding] if head is embedding else [embedding, head]:
+            if needed > rows:  # a token without a row of its own: the same row every time
+                table[rows:] = table[:rows].float().mean(0).to(table.dtype)
             for tag, tag_id, spelled in zip(TAGS, ids, pieces, strict=True):
                 if spelled != [tag_id]:  # a base that knows the tags already keeps its rows
                     like = (line_break or spelled) if tag.startswith("</") else spelled
