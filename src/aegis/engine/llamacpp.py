@@ -213,11 +213,7 @@ def quantise(source: Path, target: Path, *, kind: str, threads: int) -> None:
 
 @contextlib.contextmanager
 def explained(
-    failure: str,
-    remedy: str = "",
-    *,
-    kind: type[AegisError] = AegisError,
-    lines: slice = slice(1),
+    failure: str, remedy: str = "", *, kind: type[AegisError] = AegisError, lines: slice = slice(1)
 ) -> Iterator[None]:
     """Raise what goes wrong inside as `kind`, with llama.cpp's own error lines in the message; its
     log stays off the screen.

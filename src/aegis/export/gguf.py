@@ -26,14 +26,7 @@ from aegis.export.reference import Reference
 from aegis.model.base import ModelFolder
 from aegis.model.device import release_memory, trim_heap
 from aegis.runs.reporter import bar
-from aegis.storage.artifact import (
-    MANIFEST,
-    is_current,
-    link,
-    require_output,
-    revise,
-    writing,
-)
+from aegis.storage.artifact import MANIFEST, is_current, link, require_output, revise, writing
 from aegis.storage.files import (
     disk_full_explained,
     fingerprint,

@@ -64,36 +64,30 @@ def check_weights(base: Base) -> None:
 
 
 def check_prompts(base: Base, settings: ModelSettings) -> None:
-    """Check that prompts can be written, and responses ended, with the base's tokenizer.
-
-    Raises:
-        ModelError: if not.
-    """
-    tokenizer = base.load_tokenizer()
+    """Check that prompts can be written, and responses ended; raise ModelError if not."""
+    where, tokenizer, config = f"base {base.spec!r}", base.load_tokenizer(), base.read_config()
     if tokenizer.eos_token_id is None:
         raise ModelError(
-            f"base {base.spec!r}: the tokenizer must have an end token, for a response has to end; "
+            f"{where}: the tokenizer must have an end token, for a response has to end; "
             "it has none; name one as eos_token in tokenizer_config.json, as the base was trained"
         )
-    config = base.read_config()
-    if tokenizer.pad_token_id >= config.get_text_config().vocab_size:
+    if tokenizer.pad_token_id >= (rows := config.get_text_config().vocab_size):
         raise ModelError(
-            f"base {base.spec!r}: the padding token {tokenizer.pad_token!r} must have a row in the "
-            f"embedding, which has {config.get_text_config().vocab_size}; its id is "
-            f"{tokenizer.pad_token_id}; set pad_token in tokenizer_config.json to the end token"
+            f"{where}: the padding token {tokenizer.pad_token!r} must have a row in the embedding, "
+            f"which has {rows}; its id is {tokenizer.pad_token_id}; set pad_token to the end token"
         )
     encoder = PromptEncoder(tokenizer, settings.system_prompt)
     try:
         count = len(encoder.ids("Hello"))
     except Exception as error:  # a template may do what it likes
         raise ModelError(
-            f"base {base.spec!r}: its chat template cannot write a question "
-            f"({first_line(error)}); mend the template, or remove it for a plain form"
+            f"{where}: its chat template cannot write a question ({first_line(error)}); "
+            "mend the template, or remove it for a plain form"
         ) from error
     if count >= (limit := context_length(config)):
         raise ModelError(
-            f"base {base.spec!r}: reads {limit} tokens, and model.system_prompt with the chat "
-            f"template takes {count} before a question begins; shorten the system prompt"
+            f"{where}: reads {limit} tokens, and model.system_prompt with the chat template "
+            f"takes {count} before a question begins; shorten the system prompt"
         )
 
 

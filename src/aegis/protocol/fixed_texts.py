@@ -18,10 +18,7 @@ FIXED: dict[Decision, dict[str, str]] = {
         "ja": "こちらではその件をお手伝いできません。"
         "目的を教えていただければ、代わりにできることをお伝えします。",
     },
-    Decision.REFUSE: {
-        "en": "I won't help with that.",
-        "ja": "その件はお手伝いできません。",
-    },
+    Decision.REFUSE: {"en": "I won't help with that.", "ja": "その件はお手伝いできません。"},
 }
 
 

@@ -46,12 +46,7 @@ class Preference(EncodedPair):
 
 
 def encode_preferences(
-    tokenizer: Any,
-    pairs: Sequence[Pair],
-    *,
-    system: str | None,
-    max_length: int,
-    end: bool = True,
+    tokenizer: Any, pairs: Sequence[Pair], *, system: str | None, max_length: int, end: bool = True
 ) -> list[Preference]:
     """Return the pairs that fit `max_length` as ids, tags included.
 
