@@ -14,15 +14,7 @@ from aegis.audit.chain import Chain, Kind, Line, LineError, canonical, parse
 from aegis.audit.entry import commit
 from aegis.audit.keystore import AuditKeys
 from aegis.audit.log_tip import TIP_FILE, LogTip, read_log_tip
-from aegis.audit.reader import (
-    Scan,
-    find_problem,
-    find_record,
-    newest_era,
-    no_log,
-    scan,
-    segments,
-)
+from aegis.audit.reader import Scan, find_problem, find_record, newest_era, no_log, scan, segments
 from aegis.errors import AuditError
 from aegis.storage.files import hash_file
 

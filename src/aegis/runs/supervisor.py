@@ -17,13 +17,7 @@ from typing import Protocol
 
 from filelock import FileLock, Timeout
 
-from aegis.errors import (
-    EXIT_BAD_INPUT,
-    EXIT_DONE,
-    ArtifactError,
-    BadInputError,
-    DiskFullError,
-)
+from aegis.errors import EXIT_BAD_INPUT, EXIT_DONE, ArtifactError, BadInputError, DiskFullError
 from aegis.runs.events import WatcherAction, append_event
 from aegis.runs.health import SILENCE_S, RunStatus, is_locked, read_status
 from aegis.runs.process import Process, is_alive

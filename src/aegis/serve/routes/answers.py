@@ -26,8 +26,7 @@ _STREAM = {_SSE: {}}
 
 
 @router.post(
-    "/think",
-    responses={**errors(), 200: {"model": schemas.ThinkResponse, "content": _STREAM}},
+    "/think", responses={**errors(), 200: {"model": schemas.ThinkResponse, "content": _STREAM}}
 )
 async def think(
     request: Request, body: schemas.ThinkRequest, caller: Asker, parts: Parts
@@ -138,9 +137,7 @@ async def _respond(
     if result and not stream:
         return Response(form.body(result), headers=headers, media_type="application/json")
     return StreamingResponse(
-        _events(ticket, request, form, keep_alive_s),
-        headers=headers,
-        media_type=_SSE,
+        _events(ticket, request, form, keep_alive_s), headers=headers, media_type=_SSE
     )
 
 
