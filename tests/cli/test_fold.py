@@ -5,6 +5,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from aegis.cli import app
+from aegis.cli.show import short
 from aegis.errors import AdapterError, BadInputError
 
 
@@ -22,3 +23,9 @@ def test_what_cannot_be_folded_is_told_and_nothing_is_written(tmp_path: Path) ->
     assert isinstance(run.exception, AdapterError)
     assert "not a whole adapter folder" in str(run.exception)
     assert not output.exists()
+
+
+def test_figures_are_short() -> None:
+    values = (0.12345678901234567, 3.2e-17, 1.0, 37, "float32", ["live", "folded"])
+    shown = ("0.1235", "3.2e-17", "1", "37", "float32", "['live', 'folded']")
+    assert tuple(map(short, values)) == shown

@@ -73,3 +73,24 @@ def test_nothing_heavy_is_imported(cut_off: Session) -> None:
     command = [sys.executable, "-c", code, str(cut_off.folder)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_what_matters_is_shown_and_no_path_is_cut_off(
+    cut_off: Session, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    names = [f"other_{number}" for number in range(9)]
+    known = {"kl_last": 0.01234567, "accuracy": 0.5, "validation_loss": None}
+    stage = cut_off.stages[0]
+    stage.steps = {"ppo": {"state": "completed", "metrics": dict.fromkeys(names, 1.0) | known}}
+    stage.steps["new"] = {"state": "completed", "metrics": dict.fromkeys(names, 1)}
+    stage.artifacts = {"adapter": "a" * 90, "sft": "sft"}
+    stage.error = "broken " * 20
+    cut_off.save()
+    verb.status(cut_off.folder)
+    lines = capsys.readouterr().out.splitlines()
+    assert "ppo       accuracy 0.5, kl_last 0.01235" in lines
+    assert "new       other_0 1, other_1 1, other_2 1, other_3 1, other_4 1" in lines
+    assert f"adapter   {cut_off.folder / ('a' * 90)}" in lines
+    assert f"sft       {cut_off.folder / 'sft'}" in lines
+    assert any(line.startswith("error     train: broken") for line in lines)

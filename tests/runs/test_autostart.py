@@ -332,9 +332,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 ) -> None:
     with pytest.raises(BadInputError, match="systemctl is not on this machine"):
         autostart.install(planned("systemd", account), run=Recorder(), find=lambda _: None)
-    with pytest.raises(
-        BadInputError, match="--system must be one of systemd, launchd, task-scheduler, got 'cron'"
-    ):
+    with pytest.raises(BadInputError, match="or linux, macos, windows, got 'cron'"):
         planned("cron", account)
     with pytest.raises(BadInputError, match="no start-up system is known for plan9"):
         autostart.native_system("plan9")
@@ -362,3 +360,14 @@ def test_a_missing_program_is_a_status_not_a_traceback() -> None:
         3,
         "a",
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("linux", "systemd"), ("macOS", "launchd"), ("Windows", "task-scheduler")],
+)
+def test_a_system_may_be_called_by_its_machines(said: str, meant: str, account: Account) -> None:
+    job = autostart.this_job(Path("c.yaml"), folder=Path.cwd(), environment={})
+    assert autostart.plan(job, account, system=said) == autostart.plan(job, account, system=meant)
+    with pytest.raises(BadInputError, match="or linux, macos, windows, got 'beos'"):
+        autostart.plan(job, account, system="beos")

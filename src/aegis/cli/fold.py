@@ -9,7 +9,7 @@ import typer
 
 from aegis.cli.notify import Notify
 from aegis.cli.options import INPUT, OUTPUT_FOLDER, AdapterBase, AsJson, locate_model
-from aegis.cli.show import echo, print_json, print_table
+from aegis.cli.show import echo, print_json, print_table, short
 from aegis.errors import BadInputError
 
 _ADAPTER = "An adapter folder that `aegis run` wrote."
@@ -49,6 +49,6 @@ def fold(
         print_json(figures)
         return
     del figures["probes_sha256"]
-    rows = [(key.replace("_", " "), str(value)) for key, value in figures.items()]
+    rows = [(key.replace("_", " "), short(value)) for key, value in figures.items()]
     print_table(("certificate", ""), rows)
     echo(f"model    {output}")

@@ -10,13 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from aegis.cli.notify import Notify
-from aegis.cli.options import INPUT, OUTPUT_FILE, AsJson, locate_model
+from aegis.cli.options import INPUT, AsJson, OutputFile, locate_model
 from aegis.cli.show import print_json, print_note, print_table
 from aegis.errors import BadInputError
 
 _MODEL = "A model folder that `aegis fold` or `aegis run` wrote."
 _INPUT = 'JSON Lines with {"prompt"} a line; other fields are kept, "decision" as "given_decision".'
-_OUTPUT = "File for the verdicts, NAME.partial until all are there; stdout by default."
 _PART = 128  # rows that a stop or a failure can cost
 _SKIP_BAD = "Pass over bad lines of --input and say how many."
 
@@ -25,9 +24,7 @@ def judge(
     prompts: Annotated[list[str] | None, typer.Argument(help="Prompts to decide about.")] = None,
     model: Annotated[Path, typer.Option(help=_MODEL, callback=INPUT)] = Path("runs/latest/model"),
     input_: Annotated[Path | None, typer.Option("--input", help=_INPUT, callback=INPUT)] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help=_OUTPUT, callback=OUTPUT_FILE)
-    ] = None,
+    output: OutputFile = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help=_SKIP_BAD)] = False,
     notify: Notify = None,
     json: AsJson = False,

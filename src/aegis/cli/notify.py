@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
+from subprocess import DEVNULL, Popen, TimeoutExpired
 from typing import Annotated
 
 import typer
@@ -58,19 +58,14 @@ def run_notify_command(
     env = os.environ | {"AEGIS_RUN": run, "AEGIS_STATE": state, "AEGIS_MESSAGE": message}
     posix = os.name != "nt"
     try:
-        process = subprocess.Popen(
-            command,
-            shell=True,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=2,
-            start_new_session=posix,
+        process = Popen(
+            command, shell=True, env=env, stdin=DEVNULL, stdout=2, start_new_session=posix
         )
     except (OSError, ValueError) as error:
         return f"the command cannot be started ({error}); the run is not affected"
     try:
         code = process.wait(limit_s)
-    except subprocess.TimeoutExpired:
+    except TimeoutExpired:
         if posix:
             os.killpg(process.pid, signal.SIGKILL)
         else:

@@ -20,8 +20,11 @@ from aegis.inputs.text import has_no_end
 _CONFIG = "YAML file with the settings, e.g. examples/quickstart.yaml."
 _OVERRIDES = "Override a setting, e.g. --set train.epochs=1."
 _AUTO_RESUME = "Go on with the newest session of this config; --no-auto-resume starts anew."
+_OUTPUT_FILE = "File to write, NAME.partial until it is whole; by default it is printed."
 _SECTION_TOKENS = "At most so many tokens a private section."
-MAX_SEED, MAX_TOKENS, DAY_S = 2**63 - 1, 1024, 86_400.0
+_FINAL_TOKENS = "At most so many tokens of answer."
+_TEMPERATURE = "0 takes the most probable token."
+MAX_SEED, DAY_S, _MAX_TOKENS = 2**63 - 1, 86_400.0, 1024
 MODEL_FILES = ("config.json", "so8.json")
 
 
@@ -98,7 +101,13 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", h
 AutoResume = Annotated[bool, typer.Option(help=_AUTO_RESUME)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AdapterBase = Annotated[str | None, typer.Option(help="An adapter's base, if it has moved.")]
-SectionTokens = Annotated[int, number(help=_SECTION_TOKENS, least=1, most=MAX_TOKENS)]
+OutputFile = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="FILE", help=_OUTPUT_FILE, callback=OUTPUT_FILE),
+]
+SectionTokens = Annotated[int, number(help=_SECTION_TOKENS, least=1, most=_MAX_TOKENS)]
+FinalTokens = Annotated[int, number(help=_FINAL_TOKENS, least=1, most=_MAX_TOKENS)]
+Temperature = Annotated[float, number(help=_TEMPERATURE, least=0, most=2)]
 
 
 def group(summary: str) -> typer.Typer:

@@ -43,8 +43,7 @@ def list_(
     rows = []
     for case in shown:
         question = " ".join(case.query.split())[:80]
-        cells = (case.id[:8], case.opened, case.user, question, case.reviewer or "")
-        rows.append(cells)
+        rows.append((case.id[:8], case.opened, case.user, question, case.reviewer or ""))
     columns = ("id", "since", "user", "question", "reviewer")
     print_table(columns, rows, title=f"{queue.waiting()} waiting")
 

@@ -17,6 +17,8 @@ _UNSAFE = re.compile(
     "\U000e0000-\U000e007f]"
 )
 
+_MAIN_METRICS = ("accuracy", "validation_accuracy", "validation_loss", "reward_last", "kl_last")
+
 if TYPE_CHECKING:
     from aegis.runs.events import Reporter
 
@@ -61,6 +63,18 @@ def print_table(
     for row in rows:
         table.add_row(*map(escaped, row))
     Console(highlight=False, markup=False).print(table)
+
+
+def short(value: Any) -> str:
+    """Return a number with four digits that count; anything else as it is."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def main_metrics(metrics: dict[str, Any]) -> str:
+    """Return the metrics of a training step that matter, at most five; --json has all."""
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    shown = [name for name in _MAIN_METRICS if name in numbers] or [*numbers][:5]
+    return ", ".join(f"{name} {short(numbers[name])}" for name in shown)
 
 
 def print_note(line: str) -> None:

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aegis.cli.options import INPUT, AsJson
-from aegis.cli.show import echo, print_json, print_table
+from aegis.cli.show import echo, main_metrics, print_json, print_table
 from aegis.errors import ArtifactError, BadInputError
 
 if TYPE_CHECKING:
     from aegis.runs.heartbeat import Beat
     from aegis.runs.record import Session
 
+_RUN = "A session folder."
+
 
 def status(
-    run: Annotated[Path, typer.Argument(help="A session folder.", callback=INPUT)] = Path(
-        "runs/latest"
-    ),
+    run: Annotated[Path, typer.Argument(help=_RUN, callback=INPUT)] = Path("runs/latest"),
     json: AsJson = False,
 ) -> None:
     """Show a session's stages, what it is doing now, how long that may take, its last snapshot, and
@@ -42,9 +42,9 @@ def status(
     if json:
         print_json(session.to_json() | facts)
         return
-    columns = ("stage", "state", "attempts", "time", "artifacts")
     rows = _rows(session, interrupted=facts["interrupted"])
-    print_table(columns, rows, title=f"{session.session_id}: {session.stage}")
+    title = f"{session.session_id}: {session.stage}"
+    print_table(("stage", "state", "attempts", "time"), rows, title=title)
     for line in _lines(session, facts):
         echo(line)
 
@@ -75,16 +75,21 @@ def _rows(session: Session, *, interrupted: bool) -> Iterator[tuple[str, ...]]:
 
     for stage in session.stages:
         seconds = "" if stage.seconds is None else f"{stage.seconds:.0f} s"
-        paths = ", ".join(str(session.folder / path) for path in stage.artifacts.values())
-        yield stage.name, shown(stage.state), str(stage.attempts), seconds, stage.error or paths
+        yield stage.name, shown(stage.state), str(stage.attempts), seconds
         for name, step in stage.steps.items():
-            numbers = {k: v for k, v in step["metrics"].items() if isinstance(v, int | float)}
-            metrics = ", ".join(f"{key} {value:.3g}" for key, value in numbers.items())
-            yield f"  {name}", shown(step["state"]), "", "", metrics
+            yield f"  {name}", shown(step["state"]), "", ""
 
 
 def _lines(session: Session, facts: dict[str, Any]) -> Iterator[str]:
     yield from (f"note      {note}" for note in session.notes)
+    for stage in session.stages:
+        if stage.error:
+            yield f"error     {stage.name}: {stage.error}"
+        for name, step in stage.steps.items():
+            if metrics := main_metrics(step["metrics"]):
+                yield f"{name:9} {metrics}"
+        for name, path in stage.artifacts.items():
+            yield f"{name:9} {session.folder / path}"
     pid = session.process.pid if session.process else None
     if facts["alive"]:
         yield f"process   {pid}, alive"

@@ -7,39 +7,29 @@ from typing import Annotated
 
 import typer
 
-from aegis.cli.options import (
-    INPUT,
-    MAX_SEED,
-    MAX_TOKENS,
-    AdapterBase,
-    AsJson,
-    SectionTokens,
-    locate_model,
-    number,
-)
+from aegis.cli import options
 from aegis.cli.show import echo, print_document, print_json
 
 _MODEL = "An adapter or a model folder that `aegis run` wrote."
+_FOLDER = Path("runs/latest/adapter")
 _PATHS = "Ways of thinking to weigh against each other."
 _THRESHOLD = "With several paths: below this score the decision becomes ESCALATION."
-_TEMPERATURE = "0 takes the most probable token."
-_FINAL_TOKENS = "At most so many tokens of answer."
 _SEED = "The same seed gives the same answer."
 _PRIVATE = "Show the private sections too, to you, the owner of this machine."
 
 
 def think(
     prompt: Annotated[str, typer.Argument(help="What to ask.")],
-    model: Annotated[Path, typer.Option(help=_MODEL, callback=INPUT)] = Path("runs/latest/adapter"),
-    base: AdapterBase = None,
-    paths: Annotated[int, number(help=_PATHS, least=1, most=64)] = 1,
-    threshold: Annotated[float, number(help=_THRESHOLD, least=0, most=1)] = 0.5,
-    temperature: Annotated[float, number(help=_TEMPERATURE, least=0, most=2)] = 0.7,
-    section_tokens: SectionTokens = 48,
-    final_tokens: Annotated[int, number(help=_FINAL_TOKENS, least=1, most=MAX_TOKENS)] = 160,
-    seed: Annotated[int, number(help=_SEED, least=0, most=MAX_SEED)] = 0,
+    model: Annotated[Path, typer.Option(help=_MODEL, callback=options.INPUT)] = _FOLDER,
+    base: options.AdapterBase = None,
+    paths: Annotated[int, options.number(help=_PATHS, least=1, most=64)] = 1,
+    threshold: Annotated[float, options.number(help=_THRESHOLD, least=0, most=1)] = 0.5,
+    temperature: options.Temperature = 0.7,
+    section_tokens: options.SectionTokens = 48,
+    final_tokens: options.FinalTokens = 160,
+    seed: Annotated[int, options.number(help=_SEED, least=0, most=options.MAX_SEED)] = 0,
     debug_private: Annotated[bool, typer.Option("--debug-private", help=_PRIVATE)] = False,
-    json: AsJson = False,
+    json: options.AsJson = False,
 ) -> None:
     """Let a model think in private about one question and print its public answer, nothing else.
 
@@ -48,7 +38,7 @@ def think(
     from aegis.data.records import require_text
 
     text = require_text(prompt, "prompt", "argument")
-    folder = locate_model(model)
+    folder = options.locate_model(model)
 
     from aegis.engine.answer import answer
     from aegis.engine.local_thinker import LocalThinker

@@ -12,7 +12,7 @@ import typer
 
 from aegis.cli.notify import Notify
 from aegis.cli.options import AsJson, AutoResume, ConfigFile, Overrides, repeatable
-from aegis.cli.show import echo, print_json, print_table, progress_reporter
+from aegis.cli.show import echo, main_metrics, print_json, print_table, progress_reporter
 from aegis.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -76,6 +76,12 @@ def train(
 
 
 def _plan(settings: Config, config: Path, *, json: bool, quiet: bool) -> None:
+    from aegis.data.mixture import check_datasets
+    from aegis.data.stage import collect
+
+    collect(settings.data)  # what the run would stop at is told here, before torch is imported
+    check_datasets(settings)
+
     from aegis.model.base import resolve_base
     from aegis.train.memory.plan import plan
 
@@ -115,11 +121,7 @@ def _train(
         session_id, folder = session.session_id, str(session.folder)
         print_json({"session_id": session_id, "folder": folder, "steps": steps})
         return
-    rows = []
-    for name, record in steps.items():
-        known = [(key, value) for key, value in record["metrics"].items() if value is not None]
-        metrics = "  ".join(f"{key} {value:.4g}" for key, value in known)
-        rows.append((name, record["state"], metrics))
+    rows = [(name, row["state"], main_metrics(row["metrics"])) for name, row in steps.items()]
     print_table(("step", "state", "metrics"), rows, title=session.session_id)
 
 

@@ -25,20 +25,25 @@ def smooth(values: Sequence[float], *, weight: float = 0.9) -> list[float]:
 def draw_learning_curve(
     path: Path, history: Sequence[StepLog], validation: Sequence[dict[str, float]]
 ) -> None:
-    """Draw loss and its parts per step, with the decision loss on validation."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
+    """Draw the decision's loss per step, on validation too, and apart from it the tokens' and the
+    rest, which only batches with thinking have."""
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    axes, others = figure.subplots(2, sharex=True)
     for name in dict.fromkeys(part for log in history for part in log.parts):
         logs = [log for log in history if name in log.parts]
-        axes.plot([log.step for log in logs], smooth([log.parts[name] for log in logs]), label=name)
+        panel = axes if name == "decision" else others
+        losses = smooth([log.parts[name] for log in logs])
+        panel.plot([log.step for log in logs], losses, label=name)
     if validation:
-        steps, losses = zip(
-            *((check["step"], check["validation_loss"]) for check in validation), strict=True
-        )
+        steps = [check["step"] for check in validation]
+        losses = [check["validation_loss"] for check in validation]
         axes.plot(steps, losses, "o", label="decision, validation")
-    axes.set(xlabel="step", ylabel="loss (smoothed)", title="Learning curve")
-    axes.legend()
-    axes.grid(alpha=0.3)
+    axes.set(ylabel="loss (smoothed)", title="Learning curve: the decision")
+    others.set(xlabel="step", ylabel="loss (smoothed)", title="Tokens of thinking and answer")
+    for panel in (axes, others):
+        panel.grid(alpha=0.3)
+        if panel.lines:
+            panel.legend()
     figure.savefig(path, dpi=110)
 
 
@@ -71,19 +76,11 @@ def draw_reward(path: Path, history: Sequence[StepLog], *, held_out: float | Non
     axes.plot(steps, smooth([log.loss for log in history]), color="tab:red", label="loss")
     axes.set(xlabel="step", ylabel="loss (smoothed)", title="Learning curve of the reward model")
     right = axes.twinx()
-    right.plot(
-        steps,
-        smooth([log.parts["accuracy"] for log in history]),
-        color="tab:blue",
-        label="accuracy",
-    )
+    accuracy = smooth([log.parts["accuracy"] for log in history])
+    right.plot(steps, accuracy, color="tab:blue", label="accuracy")
     if held_out is not None:
-        right.axhline(
-            held_out,
-            color="tab:blue",
-            linestyle=":",
-            label=f"accuracy on held-out pairs {held_out:.2f}",
-        )
+        label = f"accuracy on held-out pairs {held_out:.2f}"
+        right.axhline(held_out, color="tab:blue", linestyle=":", label=label)
     right.set(ylabel="share of pairs in order (smoothed)", ylim=(0, 1.02))
     figure.legend(loc="outside lower center", ncols=3)
     axes.grid(alpha=0.3)

@@ -17,6 +17,7 @@ __all__ = ["Account", "Job", "Unit", "this_account", "this_job"]
 RunCommand = Callable[[Command], tuple[int, str]]
 _PLANS = {"systemd": systemd.plan, "launchd": launchd.plan, "task-scheduler": task_scheduler.plan}
 _NATIVE = {"linux": "systemd", "darwin": "launchd", "win32": "task-scheduler"}
+_ALSO_CALLED = {**_NATIVE, "macos": "launchd", "mac": "launchd", "windows": "task-scheduler"}
 
 
 def native_system(platform: str = sys.platform) -> str:
@@ -38,8 +39,11 @@ def plan(job: Job, account: Account, *, system: str) -> Unit:
     Raises:
         BadInputError: if the system is unknown or cannot express a path.
     """
+    system = _ALSO_CALLED.get(system.lower(), system)
     if system not in _PLANS:
-        raise BadInputError(f"--system must be one of {', '.join(_PLANS)}, got {system!r}")
+        raise BadInputError(
+            f"--system must be one of {', '.join(_PLANS)} or linux, macos, windows, got {system!r}"
+        )
     return _PLANS[system](job, account)
 
 
