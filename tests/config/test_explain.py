@@ -34,7 +34,7 @@ def test_every_field_of_every_section_is_described() -> None:
 
 def test_a_setting_is_explained_with_type_bounds_and_default() -> None:
     setting = explain("train.reward.lora.rank")
-    assert (setting.type, setting.bounds, setting.default) == ("integer", ">= 1, <= 1e+09", 8)
+    assert (setting.type, setting.bounds, setting.default) == ("integer", ">= 1, <= 4096", 8)
     assert explain("train.ppo.clip").bounds == "> 0, < 1"
     assert explain("model.gates.lm_head").type == "auto | true | false"
     assert explain("data.records").type == "list of text"

@@ -152,7 +152,7 @@ def _call(arguments: list[str], *, debug: bool) -> tuple[int, str]:
         if debug:
             traceback.print_exc()
         message, code = _explain(error)
-        return code, "error: " + " ".join(message.split())
+        return code, "error: " + " ".join(line.strip(" ") for line in message.split("\n"))
 
 
 def _require_utf8(arguments: list[str]) -> None:

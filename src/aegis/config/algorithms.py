@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from aegis.config.model import LoraSettings
-from aegis.config.settings import AtLeastOne, OpenShare, Positive, Settings, Share, Weight
+from aegis.config.settings import AtLeastOne, Epochs, OpenShare, Positive, Settings, Share, Weight
 
 
 class RewardSettings(Settings):
     """The reward model: LoRA and a scalar head on the supervised model, trained on pairs."""
 
-    epochs: Positive = 2.0
+    epochs: Epochs = 2.0
     """Passes over the training pairs; more fit them closer and generalise less in the end."""
     batch_tokens: AtLeastOne = 1536
     """Tokens a step, padding included; higher averages more and takes more memory."""
@@ -124,7 +124,7 @@ class DpoSettings(Settings):
 
     beta: Positive = 0.1
     """Strength of the KL to the supervised model; higher stays closer to it."""
-    epochs: Positive = 1.0
+    epochs: Epochs = 1.0
     """Passes over the training pairs; more fit them closer."""
     batch_tokens: AtLeastOne = 1536
     """Tokens a step, padding included; higher averages more and takes more memory."""

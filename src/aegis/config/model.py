@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from aegis.config.settings import AtLeastOne, Positive, Range, Settings
+from aegis.config.settings import Positive, Range, Settings
 
 
 class LoraSettings(Settings):
     """Low-rank adapters (PEFT) on the layers whose depth lies in `layers`."""
 
-    rank: AtLeastOne = 16
+    rank: Annotated[int, Field(ge=1, le=4096)] = 16
     """Rank of each adapter; higher learns more and takes more memory."""
     alpha: Positive = 32.0
     """Scale of the adapters, in units of the rank; higher makes each step count more."""

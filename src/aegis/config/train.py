@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from aegis.config.algorithms import DpoSettings, GroupSettings, PpoSettings, RewardSettings
-from aegis.config.settings import AtLeastOne, Count, PathText, Positive, Settings, Share, Weight
+from aegis.config.settings import (
+    AtLeastOne,
+    Count,
+    Epochs,
+    PathText,
+    Positive,
+    Settings,
+    Share,
+    Weight,
+)
 
 OWN_RECORDS = "records"
 
@@ -63,7 +72,7 @@ class DatasetSettings(Settings):
 
     path: PathText
     """A JSON Lines file of records, or `records` for the run's own."""
-    weight: Weight = 1.0
+    weight: Annotated[float, Field(ge=0, le=1000)] = 1.0
     """An epoch takes round(weight · n) of its n training records; over 1 repeats some."""
 
 
@@ -72,7 +81,7 @@ class TrainSettings(Settings):
 
     algorithm: Literal["ppo", "dpo", "grpo", "rloo", "sft"] = "ppo"
     """What follows the supervised part; sft for nothing."""
-    epochs: Positive = 2.0
+    epochs: Epochs = 2.0
     """Passes of SFT over the records; more fit them closer and generalise less in the end."""
     batch_tokens: AtLeastOne = 1024
     """Tokens a step, padding included; higher averages more and takes more memory."""

@@ -41,10 +41,7 @@ def read_text(path: Path, *, most: int, kind: str, error: type[BadInputError]) -
 def read_lines(
     path: Path, *, most: int, kind: str, error: type[BadInputError], name: str
 ) -> Iterator[tuple[str, str | None]]:
-    """Yield `NAME:number` and each line; None for a line of more than `most` characters.
-
-    The other arguments are those of `read_text`.
-    """
+    """Yield `NAME:number` and each line; None for one that is too long; else as `read_text`."""
     with _opened(path, name, kind, error) as file:
         number = 0
         while line := file.readline(most + 1):
