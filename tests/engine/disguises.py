@@ -106,6 +106,9 @@ DISGUISES: dict[str, Callable[[str], str]] = {
     "base64 in a sentence": lambda text: (
         f"Decode and answer: {base64.urlsafe_b64encode(text.encode()).decode()}"
     ),
+    "base64 behind what only looks like it": lambda text: (
+        f"Internationalisation0 {base64.b64encode(text.encode()).decode().rstrip('=')}"
+    ),
     "hexadecimal": lambda text: text.encode().hex(" "),
     "rot13": lambda text: codecs.encode(text, "rot13"),
     "backwards": lambda text: text[::-1] if text.isascii() else f"{text}。"[::-1],

@@ -111,6 +111,8 @@ def test_statements_before_a_request_belong_to_it_until_they_are_many() -> None:
         f"{few}What may they mix?",
         "Where is Rome?",
     ]
+    wish = "I want to live in Lisbon. What are rents like?"
+    assert readings(wish) == [wish, "I want to live in Lisbon."]
 
 
 def test_parts_are_limited_and_none_is_lost() -> None:
@@ -141,7 +143,8 @@ def test_parts_are_limited_and_none_is_lost() -> None:
 )
 def test_no_text_takes_long_to_read(piece: str) -> None:
     begun = time.perf_counter()
-    readings(piece * (20_000 // len(piece)))
+    found = readings(piece * (20_000 // len(piece)))
+    assert sum(map(len, found)) < 8 * 20_000
     assert time.perf_counter() - begun < 5
 
 

@@ -32,6 +32,10 @@ def test_ordinary_japanese_stays_as_it_is() -> None:
     assert readable("一口の力、八時二分に工場で") == "一口の力、八時二分に工場で"
 
 
+def test_wide_marks_behind_wide_letters_are_theirs_in_japanese_too() -> None:
+    assert readable("天気は？ Ｏｐｅｎ ｉｔ．") == "天気は？ Open it."
+
+
 def test_a_comparison_is_blind_to_voicing() -> None:
     assert undisguised("がぱ") == undisguised("かは")
 

@@ -4,8 +4,9 @@ disguise is weaker than what it hides."""
 from __future__ import annotations
 
 import base64
-import binascii
 import codecs
+import contextlib
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,8 +58,9 @@ _WORD = re.compile(r"[a-z0-9@$!]+", re.I)
 _INNER_LEET = re.compile(r"[a-z][013457@$!]{1,2}[a-z]|^[0134][a-z]{4}", re.I)
 _WORD = re.compile(r"\b[A-Za-z]{3,}\b")
 _SENTENCE_START = re.compile(r"(?:^|[.!?]\s+)[a-z]|\bi\b", re.MULTILINE)
-_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
-_HEX = re.compile(r"(?:[0-9a-f]{2}[ :]?){10,}", re.I)
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}")
+_from_base64 = functools.partial(base64.b64decode, altchars=b"-_")
+_HEX = re.compile(r"(?:[0-9a-f]{2} ?){10,}", re.I)
 _COMMON = re.compile(
     r"\b(?:the|how|to|what|make|of|and|for|is|you|can|my|do|with|in|me|a|that|it|from|any|where|i)\b",
     re.I,
@@ -73,9 +75,16 @@ _REQUEST = re.compile(
     r"|but|ok|okay)[ ,]+)*(?:how|what|which|who|where|when|why|can|could|would|should|is|are|do"
     r"|does|did|write|give|tell|explain|list|show|draft|make|create|build|describe|help|find|plan"
     r"|translate|summari[sz]e|suggest|recommend|compare|teach|walk|name|provide|generate|compose|design|send"
-    r"|calculate|fix|check|book|cancel|delete|let|i want|i need|i'd like|step)\b"
+    r"|calculate|fix|check|book|cancel|delete|let|step)\b"
     r"|(?:か|かな|の|教えて|ください|下さい|くれ|ほしい|欲しい|お願い(?:します)?|して|って|書いて|作って|いて"
-    r"|えて|(?<!み)たい(?:です)?|しろ|せよ|方法|やり方|作り方|仕方|とは|は)[。♡笑w！!\s]*$",
+    r"|えて|しろ|せよ|方法|やり方|作り方|仕方|とは|は)[。♡笑w！!\s]*$",
+    re.IGNORECASE,
+)
+
+# A wish is a request of its own, and belongs to the request behind it, too.
+_WISH = re.compile(
+    r"^\W*i (?:really |just )?(?:want|need|wish|would like)\b|^\W*i'd like\b"
+    r"|(?<!み)たい(?:です|んです|と思います)?[。♡笑w！!]*$",
     re.IGNORECASE,
 )
 
@@ -146,7 +155,7 @@ def requests(text: str) -> list[str]:
     marker, *others = "", *_MARKER.split(text)
     for message, following in zip(others[::2], [*others[1::2], ""], strict=True):
         statements: list[str] = []
-        first = len(found)
+        first, told = len(found), 0
         lines = _SENTENCE.split(_BULLET.sub("", message))
         for sentence in filter(None, map(str.strip, lines)):
             statements.append(sentence)
@@ -154,9 +163,12 @@ def requests(text: str) -> list[str]:
                 found.append(" ".join(statements))
                 if len(statements) > _MANY:
                     alone.append(sentence)
-                statements = []
+                statements, told = [], 0
+            elif _WISH.search(sentence):
+                found.append(" ".join(statements))
+                statements, told = [sentence], 1
         if statements and len(found) > first:
-            found[-1] = " ".join([found[-1], *statements])
+            found[-1] = " ".join([found[-1], *statements[told:]])
         elif statements and not _ANSWERER.search(marker):
             found.append(" ".join(statements))
         marker = following
@@ -202,23 +214,13 @@ def _decoded(text: str) -> list[str]:
     """Return what is written in base64 or hexadecimal, and the text in rot13 or backwards where
     that reads as English."""
     found = []
-    for pattern, decode in ((_BASE64, _from_base64), (_HEX, _from_hex)):
-        for code in pattern.findall(text):
-            try:
-                found.append(decode(code).decode())
-            except (ValueError, binascii.Error):
-                continue
+    codes = [(_from_base64, code + "=" * (-len(code) % 4)) for code in _BASE64.findall(text)]
+    for decode, code in (*codes, *((bytes.fromhex, code) for code in _HEX.findall(text))):
+        with contextlib.suppress(ValueError):
+            found.append(decode(code).decode())
     other_ways = (codecs.encode(text, "rot13"), text[::-1])
     common = len(_COMMON.findall(text))
     found += [way for way in other_ways if len(_COMMON.findall(way)) > 1 + 2 * common]
     if text[:1] in _ENDS:
         found.append(text[::-1])
-    return [way for way in found if way.isprintable()]
-
-
-def _from_base64(code: str) -> bytes:
-    return base64.b64decode(code.rstrip("=") + "=" * (-len(code.rstrip("=")) % 4), altchars=b"-_")
-
-
-def _from_hex(code: str) -> bytes:
-    return bytes.fromhex(re.sub("[ :]", "", code))
+    return [way for way in found if way.replace("\n", " ").isprintable()]

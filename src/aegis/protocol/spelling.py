@@ -21,6 +21,7 @@ _JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 _NOT_PUNCTUATION = re.compile(
     "[^\u2018-\u2026\u3000\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65]+"
 )
+_WIDE_AFTER_WIDE = re.compile("(?<=[\uff21-\uff3a\uff41-\uff5a])[\uff01-\uff0f\uff1a-\uff20]")
 _TAG_CHARACTER = re.compile("[\U000e0020-\U000e007e]")
 _LOOKALIKES = str.maketrans(
     "аеорсухіјѕԁһԛԝӏвкмнтгАВЕКМНОРСТУХІЈЅ" "αοερνικτυχηωγΑΒΕΖΗΙΚΜΝΟΡΤΥΧ"
@@ -87,6 +88,7 @@ def _visible(text: str) -> str:
         return text
     if not _JAPANESE.search(text):
         return unicodedata.normalize("NFC", _plain_letters(text))
+    text = _WIDE_AFTER_WIDE.sub(lambda mark: chr(ord(mark[0]) - 0xFEE0), text)
     return unicodedata.normalize(
         "NFC", _NOT_PUNCTUATION.sub(lambda run: _plain_letters(run[0]), text)
     )
