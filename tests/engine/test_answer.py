@@ -9,8 +9,9 @@ import pytest
 from aegis.engine.answer import answer
 from aegis.engine.local_thinker import LocalThinker
 from aegis.engine.protocol import ThinkingRequest
+from aegis.engine.response_grammar import Sampling
 from aegis.protocol.decisions import Decision
-from aegis.protocol.fixed_texts import fixed_text
+from aegis.protocol.fixed_texts import WITHHELD, crisis_text, fixed_text
 from aegis.protocol.thinking import Thinking
 from tests.engine.test_local_thinker import local_thinker
 
@@ -66,11 +67,33 @@ def test_nothing_private_is_in_what_leaves(monkeypatch: pytest.MonkeyPatch) -> N
         )
 
 
-def test_declining_what_is_allowed_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    saying(monkeypatch, "I can't help with that.")
-    assert answer(local_thinker(Decision.ALLOW), "Where?").final == fixed_text(
-        Decision.ESCALATION, "en"
-    )
+def test_an_answer_kept_back_is_drawn_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    def think(self: Any, requests: Sequence[ThinkingRequest]) -> list[Thinking | None]:
+        seeds.extend(request.sampling.seed for request in requests)
+        bodies = {"task": "the task", "safety": "nobody", "policy": "ALLOW", "final": "short"}
+        said = "I can't help with that." if seeds[-1] < last else "In Paris."
+        return [Thinking.from_bodies(bodies, said, where="response") for _ in requests]
+
+    monkeypatch.setattr(LocalThinker, "think", think)
+    last = 6
+    given = answer(local_thinker(Decision.ALLOW), "Where?", Sampling(seed=5))
+    assert (given.final, given.outcome, seeds) == ("In Paris.", "decided", [5, 6])
+    last = 9
+    given = answer(local_thinker(Decision.ALLOW), "どこ？", Sampling(seed=5))
+    assert (given.final, given.withheld) == (WITHHELD["ja"], "declined")
+    assert (given.decision, given.escalated, seeds[2:]) == (Decision.ALLOW, False, [5, 6])
+    assert given.to_json()["outcome"] == "withheld"
+    answer(local_thinker(Decision.ALLOW), "Where?", Sampling(temperature=0, seed=5))
+    assert seeds[4:] == [5]
+
+
+def test_somebody_in_crisis_gets_the_text_of_the_country(monkeypatch: pytest.MonkeyPatch) -> None:
+    saying(monkeypatch, "Go on.")
+    given = answer(local_thinker(Decision.ESCALATION), "もう死にたい", country="JP")
+    assert given.final == crisis_text("ja")
+    assert crisis_text("en", "UK") != crisis_text("en") != crisis_text("en", "US")
 
 
 def test_disagreement_never_weakens_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +106,7 @@ def test_repeated_thinking_never_leaves(monkeypatch: pytest.MonkeyPatch) -> None
     secret = "the user seems to be a nurse who lost her badge"
     saying(monkeypatch, f"Well, {secret}.", policy=secret)
     given = answer(local_thinker(Decision.ALLOW), "Where?")
-    assert (given.final, given.escalated) == (fixed_text(Decision.ESCALATION, "en"), True)
+    assert (given.final, given.withheld) == (WITHHELD["en"], "repetition")
 
 
 def test_paths_that_do_not_agree_are_escalated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from urllib.parse import unquote
 from aegis.engine.verdict import Verdict
 from aegis.errors import DataError
 from aegis.protocol.decisions import Decision
-from aegis.protocol.fixed_texts import FIXED
+from aegis.protocol.fixed_texts import FIXED, WITHHELD
 from aegis.protocol.thinking import SECTIONS, TAGS, PrivateText, Thinking, compose, parse
 from aegis.serve import responses
 from aegis.serve.service import AnswerResult, release
@@ -102,6 +102,7 @@ FIELDS = {
     "decision",
     "probabilities",
     "escalated",
+    "outcome",
     "ALLOW",
     "ESCALATION",
     "DENY",
@@ -121,8 +122,9 @@ CHAT_FIELDS = {
     "finish_reason",
     "usage",
 }
-CHAT_FIELDS |= {"prompt_tokens", "completion_tokens", "total_tokens", "delta", "system_fingerprint"}
-FIXED_TEXTS = {text for texts in FIXED.values() for text in texts.values()}
+CHAT_FIELDS |= {"prompt_tokens", "completion_tokens", "total_tokens", "delta"}
+CHAT_FIELDS |= {"system_fingerprint", "aegis"}
+FIXED_TEXTS = {text for texts in (*FIXED.values(), WITHHELD) for text in texts.values()}
 HARMLESS = (
     "Take the early train.",
     "The museum opens at ten and closes at five.",
@@ -311,13 +313,12 @@ def case(rng: random.Random) -> tuple[str, str, list[bytes], str | None]:
     if kind == "harmless":
         decision, thinking = Decision.ALLOW, Thinking.from_bodies(bodies, final, where="case")
     else:
-        thinking = _response(rng, bodies, final)
+        thinking = None if kind == "error" else _response(rng, bodies, final)
     chances = tuple(0.7 if decision is one else 0.1 for one in Decision)
-    answer, _ = release(
+    answer = release(
         query,
         Verdict(decision, chances, 1.0),
         thinking,
-        failure="engine error" if kind == "error" else None,
         canary=secret if rng.random() < 0.3 else None,
     )
     result = AnswerResult(
@@ -325,7 +326,7 @@ def case(rng: random.Random) -> tuple[str, str, list[bytes], str | None]:
         answer.final,
         answer.decision,
         answer.probabilities,
-        answer.escalated,
+        answer.outcome,
         answer.own,
         False,
         3,

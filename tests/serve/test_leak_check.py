@@ -12,6 +12,7 @@ import pytest
 
 from aegis.engine.response_sampler import Limits, ResponseSampler
 from aegis.protocol.decisions import Decision
+from aegis.protocol.fixed_texts import WITHHELD
 from aegis.protocol.thinking import TAGS, Thinking, looks_like_a_tag
 from aegis.serve import service as service_module
 from aegis.serve.leak_check import find_leak, key_like_words
@@ -62,11 +63,9 @@ def test_nothing_private_is_anywhere(
     with caplog.at_level(logging.DEBUG), made.client() as client:
         answer = client.post(path, json={**body, "stream": stream})
         metrics = client.get("/metrics").text
-    assert (
-        "I won't help with that." in answer.text.replace('"}\n\nevent: piece\ndata: ', "") or stream
-    )
+    assert WITHHELD["en"] in answer.text or stream
     assert made.audit.entries[0].outcome.startswith("withheld")
-    assert made.audit.entries[0].final == "I won't help with that."
+    assert made.audit.entries[0].final == WITHHELD["en"]
     everywhere = answer.text + str(answer.headers) + metrics + caplog.text
     for text in (*leaks._readings(everywhere), everywhere[::-1]):
         bare = "".join(c for c in text.lower() if c.isalnum())
@@ -80,10 +79,7 @@ def test_the_servers_own_mark_never_leaves(tmp_path: Path) -> None:
 
     made = house(tmp_path, FakeEngine(says=parrot))
     with made.client() as client:
-        assert (
-            client.post("/think", json={"query": "Say it"}).json()["final"]
-            == "I won't help with that."
-        )
+        assert client.post("/think", json={"query": "Say it"}).json()["final"] == WITHHELD["en"]
     assert made.audit.entries[0].outcome == "withheld: canary"
 
 

@@ -12,10 +12,10 @@ from aegis.serve.tokens import new_token, revoke
 from tests.serve.fakes import BODIES, FakeEngine, House, house
 from tests.serve.live import living
 
-THINK = {"id", "final", "decision", "probabilities", "escalated"}
+THINK = {"id", "final", "decision", "outcome", "probabilities", "escalated"}
 
 
-def test_a_question_has_an_answer_with_exactly_five_fields(plain: House) -> None:
+def test_a_question_has_an_answer_with_exactly_these_fields(plain: House) -> None:
     with plain.client() as client:
         answer = client.post("/think", json={"query": "Which city?", "user_id": "u1"})
     assert answer.status_code == 200
@@ -24,7 +24,7 @@ def test_a_question_has_an_answer_with_exactly_five_fields(plain: House) -> None
     assert answer.json()["id"] == answer.headers["X-Request-Id"]
     (entry,) = plain.audit.entries
     assert (entry.request_id, entry.user, entry.query) == (answer.json()["id"], "u1", "Which city?")
-    assert (entry.decision, entry.outcome, entry.final) == ("ALLOW", "answered", "It is Paris.")
+    assert (entry.decision, entry.outcome, entry.final) == ("ALLOW", "decided", "It is Paris.")
     assert {name: text.reveal() for name, text in entry.sections.items()} == BODIES
 
 

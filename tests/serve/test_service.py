@@ -1,16 +1,16 @@
 from __future__ import annotations
 
 import logging
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aegis.protocol.decisions import Decision
-from aegis.protocol.fixed_texts import fixed_text
+from aegis.protocol.fixed_texts import WITHHELD, fixed_text
+from aegis.protocol.thinking import Thinking
 from aegis.serve import service as service_module
-from tests.serve.fakes import FakeEngine, House, house
+from tests.serve.fakes import BODIES, FakeEngine, House, house, thinking
 
 
 @pytest.mark.parametrize("decision", [Decision.DENY, Decision.REFUSE, Decision.ESCALATION])
@@ -42,32 +42,133 @@ def test_what_cannot_be_recorded_is_not_answered(tmp_path: Path, stream: bool, s
         assert client.post("/think", json={"query": "hi"}).status_code == 200
 
 
-def test_an_engine_that_fails_gives_the_fixed_refusal(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def failing(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("secretword")
+
+
+NO_ANSWER = {
+    "engine error": (FakeEngine(says=failing), 503, "engine_error"),
+    "out of time": (FakeEngine(seconds=30), 504, "out_of_time"),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("outcome", NO_ANSWER)
+def test_no_answer_to_what_is_allowed_is_an_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, outcome: str, stream: bool
 ) -> None:
-    def fails(prompt: str, seed: int) -> None:
-        raise RuntimeError("secretword in " + prompt)
-
-    made = house(tmp_path, FakeEngine(says=fails))
+    engine, status, code = NO_ANSWER[outcome]
+    made = house(tmp_path, engine, answer_s=0.2, keep_alive_s=0.01)
     with caplog.at_level(logging.DEBUG), made.client() as client:
-        answer = client.post("/think", json={"query": "hi"})
-    assert answer.json()["final"] == fixed_text(Decision.REFUSE, "en")
-    assert made.audit.entries[0].outcome == "withheld: engine error"
-    assert "RuntimeError at test_service.py" in caplog.text
-    assert "secretword" not in caplog.text + answer.text
+        answer = client.post("/think", json={"query": "hi", "stream": stream})
+        metrics = client.get("/metrics").text
+    assert answer.status_code in ({200, status} if stream else {status})
+    assert f'"code":"{code}"' in answer.text
+    (entry,) = made.audit.entries
+    assert (entry.outcome, entry.decision, entry.escalated) == (outcome, "ALLOW", False)
+    assert f'aegis_outcomes_total{{outcome="{outcome}"}} 1.0' in metrics
+    assert made.cases.waiting() == 0
+    assert f"ALLOW {outcome}" in caplog.text
+    assert "secretword" not in caplog.text + answer.text + entry.final
 
 
-def test_a_check_that_fails_gives_the_fixed_refusal(
+@pytest.mark.parametrize("decision", [Decision.DENY, Decision.REFUSE, Decision.ESCALATION])
+@pytest.mark.parametrize("says", [failing, lambda *_: None, lambda *_: thinking("No.")])
+def test_what_is_not_allowed_is_decided_whatever_becomes_of_the_thinking(
+    tmp_path: Path, decision: Decision, says: Any
+) -> None:
+    made = house(tmp_path, FakeEngine(says=says, judges=lambda _: decision))
+    with made.client() as client:
+        answer = client.post("/think", json={"query": "hi"}).json()
+    assert (answer["final"], answer["outcome"]) == (fixed_text(decision, "en"), "decided")
+    assert made.audit.entries[0].outcome == "decided"
+    assert made.engine.thought <= 1
+
+
+NOTE = "the museum at the harbour opens early in the week"
+BAD: dict[str, Any] = {
+    "no answer": None,
+    "declined": thinking("I can't help with that."),
+    "repetition": thinking("again and again " * 9),
+    "quotation": thinking(
+        f"Know that {NOTE}, I am told, whatever the season.", {**BODIES, "task": NOTE[:31]}
+    ),
+    "tag": Thinking(*thinking().bodies().values(), public="Well <final> now"),
+    "not text": Thinking(*thinking().bodies().values(), public="Well \x1b now"),
+}
+
+
+@pytest.mark.parametrize("check", BAD)
+@pytest.mark.parametrize("better", [True, False])
+def test_an_answer_kept_back_is_drawn_once_more_and_is_nobodys_case(
+    tmp_path: Path, check: str, better: bool
+) -> None:
+    def says(_: str, seed: int) -> Thinking | None:
+        return thinking() if better and seed == 8 else BAD[check]
+
+    made = house(tmp_path, FakeEngine(says=says), seed=7)
+    chat = {"model": "aegis", "messages": [{"role": "user", "content": "Where?"}]}
+    with made.client() as client:
+        given = client.post("/think", json={"query": "Where?"}).json()
+        told = client.post("/v1/chat/completions", json=chat).json()
+        metrics = client.get("/metrics").text
+    expected = thinking().public if better else WITHHELD["en"]
+    outcome = "decided" if better else "withheld"
+    assert (given["final"], given["outcome"], given["decision"]) == (expected, outcome, "ALLOW")
+    assert told["choices"][0]["message"]["content"] == expected
+    assert told["aegis"] == {"decision": "ALLOW", "outcome": outcome, "escalated": False}
+    assert told["choices"][0]["finish_reason"] == ("stop" if better else "content_filter")
+    assert made.engine.thought == 4
+    assert made.cases.waiting() == 0
+    label = "decided" if better else f"withheld: {check}"
+    assert [entry.outcome for entry in made.audit.entries] == [label] * 2
+    assert ("aegis_withheld_total" in metrics) or better
+    assert "aegis_retries_total 2.0" in metrics
+
+
+def test_what_chance_has_no_say_in_is_not_drawn_again(tmp_path: Path) -> None:
+    made = house(tmp_path, FakeEngine(says=lambda *_: None))
+    with made.client() as client:
+        answer = client.post("/think", json={"query": "hi", "temperature": 0}).json()
+    assert (answer["outcome"], made.engine.thought) == ("withheld", 1)
+
+
+def test_a_check_that_fails_withholds_the_answer(
     plain: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: Any, **__: Any) -> None:
-        raise ValueError("secretword")
-
-    monkeypatch.setattr(service_module, "find_leak", fails)
+    monkeypatch.setattr(service_module, "find_leak", failing)
     with plain.client() as client:
         answer = client.post("/think", json={"query": "hi"})
-    assert answer.json()["final"] == fixed_text(Decision.REFUSE, "en")
+    assert answer.json()["final"] == WITHHELD["en"]
     assert plain.audit.entries[0].outcome == "withheld: check failed"
+
+
+@pytest.mark.parametrize(
+    ("query", "country", "lines"),
+    [
+        ("I want to kill myself", None, ["findahelpline.com", "A person will look"]),
+        ("I want to kill myself", "US", ["911", "988"]),
+        ("I want to kill myself", "UK", ["999", "116 123"]),
+        ("もう死にたい", None, ["0120-279-338", "0120-783-556", "119", "人が必ず読みます"]),
+        ("もう死にたい", "US", ["911", "988"]),
+        ("もう死にたい", "international", ["findahelpline.com"]),
+    ],
+)
+def test_somebody_in_crisis_is_told_who_is_there_to_talk_to(
+    tmp_path: Path, query: str, country: Any, lines: list[str]
+) -> None:
+    made = house(tmp_path, FakeEngine(judges=lambda _: Decision.ESCALATION), country=country)
+    earlier = [{"role": "user", "content": query}, {"role": "assistant", "content": "…"}]
+    after = {"role": "user", "content": "それで？" if query[0] == "も" else "And now?"}
+    with made.client() as client:
+        given = client.post("/think", json={"query": query}).json()
+        told = client.post(
+            "/v1/chat/completions", json={"model": "aegis", "messages": [*earlier, after]}
+        ).json()
+    assert given["final"] == told["choices"][0]["message"]["content"]
+    assert all(line in given["final"] for line in lines)
+    assert "{" not in given["final"]
+    assert made.cases.waiting() == 2
 
 
 def test_an_engine_that_cannot_decide_is_unavailable(tmp_path: Path) -> None:
@@ -78,14 +179,6 @@ def test_an_engine_that_cannot_decide_is_unavailable(tmp_path: Path) -> None:
         answer = client.post("/think", json={"query": "hi"})
     assert answer.status_code == 503
     assert "secretword" not in answer.text
-
-
-def test_no_answer_in_time_is_the_fixed_refusal(tmp_path: Path) -> None:
-    made = house(tmp_path, FakeEngine(hold=threading.Event()), answer_s=0.1)
-    with made.client() as client:
-        answer = client.post("/think", json={"query": "hi"}).json()
-    assert answer["final"] == fixed_text(Decision.REFUSE, "en")
-    assert made.audit.entries[0].outcome == "withheld: out of time"
 
 
 def test_a_prompt_must_leave_room(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ class AuditEntry:
         model: name or fingerprint of the model, plain text in the log.
         sections: private sections by name; empty where a fixed text answered.
         final: the public answer, as it leaves.
-        outcome: "answered", or why not; plain text in the log, so no words of user or model.
+        outcome: "decided", or why not; plain text in the log, so no words of user or model.
 
     Raises:
         BadInputError: if a field cannot be stored.

@@ -16,6 +16,7 @@ import typer
 from aegis.cli.output import require_output_file, require_place
 from aegis.errors import BadInputError
 from aegis.inputs.text import has_no_end
+from aegis.protocol.fixed_texts import Country
 
 _CONFIG = "YAML file with the settings, e.g. examples/quickstart.yaml."
 _OVERRIDES = "Override a setting, e.g. --set train.epochs=1."
@@ -105,6 +106,7 @@ OutputFile = Annotated[
     Path | None,
     typer.Option("-o", "--output", metavar="FILE", help=_OUTPUT_FILE, callback=OUTPUT_FILE),
 ]
+HelpLines = Annotated[Country | None, typer.Option(help="Whose help lines are told in a crisis.")]
 SectionTokens = Annotated[int, number(help=_SECTION_TOKENS, least=1, most=_MAX_TOKENS)]
 FinalTokens = Annotated[int, number(help=_FINAL_TOKENS, least=1, most=_MAX_TOKENS)]
 Temperature = Annotated[float, number(help=_TEMPERATURE, least=0, most=2)]

@@ -24,7 +24,7 @@ _SEED = "Of requests that bring none; drawn each time by default."
 _PLACES = "Requests answered or waiting at once; more get 429."
 _RATE = "Requests a minute for each token; 0 for any number."
 _BODY = "The largest body."
-_ANSWER_S = "After so many seconds the fixed refusal is the answer."
+_ANSWER_S = "After so many seconds without an answer: status 504."
 _GRACE_S = "So long may answers take once a stop was asked for."
 _THREADS = "CPU threads; 0 for one a core."
 _CANARY = "Put a random mark into the private context; no answer may hold it."
@@ -51,6 +51,7 @@ def serve(
     body_bytes: Annotated[int, options.number(help=_BODY, least=1024, most=1 << 30)] = 262_144,
     answer_s: Annotated[float, options.number(help=_ANSWER_S, least=1, most=options.DAY_S)] = 120,
     grace_s: Annotated[float, options.number(help=_GRACE_S, least=0, most=options.DAY_S)] = 20,
+    country: options.HelpLines = None,
     canary: Annotated[bool, typer.Option(help=_CANARY)] = True,
     threads: Annotated[int, options.number(help=_THREADS, least=0, most=1024)] = 0,
 ) -> None:

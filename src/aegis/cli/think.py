@@ -28,6 +28,7 @@ def think(
     section_tokens: options.SectionTokens = 48,
     final_tokens: options.FinalTokens = 160,
     seed: Annotated[int, options.number(help=_SEED, least=0, most=options.MAX_SEED)] = 0,
+    country: options.HelpLines = None,
     debug_private: Annotated[bool, typer.Option("--debug-private", help=_PRIVATE)] = False,
     json: options.AsJson = False,
 ) -> None:
@@ -47,7 +48,7 @@ def think(
     limits = Limits(section=section_tokens, final=final_tokens)
     sampling = Sampling(limits, temperature, seed)
     engine = LocalThinker.load(folder, base_spec=base)
-    given = answer(engine, text, sampling, paths=paths, threshold=threshold)
+    given = answer(engine, text, sampling, paths=paths, threshold=threshold, country=country)
     if debug_private:
         for number, path in enumerate(given.paths, 1):
             for name, body in path.bodies().items():

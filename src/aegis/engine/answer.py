@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from aegis.engine.protocol import Engine, ThinkingRequest
 from aegis.engine.response_grammar import Sampling
 from aegis.engine.verdict import Verdict
 from aegis.protocol.checks import SelfVerification, check
 from aegis.protocol.decisions import NAMES, Decision
-from aegis.protocol.fixed_texts import fixed_text
+from aegis.protocol.fixed_texts import WITHHELD, Country, decided_text
 from aegis.protocol.language import detect_language
 from aegis.protocol.stance import stance
 from aegis.protocol.thinking import Thinking
+
+Outcome = Literal["decided", "withheld"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Answer:
     Args:
         probabilities: of the four decisions, in their order, before any escalation by
             self-verification.
-        escalated: a person has to decide.
+        withheld: which check kept back an allowed answer; a fixed text stands in its place.
         score: of the self-verification, in [0, 1]; None for a single path.
         paths: the private thinking behind it, for the owner of the machine; in no repr and no JSON.
     """
@@ -32,23 +34,44 @@ class Answer:
     final: str
     decision: Decision
     probabilities: tuple[float, ...]
-    escalated: bool
+    withheld: str | None = None
     score: float | None = None
     paths: tuple[Thinking, ...] = field(default=(), repr=False)
 
     @property
     def own(self) -> bool:
         """The answer is in the model's own words, not a fixed text."""
-        return self.decision is Decision.ALLOW
+        return self.decision is Decision.ALLOW and self.withheld is None
+
+    @property
+    def escalated(self) -> bool:
+        """A person has to decide."""
+        return self.decision is Decision.ESCALATION
+
+    @property
+    def outcome(self) -> Outcome:
+        return "withheld" if self.withheld else "decided"
+
+    def without(self, prompt: str, check: str) -> Answer:
+        """Return what is said instead where a check keeps the answer back."""
+        return replace(self, final=WITHHELD[detect_language(prompt)], withheld=check)
 
     def to_json(self) -> dict[str, Any]:
         shown = {
             "final": self.final,
             "decision": self.decision.name,
+            "outcome": self.outcome,
             "probabilities": dict(zip(NAMES, self.probabilities, strict=True)),
             "escalated": self.escalated,
         }
         return shown if self.score is None else {**shown, "score": round(self.score, 4)}
+
+
+def attempts(sampling: Sampling, paths: int = 1) -> list[Sampling]:
+    """Return how an answer is drawn and, where chance has a say, how once more if a check keeps it
+    back."""
+    again = replace(sampling, seed=sampling.seed + paths)
+    return [sampling, again] if sampling.temperature > 0 else [sampling]
 
 
 def answer(
@@ -58,38 +81,56 @@ def answer(
     *,
     paths: int = 1,
     threshold: float = 0.5,
+    country: Country | None = None,
 ) -> Answer:
-    """Decide about a prompt, think about it, and answer as `final_answer` says.
+    """Decide about a prompt, think about it, and answer as `final_answer` says; once more if a
+    check keeps the answer back.
 
     Args:
         sampling: path n has the seed `sampling.seed` + n.
         paths: how many ways of thinking are weighed against each other.
         threshold: below this score several paths become an ESCALATION.
+        country: whose help lines somebody in crisis is told.
 
     Raises:
         DataError: if the prompt is longer than the model's context leaves room for.
     """
-    verdict = engine.judge([prompt])[0]
-    seeds = range(sampling.seed, sampling.seed + paths)
-    requests = [
-        ThinkingRequest(prompt, verdict.decision, replace(sampling, seed=seed)) for seed in seeds
-    ]
-    return final_answer(prompt, verdict, engine.think(requests), threshold=threshold)
+    verdict, given = engine.judge([prompt])[0], None
+    for drawn in attempts(sampling, paths):
+        seeds = range(drawn.seed, drawn.seed + paths)
+        requests = [
+            ThinkingRequest(prompt, verdict.decision, replace(drawn, seed=seed)) for seed in seeds
+        ]
+        ways = engine.think(requests)
+        given = final_answer(prompt, verdict, ways, threshold=threshold, country=country)
+        if not given.withheld:
+            break
+    assert given
+    return given
 
 
 def final_answer(
-    prompt: str, verdict: Verdict, paths: Sequence[Thinking | None], *, threshold: float = 0.5
+    prompt: str,
+    verdict: Verdict,
+    paths: Sequence[Thinking | None],
+    *,
+    threshold: float = 0.5,
+    asked: str = "",
+    country: Country | None = None,
 ) -> Answer:
     """Return the answer that a verdict and one or more ways of thinking come to.
 
     The verdict decides. Only what is allowed is answered in the model's words; every other decision
-    has its fixed text, for a refusal's first sentence says little about its second. An answer that
-    repeats its private thinking, declines what is allowed, or on which several paths do not agree,
-    becomes an ESCALATION; what was stricter stays as it was.
+    has its fixed text, for a refusal's first sentence says little about its second. Where several
+    paths do not agree on what is allowed, it becomes an ESCALATION. An answer that repeats its
+    private thinking, or declines what is allowed, is withheld: that says something about the
+    answer, nothing about the question.
 
     Args:
         paths: None where no usable response came out.
         threshold: below this score several paths become an ESCALATION.
+        asked: all that the asker wrote, if that is more than the prompt.
+        country: whose help lines somebody in crisis is told.
     """
     usable = tuple(thinking for thinking in paths if thinking)
     decision, chosen, score = verdict.decision, (usable[0] if usable else None), None
@@ -98,12 +139,13 @@ def final_answer(
         score = verified.score * len(usable) / len(paths)  # an empty path agrees with nothing
         chosen = None if verified.chosen is None or score < threshold else usable[verified.chosen]
         decision = decision if chosen else max(decision, Decision.ESCALATION)
-    if chosen and not check(prompt, chosen).fresh:
-        chosen, decision = None, max(decision, Decision.ESCALATION)
-    if decision is Decision.ALLOW and (chosen is None or stance(chosen.public) == "decline"):
-        decision, chosen = Decision.ESCALATION, None
-    allowed = chosen if decision is Decision.ALLOW else None
-    final = allowed.public if allowed else fixed_text(decision, detect_language(prompt))
-    return Answer(
-        final, decision, verdict.probabilities, decision is Decision.ESCALATION, score, usable
-    )
+    given = Answer("", decision, verdict.probabilities, score=score, paths=usable)
+    if decision is not Decision.ALLOW:
+        return replace(given, final=decided_text(decision, prompt, asked=asked, country=country))
+    if chosen is None:
+        return given.without(prompt, "no answer")
+    if not check(prompt, chosen).fresh:
+        return given.without(prompt, "repetition")
+    if stance(chosen.public) == "decline":
+        return given.without(prompt, "declined")
+    return replace(given, final=chosen.public)

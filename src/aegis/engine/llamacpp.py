@@ -20,17 +20,9 @@ _ERROR = 4  # ggml.h, GGML_LOG_LEVEL_ERROR
 _ALL_LAYERS = 999
 # llama.h, enum llama_ftype. What the converter writes itself has no number here.
 FTYPES = {
-    "Q8_0": 7,
-    "Q6_K": 18,
-    "Q5_K_M": 17,
-    "Q5_K_S": 16,
-    "Q5_0": 8,
-    "Q4_K_M": 15,
-    "Q4_K_S": 14,
-    "Q4_0": 2,
-    "Q3_K_M": 12,
-    "Q2_K": 10,
-}
+    "Q8_0": 7, "Q6_K": 18, "Q5_K_M": 17, "Q5_K_S": 16, "Q5_0": 8, "Q4_K_M": 15, "Q4_K_S": 14,
+    "Q4_0": 2, "Q3_K_M": 12, "Q2_K": 10,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

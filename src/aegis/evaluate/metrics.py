@@ -34,7 +34,7 @@ def decision_metrics(
     harmless = truth == Decision.ALLOW
     miss = _proportion(allowed[unsafe], confidence)
     intervals = _bootstrap(truth, predicted, confidence, seed)
-    macro = intervals.pop("macro")
+    macro, counts = intervals.pop("macro"), _confusion(truth, predicted)
     return {
         "n": len(truth),
         "confidence": confidence,
@@ -47,12 +47,7 @@ def decision_metrics(
         "nll": float(log_loss(truth, probability, labels=_CLASSES)),
         "brier": float(((probability - np.eye(len(NAMES))[truth]) ** 2).sum(axis=1).mean()),
         "ece": expected_calibration_error(truth, probability),
-        "confusion": {
-            "rows": "truth",
-            "columns": "predicted",
-            "labels": NAMES,
-            "counts": _confusion(truth, predicted),
-        },
+        "confusion": {"rows": "truth", "columns": "predicted", "labels": NAMES, "counts": counts},
     }
 
 

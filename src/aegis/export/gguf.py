@@ -42,20 +42,10 @@ _VERSION = 1
 # Mean KL in nats a token, model ‖ GGUF, above which a type is marked: two to four times what the
 # embedded 135M model shows (docs/export.md), and a small model suffers most.
 KL_LIMITS = {
-    "f32": 1e-4,
-    "bf16": 1e-2,
-    "f16": 1e-3,
-    "Q8_0": 0.02,
-    "Q6_K": 0.05,
-    "Q5_K_M": 0.15,
-    "Q5_K_S": 0.15,
-    "Q5_0": 0.15,
-    "Q4_K_M": 0.4,
-    "Q4_K_S": 0.4,
-    "Q4_0": 0.5,
-    "Q3_K_M": 1.0,
-    "Q2_K": 2.0,
-}
+    "f32": 1e-4, "bf16": 1e-2, "f16": 1e-3, "Q8_0": 0.02, "Q6_K": 0.05,
+    "Q5_K_M": 0.15, "Q5_K_S": 0.15, "Q5_0": 0.15, "Q4_K_M": 0.4, "Q4_K_S": 0.4, "Q4_0": 0.5,
+    "Q3_K_M": 1.0, "Q2_K": 2.0,
+}  # fmt: skip
 # Bits a weight, at most, to know the room that is needed.
 _BITS = {"f32": 32.0, "bf16": 16.0, "f16": 16.0, "Q8_0": 8.6}
 _OTHER_BITS = 7.0

@@ -1,27 +1,52 @@
 """What is said where the model's own words must not be: short, fixed, in the language of the
-question."""
+question. The words are in fixed_texts.json."""
 
 from __future__ import annotations
 
-from aegis.protocol.decisions import Decision
+import json
+from pathlib import Path
+from typing import Literal
 
+from aegis.protocol.crisis import is_crisis
+from aegis.protocol.decisions import Decision
+from aegis.protocol.language import Language, detect_language
+
+Country = Literal["JP", "US", "UK", "international"]
+_TEXTS = json.loads(Path(__file__).with_name("fixed_texts.json").read_text(encoding="utf-8"))
 FIXED: dict[Decision, dict[str, str]] = {
-    Decision.ESCALATION: {
-        "en": "This needs a person to decide, so it is being handed over. Please wait for their "
-        "answer before acting on it.",
-        "ja": "この件は人の判断が必要なため、担当者に引き継ぎます。"
-        "回答があるまで、そのままお待ちください。",
-    },
-    Decision.DENY: {
-        "en": "I can't help with that here. If you tell me what you want to achieve, I can say "
-        "what is possible instead.",
-        "ja": "こちらではその件をお手伝いできません。"
-        "目的を教えていただければ、代わりにできることをお伝えします。",
-    },
-    Decision.REFUSE: {"en": "I won't help with that.", "ja": "その件はお手伝いできません。"},
+    Decision[name]: texts for name, texts in _TEXTS["decided"].items()
 }
+WITHHELD: dict[str, str] = _TEXTS["withheld"]
+"""In place of an allowed answer that a check kept back."""
 
 
 def fixed_text(decision: Decision, language: str) -> str:
     """Return the fixed text of a decision; ALLOW has none and raises KeyError."""
     return FIXED[decision][language]
+
+
+def crisis_text(language: Language, country: Country | None = None) -> str:
+    """Return what somebody in crisis is told.
+
+    Args:
+        country: whose help lines are named; None: Japan's in Japanese, else where to find one's
+            own.
+    """
+    lines = _TEXTS["help lines"][country or ("JP" if language == "ja" else "international")]
+    return _TEXTS["crisis"][language].format(**lines[language])
+
+
+def decided_text(
+    decision: Decision, prompt: str, *, asked: str = "", country: Country | None = None
+) -> str:
+    """Return the fixed text for a question about which this was decided; ALLOW has none.
+
+    Args:
+        prompt: its language is the text's.
+        asked: all that the asker wrote, if that is more than the prompt.
+        country: as for `crisis_text`.
+    """
+    language = detect_language(prompt)
+    if decision is Decision.ESCALATION and is_crisis(asked or prompt):
+        return crisis_text(language, country)
+    return fixed_text(decision, language)

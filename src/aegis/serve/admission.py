@@ -15,8 +15,6 @@ from starlette.requests import Request
 from aegis.errors import AegisError
 from aegis.serve.service import AbandonedError, AnswerRequest, AnswerResult, AnswerService
 
-_POLL_S = 0.2  # between looks at whether the server still waits
-
 
 class ClientDisconnected(AegisError):  # noqa: N818
     """The client has left."""
@@ -48,7 +46,7 @@ class Ticket:
             while not self.future.done() and (left := latest - clock()) > 0:
                 await asyncio.wait(
                     {self.future, disconnect},
-                    timeout=min(left, _POLL_S),
+                    timeout=min(left, 0.2),  # to see whether the server still waits
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 if not self.future.done() and disconnect.done():

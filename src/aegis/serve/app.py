@@ -14,12 +14,7 @@ from aegis.serve.admission import RequestQueue
 from aegis.serve.errors import HANDLERS
 from aegis.serve.escalations import CaseQueue
 from aegis.serve.metrics import ServerMetrics
-from aegis.serve.middleware import (
-    AccessMiddleware,
-    BodyLimitMiddleware,
-    FramingMiddleware,
-    RequestLogMiddleware,
-)
+from aegis.serve.middleware import AccessMiddleware, BodyLimitMiddleware, RequestLogMiddleware
 from aegis.serve.middleware.access import RateLimiter
 from aegis.serve.openapi import add_openapi
 from aegis.serve.routes import ServerParts, answers, escalations, state
@@ -61,4 +56,4 @@ def build_app(
     limited = BodyLimitMiddleware(app, max_bytes=settings.body_bytes, timeout_s=settings.body_s)
     rate_limiter = RateLimiter(settings.rate)
     checked = AccessMiddleware(limited, tokens=tokens, rate_limiter=rate_limiter)
-    return RequestLogMiddleware(FramingMiddleware(checked), metrics=metrics)
+    return RequestLogMiddleware(checked, metrics=metrics)

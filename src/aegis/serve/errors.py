@@ -16,7 +16,7 @@ from aegis.serve.admission import ClientDisconnected, QueueFullError
 from aegis.serve.escalations import NoCaseError, QueueBusyError, ResolvedError
 from aegis.serve.logs import log_exception
 from aegis.serve.schemas import UNSUPPORTED, ErrorBody, ErrorDetail, field_path
-from aegis.serve.service import AbandonedError, PromptTooLongError, UnavailableError
+from aegis.serve.service import AbandonedError, NoAnswerError, PromptTooLongError, UnavailableError
 
 _TYPES = {
     401: "authentication_error",
@@ -25,10 +25,10 @@ _TYPES = {
     429: "rate_limit_error",
 }
 _HTTP_ERRORS = {
+    400: ("bad_request", "the body cannot be read; send JSON in UTF-8"),
     404: ("not_found", "there is no such path; GET /openapi.json names them"),
     405: ("method_not_allowed", "this path does not take that method; the header Allow names them"),
 }
-_BAD_BODY = ("bad_request", "the body cannot be read; send JSON in UTF-8")
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 
 
@@ -75,10 +75,16 @@ def to_rejection(error: BaseException) -> Rejection:
         case RequestValidationError():
             return _invalid(error)
         case HTTPException(status_code=status):
-            code, message = _HTTP_ERRORS.get(status, _BAD_BODY)
+            code, message = _HTTP_ERRORS.get(status, _HTTP_ERRORS[400])
             return Rejection(status, code, message, headers=dict(error.headers or {}))
         case PromptTooLongError():
             return Rejection(400, "context_length_exceeded", str(error), param="messages")
+        case NoAnswerError(outcome="out of time"):
+            # OpenAI's clients would ask twice more by themselves.
+            again = {"x-should-retry": "false"}
+            return Rejection(504, "out_of_time", str(error), headers=again)
+        case NoAnswerError():
+            return Rejection(503, "engine_error", str(error), headers={"Retry-After": "5"})
         case UnavailableError():
             return Rejection(503, "unavailable", str(error), headers={"Retry-After": "5"})
         case QueueFullError():

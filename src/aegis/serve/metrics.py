@@ -21,10 +21,10 @@ class ServerMetrics:
         self._seconds = Histogram(
             "aegis_request_seconds", "Time a request", ["route"], buckets=_SECONDS, **known
         )
-        self._decisions = Counter("aegis_decisions", "Answers by decision", ["decision"], **known)
-        self._withheld = Counter(
-            "aegis_withheld", "Answers replaced by the fixed refusal", ["reason"], **known
-        )
+        self._decisions = Counter("aegis_decisions", "Questions by decision", ["decision"], **known)
+        self._outcomes = Counter("aegis_outcomes", "Questions by outcome", ["outcome"], **known)
+        self._withheld = Counter("aegis_withheld", "Answers kept back", ["check"], **known)
+        self.retries = Counter("aegis_retries", "Answers drawn once more", **known)
         self.working = Gauge("aegis_working", "Questions being answered or waiting", **known)
         self.waiting_cases = Gauge(
             "aegis_escalations_open", "Cases that wait for a person", **known
@@ -34,11 +34,13 @@ class ServerMetrics:
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def answered(self, decision: Decision, withheld: str | None) -> None:
-        """Count an answer, and why it is the fixed refusal instead, if it is."""
-        self._decisions.labels(decision.name).inc()
-        if withheld:
-            self._withheld.labels(withheld).inc()
+    def ended(self, decision: Decision | None, outcome: str, check: str | None = None) -> None:
+        """Count how a question ended, and the check that kept its answer back, if one did."""
+        if decision is not None:
+            self._decisions.labels(decision.name).inc()
+        self._outcomes.labels(outcome).inc()
+        if check:
+            self._withheld.labels(check).inc()
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

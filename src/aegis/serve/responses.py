@@ -23,9 +23,8 @@ class ThinkFormat:
         response = schemas.ThinkResponse(
             id=result.id,
             final=result.final,
-            decision=result.decision.name,  # pyright: ignore[reportArgumentType]
             probabilities=schemas.probabilities(result.probabilities),
-            escalated=result.escalated,
+            **_ending(result).model_dump(),
         )
         return response.model_dump_json().encode()
 
@@ -56,22 +55,24 @@ class ChatFormat:
             system_fingerprint=self.session,
             choices=[choice],
             usage=_usage(result),
+            aegis=_ending(result),
         )
         return response.model_dump_json().encode()
 
     def events(self, result: AnswerResult) -> Iterator[bytes]:
         """Yield the chunks of OpenAI's stream, `[DONE]` included."""
 
-        def chunk(*choices: dict[str, Any], **usage: Any) -> bytes:
+        def chunk(*choices: dict[str, Any], **more: Any) -> bytes:
             heading = {"id": f"chatcmpl-{result.id}", "object": "chat.completion.chunk"}
             about = {"created": self.created, "model": self.model}
             about |= {"system_fingerprint": self.session}
-            return event(_json({**heading, **about, "choices": choices, **usage}))
+            return event(_json({**heading, **about, "choices": choices, **more}))
 
         yield chunk({"index": 0, "delta": {"role": "assistant", "content": ""}})
         for text in _PIECE.findall(result.final):
             yield chunk({"index": 0, "delta": {"content": text}})
-        yield chunk({"index": 0, "delta": {}, "finish_reason": _finish_reason(result)})
+        last = {"index": 0, "delta": {}, "finish_reason": _finish_reason(result)}
+        yield chunk(last, aegis=_ending(result).model_dump())
         if self.include_usage:
             yield chunk(usage=_usage(result).model_dump())
         yield event(b"[DONE]")
@@ -90,6 +91,11 @@ def _usage(result: AnswerResult) -> schemas.Usage:
     return schemas.Usage(
         prompt_tokens=asked, completion_tokens=answered, total_tokens=asked + answered
     )
+
+
+def _ending(result: AnswerResult) -> schemas.Ending:
+    name: Any = result.decision.name
+    return schemas.Ending(decision=name, outcome=result.outcome, escalated=result.escalated)
 
 
 def _finish_reason(result: AnswerResult) -> schemas.FinishReason:

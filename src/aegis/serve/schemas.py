@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
+from aegis.engine.answer import Outcome
 from aegis.protocol.decisions import NAMES
 
 MOST_CHARACTERS = 32_000
@@ -73,19 +74,25 @@ class Probabilities(_Closed):
     REFUSE: float
 
 
-class ThinkResponse(_Closed):
-    """The answer.
+class Ending(_Closed):
+    """What was decided.
 
     Args:
-        probabilities: of the four decisions, as the decision head gave them.
+        outcome: whether that was done, or a check withheld the answer to what is allowed.
         escalated: a person decides; GET /escalations/{id} tells their answer.
     """
 
+    decision: DecisionName
+    outcome: Outcome
+    escalated: bool
+
+
+class ThinkResponse(Ending):
+    """The answer; `probabilities` of the four decisions are those of the decision head."""
+
     id: str
     final: str
-    decision: DecisionName
     probabilities: Probabilities
-    escalated: bool
 
 
 class TextPart(_Asked):
@@ -97,17 +104,9 @@ class RefusalPart(_Asked):
     type: Literal["refusal"]
     refusal: AnyText
 
-    @property
-    def text(self) -> str:
-        return self.refusal
-
 
 class Message(_Asked):
-    """A message as clients send it, or give it back as a server sent it.
-
-    Args:
-        annotations, reasoning, reasoning_content: not read.
-    """
+    """A message as clients send it, or give it back; annotations and reasoning are not read."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: AnyText | Annotated[list[TextPart | RefusalPart], Field(max_length=64)] | None = None
@@ -125,7 +124,8 @@ class Message(_Asked):
         content = self.content or self.refusal or ""
         if isinstance(content, str):
             return content
-        return "\n".join(part.text for part in content)
+        parts = (p.text if isinstance(p, TextPart) else p.refusal for p in content)
+        return "\n".join(parts)
 
 
 class StreamOptions(_Asked):
@@ -133,28 +133,13 @@ class StreamOptions(_Asked):
     include_obfuscation: bool | None = None
 
 
-class PlainText(_Asked):
-    type: Literal["text"]
-
-
-class _Ignored(_Asked):
-    """What changes nothing here, whatever it asks for; each stands in docs/serve.md."""
-
-    frequency_penalty: Any = None
-    presence_penalty: Any = None
-    repetition_penalty: Any = None
-    top_k: Any = None
-    min_p: Any = None
-    metadata: Any = None
-    store: Any = None
-    parallel_tool_calls: Any = None
-    prediction: Any = None
-    prompt_cache_key: Any = None
-    prompt_cache_retention: Any = None
-    reasoning_effort: Any = None
-    safety_identifier: Any = None
-    service_tier: Any = None
-    verbosity: Any = None
+IGNORED = [
+    "frequency_penalty", "presence_penalty", "repetition_penalty", "top_k", "min_p", "metadata",
+    "store", "prediction", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention",
+    "reasoning_effort", "verbosity", "safety_identifier", "service_tier",
+]  # fmt: skip
+"""What changes nothing here, whatever it asks for; each stands in docs/serve.md."""
+_Ignored = create_model("_Ignored", __base__=_Asked, **dict.fromkeys(IGNORED, (Any, None)))  # pyright: ignore
 
 
 class _Unsupported(_Asked):
@@ -169,7 +154,7 @@ class _Unsupported(_Asked):
     functions: EmptyList | None = None
     function_call: Literal["none", "auto"] | None = None
     logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
-    response_format: PlainText | None = None
+    response_format: dict[Literal["type"], Literal["text"]] | None = None
     modalities: list[Literal["text"]] | None = None
 
 
@@ -221,11 +206,7 @@ class Usage(_Closed):
 
 
 class ChatResponse(_Closed):
-    """A chat's answer.
-
-    Args:
-        system_fingerprint: the session that made the model.
-    """
+    """A chat's answer; `system_fingerprint` is the session that made the model."""
 
     id: str
     object: Literal["chat.completion"]
@@ -234,15 +215,11 @@ class ChatResponse(_Closed):
     system_fingerprint: str
     choices: list[Choice]
     usage: Usage
+    aegis: Ending
 
 
 class ModelCard(_Closed):
-    """The one model.
-
-    Args:
-        id: what clients name it by.
-        session: the run that made it.
-    """
+    """The one model: what clients name it by, and the session that made it."""
 
     id: str
     object: Literal["model"]
@@ -280,16 +257,6 @@ class CaseView(_Closed):
 class CaseList(_Closed):
     cases: list[CaseView]
     waiting: int
-
-
-class Signpost(_Closed):
-    """Where to go from `/`."""
-
-    name: Literal["AEGIS"] = "AEGIS"
-    ask: Literal["POST /think"] = "POST /think"
-    chat: Literal["POST /v1/chat/completions"] = "POST /v1/chat/completions"
-    documentation: Literal["/docs"] = "/docs"
-    openapi: Literal["/openapi.json"] = "/openapi.json"
 
 
 class State(_Closed):

@@ -30,8 +30,6 @@ from aegis.serve.service import AnswerService
 from aegis.serve.settings import ServeSettings
 from aegis.serve.tokens import TokenFile
 
-_LEAVE_S = 1.0
-
 
 def serve(settings: ServeSettings, report: Callable[[str], None]) -> None:
     """Answer until a stop signal; return when the last answer has left.
@@ -215,7 +213,7 @@ class Server(uvicorn.Server):
         """Once nobody waits any more, give what runs a moment to say so to its client."""
         while not self.service.stopping.is_set():
             await asyncio.sleep(0.1)
-        await asyncio.sleep(_LEAVE_S)
+        await asyncio.sleep(1.0)
         for task in self.server_state.tasks:
             task.cancel()
         await asyncio.sleep(0)  # for their last words

@@ -8,28 +8,41 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aegis.audit import AuditEntry, AuditLog
-from aegis.engine.answer import Answer, final_answer
+from aegis.engine.answer import Answer, Outcome, attempts, final_answer
 from aegis.engine.protocol import Engine, ThinkingRequest
 from aegis.engine.response_grammar import Limits, Sampling
 from aegis.engine.verdict import Verdict
 from aegis.errors import AegisError, BadInputError
 from aegis.protocol.decisions import Decision
-from aegis.protocol.fixed_texts import fixed_text
-from aegis.protocol.language import detect_language
+from aegis.protocol.fixed_texts import Country
 from aegis.protocol.thinking import Thinking
 from aegis.serve.conversation import Turn, last_and_whole
 from aegis.serve.escalations import CaseQueue
 from aegis.serve.leak_check import find_leak
-from aegis.serve.logs import log_exception
+from aegis.serve.logs import log, log_exception
 from aegis.serve.metrics import ServerMetrics
 from aegis.serve.settings import MOST_FINAL_TOKENS, ServeSettings
 
 
 class UnavailableError(AegisError):
     """No answer can be given now; nothing of one has left."""
+
+
+class NoAnswerError(UnavailableError):
+    """The engine gave up, or did not answer in time; the outcome says which."""
+
+    def __init__(self, outcome: str) -> None:
+        super().__init__(NO_ANSWER[outcome])
+        self.outcome = outcome
+
+
+NO_ANSWER = {
+    "engine error": "the engine cannot answer now; try again later",
+    "out of time": "there was no answer in time; ask again, or for fewer tokens",
+}
 
 
 class PromptTooLongError(BadInputError):
@@ -68,6 +81,7 @@ class AnswerResult:
     """What leaves, and nothing else.
 
     Args:
+        outcome: whether a check withheld an allowed answer.
         own: the final is in the model's words, not a fixed text.
         cut: the final is as long as it was allowed to be.
         prompt_tokens: of what was asked.
@@ -78,11 +92,16 @@ class AnswerResult:
     final: str
     decision: Decision
     probabilities: tuple[float, ...]
-    escalated: bool
+    outcome: Outcome
     own: bool
     cut: bool
     prompt_tokens: int
     final_tokens: int
+
+    @property
+    def escalated(self) -> bool:
+        """A person has to decide."""
+        return self.decision is Decision.ESCALATION
 
 
 class AnswerService:
@@ -113,7 +132,8 @@ class AnswerService:
 
         Raises:
             PromptTooLongError: if the prompt leaves no room.
-            UnavailableError: if the engine cannot decide, or the answer cannot be recorded.
+            NoAnswerError: if the engine cannot decide, or what is allowed has no answer in time.
+            UnavailableError: if the answer cannot be recorded.
             AbandonedError: if nobody waits any more.
         """
         deadline = self.clock() + self.settings.answer_s
@@ -126,28 +146,42 @@ class AnswerService:
         def nobody_waits() -> bool:
             return abandoned() or self.stopping.is_set()
 
-        thinking, failure = None, None
-        try:
-            asked = ThinkingRequest(
-                whole + mark,
-                verdict.decision,
-                Sampling(limits, request.temperature, request.seed, request.top_p),
-                cancelled=lambda: nobody_waits() or self.clock() > deadline,
-            )
-            (thinking,) = self.engine.think([asked])
-        except Exception as error:
-            log_exception(error)
-            failure = "engine error"
-        if nobody_waits():
-            raise AbandonedError("nobody waits for the answer")
-        if thinking is None and failure is None and self.clock() > deadline:
-            failure = "out of time"
-        answer, withheld = release(
-            last, verdict, thinking, failure=failure, canary=canary, asked=whole
-        )
+        def draw(sampling: Sampling) -> tuple[Answer, Thinking | None, str | None]:
+            thinking, failure = None, None
+            asked = ThinkingRequest(whole + mark, verdict.decision, sampling, cancelled)
+            try:
+                (thinking,) = self.engine.think([asked])
+            except Exception as error:
+                log_exception(error)
+                failure = "engine error"
+            if nobody_waits():
+                raise AbandonedError("nobody waits for the answer")
+            if thinking is None and self.clock() > deadline:
+                failure = failure or "out of time"
+            country = self.settings.country
+            answer = release(last, verdict, thinking, canary=canary, asked=whole, country=country)
+            # What is not allowed has its text whatever became of the thinking.
+            return answer, thinking, failure if answer.withheld else None
+
+        def cancelled() -> bool:
+            return nobody_waits() or self.clock() > deadline
+
+        first, *more = attempts(Sampling(limits, request.temperature, request.seed, request.top_p))
+        answer, thinking, failure = draw(first)
+        for again in more:
+            if answer.withheld and not failure:
+                self.metrics.retries.inc()
+                answer, thinking, failure = draw(again)
+        if failure:
+            answer = replace(answer, final=NO_ANSWER[failure], withheld=failure)
         result = self._result(request, whole, answer, most=limits.final)
-        self._record(request, whole, thinking, result, withheld)
-        self.metrics.answered(result.decision, withheld)
+        outcome = failure or result.outcome
+        label = outcome if failure or not answer.withheld else f"{outcome}: {answer.withheld}"
+        self._record(request, whole, thinking, result, label)
+        self.metrics.ended(result.decision, outcome, None if failure else answer.withheld)
+        log.info("%s %s %s", request.id, result.decision.name, label)
+        if failure:
+            raise NoAnswerError(failure)
         return result
 
     def _canary(self, request: AnswerRequest) -> str | None:
@@ -157,9 +191,8 @@ class AnswerService:
         return hmac.digest(self._canary_key, asked.encode(), "sha256").hex()[:16]
 
     def _limits(self, prompt: str, asked: int | None) -> Limits:
-        """Return how long the answer may be: as asked for, within the server's limit and what the
-        context leaves beside the prompt, which must be what a request gets that asks for nothing.
-        """
+        """Return how long an answer may be: as asked for, within server limit and context, which
+        must leave as many tokens as a request gets that names no number."""
         section, usual = self.settings.section_tokens, self.settings.final_tokens
         final = min(asked or usual, MOST_FINAL_TOKENS)
         tokens = self.engine.prompt_tokens(prompt)
@@ -179,7 +212,8 @@ class AnswerService:
             return max(verdicts, key=lambda v: (v.decision, v.probabilities[v.decision]))
         except Exception as error:
             log_exception(error)
-            raise UnavailableError("the engine cannot decide now; try again later") from None
+            self.metrics.ended(None, "engine error")
+            raise NoAnswerError("engine error") from None
 
     def _result(
         self, request: AnswerRequest, whole: str, answer: Answer, *, most: int
@@ -188,11 +222,7 @@ class AnswerService:
         final = until(answer.final, request.stop) if answer.own else answer.final
         tokens = max(0, count(final) - count(""))
         return AnswerResult(
-            request.id,
-            final,
-            answer.decision,
-            answer.probabilities,
-            answer.escalated,
+            *(request.id, final, answer.decision, answer.probabilities, answer.outcome),
             own=answer.own,
             cut=answer.own and tokens >= most,
             prompt_tokens=count(whole),
@@ -205,7 +235,7 @@ class AnswerService:
         whole: str,
         thinking: Thinking | None,
         result: AnswerResult,
-        withheld: str | None,
+        outcome: str,
     ) -> None:
         """Open the case and append to the audit log, both or neither."""
         try:
@@ -226,7 +256,7 @@ class AnswerService:
                 query=whole,
                 sections=thinking.bodies() if thinking else {},
                 final=result.final,
-                outcome=f"withheld: {withheld}" if withheld else "answered",
+                outcome=outcome,
             )
             self.audit.append(entry)
         except Exception as error:
@@ -247,27 +277,23 @@ def release(
     verdict: Verdict,
     thinking: Thinking | None,
     *,
-    failure: str | None = None,
     canary: str | None = None,
-    asked: str | None = None,
-) -> tuple[Answer, str | None]:
-    """Return the answer that may leave and, where that is the fixed refusal instead of the model's
-    answer, why.
+    asked: str = "",
+    country: Country | None = None,
+) -> Answer:
+    """Return the answer that may leave.
 
     Args:
-        failure: what has gone wrong already.
         asked: everything that the asker wrote, the query included.
+        country: whose help lines somebody in crisis is told.
     """
-    if failure is None:
-        try:
-            answer = final_answer(query, verdict, [thinking])
-            if answer.own and thinking:
-                private = [text.reveal() for text in thinking.bodies().values()]
-                failure = find_leak(answer.final, private, query=asked or query, canary=canary)
-            if failure is None:
-                return answer, None
-        except Exception as error:  # whatever it was, nothing has been checked
-            log_exception(error)
-            failure = "check failed"
-    refusal = fixed_text(Decision.REFUSE, detect_language(query))
-    return Answer(refusal, Decision.REFUSE, verdict.probabilities, escalated=False), failure
+    try:
+        answer = final_answer(query, verdict, [thinking], asked=asked, country=country)
+        if not answer.own or thinking is None:
+            return answer
+        private = [text.reveal() for text in thinking.bodies().values()]
+        leak = find_leak(answer.final, private, query=asked or query, canary=canary)
+        return answer.without(query, leak) if leak else answer
+    except Exception as error:  # whatever it was, nothing has been checked
+        log_exception(error)
+        return Answer("", verdict.decision, verdict.probabilities).without(query, "check failed")

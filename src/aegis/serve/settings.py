@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from aegis.config.settings import AtLeastOne, Count, Positive, Settings
+from aegis.protocol.fixed_texts import Country
 
 MOST_FINAL_TOKENS = 1024  # of one answer; who asks for more gets so many
 
@@ -54,11 +55,14 @@ class ServeSettings(Settings):
     body_s: Positive = 10
     """Seconds within which a body must arrive, or get 408."""
     answer_s: Annotated[float, Field(gt=0)] = 120
-    """Seconds after which the fixed refusal is the answer; inf for never."""
+    """Seconds after which there is no answer, but status 504; inf for never."""
     grace_s: Annotated[float, Field(ge=0)] = 20
     """Seconds that answers may take once a stop was asked for."""
     keep_alive_s: Positive = 5
     """Seconds between signs of life in a stream that has no answer yet."""
+    country: Country | None = None
+    """Whose help lines somebody in crisis is told: JP, US, UK or international; None: Japan's in
+    Japanese, else where to find one's own."""
     canary: bool = True
     """Put a random mark into the private context; no answer may hold it."""
     threads: Count = 0

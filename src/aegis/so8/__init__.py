@@ -7,15 +7,6 @@ from aegis.so8.losses import So8Loss, So8LossSettings
 from aegis.so8.rotation import GENERATORS, rotation
 
 __all__ = [
-    "BLOCK",
-    "GENERATORS",
-    "Gate",
-    "Schedule",
-    "So8Loss",
-    "So8LossSettings",
-    "alpha_at",
-    "fold",
-    "fold_output",
-    "opening",
-    "rotation",
-]
+    "BLOCK", "GENERATORS", "Gate", "Schedule", "So8Loss", "So8LossSettings", "alpha_at", "fold",
+    "fold_output", "opening", "rotation",
+]  # fmt: skip

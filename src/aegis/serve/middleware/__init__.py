@@ -2,13 +2,6 @@
 
 from aegis.serve.middleware.access import AccessMiddleware, Caller
 from aegis.serve.middleware.body_limit import BodyLimitMiddleware
-from aegis.serve.middleware.framing import FramingMiddleware
 from aegis.serve.middleware.request_log import RequestLogMiddleware
 
-__all__ = [
-    "AccessMiddleware",
-    "BodyLimitMiddleware",
-    "Caller",
-    "FramingMiddleware",
-    "RequestLogMiddleware",
-]
+__all__ = ["AccessMiddleware", "BodyLimitMiddleware", "Caller", "RequestLogMiddleware"]

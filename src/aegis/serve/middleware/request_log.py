@@ -9,11 +9,11 @@ import time
 import uuid
 from collections.abc import Callable
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aegis.serve.errors import to_rejection
+from aegis.serve.errors import Rejection, to_rejection
 from aegis.serve.logs import log
 from aegis.serve.metrics import ServerMetrics
 
@@ -54,6 +54,7 @@ class RequestLogMiddleware:
         # What answers GET answers HEAD; the server below leaves the body out.
         routed = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
+            _require_one_length(Headers(scope=scope))
             await self.app(routed, receive, send_with_headers)
         except ClientDisconnect:
             status = status or 499
@@ -68,3 +69,10 @@ class RequestLogMiddleware:
             self.metrics.request(route, status, seconds)
             method = scope["method"] if scope["method"] in _METHODS else "?"
             log.info("%s %s %d %.0f ms %s", method, route, status, 1000 * seconds, id)
+
+
+def _require_one_length(headers: Headers) -> None:
+    """Turn away a body with two ends, which may hide another request (RFC 9112, section 6.3)."""
+    if "transfer-encoding" in headers and "content-length" in headers:
+        message = "Content-Length and Transfer-Encoding contradict one another; send one"
+        raise Rejection(400, "two_lengths", message, headers={"Connection": "close"})

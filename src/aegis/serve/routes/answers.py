@@ -26,7 +26,7 @@ _STREAM = {_SSE: {}}
 
 
 @router.post(
-    "/think", responses={**errors(), 200: {"model": schemas.ThinkResponse, "content": _STREAM}}
+    "/think", responses={**errors(504), 200: {"model": schemas.ThinkResponse, "content": _STREAM}}
 )
 async def think(
     request: Request, body: schemas.ThinkRequest, caller: Asker, parts: Parts
@@ -47,7 +47,7 @@ async def think(
 
 @router.post(
     "/v1/chat/completions",
-    responses={**errors(404), 200: {"model": schemas.ChatResponse, "content": _STREAM}},
+    responses={**errors(404, 504), 200: {"model": schemas.ChatResponse, "content": _STREAM}},
 )
 async def chat(
     request: Request, body: schemas.ChatRequest, caller: Asker, parts: Parts
@@ -62,7 +62,11 @@ async def chat(
         id=request.state.request_id,
         caller=caller.id,
         user=_user(caller.name, body.user),
-        turns=tuple(_turn(message) for message in body.messages if message.text.strip()),
+        turns=tuple(
+            Turn("system" if message.role == "developer" else message.role, message.text)
+            for message in body.messages
+            if message.text.strip()
+        ),
         final_tokens=body.max_completion_tokens or body.max_tokens,
         temperature=settings.temperature if body.temperature is None else body.temperature,
         top_p=body.top_p or 1.0,
@@ -101,10 +105,6 @@ def _require_model(name: str, parts: ServerParts, *, param: str | None = None) -
     if name not in (parts.settings.model_name, parts.service.engine.name):
         message = "there is no such model here; GET /v1/models names it"
         raise Rejection(404, "model_not_found", message, param=param)
-
-
-def _turn(message: schemas.Message) -> Turn:
-    return Turn("system" if message.role == "developer" else message.role, message.text)
 
 
 def _user(caller: str, named: str | None) -> str:

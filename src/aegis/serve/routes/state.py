@@ -13,9 +13,9 @@ _TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 
 
 @router.get("/", include_in_schema=False)
-async def root() -> schemas.Signpost:
+async def root() -> dict[str, str]:
     """Say where to go."""
-    return schemas.Signpost()
+    return {"ask": "/think", "chat": "/v1/chat/completions", "documentation": "/docs"}
 
 
 @router.get("/healthz")
