@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from aegis import pipeline
 from aegis.cli.run import run
+from aegis.errors import DataError
 
 
 def test_the_run_carries_the_call_that_goes_on_with_it(
@@ -31,3 +33,17 @@ def test_the_run_carries_the_call_that_goes_on_with_it(
     assert call["resume"] is False
     overrides = ["--set", "train.epochs=2", "--set", "data.skip_bad=true"]
     assert call["command"] == {"argv": ["run", str(config), *overrides], "cwd": str(tmp_path)}
+
+
+@pytest.mark.parametrize(
+    "setting", ["records: [none]", "pairs: [none]", "generate: {topics: none}"]
+)
+def test_records_are_read_before_torch_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "aegis.pipeline", None)
+    monkeypatch.setitem(sys.modules, "aegis.evaluate.report", None)
+    config = tmp_path / "c.yaml"
+    config.write_text(f"data: {{{setting}}}\n", encoding="utf-8")
+    with pytest.raises(DataError, match="none: cannot be read"):
+        run(config)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,9 @@ from aegis.cli.output import require_output_file, require_place
 from aegis.errors import BadInputError
 from aegis.inputs.text import has_no_end
 from aegis.protocol.fixed_texts import Country
+
+if TYPE_CHECKING:
+    from aegis.config import Config
 
 _CONFIG = "YAML file with the settings, e.g. examples/quickstart.yaml."
 _OVERRIDES = "Override a setting, e.g. --set train.epochs=1."
@@ -110,6 +113,18 @@ HelpLines = Annotated[Country | None, typer.Option(help="Whose help lines are to
 SectionTokens = Annotated[int, number(help=_SECTION_TOKENS, least=1, most=_MAX_TOKENS)]
 FinalTokens = Annotated[int, number(help=_FINAL_TOKENS, least=1, most=_MAX_TOKENS)]
 Temperature = Annotated[float, number(help=_TEMPERATURE, least=0, most=2)]
+
+
+def load_settings(file: Path, overrides: Sequence[str]) -> Config:
+    """Read a config, and every file of records that it names: before torch, which takes seconds."""
+    from aegis.config import load_config
+    from aegis.data.mixture import check_datasets
+    from aegis.data.stage import collect
+
+    settings = load_config(file, overrides)
+    collect(settings.data)
+    check_datasets(settings)
+    return settings
 
 
 def group(summary: str) -> typer.Typer:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from aegis.cli.notify import Notify
-from aegis.cli.options import AutoResume, ConfigFile, Overrides, repeatable
+from aegis.cli.options import AutoResume, ConfigFile, Overrides, load_settings, repeatable
 from aegis.cli.show import echo, print_json, print_table, progress_reporter
 
 _SKIP_BAD = "Set bad lines of data files aside in rejected.jsonl instead of stopping."
@@ -29,10 +29,8 @@ def run(
     Finished stages are skipped when the same command runs again. runs/latest leads to the newest
     session: adapter/, model/, report.html.
     """
-    from aegis.config import load_config
-
     overrides = list(set_ or []) + (["data.skip_bad=true"] if skip_bad else [])
-    settings = load_config(config, overrides)
+    settings = load_settings(config, overrides)
 
     from aegis.evaluate.report import comparison_rows
     from aegis.pipeline import run_pipeline

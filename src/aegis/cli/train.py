@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aegis.cli.notify import Notify
-from aegis.cli.options import AsJson, AutoResume, ConfigFile, Overrides, repeatable
+from aegis.cli.options import AsJson, AutoResume, ConfigFile, Overrides, load_settings, repeatable
 from aegis.cli.show import echo, main_metrics, print_json, print_table, progress_reporter
 from aegis.errors import BadInputError
 
@@ -50,12 +50,10 @@ def train(
     finished steps are skipped, and `aegis run` goes on from here. A step other than the config's
     own `train.algorithm` gets a session of its own.
     """
-    from aegis.config import load_config
-
     overrides = list(set_ or [])
     if step not in (TrainingStep.sft, TrainingStep.reward):
         overrides.append(f"train.algorithm={step}")
-    settings = load_config(config, overrides)
+    settings = load_settings(config, overrides)
     if step is TrainingStep.reward and settings.train.algorithm in ("sft", "dpo"):
         raise BadInputError(
             f"train.algorithm is {settings.train.algorithm}, which uses no reward model; "
@@ -76,12 +74,6 @@ def train(
 
 
 def _plan(settings: Config, config: Path, *, json: bool, quiet: bool) -> None:
-    from aegis.data.mixture import check_datasets
-    from aegis.data.stage import collect
-
-    collect(settings.data)  # what the run would stop at is told here, before torch is imported
-    check_datasets(settings)
-
     from aegis.model.base import resolve_base
     from aegis.train.memory.plan import plan
 

@@ -90,10 +90,9 @@ def read_yaml(text: str, where: str) -> Any:
 
 def stray_in(text: str) -> str | None:
     """Say which white space other than the plain one, or invisible character, it holds, if any."""
-    for mark in text:
-        if mark != " " and (mark.isspace() or unicodedata.category(mark)[0] in "CZ"):
-            return f"holds {_name(mark)}; type plain spaces, or quote the text"
-    return None
+    odd = (mark for mark in text if mark.isspace() or unicodedata.category(mark)[0] in "CZ")
+    mark = next((mark for mark in odd if mark != " "), None)
+    return mark and f"holds {_name(mark)}; type plain spaces, or quote the text"
 
 
 def _name(mark: str) -> str:
