@@ -204,6 +204,16 @@ def test_without_a_mistake_the_work_begins(
     assert REACHED in called(verb, words, capsys, monkeypatch)[1]
 
 
+@pytest.mark.parametrize("verb", ["audit show", "audit verify", "audit anchor", "audit export"])
+def test_a_folder_among_the_files_of_a_log(
+    verb: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "log" / "segment-000002.jsonl").mkdir()
+    code, text = called(verb, arguments(verb, None, ""), capsys, monkeypatch)
+    assert "segment-000002.jsonl" in text
+    assert code == 2 or "NOT SOUND" in text
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_path_is_checked_and_every_number_has_bounds(verb: str) -> None:
     for parameter in parameters(VERBS[verb]):

@@ -33,6 +33,17 @@ def test_no_number_that_json_lacks(capsys: pytest.CaptureFixture[str]) -> None:
         print_json(float("nan"))
 
 
+def test_a_table_cuts_nothing_off(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    long = "".join(map(str, range(100)))
+    print_table(("key", "path"), [("a" * 40, long)])
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert re.sub(r"[^\d]", "", printed) == long
+
+
 def test_brackets_in_a_table_are_text(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(("a", "b"), [("[red]x[/red]", "1")], title="two")
     printed = capsys.readouterr().out

@@ -176,6 +176,6 @@ def _explain(error: BaseException) -> tuple[str, int]:
     if is_disk_full(error):
         return _DISK_FULL, DiskFullError.exit_code
     if isinstance(error, OSError) and error.filename and error.errno in _PLACES:
-        return f"{error.filename}: {error.strerror}; give another path", EXIT_BAD_INPUT
+        return f"{error.filename}: {error.strerror}; move it or name another", EXIT_BAD_INPUT
     message = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
     return f"unexpected {message}; run again with --debug and report it", EXIT_FAILED

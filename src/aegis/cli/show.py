@@ -59,7 +59,9 @@ def print_table(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*map(escaped, columns), title=title and escaped(title), title_justify="left")
+    table = Table(title=title and escaped(title), title_justify="left")
+    for column in columns:
+        table.add_column(escaped(column), overflow="fold")  # a key or a path is never cut off
     for row in rows:
         table.add_row(*map(escaped, row))
     Console(highlight=False, markup=False).print(table)
