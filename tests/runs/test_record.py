@@ -13,7 +13,7 @@ import pytest
 from aegis.config import Config, dump_yaml, load_config, parse_config
 from aegis.errors import ArtifactError
 from aegis.runs import record
-from aegis.runs.events import TakenOver, read_events
+from aegis.runs.events import EVENTS, TakenOver, append_event, read_events
 from aegis.runs.health import read_status
 from aegis.runs.process import Process, this_process
 from aegis.runs.record import (
@@ -233,6 +233,19 @@ def test_whatever_befell_the_database_every_verb_reads_the_text_and_says_so(
     assert load(session.folder).notes == []
     was_there = DATABASE in before
     assert (session.folder / f"{DATABASE}.damaged").exists() == was_there
+
+
+def test_folders_in_the_place_of_its_files_are_set_aside(tmp_path: Path) -> None:
+    session = open_session(tmp_path, config_fingerprint="a", resume=True, settings="seed: 1\n")
+    append_event(session.folder, TakenOver(text="so that there is a file"))
+    for name in (DATABASE, CONFIG, EVENTS):
+        make_folder_of(session.folder / name)
+    again = open_session(tmp_path, config_fingerprint="a", resume=True)
+    again.take_over({}, settings="seed: 1\n")
+    append_event(again.folder, TakenOver(text="again"))
+    for name in (DATABASE, CONFIG, EVENTS):
+        assert (session.folder / name).is_file()
+        assert (session.folder / f"{name}.damaged").is_dir()
 
 
 def test_a_folder_in_the_place_of_latest_is_set_aside_and_told(tmp_path: Path) -> None:

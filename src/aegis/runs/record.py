@@ -22,7 +22,7 @@ from typing import Any
 
 from aegis.errors import ArtifactError
 from aegis.runs.database import find_damage, reading_from, writing_to
-from aegis.runs.events import TakenOver, append_event, utc_now
+from aegis.runs.events import EVENTS, TakenOver, append_event, utc_now
 from aegis.runs.process import Process, is_alive, this_process
 from aegis.storage.files import make_folder, set_aside, sync_folder, write_json, write_text
 
@@ -152,8 +152,9 @@ class Session:
                 set_aside(self._path)
             for suffix in ("-wal", "-shm"):
                 (self.folder / f"{DATABASE}{suffix}").unlink(missing_ok=True)
-        if (self.folder / RECORD).is_dir():
-            set_aside(self.folder / RECORD)
+        for path in (self.folder / name for name in (RECORD, CONFIG, EVENTS)):
+            if path.is_dir():  # a file cannot take a folder's place
+                set_aside(path)
 
     def begin_attempt(self, stage: str) -> int:
         """Record that this process starts on a stage; return the number for `end_attempt`."""
