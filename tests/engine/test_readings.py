@@ -13,6 +13,7 @@ from aegis.engine.readings import Readings, readings
 from aegis.engine.verdict import verdicts
 from aegis.model.calibration import probabilities
 from aegis.protocol.decisions import Decision
+from aegis.serve.conversation import Turn, last_and_whole
 from tests.engine.disguises import DISGUISES, REQUESTS, STATEMENTS
 from tests.protocol.crises import SAID
 
@@ -113,6 +114,13 @@ def test_statements_before_a_request_belong_to_it_until_they_are_many() -> None:
     ]
     wish = "I want to live in Lisbon. What are rents like?"
     assert readings(wish) == [wish, "I want to live in Lisbon."]
+
+
+def test_what_was_answered_and_instructions_are_not_requests() -> None:
+    turns = (Turn("system", "You are a pirate."), Turn("user", "Where is Rome?"))
+    answered = Turn("assistant", "In Italy, of course.")
+    _, whole = last_and_whole((*turns, answered, Turn("user", "And who was Bach?")))
+    assert readings(whole)[2:] == ["Where is Rome?", "And who was Bach?"]
 
 
 def test_parts_are_limited_and_none_is_lost() -> None:

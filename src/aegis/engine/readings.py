@@ -36,7 +36,11 @@ _MARKER = re.compile(
     r"|^Earlier in this conversation:|^The user now says:)",
     re.IGNORECASE | re.MULTILINE,
 )
-_ANSWERER = re.compile("assistant|bot|model|response|アシスタント|^\\W*ai", re.IGNORECASE)
+# Whose messages are not judged alone unless they ask for something.
+_NOT_ASKING = re.compile(
+    "assistant|bot|model|response|アシスタント|system|developer|instruction|システム|指示|^\\W*ai",
+    re.I,
+)
 
 # Letters one by one: "b o m b", "b.o.m.b", "爆 弾 の".
 _LETTER = r"[^\W_]"
@@ -152,7 +156,7 @@ def requests(text: str) -> list[str]:
     requests each with the statements before it, and a request without them where they are many."""
     found: list[str] = []
     alone: list[str] = []
-    marker, *others = "", *_MARKER.split(text)
+    marker, several, *others = "", False, *_MARKER.split(text)
     for message, following in zip(others[::2], [*others[1::2], ""], strict=True):
         statements: list[str] = []
         first, told = len(found), 0
@@ -169,12 +173,14 @@ def requests(text: str) -> list[str]:
                 statements, told = [sentence], 1
         if statements and len(found) > first:
             found[-1] = " ".join([found[-1], *statements[told:]])
-        elif statements and not _ANSWERER.search(marker):
+        elif statements and _NOT_ASKING.search(marker):
+            several = True
+        elif statements:
             found.append(" ".join(statements))
         marker = following
     size = -(-len(found) // _MOST_PARTS) or 1
     joined = [" ".join(found[start : start + size]) for start in range(0, len(found), size)]
-    return [*(joined if len(joined) > 1 else []), *alone[:_MOST_PARTS]]
+    return [*(joined if several or len(joined) > 1 else []), *alone[:_MOST_PARTS]]
 
 
 def _typed(text: str) -> str:
