@@ -116,18 +116,14 @@ class Readings:
         reading is a crisis, it is the prompt as written, with ESCALATION raised above the rest."""
         chances = probabilities(logits)
         severity = chances.argmax(1) - chances[:, Decision.ALLOW]
-        first: dict[int, int] = {}
+        owners: list[int] = self.owners.tolist()
         best: dict[int, int] = {}
-        in_crisis: set[int] = set()
-        for index, (owner, text) in enumerate(zip(self.owners.tolist(), self.texts, strict=True)):
-            first.setdefault(owner, index)
+        for index, owner in enumerate(owners):
             if severity[index] > severity[best.setdefault(owner, index)]:
                 best[owner] = index
-            if is_crisis(text):
-                in_crisis.add(owner)
         chosen = logits[list(best.values())]
-        for owner in in_crisis:
-            chosen[owner] = logits[first[owner]]
+        for owner in {o for o, text in zip(owners, self.texts, strict=True) if is_crisis(text)}:
+            chosen[owner] = logits[owners.index(owner)]
             chosen[owner, Decision.ESCALATION] = chosen[owner].max() + _RAISE
         return chosen
 

@@ -29,11 +29,7 @@ _LOOKALIKES = str.maketrans(
     "aeopcyxijsdhqwlbkmhtrABEKMHOPCTYXIJS" "aoepviktuxnwyABEZHIKMNOPTYX"
     "agiilabcdefghijklmnoprstuvwyzoldhtOLD",
 )  # fmt: skip
-_BOXED = {
-    first + place: chr(ord("A") + place)
-    for first in (0x1F130, 0x1F150, 0x1F170)
-    for place in range(26)
-}
+_BOXED = {first + n: 65 + n for first in (0x1F130, 0x1F150, 0x1F170) for n in range(26)}
 # Kanji that stand for the katakana of their shape, between katakana.
 _KANJI_IN_KATAKANA = re.compile("(?<=[ァ-ヶー])[力口二工夕卜八一](?=[ァ-ヶー])")
 _KATAKANA = str.maketrans("力口二工夕卜八一", "カロニエタトハー")
