@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from aegis.errors import ModelError
 from aegis.model.base import ModelFolder, resolve_base, save_tokenizer
@@ -118,6 +119,33 @@ def test_a_saved_tokenizer_does_not_tell_whether_the_machine_was_offline(
         texts.append((tmp_path / str(offline) / "tokenizer_config.json").read_text())
     assert texts[0] == texts[1]
     assert ModelFolder(tmp_path / "True").load_tokenizer().get_vocab() == tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize(
+    ("template", "read"),
+    [
+        ('{{ strftime_now("%d %b %Y") }}', "26 Jul 2024"),
+        (
+            "{% set d = strftime_now( '%Y-%m-%d' ) %}{{ d }}{{ strftime_now('%B') }}",
+            "2024-07-26July",
+        ),
+        ("{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}no{% endif %}", "2024"),
+        ({"tool_use": "tools", "default": "{{ strftime_now('%Y') }}"}, "2024"),
+        ({"tool_use": "tools"}, "tools"),
+    ],
+)
+def test_a_template_reads_the_same_every_day_and_stays_so(
+    tmp_path: Path, base_folder: Path, template: Any, read: str
+) -> None:
+    tokenizer = ModelFolder(base_folder).load_tokenizer()
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(tmp_path / "base")
+    loaded = ModelFolder(tmp_path / "base").load_tokenizer()
+    save_tokenizer(loaded, tmp_path / "model")
+    plain = AutoTokenizer.from_pretrained(tmp_path / "model")  # as other programs read it
+    for one in (loaded, plain):
+        assert one.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False) == read
+    assert "strftime" not in plain.chat_template
 
 
 def test_the_hub_is_asked_for_what_looks_like_a_hub_id(

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from aegis.errors import DataError
 from aegis.model.prompt import PromptEncoder, by_length, disable_word_cache, require_fit
@@ -117,6 +118,25 @@ def test_markers_are_broken_wherever_they_stand(added: list[str], text: str, bro
         get_added_vocab=lambda: {marker: n for n, marker in enumerate(added)}
     )
     assert PromptEncoder(tokenizer)._without_markers(text) == broken
+
+
+@pytest.mark.parametrize("form", ["$A <|end|>", "<s> $A <|end|>", "<s> $A", "$A"])
+def test_nothing_stands_behind_a_prompt_or_a_choice(form: str) -> None:
+    tokenizer = byte_tokenizer()
+    specials = [("<s>", 0), ("<|end|>", 1)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=form, special_tokens=specials
+    )
+    for template in (None, tokenizer.chat_template):
+        tokenizer.chat_template = template
+        encoder = PromptEncoder(tokenizer)
+        ids = encoder.ids("Hi")
+        assert ids[-1] != 1
+        assert (ids[0] == 0) == (form.startswith("<s>") and template is None)
+        shared, (short, long) = encoder.continuation_ids("a", ["b", "bc"])
+        assert 1 not in [*short, *long]
+        assert len(long) == len(short) + 1
+        assert 1 not in shared
 
 
 def test_a_prompt_cannot_hold_a_tag_or_open_a_turn() -> None:

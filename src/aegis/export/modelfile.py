@@ -20,7 +20,7 @@ from aegis.errors import ModelError
 from aegis.export.certificate import CERTIFICATE_FILE
 from aegis.export.gguf import FOLDER
 from aegis.export.licences import licence_of
-from aegis.model.base import ModelFolder, context_length
+from aegis.model.base import DAY, ModelFolder, context_length
 from aegis.model.heads import system_prompt_beside
 from aegis.model.prompt import PromptEncoder
 from aegis.protocol.thinking import TAGS
@@ -90,6 +90,8 @@ def make_modelfile(model: Path, gguf: Path, *, temperature: float = 0.7) -> Mode
     default = _DEFAULT_SYSTEM.match(template)
     if default and default[1].strip() not in (tokenizer.bos_token or ""):
         template, system = template[default.end() :], system or SYSTEM_TEXT
+    if (day := DAY.strftime("%d %b %Y")) in template:  # a value that a reader finds and can change
+        template = f'{{{{- $day := "{day}" }}}}' + template.replace(day, "{{ $day }}")
     ends = dict.fromkeys((tokenizer.eos_token, TAGS[-1]))  # of a response, of the public answer
     return Modelfile(
         gguf=gguf,

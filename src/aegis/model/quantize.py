@@ -48,17 +48,15 @@ def require_plain(config: Any, *, where: str) -> None:
     Raises:
         ModelError: if they are: LoRA and gates could not be folded into their codes.
     """
-    for part in {id(part): part for part in (config, config.get_text_config())}.values():
-        own = getattr(part, "quantization_config", None) or getattr(
-            part, "compression_config", None
+    parts, names = (config, config.get_text_config()), ("quantization_config", "compression_config")
+    marks = (getattr(part, name, None) for part in parts for name in names)
+    if own := next(filter(None, marks), None):
+        method = (own if isinstance(own, dict) else vars(own)).get("quant_method")
+        raise ModelError(
+            f"{where}: must hold its original weights, for quantised ones cannot be folded; "
+            f"is quantised already, found quant_method {getattr(method, 'value', method)!r}; "
+            "give the base before quantisation, and set model.quantization: nf4 to save memory"
         )
-        if own:
-            method = (own if isinstance(own, dict) else vars(own)).get("quant_method")
-            raise ModelError(
-                f"{where}: must hold its original weights, for quantised ones cannot be folded; "
-                f"is quantised already, found quant_method {getattr(method, 'value', method)!r}; "
-                "give the base before quantisation, and set model.quantization: nf4 to save memory"
-            )
 
 
 def quantization_config(quantization: Quantization, *, dtype: torch.dtype) -> Any:
