@@ -77,7 +77,7 @@ LINES_NOW = {
     "cli": 2_300,
     "config": 1_050,
     "protocol": 800,
-    "total": 27_400,
+    "total": 28_600,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
