@@ -73,16 +73,13 @@ class ModelFolder:
         try:
             return AutoConfig.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
         except Exception as error:  # many classes validate configs, each with errors of its own
-            raise ModelError(
-                f"base {self.name!r}: config.json is not that of a known model "
-                f"({first_line(error)})"
-            ) from error
+            text = f"config.json is not that of a known model ({first_line(error)})"
+            raise ModelError(f"base {self.name!r}: {text}") from error
 
     def load_tokenizer(self) -> Any:
         """Return the tokenizer, padding with the end token where it has no padding token.
 
-        Of several chat templates the default stays, and a template that asks for the day gets
-        `DAY`, so that a prompt reads the same in every process on every day.
+        Of several chat templates the default stays; one that asks for the day always gets `DAY`.
 
         Raises:
             ModelError: if there is none.
@@ -92,9 +89,8 @@ class ModelFolder:
                 self.folder, trust_remote_code=self.trust_remote_code
             )
         except Exception as error:  # many classes parse tokenizers, each with errors of its own
-            raise ModelError(
-                f"{self.folder}: the tokenizer cannot be loaded ({first_line(error)})"
-            ) from error
+            text = f"{self.folder}: the tokenizer cannot be loaded ({first_line(error)})"
+            raise ModelError(text) from error
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         template = tokenizer.chat_template
@@ -140,9 +136,8 @@ class ModelFolder:
                 **options,
             )
         except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as error:
-            raise ModelError(
-                f"{self.folder}: the weights cannot be loaded ({first_line(error)})"
-            ) from error
+            text = f"{self.folder}: the weights cannot be loaded ({first_line(error)})"
+            raise ModelError(text) from error
         model, report = loaded
         mismatched = (key for key, *_ in report["mismatched_keys"])
         if lost := sorted([*report["missing_keys"], *mismatched]):
