@@ -74,7 +74,7 @@ def locate_model(path: Path) -> Path:
 
     folder = locate(path)
     if not folder.exists():
-        raise BadInputError(f"{path}: no such model; give a folder that `aegis run` wrote")
+        raise BadInputError(f"{path}: no such model folder; give one that `aegis run` wrote")
     if folder.is_dir() and not any((folder / name).is_file() for name in MODEL_FILES):
         raise BadInputError(
             f"{path}: holds neither a model's config.json nor an adapter's so8.json; "
