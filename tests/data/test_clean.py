@@ -8,11 +8,12 @@ import pytest
 
 from aegis.config import QualitySettings
 from aegis.data import clean as clean_module
-from aegis.data.clean import SimilarTexts, clean, near_duplicates, quality_problem, repetition
+from aegis.data.clean import SimilarTexts, clean, quality_problem, repetition
 from aegis.data.generate import generate
 from aegis.data.records import Record, parse_record
 from aegis.data.topics import Topic
 from aegis.protocol.decisions import Decision
+from tests.data.near import near_duplicates
 
 
 def record(prompt: str, decision: str = "ALLOW", **more: str) -> Record:

@@ -6,13 +6,14 @@ from collections import Counter
 
 import pytest
 
-from aegis.data.clean import near_duplicates, normalise
+from aegis.data.clean import normalise
 from aegis.data.records import read_jsonl
 from aegis.data.seed import SEED_FOLDER, seed_pairs, seed_records
 from aegis.data.split import contrast_groups
 from aegis.data.topics import parse_topic
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import compose, parse
+from tests.data.near import near_duplicates
 from tests.protocol.crises import HARMLESS, HINTED, SAID
 
 RECORDS = seed_records()

@@ -161,18 +161,6 @@ class SimilarTexts:
         self._texts[number] = text
 
 
-def near_duplicates(texts: Sequence[str], *, threshold: float) -> list[tuple[int, int]]:
-    """Return (later, earlier) of texts that are alike; what is like another is no `earlier` itself,
-    so that many copies of one text cost no more than as many texts."""
-    index, found = SimilarTexts(threshold), []
-    for number, text in enumerate(texts):
-        alike = index.alike(text)
-        found += [(number, other) for other in alike]
-        if not alike:
-            index.add(number, text)
-    return found
-
-
 def _recall(bands: int, similarity: float) -> float:
     """Return the share of pairs this alike that fall into one band at least."""
     return 1 - (1 - similarity ** (_PERMUTATIONS // bands)) ** bands
