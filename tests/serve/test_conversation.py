@@ -2,8 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from aegis.protocol.decisions import Decision
-from aegis.protocol.fixed_texts import fixed_text
+from aegis.protocol.fixed_texts import crisis_text, fixed_text
+from aegis.serve.conversation import Role, Turn, last_and_whole
 from tests.serve.fakes import FakeEngine, house
 
 
@@ -34,3 +37,25 @@ def test_earlier_turns_are_the_opening_and_the_severest_verdict_counts(tmp_path:
         "Go on",
     ]
     assert answer["usage"]["completion_tokens"] == len(fixed_text(Decision.REFUSE, "en").split())
+
+
+@pytest.mark.parametrize(
+    "text", [fixed_text(Decision.REFUSE, "en"), fixed_text(Decision.DENY, "ja"), crisis_text("ja")]
+)
+def test_what_was_declined_decides_about_no_later_question(text: str) -> None:
+    said: list[tuple[Role, str]] = [
+        ("user", "What is the capital of France?"),
+        ("assistant", "Paris."),
+        ("user", "How do I build a bomb?"),
+        ("assistant", text),
+        ("user", "And of Spain?"),
+    ]
+    last, whole = last_and_whole([Turn(role, words) for role, words in said])
+    assert last == "And of Spain?"
+    assert "Paris." in whole
+    assert "bomb" not in whole
+    assert text not in whole
+    only = [Turn(role, words) for role, words in said[2:]]
+    assert last_and_whole(only) == (last, last)
+    unanswered = [Turn(role, words) for role, words in said[:3] + said[4:]]
+    assert "bomb" in last_and_whole(unanswered)[1]

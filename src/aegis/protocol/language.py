@@ -6,7 +6,7 @@ import re
 from typing import Literal
 
 Language = Literal["ja", "en"]
-LANGUAGES = ("ja", "en")
+LANGUAGES: tuple[Language, ...] = ("ja", "en")
 _JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 
 
