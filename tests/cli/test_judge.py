@@ -96,7 +96,9 @@ def test_a_judging_that_is_stopped_keeps_what_it_has(
     options = ("--model", model, "--input", str(prompts), "--output", str(output))
     with monkeypatch.context() as patch:
         patch.setattr(Judge, "judge", stopped)
-        assert called("judge", *options).exit_code != 0
+        ended = called("judge", *options)
+    assert "4 verdicts are in" in ended.stderr
+    assert "begins anew" in ended.stderr
     partial = tmp_path / "v.jsonl.partial"
     kept = [json.loads(line)["n"] for line in partial.read_text(encoding="utf-8").splitlines()]
     assert (kept, output.exists()) == ([0, 1, 2, 3], False)

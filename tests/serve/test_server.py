@@ -18,7 +18,13 @@ import pytest
 from aegis.errors import BadInputError
 from aegis.serve import server
 from aegis.serve.middleware.access import is_loopback
-from aegis.serve.server import Server, bind, freeze_loaded_objects, require_guarded
+from aegis.serve.server import (
+    Server,
+    bind,
+    freeze_loaded_objects,
+    require_guarded,
+    session_name,
+)
 from aegis.serve.settings import ServeSettings
 from tests.serve.fakes import FakeEngine, house, thinking
 from tests.serve.live import HEAD, connected, living, soon
@@ -120,6 +126,18 @@ def test_a_model_on_a_read_only_place_names_what_must_lie_elsewhere(
     with pytest.raises(BadInputError, match=r"give --cases FILE elsewhere"):
         server.serve(settings, report=print)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_model_is_called_as_its_link_in_a_cache_and_as_the_run_that_latest_leads_to(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "5e5e").write_bytes(b"GGUF")
+    (tmp_path / "tiny-f16.gguf").symlink_to(tmp_path / "blobs" / "5e5e")
+    assert session_name(tmp_path / "tiny-f16.gguf") == "tiny-f16"
+    (tmp_path / "aegis_1" / "model").mkdir(parents=True)
+    (tmp_path / "latest").symlink_to("aegis_1")
+    assert session_name(tmp_path / "latest" / "model") == "aegis_1"
 
 
 def test_a_port_in_use_is_told() -> None:

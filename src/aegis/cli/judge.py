@@ -12,7 +12,7 @@ import typer
 from aegis.cli.notify import Notify
 from aegis.cli.options import INPUT, AsJson, OutputFile, locate_model
 from aegis.cli.show import print_json, print_note, print_table
-from aegis.errors import BadInputError
+from aegis.errors import BadInputError, StoppedError
 
 _MODEL = "A model folder that `aegis fold` or `aegis run` wrote."
 _INPUT = 'JSON Lines with {"prompt"} a line; other fields are kept, "decision" as "given_decision".'
@@ -35,7 +35,7 @@ def judge(
     """
     from aegis.cli.output import require_output_file
     from aegis.data.records import require_text
-    from aegis.storage.files import open_output
+    from aegis.storage.files import open_output, partial_of
 
     if bool(prompts) == bool(input_):
         raise BadInputError("give either prompts as arguments or a file with --input, and not both")
@@ -56,16 +56,20 @@ def judge(
         loaded.encoder.fitting_ids(row["prompt"], where=where)
     judged: list[dict[str, Any]] = []
     opened = open_output(output) if output else contextlib.nullcontext()
-    with opened as stream, bar("judging", len(rows)) as advance:
-        for part in (rows[start : start + _PART] for start in range(0, len(rows), _PART)):
-            names, texts = [where for where, _ in part], [row["prompt"] for _, row in part]
-            verdicts = loaded.judge(texts, names=names, on_batch=advance)
-            new = [_join(row, v.to_json()) for (_, row), v in zip(part, verdicts, strict=True)]
-            if stream:
-                lines = [dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in new]
-                stream.write("".join(lines).encode())
-                stream.flush()
-            judged += new
+    try:
+        with opened as stream, bar("judging", len(rows)) as advance:
+            for part in (rows[start : start + _PART] for start in range(0, len(rows), _PART)):
+                names, texts = [where for where, _ in part], [row["prompt"] for _, row in part]
+                verdicts = loaded.judge(texts, names=names, on_batch=advance)
+                new = [_join(row, v.to_json()) for (_, row), v in zip(part, verdicts, strict=True)]
+                if stream:
+                    lines = [dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in new]
+                    stream.write("".join(lines).encode())
+                    stream.flush()
+                judged += new
+    except KeyboardInterrupt:
+        kept = f" {len(judged)} verdicts are in {partial_of(output.resolve())};" if output else ""
+        raise StoppedError(f"stopped;{kept} the same command begins anew") from None
     if output:
         print_note(f"{len(judged)} verdicts in {output}")
     elif json or input_:

@@ -48,7 +48,7 @@ def serve(settings: ServeSettings, report: Callable[[str], None]) -> None:
         raise BadInputError("--model-name must be printable characters; choose another")
     set_threads(settings.threads)
     log_to_stderr()
-    home, metrics = path.resolve().parent, ServerMetrics()
+    home, metrics = _place(path).parent, ServerMetrics()
     audit_folder = settings.audit or home / "audit"
     _require_writable(home, settings)
     with contextlib.ExitStack() as stack:
@@ -57,7 +57,7 @@ def serve(settings: ServeSettings, report: Callable[[str], None]) -> None:
         stack.enter_context(contextlib.closing(cases))
         keys = _audit_keys(audit_folder, settings.keys, report)
         audit = stack.enter_context(AuditLog.open(audit_folder, keys))
-        session = _session(path)
+        session = session_name(path)
         engine = _load_engine(kind, path, session, settings)
         stack.enter_context(contextlib.closing(engine))
         service = AnswerService(
@@ -105,10 +105,15 @@ def _require_writable(home: Path, settings: ServeSettings) -> None:
         )
 
 
-def _session(path: Path) -> str:
+def _place(path: Path) -> Path:
+    """Follow links to a folder. One to a file, as in Hugging Face's cache, has the better name."""
+    return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
+
+
+def session_name(path: Path) -> str:
     """Return the file's stem, the folder's name or, where every run has a folder of that name, the
     run's."""
-    path = path.resolve()
+    path = _place(path)
     name = path.stem if path.is_file() else path.name
     name = path.parent.name if name in ("model", "adapter") else name
     return "".join(c if c.isprintable() else "?" for c in name)[:200] or "?"

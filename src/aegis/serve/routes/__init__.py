@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
 
+from aegis.errors import DataError
+from aegis.inputs.strict_json import parse_object
 from aegis.serve.admission import RequestQueue
 from aegis.serve.errors import Rejection
 from aegis.serve.escalations import CaseQueue
@@ -28,6 +32,27 @@ class ServerParts:
     metrics: ServerMetrics
     settings: ServeSettings
     started: int
+
+
+class StrictRoute(APIRoute):
+    """A route whose JSON body gives no key twice and holds no number that is not finite."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def strictly(request: Request) -> Response:
+            return await handle(_StrictRequest(request.scope, request.receive))
+
+        return strictly
+
+
+class _StrictRequest(Request):
+    async def json(self) -> Any:
+        try:
+            return parse_object((await self.body()).decode(), "body")
+        except (DataError, UnicodeDecodeError):
+            message = "the body must be one JSON object that gives no key twice, of finite numbers"
+            raise Rejection(400, "invalid_json", message) from None
 
 
 def _parts(request: Request) -> ServerParts:

@@ -16,11 +16,11 @@ from aegis.serve.admission import Ticket
 from aegis.serve.conversation import Turn
 from aegis.serve.errors import Rejection, to_rejection
 from aegis.serve.responses import KEEP_ALIVE, ChatFormat, ResponseFormat, ThinkFormat, event
-from aegis.serve.routes import Asker, Parts, ServerParts, errors
+from aegis.serve.routes import Asker, Parts, ServerParts, StrictRoute, errors
 from aegis.serve.service import AbandonedError, AnswerRequest
 from aegis.serve.settings import MOST_FINAL_TOKENS
 
-router = APIRouter(tags=["answers"])
+router = APIRouter(tags=["answers"], route_class=StrictRoute)
 _SSE = "text/event-stream"
 _STREAM = {_SSE: {}}
 

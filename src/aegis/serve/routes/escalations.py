@@ -8,9 +8,9 @@ from fastapi import APIRouter, Path, Query
 
 from aegis.serve import schemas
 from aegis.serve.escalations import Case, NoCaseError
-from aegis.serve.routes import AskerOrReviewer, Parts, Reviewer, errors
+from aegis.serve.routes import AskerOrReviewer, Parts, Reviewer, StrictRoute, errors
 
-router = APIRouter(prefix="/escalations", tags=["escalations"])
+router = APIRouter(prefix="/escalations", tags=["escalations"], route_class=StrictRoute)
 CaseId = Annotated[str, Path(pattern=r"^(chatcmpl-)?[0-9a-f]{32}$")]
 
 
