@@ -97,8 +97,8 @@ def test_a_judging_that_is_stopped_keeps_what_it_has(
     with monkeypatch.context() as patch:
         patch.setattr(Judge, "judge", stopped)
         ended = called("judge", *options)
-    assert "4 verdicts are in" in ended.stderr
-    assert "begins anew" in ended.stderr
+    assert "4 verdicts are in" in str(ended.exception)
+    assert "begins anew" in str(ended.exception)
     partial = tmp_path / "v.jsonl.partial"
     kept = [json.loads(line)["n"] for line in partial.read_text(encoding="utf-8").splitlines()]
     assert (kept, output.exists()) == ([0, 1, 2, 3], False)
