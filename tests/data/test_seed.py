@@ -98,3 +98,28 @@ def test_the_card_ships_with_the_data() -> None:
     card = (SEED_FOLDER / "CARD.md").read_text(encoding="utf-8")
     for number in (len(DECISIONS), len(DIALOGUES), len(PAIRS)):
         assert f"{number:,}" in card
+
+
+def test_the_other_registers_keep_the_same_promises() -> None:
+    own, pairs = seed_records(registers=True)[len(RECORDS) :], seed_pairs(registers=True)
+    decisions = [record for record in own if record.thinking is None]
+    assert len(DECISIONS) + len(decisions) >= 12_000
+    assert len(RECORDS) + len(own) - len(DECISIONS) - len(decisions) >= 600
+    assert len(pairs) >= 700
+    shares = Counter((record.decision, record.language) for record in decisions)
+    assert min(shares.values()) > 0.1 * len(decisions)
+    for group in contrast_groups(decisions):
+        assert len(group) == 1 or len({record.decision for record in group}) > 1, group[0].id
+    items = [*RECORDS, *own, *pairs]
+    assert len({item.id for item in items}) == len(items)
+    card = (SEED_FOLDER / "CARD.md").read_text(encoding="utf-8")
+    for number in (len(decisions), len(own) - len(decisions), len(pairs) - len(PAIRS)):
+        assert f"{number:,}" in card
+
+
+def test_the_other_registers_repeat_neither_the_seed_nor_the_test_messages() -> None:
+    prompts = [record.prompt for record in seed_records(registers=True)]
+    messages = [*SAID, *HINTED, *HARMLESS]
+    found = near_duplicates(messages + prompts, threshold=0.6)
+    assert not [pair for pair in found if pair[1] < len(messages) <= pair[0]]
+    assert len({later for later, _ in found}) < 0.05 * len(prompts)  # contrast twins are alike

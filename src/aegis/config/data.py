@@ -73,6 +73,9 @@ class DataSettings(Settings):
 
     seed_records: bool = True
     """Whether the Japanese and English records that AEGIS ships are used."""
+    registers: bool = False
+    """Whether those in other registers (chats, mails, slang, blunt and long wishes) are used too:
+    the verdict learns other people's manners, and training takes three times as long an epoch."""
     records: Annotated[tuple[PathText, ...], Field(strict=False)] = ()
     """JSON Lines files of your records, {"prompt", "decision"} a line."""
     pairs: Annotated[tuple[PathText, ...], Field(strict=False)] = ()
@@ -88,6 +91,8 @@ class DataSettings(Settings):
 
     @model_validator(mode="after")
     def _some_source(self) -> DataSettings:
+        if self.registers and not self.seed_records:
+            raise ValueError("registers needs seed_records: true; set it, or registers: false")
         if not self.seed_records and not self.records:
             raise ValueError(
                 "needs a source of records: set seed_records: true or name files under records"

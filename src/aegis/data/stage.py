@@ -23,7 +23,7 @@ from aegis.data.records import (
     read_jsonl,
     write_jsonl,
 )
-from aegis.data.seed import SEED_FILES, SEED_FOLDER, seed_pairs, seed_records
+from aegis.data.seed import SEED_FOLDER, seed_files, seed_pairs, seed_records
 from aegis.data.split import SPLITS, counts, pick_split, split_records
 from aegis.data.topics import Topic, parse_topic
 from aegis.errors import DataError
@@ -34,7 +34,7 @@ STATISTICS = "statistics.json"
 
 def source_files(data: DataSettings) -> list[Path]:
     """Return every file that stage 1 reads."""
-    seed = [SEED_FOLDER / name for name in SEED_FILES] if data.seed_records else []
+    seed = seed_files(registers=data.registers) if data.seed_records else []
     return [*map(Path, (*data.records, *data.pairs)), topics_file(data), *seed]
 
 
@@ -58,8 +58,10 @@ def collect(data: DataSettings) -> tuple[list[Record], list[Pair], list[Topic], 
             rejected.extend(bad)
         return items
 
-    records = read(data.records, parse_record) + (seed_records() if data.seed_records else [])
-    pairs = read(data.pairs, parse_pair) + (seed_pairs() if data.seed_records else [])
+    records, pairs = read(data.records, parse_record), read(data.pairs, parse_pair)
+    if data.seed_records:
+        records += seed_records(registers=data.registers)
+        pairs += seed_pairs(registers=data.registers)
     topics = read([topics_file(data)], parse_topic)[: data.generate.samples]
     check_unique(records, "data.records")
     check_unique(pairs, "data.pairs")

@@ -290,7 +290,8 @@ def _read_json(path: Path) -> Any:
 
 
 _RAW_SETTINGS = tuple(
-    f"data.{name}" for name in ("seed_records", "records", "pairs", "skip_bad", "generate")
+    f"data.{name}"
+    for name in ("seed_records", "registers", "records", "pairs", "skip_bad", "generate")
 )
 _RAW = Step("raw", 2, (_sources_content, _base_content), (*_RAW_SETTINGS, "seed"), _collect)
 _RECORDS_SETTINGS = ("data.quality", "data.split", "model.system_prompt", "seed")

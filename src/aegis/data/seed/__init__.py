@@ -10,18 +10,38 @@ from aegis.data.records import Pair, Record, parse_pair, parse_record, read_json
 
 T = TypeVar("T", Record, Pair)
 SEED_FOLDER = Path(__file__).parent
-SEED_FILES = ("decisions.jsonl", "dialogues.jsonl", "pairs.jsonl", "topics.jsonl")
+_REGISTERS = "registers"
 
 
-def seed_records() -> list[Record]:
-    """Read the decision records, then the dialogues."""
-    return _read("decisions.jsonl", parse_record) + _read("dialogues.jsonl", parse_record)
+def seed_files(*, registers: bool = False) -> list[Path]:
+    """Return every file that is read, those of the other registers included if asked for."""
+    names = ["decisions.jsonl", "dialogues.jsonl", "pairs.jsonl"]
+    return [folder / name for folder in _folders(registers) for name in names] + [
+        SEED_FOLDER / "topics.jsonl"
+    ]
 
 
-def seed_pairs() -> list[Pair]:
-    """Read the preference pairs."""
-    return _read("pairs.jsonl", parse_pair)
+def seed_records(*, registers: bool = False) -> list[Record]:
+    """Read the decision records, then the dialogues; then those of the other registers."""
+    names = ("decisions.jsonl", "dialogues.jsonl")
+    return [
+        record
+        for folder in _folders(registers)
+        for name in names
+        for record in _read(folder / name, parse_record)
+    ]
 
 
-def _read(name: str, parse: Callable[..., T]) -> list[T]:
-    return read_jsonl(SEED_FOLDER / name, parse, name=f"seed/{name}")[0]
+def seed_pairs(*, registers: bool = False) -> list[Pair]:
+    """Read the preference pairs; then those of the other registers."""
+    return [
+        pair for folder in _folders(registers) for pair in _read(folder / "pairs.jsonl", parse_pair)
+    ]
+
+
+def _folders(registers: bool) -> list[Path]:
+    return [SEED_FOLDER, SEED_FOLDER / _REGISTERS] if registers else [SEED_FOLDER]
+
+
+def _read(path: Path, parse: Callable[..., T]) -> list[T]:
+    return read_jsonl(path, parse, name=f"seed/{path.relative_to(SEED_FOLDER).as_posix()}")[0]

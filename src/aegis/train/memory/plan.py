@@ -12,12 +12,12 @@ from typing import Any, Literal
 import torch
 
 from aegis.config import Config, parse_config
+from aegis.data.seed import seed_files
 from aegis.errors import ConfigError
 from aegis.model.base import Base
 from aegis.model.device import bfloat16_is_fast
 
 GIB = 2**30
-SEED_PAIRS = 210  # as many as ship with AEGIS
 
 
 @dataclass(frozen=True)
@@ -253,8 +253,10 @@ def reward_pairs(config: Config) -> int:
     if config.train.reward.pairs is not None:
         return config.train.reward.pairs
     files = [file for name in config.data.pairs if (file := Path(name)).is_file()]
-    own = sum(bool(line.strip()) for file in files for line in file.open(encoding="utf-8"))
-    return own + SEED_PAIRS * config.data.seed_records
+    if config.data.seed_records:
+        shipped = seed_files(registers=config.data.registers)
+        files += [file for file in shipped if file.name == "pairs.jsonl"]
+    return sum(bool(line.strip()) for file in files for line in file.open(encoding="utf-8"))
 
 
 def _changed(config: Config, setting: str, value: Any) -> Config:
