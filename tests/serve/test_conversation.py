@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from aegis.protocol.crisis import is_crisis
 from aegis.protocol.decisions import Decision
-from aegis.protocol.fixed_texts import crisis_text, fixed_text
+from aegis.protocol.fixed_texts import Country, crisis_text, fixed_text
+from aegis.protocol.language import LANGUAGES, Language
 from aegis.serve.conversation import Role, Turn, last_and_whole
 from tests.serve.fakes import FakeEngine, house
 
@@ -40,7 +42,12 @@ def test_earlier_turns_are_the_opening_and_the_severest_verdict_counts(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "text", [fixed_text(Decision.REFUSE, "en"), fixed_text(Decision.DENY, "ja"), crisis_text("ja")]
+    "text",
+    [
+        fixed_text(Decision.REFUSE, "en"),
+        fixed_text(Decision.DENY, "ja"),
+        fixed_text(Decision.ESCALATION, "en"),
+    ],
 )
 def test_what_was_declined_decides_about_no_later_question(text: str) -> None:
     said: list[tuple[Role, str]] = [
@@ -59,3 +66,16 @@ def test_what_was_declined_decides_about_no_later_question(text: str) -> None:
     assert last_and_whole(only) == (last, last)
     unanswered = [Turn(role, words) for role, words in said[:3] + said[4:]]
     assert "bomb" in last_and_whole(unanswered)[1]
+
+
+@pytest.mark.parametrize("country", [None, "JP", "US", "UK", "international"])
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_crisis_goes_on_after_its_answer(language: Language, country: Country | None) -> None:
+    said: list[tuple[Role, str]] = [
+        ("user", "I want to kill myself tonight"),
+        ("assistant", crisis_text(language, country)),
+        ("user", "Which knot holds 70 kg?"),
+    ]
+    last, whole = last_and_whole([Turn(role, words) for role, words in said])
+    assert last == "Which knot holds 70 kg?"
+    assert is_crisis(whole)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from aegis.errors import BadInputError, DiskFullError
 from aegis.serve import escalations
 from aegis.serve.errors import to_rejection
-from aegis.serve.escalations import CaseQueue, QueueBusyError
+from aegis.serve.escalations import CaseQueue, QueueBusyError, QueueGoneError
 
 
 def test_cases_survive_a_kill(tmp_path: Path) -> None:
@@ -73,3 +75,44 @@ def test_a_good_file_is_never_called_no_queue(
         for writable in (True, False):
             with pytest.raises(BadInputError, match="is no escalation queue, or a damaged one"):
                 CaseQueue(path, writable=writable).list()
+
+
+def replace(path: Path) -> None:
+    shutil.copy(path, path.with_name("copy.db"))
+    path.with_name("copy.db").replace(path)
+
+
+GONE: dict[str, Callable[[Path], object]] = {
+    "moved": lambda path: path.rename(path.with_name("moved.db")),
+    "removed": Path.unlink,
+    "replaced": replace,
+    "emptied": lambda path: path.write_bytes(b""),
+    "its log removed": lambda path: path.with_name("cases.db-wal").unlink(),
+    "its folder moved": lambda path: path.parent.rename(path.parent.with_name("moved")),
+}
+
+
+@pytest.mark.parametrize("how", GONE)
+def test_nothing_is_written_to_a_queue_that_others_do_not_find(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "home" / "cases.db"
+    with contextlib.closing(make(path)) as queue:
+        GONE[how](path)
+        with pytest.raises(QueueGoneError, match=r"cases\.db: was moved") as gone:
+            queue.open("cd" * 16, owner="", user="", query="?", probabilities=(1.0, 0, 0, 0))
+        with pytest.raises(QueueGoneError):
+            queue.resolve("ab" * 16, "No.", reviewer="r")
+        rejection = to_rejection(gone.value)
+        assert (rejection.status_code, str(tmp_path) in rejection.detail) == (503, False)
+
+
+def test_a_queue_stays_in_place_while_others_come_and_go(tmp_path: Path) -> None:
+    path = tmp_path / "cases.db"
+    make(path).close()
+    with contextlib.closing(CaseQueue(path)) as queue:
+        for number in range(3):
+            with contextlib.closing(CaseQueue(path, writable=number % 2 == 0)) as other:
+                assert len(other.list()) == number + 1
+            with contextlib.closing(sqlite3.connect(path)) as other:
+                other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            queue.open(f"{number:032}", owner="", user="", query="?", probabilities=(1.0, 0, 0, 0))
+        assert queue.resolve("ab" * 16, "No.", reviewer="r").answer == "No."

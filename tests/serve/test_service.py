@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from aegis.protocol.decisions import Decision
 from aegis.protocol.fixed_texts import WITHHELD, fixed_text
 from aegis.protocol.thinking import Thinking
 from aegis.serve import service as service_module
+from aegis.serve.conversation import Turn
+from aegis.serve.service import AbandonedError, AnswerRequest
 from tests.serve.fakes import BODIES, FakeEngine, House, house, thinking
 
 
@@ -169,6 +172,33 @@ def test_somebody_in_crisis_is_told_who_is_there_to_talk_to(
     assert all(line in given["final"] for line in lines)
     assert "{" not in given["final"]
     assert made.cases.waiting() == 2
+
+
+@pytest.mark.parametrize("decision", Decision)
+@pytest.mark.parametrize("stopping", [False, True])
+def test_what_is_not_allowed_is_recorded_though_nobody_waits(
+    tmp_path: Path, decision: Decision, stopping: bool
+) -> None:
+    made = house(tmp_path, FakeEngine(judges=lambda _: decision, seconds=30))
+    if stopping:
+        made.service.stopping.set()
+    turns = (Turn("user", "hi"),)
+    request = AnswerRequest("ab" * 16, "", "", turns, final_tokens=None, temperature=0.7, seed=1)
+    allowed = decision is Decision.ALLOW
+    with pytest.raises(AbandonedError) if allowed else contextlib.nullcontext():
+        made.service.answer(request, lambda: not stopping)
+    assert [entry.decision for entry in made.audit.entries] == [decision.name] * (not allowed)
+    assert made.cases.waiting() == (decision is Decision.ESCALATION)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_queue_that_is_gone_takes_no_answer_out(tmp_path: Path, stream: bool) -> None:
+    made = house(tmp_path, FakeEngine(judges=lambda _: Decision.ESCALATION))
+    (tmp_path / "escalations.db").unlink()
+    with made.client() as client:
+        answer = client.post("/think", json={"query": "hi", "stream": stream})
+    assert answer.status_code == 503
+    assert made.audit.entries == []
 
 
 def test_an_engine_that_cannot_decide_is_unavailable(tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from aegis.protocol.crisis import is_crisis
 from aegis.protocol.decisions import Decision
-from aegis.protocol.language import LANGUAGES, Language, detect_language
+from aegis.protocol.language import Language, detect_language
 
 Country = Literal["JP", "US", "UK", "international"]
 _TEXTS = json.loads(Path(__file__).with_name("fixed_texts.json").read_text(encoding="utf-8"))
@@ -53,10 +53,9 @@ def decided_text(
 
 
 def is_fixed_text(text: str) -> bool:
-    """Return whether this is one of the texts that decline, withhold or hand over."""
+    """Return whether this is one of the texts that decline, withhold or hand over; what somebody
+    in crisis is told is none: the crisis is not over with it."""
     return text.strip() in _ALL
 
 
-_ALL = {text for texts in (*FIXED.values(), WITHHELD) for text in texts.values()} | {
-    crisis_text(language, country) for language in LANGUAGES for country in get_args(Country)
-}
+_ALL = {text for texts in (*FIXED.values(), WITHHELD) for text in texts.values()}

@@ -26,7 +26,7 @@ def last_and_whole(turns: Sequence[Turn]) -> tuple[str, str]:
 
     A chat of one message is that message. Names of roles inside a message are words like others:
     all of it came from whoever asks. What was answered with a fixed text is over, and left out
-    with its answer: it would decide about every later question.
+    with its answer: it would decide about every later question. Only a crisis goes on.
     """
     *earlier, last = turns
     closed = {n for n, turn in enumerate(earlier) if _closes(turn)}

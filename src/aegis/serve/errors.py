@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from aegis.errors import AegisError, DiskFullError
 from aegis.serve.admission import ClientDisconnected, QueueFullError
-from aegis.serve.escalations import NoCaseError, QueueBusyError, ResolvedError
+from aegis.serve.escalations import NoCaseError, QueueBusyError, QueueGoneError, ResolvedError
 from aegis.serve.logs import log_exception
 from aegis.serve.schemas import UNSUPPORTED, ErrorBody, ErrorDetail, field_path
 from aegis.serve.service import AbandonedError, NoAnswerError, PromptTooLongError, UnavailableError
@@ -101,6 +101,10 @@ def to_rejection(error: BaseException) -> Rejection:
         case QueueBusyError():
             message = "the queue is being written; ask again in a moment"
             return Rejection(503, "unavailable", message, headers={"Retry-After": "5"})
+        case QueueGoneError():
+            log_exception(error)
+            message = "the queue is not where it was, so nothing was changed; tell who runs this"
+            return Rejection(503, "unavailable", message, headers={"Retry-After": "60"})
         case NoCaseError():
             return Rejection(404, "no_such_case", "there is no such case")
         case ResolvedError():

@@ -6,6 +6,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -35,6 +36,10 @@ class NoCaseError(BadInputError):
 
 class QueueBusyError(AegisError):
     """Another process is writing to the queue."""
+
+
+class QueueGoneError(AegisError):
+    """The queue's file was moved, removed, replaced or emptied; what is written would be lost."""
 
 
 class ResolvedError(BadInputError):
@@ -74,13 +79,15 @@ class CaseQueue:
         with contextlib.ExitStack() as stack, self._explained():
             self._database = stack.enter_context(_made(path) if writable else reading_from(path))
             self._resources = stack.pop_all()
+        files = (path, path.with_name(f"{path.name}-wal")) if writable else ()
+        self._opened = {file: file.stat() for file in files if file.exists()}
 
     def open(
         self, id: str, *, owner: str, user: str, query: str, probabilities: tuple[float, ...]
     ) -> None:
-        """Put a new case on the disk."""
+        """Put a new case on the disk, or raise QueueGoneError."""
         row = (id, _now(), owner, user, query, json.dumps(probabilities))
-        with self._connection() as connection:
+        with self._writing() as connection:
             connection.execute(
                 "INSERT INTO cases (id, opened, owner, user, query, probabilities) "
                 "VALUES (?, ?, ?, ?, ?, ?)",
@@ -125,8 +132,9 @@ class CaseQueue:
         Raises:
             NoCaseError: if there is none.
             ResolvedError: if somebody was quicker.
+            QueueGoneError: if the file is not where it was.
         """
-        with self._connection() as connection:
+        with self._writing() as connection:
             updated = connection.execute(
                 "UPDATE cases SET answer = ?, resolved = ?, reviewer = ? "
                 "WHERE id = ? AND resolved IS NULL",
@@ -147,6 +155,25 @@ class CaseQueue:
         with self._connection() as connection:
             rows = connection.execute(f"SELECT {_COLUMNS} FROM cases {clause}", (value,))
             return [_case(row) for row in rows]
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection; what it writes is what others find under the path."""
+        self._require_in_place()
+        with self._connection() as connection:
+            yield connection
+        self._require_in_place()
+
+    def _require_in_place(self) -> None:
+        in_place = False
+        with contextlib.suppress(OSError):  # no open(): closing it would drop SQLite's locks
+            same = [os.path.samestat(was, file.stat()) for file, was in self._opened.items()]
+            in_place = all(same) and self.path.stat().st_size > 0
+        if not in_place:
+            raise QueueGoneError(
+                f"{self.path}: was moved, removed, replaced or emptied while it was in use; "
+                "put it back, or start again with a queue where this one is to be"
+            )
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:

@@ -134,7 +134,7 @@ class AnswerService:
             PromptTooLongError: if the prompt leaves no room.
             NoAnswerError: if the engine cannot decide, or what is allowed has no answer in time.
             UnavailableError: if the answer cannot be recorded.
-            AbandonedError: if nobody waits any more.
+            AbandonedError: if nobody waits any more for what is allowed; the rest is recorded.
         """
         deadline = self.clock() + self.settings.answer_s
         last, whole = last_and_whole(request.turns)
@@ -154,7 +154,7 @@ class AnswerService:
             except Exception as error:
                 log_exception(error)
                 failure = "engine error"
-            if nobody_waits():
+            if verdict.decision is Decision.ALLOW and nobody_waits():
                 raise AbandonedError("nobody waits for the answer")
             if thinking is None and self.clock() > deadline:
                 failure = failure or "out of time"
