@@ -137,6 +137,8 @@ def test_weights_in_codes_and_cut_files_are_told(
         ({"eos_token": None}, "must have an end token"),
         ({"pad_token": "[PAD]"}, r"'\[PAD\]' must have a row .+, which has 262; its id is 2\d\d"),
         ({"chat_template": "{{ raise_exception('never') }}"}, "cannot write a question .never"),
+        ({"vocab_size": 200}, "which has 200 .+ ids go up to 260; give the tokenizer"),
+        ({"vocab_size": 261}, None),  # the added token has no row, and needs none
         ({"chat_template": "{{ nothing.at.all }}"}, "cannot write a question"),
         ({"chat_template": "a" * 600}, "reads 512 tokens, and .+ takes 600 before"),
         ({}, None),
@@ -145,7 +147,9 @@ def test_weights_in_codes_and_cut_files_are_told(
 def test_a_tokenizer_that_cannot_ask_or_end_is_told(
     save_base: Callable[..., Path], change: dict[str, Any], message: str | None
 ) -> None:
-    base = resolve_base(str(save_base("llama", vocab_size=262)))
+    change = {**change}
+    rows = change.pop("vocab_size", 262)
+    base = resolve_base(str(save_base("llama", vocab_size=rows)))
     tokenizer = base.load_tokenizer()
     tokenizer.add_tokens(["[more]"])
     if "pad_token" in change:

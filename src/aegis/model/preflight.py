@@ -66,7 +66,16 @@ def check_prompts(base: Base, settings: ModelSettings) -> None:
             f"{where}: the tokenizer must have an end token, for a response has to end; "
             "it has none; name one as eos_token in tokenizer_config.json, as the base was trained"
         )
-    if tokenizer.pad_token_id >= (rows := config.get_text_config().vocab_size):
+    rows, added = config.get_text_config().vocab_size, tokenizer.get_added_vocab()
+    # What was added to a tokenizer may lack a row: it is given one, or never occurs in text.
+    own = [number for token, number in tokenizer.get_vocab().items() if token not in added]
+    if (last := max(own, default=0)) >= rows:
+        raise ModelError(
+            f"{where}: every token must have a row in the embedding, which has {rows} "
+            f"(vocab_size in config.json); the tokenizer's ids go up to {last}; "
+            "give the tokenizer that belongs to these weights"
+        )
+    if tokenizer.pad_token_id >= rows:
         raise ModelError(
             f"{where}: the padding token {tokenizer.pad_token!r} must have a row in the embedding, "
             f"which has {rows}; its id is {tokenizer.pad_token_id}; set pad_token to the end token"
