@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
+
+import pytest
 
 from aegis.runs.events import Event, Progress, StageBegun
 from aegis.runs.heartbeat import HEARTBEAT, Beat, Heartbeat, read_beat
@@ -59,5 +63,14 @@ def test_a_beat_that_cannot_be_written_or_read_fails_nothing(tmp_path: Path) -> 
     Heartbeat(tmp_path, "init")(at(1))
     assert read_beat(tmp_path) is None
     (tmp_path / HEARTBEAT).rmdir()
-    (tmp_path / HEARTBEAT).write_text('{"count": 1}')
+    Heartbeat(tmp_path, "init")
+    whole = json.loads((tmp_path / HEARTBEAT).read_text())
+    for damaged in ({"count": 1}, [], whole | {"time": "x"}, whole | {"done": [1]}):
+        (tmp_path / HEARTBEAT).write_text(json.dumps(damaged))
+        assert read_beat(tmp_path) is None, damaged
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes with names")
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / HEARTBEAT)
     assert read_beat(tmp_path) is None

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -233,6 +234,47 @@ def test_whatever_befell_the_database_every_verb_reads_the_text_and_says_so(
     assert load(session.folder).notes == []
     was_there = DATABASE in before
     assert (session.folder / f"{DATABASE}.damaged").exists() == was_there
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("command", 7),
+        ("stages", [{"name": "one", "seconds": "abc"}]),
+        ("stages", [{"name": "one", "steps": [1, 2]}]),
+        ("process", {"pid": "x", "started": 1.0, "boot": "b"}),
+        ("updated", 3),
+        ("version", "x"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_as_no_record(tmp_path: Path, key: str, value: Any) -> None:
+    session = open_session(tmp_path, config_fingerprint="a", resume=True, stages=STAGES)
+    with contextlib.closing(sqlite3.connect(session.folder / DATABASE)) as database, database:
+        row = (json.dumps(value), key)
+        database.execute("UPDATE session SET value = ? WHERE key = ?", row)
+    again = load(session.folder)
+    assert again == session
+    assert again.notes[0].startswith(f"{DATABASE} holds no record")
+    raw = json.loads((session.folder / RECORD).read_text())
+    (session.folder / RECORD).write_text(json.dumps(raw | {key: value}))
+    with pytest.raises(ArtifactError, match="no readable session record"):
+        load(session.folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes with names")
+def test_pipes_in_the_place_of_its_files_are_not_waited_for(tmp_path: Path) -> None:
+    session = open_session(tmp_path, config_fingerprint="a", resume=True)
+    for name in (RECORD, CONFIG, EVENTS):
+        (session.folder / name).unlink(missing_ok=True)
+        os.mkfifo(session.folder / name)
+    again = load(session.folder)
+    assert again == session
+    assert list(read_events(session.folder, TakenOver)) == []
+    again.take_over({}, settings="seed: 1\n")
+    assert all((session.folder / name).is_file() for name in (RECORD, CONFIG))
+    (session.folder / DATABASE).unlink()
+    os.mkfifo(session.folder / DATABASE)
+    assert load(session.folder).session_id == session.session_id
 
 
 def test_folders_in_the_place_of_its_files_are_set_aside(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def _rows(session: Session, *, interrupted: bool) -> Iterator[tuple[str, ...]]:
         seconds = "" if stage.seconds is None else f"{stage.seconds:.0f} s"
         yield stage.name, shown(stage.state), str(stage.attempts), seconds
         for name, step in stage.steps.items():
-            yield f"  {name}", shown(step["state"]), "", ""
+            yield f"  {name}", shown(str(step.get("state"))), "", ""
 
 
 def _lines(session: Session, facts: dict[str, Any]) -> Iterator[str]:
@@ -86,7 +86,7 @@ def _lines(session: Session, facts: dict[str, Any]) -> Iterator[str]:
         if stage.error:
             yield f"error     {stage.name}: {stage.error}"
         for name, step in stage.steps.items():
-            if metrics := main_metrics(step["metrics"]):
+            if metrics := main_metrics(step.get("metrics") or {}):
                 yield f"{name:9} {metrics}"
         for name, path in stage.artifacts.items():
             yield f"{name:9} {session.folder / path}"

@@ -323,7 +323,7 @@ def read_events(folder: Path, *kinds: type[AnyEvent]) -> Iterator[AnyEvent]:
     over.
     """
     try:
-        file = (folder / EVENTS).open("rb")
+        file = regular(folder / EVENTS).open("rb")
     except OSError:
         return
     # The watcher asks every few seconds for a few of very many lines: those alone are parsed.
@@ -344,6 +344,14 @@ def read_events(folder: Path, *kinds: type[AnyEvent]) -> Iterator[AnyEvent]:
                     yield event(**{name: raw[name] for name in known})  # type: ignore[misc]
             except (ValueError, KeyError, TypeError):
                 continue
+
+
+def regular(path: Path) -> Path:
+    """Return the path of a file to be read; FileNotFoundError if it is none. A pipe in its place
+    would be waited for without end."""
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    return path
 
 
 def _open_mended(path: Path) -> int:

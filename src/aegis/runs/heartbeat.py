@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from aegis.runs.events import Event, Progress, StageBegun
+from pydantic import TypeAdapter
+
+from aegis.runs.events import Event, Progress, StageBegun, regular
 
 HEARTBEAT = "heartbeat.json"
 _EVERY_S = 1.0
@@ -28,6 +30,9 @@ class Beat:
     total: int
     left_s: float | None
     note: str
+
+
+_BEAT = TypeAdapter(Beat)
 
 
 class Heartbeat:
@@ -67,6 +72,6 @@ class Heartbeat:
 def read_beat(folder: Path) -> Beat | None:
     """Return the newest beat of a session; None where there is none that can be read."""
     try:
-        return Beat(**json.loads((folder / HEARTBEAT).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return _BEAT.validate_json(regular(folder / HEARTBEAT).read_bytes())
+    except (OSError, ValueError):
         return None

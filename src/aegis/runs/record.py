@@ -20,9 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from aegis.errors import ArtifactError
 from aegis.runs.database import find_damage, reading_from, writing_to
-from aegis.runs.events import EVENTS, TakenOver, append_event, utc_now
+from aegis.runs.events import EVENTS, TakenOver, append_event, regular, utc_now
 from aegis.runs.process import Process, is_alive, this_process
 from aegis.storage.files import make_folder, set_aside, sync_folder, write_json, write_text
 
@@ -153,7 +155,7 @@ class Session:
             for suffix in ("-wal", "-shm"):
                 (self.folder / f"{DATABASE}{suffix}").unlink(missing_ok=True)
         for path in (self.folder / name for name in (RECORD, CONFIG, EVENTS)):
-            if path.is_dir():  # a file cannot take a folder's place
+            if path.exists() and not path.is_file():  # a file cannot take a folder's place
                 set_aside(path)
 
     def begin_attempt(self, stage: str) -> int:
@@ -273,11 +275,15 @@ def load(folder: Path) -> Session:
                     "goes on from there"
                 )
             return session
+        damage = damage or "holds no record (a value is missing, or of a wrong type)"
     else:
         raise ArtifactError(
             f"{folder}: no readable session record; give a folder that `aegis run` wrote"
         )
     raise ArtifactError(f"{folder}: the record was written by a later AEGIS; update this one")
+
+
+_SESSION = TypeAdapter(Session)
 
 
 def _from_database(folder: Path) -> dict[str, Any]:
@@ -287,14 +293,11 @@ def _from_database(folder: Path) -> dict[str, Any]:
 
 
 def _from_json(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    return json.loads(regular(folder / RECORD).read_text(encoding="utf-8"))
 
 
 def _parse(raw: dict[str, Any], folder: Path) -> Session:
-    stages = [StageRecord(**stage) for stage in raw.pop("stages")]
-    process = raw.pop("process", None)
-    process = Process(**process) if process else None
-    return Session(**{**raw, "folder": folder, "stages": stages, "process": process})
+    return _SESSION.validate_python({"stages": None, **raw, "folder": folder})
 
 
 def _age_key(folder: Path) -> tuple[datetime, int, str]:
