@@ -27,14 +27,29 @@ def test_a_figure_of_speech_is_none(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["Ｉ ｗａｎｔ ｔｏ ｄｉｅ", "I wa\u200bnt to d\u200bie", "I wаnt tо die", "死\u200bにたい"],
+    [
+        "Ｉ ｗａｎｔ ｔｏ ｄｉｅ",
+        "I wa\u200bnt to d\u200bie",
+        "I wаnt tо die",
+        "死\u200bにたい",
+        "I want to\ndie",
+        "死に たい",
+    ],
 )
 def test_spelling_does_not_hide_it(text: str) -> None:
     assert is_crisis(text)
 
 
 def test_a_long_text_takes_no_time() -> None:
-    begun = time.perf_counter()
-    for text in ("i want to " * 4000, "死" * 40_000, "how many pills " * 3000, "a" * 40_000):
-        is_crisis(text)
-    assert time.perf_counter() - begun < 5
+    many = (
+        "i want to ",
+        "死",
+        "how many pills ",
+        "a",
+        "jump off bridge ",
+        "i want to die in a game ",
+    )
+    for text in many:
+        begun = time.process_time()
+        is_crisis(text * (40_000 // len(text)))
+        assert time.process_time() - begun < 2

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from aegis.engine.protocol import Engine, ThinkingRequest
+from aegis.engine.readings import readings
 from aegis.engine.response_grammar import Sampling
 from aegis.engine.verdict import Verdict
 from aegis.protocol.checks import SelfVerification, check
+from aegis.protocol.crisis import is_crisis
 from aegis.protocol.decisions import NAMES, Decision
 from aegis.protocol.fixed_texts import WITHHELD, Country, decided_text
 from aegis.protocol.language import detect_language
@@ -141,7 +143,8 @@ def final_answer(
         decision = decision if chosen else max(decision, Decision.ESCALATION)
     given = Answer("", decision, verdict.probabilities, score=score, paths=usable)
     if decision is not Decision.ALLOW:
-        return replace(given, final=decided_text(decision, prompt, asked=asked, country=country))
+        crisis = any(map(is_crisis, readings(asked or prompt)))  # disguised or not
+        return replace(given, final=decided_text(decision, prompt, crisis=crisis, country=country))
     if chosen is None:
         return given.without(prompt, "no answer")
     if not check(prompt, chosen).fresh:

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from aegis.protocol.crisis import is_crisis
 from aegis.protocol.decisions import Decision
 from aegis.protocol.language import Language, detect_language
 
@@ -37,17 +36,17 @@ def crisis_text(language: Language, country: Country | None = None) -> str:
 
 
 def decided_text(
-    decision: Decision, prompt: str, *, asked: str = "", country: Country | None = None
+    decision: Decision, prompt: str, *, crisis: bool, country: Country | None = None
 ) -> str:
     """Return the fixed text for a question about which this was decided; ALLOW has none.
 
     Args:
         prompt: its language is the text's.
-        asked: all that the asker wrote, if that is more than the prompt.
+        crisis: the asker is in one, as `is_crisis` says.
         country: as for `crisis_text`.
     """
     language = detect_language(prompt)
-    if decision is Decision.ESCALATION and is_crisis(asked or prompt):
+    if decision is Decision.ESCALATION and crisis:
         return crisis_text(language, country)
     return fixed_text(decision, language)
 
