@@ -26,8 +26,8 @@ def test_the_examples_load(path: Path) -> None:
     assert load_config(path).base
 
 
-def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
-    assert load_config(written(tmp_path, "")) == Config()
+def test_no_settings_are_the_defaults_where_that_is_said(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, "{}")) == Config()
 
 
 def test_overrides_win_and_are_typed(tmp_path: Path) -> None:
@@ -48,6 +48,9 @@ def test_scientific_notation_is_a_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("", "holds no setting; write one, or {} for the defaults"),
+        ("# seed: 1\n", "holds no setting"),
+        ("---\n", "holds no setting"),
         ("trian: {}", "trian is not a setting; did you mean 'train'"),
         ("train: {epoch: 2}", "train.epoch is not a setting; did you mean 'epochs'"),
         ("model: {lora: {rnk: 4}}", "model.lora.rnk is not a setting; did you mean 'rank'"),
@@ -192,7 +195,7 @@ def test_every_path_may_begin_with_the_home_folder(
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     settings = ["base=~/x", "runs=~/x", "data.records=[~/x]", "data.pairs=[~/x]"]
     settings += ["data.generate.topics=~/x", "train.datasets=[{path: ~/x}]"]
-    config = load_config(written(tmp_path, ""), settings)
+    config = load_config(written(tmp_path, "{}"), settings)
     paths = [config.base, config.runs, *config.data.records, *config.data.pairs]
     paths += [config.data.generate.topics or "", config.train.datasets[0].path]
     assert paths == [str(tmp_path / "x")] * 6
@@ -221,7 +224,7 @@ def test_a_group_set_by_an_override_changes_only_what_it_names(tmp_path: Path) -
 def test_names_of_other_trainers_lead_to_ours(tmp_path: Path, name: str, setting: str) -> None:
     assert explain(setting).key == setting
     with pytest.raises(ConfigError, match=f"{setting} here"):
-        load_config(written(tmp_path, ""), [f"train.{name}=1"])
+        load_config(written(tmp_path, "{}"), [f"train.{name}=1"])
     with pytest.raises(ConfigError, match=f"did you mean {setting}"):
         explain(name)
 
@@ -241,14 +244,17 @@ def test_names_of_other_trainers_lead_to_ours(tmp_path: Path, name: str, setting
 )
 def test_a_strange_override_is_told_in_short(tmp_path: Path, override: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_config(written(tmp_path, ""), [override])
+        load_config(written(tmp_path, "{}"), [override])
     assert len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("override", ["train.lr", "=3", "base.x=3", "train.lr=[1"])
+@pytest.mark.parametrize(
+    "override",
+    [*("train.lr", "=3", "base.x=3", "train.lr=[1"), *("train=", "train=null", "train.ppo=~")],
+)
 def test_bad_overrides_are_told(tmp_path: Path, override: str) -> None:
     with pytest.raises(ConfigError, match=r"--set"):
-        load_config(written(tmp_path, "base: x"), [override])
+        load_config(written(tmp_path, "base: x\ntrain: {lr: 1, ppo: {kl: 1}}"), [override])
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:

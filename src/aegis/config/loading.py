@@ -29,7 +29,8 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     """
     text = read_text(path, most=MOST_CHARACTERS, kind="YAML", error=ConfigError)
     raw = read_yaml(text, str(path))
-    raw = {} if raw is None else raw
+    if raw is None:
+        raise ConfigError(f"{path}: holds no setting; write one, or {{}} for the defaults")
     if not isinstance(raw, dict):
         raise ConfigError(
             f"{path}: the file must hold keys and values, got {type(raw).__name__} {_shown(raw)}; "
@@ -78,6 +79,8 @@ def _merge(group: dict[str, Any], changes: dict[str, Any], where: str) -> None:
             if not isinstance(inner, dict):
                 raise ConfigError(f"{where}: {name} is a value, not a group of settings")
             _merge(inner, value, where)
+        elif value is None and isinstance(group.get(name), dict):
+            raise ConfigError(f"{where}: {name} is a group of settings; set one of them")
         else:
             group[name] = value
 
