@@ -67,6 +67,31 @@ def test_pipes_and_devices_are_written_through(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == "earlier later"
 
 
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="memory as a folder is Linux's")
+def test_a_file_below_dev_is_a_file() -> None:
+    path = Path("/dev/shm") / f"aegis-{os.getpid()}.txt"
+    try:
+        for text in ("first", "second"):
+            write_output(path, text)
+            assert path.read_text() == text
+    finally:
+        path.unlink()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and pipes of POSIX")
+def test_what_stands_in_the_place_of_a_partial_result_is_told_and_kept(tmp_path: Path) -> None:
+    path, partial, other = tmp_path / "new", tmp_path / "new.partial", tmp_path / "other"
+    other.write_text("kept")
+    for make in (lambda: partial.symlink_to(other), lambda: os.mkfifo(partial), partial.mkdir):
+        make()
+        with pytest.raises(BadInputError, match=r"new\.partial: is no file .*; move it elsewhere"):
+            require_output_file(path)
+        with pytest.raises(OSError, match=r"new\.partial"):
+            write_output(path, "new")
+        assert other.read_text() == "kept"
+        partial.rename(tmp_path / f"kept-{len(list(tmp_path.iterdir()))}")
+
+
 def test_what_cannot_or_must_not_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     (tmp_path / "loop").symlink_to("loop")

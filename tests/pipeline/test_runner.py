@@ -103,6 +103,19 @@ def test_every_step_is_computed_once(job: Job) -> None:
     assert job.said[-2:] == ["first: finished before, skipped", "last: finished before, skipped"]
 
 
+def test_a_file_of_the_users_makes_nothing_stale_and_is_kept(job: Job) -> None:
+    folder = job.run().folder
+    (folder / "adapter" / "notes.md").write_text("mine")
+    assert job.run().folder == folder
+    assert job.ran == []
+    job.outside = "other"
+    job.run()
+    assert job.ran == ["one", "two", "three"]
+    assert not (folder / "adapter" / "notes.md").exists()
+    assert (folder / "adapter.replaced" / "notes.md").read_text() == "mine"
+    assert any("adapter/notes.md" in text and "adapter.replaced" in text for text in job.said)
+
+
 def test_what_a_setting_does_not_touch_is_reused(job: Job) -> None:
     first = job.run()
     second = job.run(train={"ppo": {"lr": 0.5}})

@@ -162,6 +162,46 @@ def test_outputs_that_would_destroy_something_are_refused(
             require_output(Path(holder), kind="test", inputs=[tmp_path / "test" / "."])
 
 
+@pytest.mark.parametrize("mine", ["notes.md", "sub/notes.md", "gguf", "link"])
+def test_what_no_writer_wrote_is_never_removed(tmp_path: Path, mine: str) -> None:
+    write(tmp_path / "x")
+    if mine == "gguf":
+        write(tmp_path / "x" / mine, "inside")
+    elif mine == "link":
+        (tmp_path / "x" / mine).symlink_to(tmp_path)
+    else:
+        (tmp_path / "x" / mine).write_text("mine")
+    assert is_current(tmp_path / "x", "f1")
+    with pytest.raises(BadInputError, match=rf"x: would lose {mine}.*; move it"):
+        require_output(tmp_path / "x", kind="test")
+    assert adopt(tmp_path / "y", [tmp_path / "x"], "f1")
+    assert (tmp_path / "y" / mine).exists() == (mine == "gguf")
+    write(tmp_path / "x", "new", "f2")
+    assert [path.name for path in (tmp_path / "x").iterdir() if path.name == mine] == []
+    assert (tmp_path / "x.replaced" / mine).exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x", "x.replaced", "y"]
+
+
+@pytest.mark.parametrize("name", [".x.writing", ".x.old"])
+def test_a_folder_of_ours_is_known_by_more_than_its_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    require_output(tmp_path / "x", kind="test")
+    (tmp_path / name / "mine").write_text("")
+    with pytest.raises(BadInputError, match=r"is in the way of .*; move it elsewhere"):
+        require_output(tmp_path / "x", kind="test")
+    assert not is_current(tmp_path / "x", "f1")
+    write(tmp_path / "x")
+    assert (tmp_path / "x.replaced" / "mine").exists()
+    (tmp_path / name).symlink_to(tmp_path / "x")
+    write(tmp_path / "x", fingerprint="f2")
+    assert (tmp_path / "x.replaced-2").is_symlink()
+    (tmp_path / ".x.writing").mkdir()
+    (tmp_path / ".x.writing" / ".writing").touch()  # what a kill leaves
+    (tmp_path / ".x.writing" / "half").touch()
+    write(tmp_path / "x", fingerprint="f3")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x", "x.replaced", "x.replaced-2"]
+
+
 def test_an_artifact_inside_an_artifact_answers_for_itself(tmp_path: Path) -> None:
     write(tmp_path / "x")
     write(tmp_path / "x" / "inner", "inside")

@@ -27,9 +27,12 @@ def require_output_file(path: Path, *, inputs: Iterable[Path] = ()) -> None:
         raise BadInputError(f"{path}: is a folder; give a file")
     if stat.S_ISBLK(kind) or stat.S_ISSOCK(kind):
         raise BadInputError(f"{path}: is a disk or a socket; give a file or a pipe")
+    target = path.resolve()
+    partial = partial_of(target)
+    if partial.is_symlink() or (partial.exists() and not partial.is_file()):
+        raise BadInputError(f"{partial}: is no file and in the way of {path}; move it elsewhere")
     for source in inputs:
-        target = path.resolve()
-        if source.resolve() in (target, partial_of(target), *target.parents):
+        if source.resolve() in (target, partial, *target.parents):
             raise BadInputError(f"{path}: would overwrite the input {source}; give another file")
 
 

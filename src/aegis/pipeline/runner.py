@@ -21,7 +21,7 @@ from aegis.runs.events import (
     utc_now,
 )
 from aegis.runs.record import StageRecord, session_folders
-from aegis.storage.artifact import adopt, is_current, read_manifest, writing
+from aegis.storage.artifact import adopt, is_current, read_manifest, stranger, writing
 from aegis.storage.files import write_text
 
 
@@ -39,6 +39,7 @@ class ArtifactWriter:
         """Write or reuse the step's artifact; return True if it had to be computed."""
         name, target, reporter = step.artifact, context.artifact(step.artifact), context.reporter
         facts, begun = {"name": name, "fingerprint": context.fingerprint}, time.monotonic()
+        kept = stranger(target)
         session_id = self._reuse(target, context.fingerprint)
         if session_id is None:
             with writing(target, kind=name, fingerprint=context.fingerprint) as staging:
@@ -50,6 +51,9 @@ class ArtifactWriter:
             if session_id != target.parent.name:
                 text = "taken over from an earlier session: nothing that made it has changed"
                 reporter.message(f"{name}/ {text}")
+        if kept and session_id != target.parent.name:
+            text = f"no manifest names {name}/{kept}: the folder that held it is kept"
+            reporter.message(f"{text} beside the new one, as {name}.replaced")
         context.contents[name] = read_manifest(target).files
         return session_id is None
 

@@ -17,6 +17,7 @@ from aegis.storage.files import (
     disk_full_explained,
     hash_file,
     make_folder,
+    set_aside,
     start_sync,
     sync_file,
     sync_folder,
@@ -27,6 +28,7 @@ from aegis.storage.files import (
 from aegis.storage.files import fingerprint as fingerprint_of
 
 MANIFEST = "manifest.json"
+_MARK = ".writing"  # in a folder that is being written: whoever finds it may remove the folder
 _VERSION = 2
 
 
@@ -62,7 +64,8 @@ def writing(
     """Yield a staging folder that becomes `target` when the block ends well, else vanishes.
 
     Order: every file fsynced → hashed manifest last → folder fsynced → rename → parent fsynced. An
-    older artifact of the same name stays whole until the new one is complete.
+    older artifact of the same name stays whole until the new one is complete, and where it holds
+    what no writer wrote (`stranger`), it stays for good, as NAME.replaced.
 
     Args:
         like: the manifest of the artifact that the new one is a copy of.
@@ -71,13 +74,14 @@ def writing(
         DiskFullError: if there is no room; an older artifact is intact.
     """
     make_folder(target.parent)
-    staging = target.with_name(f".{target.name}.writing")
-    old = target.with_name(f".{target.name}.old")
-    _recover(target, old)
-    _remove(staging)
+    staging, old = _beside(target)
+    _recover(target)
+    _dispose(staging, target)
+    _dispose(old, target)
     with disk_full_explained(target):
         try:
             staging.mkdir()
+            (staging / _MARK).touch()
             yield staging
             _write_manifest(staging, like or Manifest(kind, fingerprint, {}, facts=facts or {}))
             if target.exists():
@@ -85,17 +89,17 @@ def writing(
             staging.rename(target)
             sync_folder(target.parent)
         except BaseException:
-            _remove(staging)
-            _recover(target, old)
+            shutil.rmtree(staging, ignore_errors=True)
+            _recover(target, certain=True)
             raise
-    _remove(old)
+    _dispose(old, target)
 
 
-def verify(folder: Path) -> Manifest:
+def verify(folder: Path, *, strict: bool = True) -> Manifest:
     """Return the manifest of a folder whose every file is as it was written.
 
     Neither an artifact inside the folder, with a manifest of its own, is part of it, nor what a
-    cut-off writer left.
+    cut-off writer left, nor, if not `strict`, any file that the manifest does not name.
 
     Raises:
         ArtifactError: if the manifest is absent or unreadable, or a file is missing, extra, changed
@@ -103,7 +107,7 @@ def verify(folder: Path) -> Manifest:
     """
     manifest = read_manifest(folder)
     try:
-        _compare(folder, manifest)
+        _compare(folder, manifest, strict)
     except OSError as error:
         raise ArtifactError(
             f"{folder}: cannot be read ({error.strerror or error}); check the disk"
@@ -111,11 +115,11 @@ def verify(folder: Path) -> Manifest:
     return manifest
 
 
-def _compare(folder: Path, manifest: Manifest) -> None:
+def _compare(folder: Path, manifest: Manifest, strict: bool) -> None:
     paths = _own_files(folder)
     if missing := sorted(manifest.files.keys() - paths.keys()):
         raise _missing(folder, missing[0])
-    if extra := sorted(paths.keys() - manifest.files.keys()):
+    if strict and (extra := sorted(paths.keys() - manifest.files.keys())):
         problem = f"{extra[0]} was not written with the rest"
         raise ArtifactError(f"{folder}: {problem}; move it elsewhere")
     for name, digest in manifest.files.items():
@@ -172,10 +176,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def is_current(folder: Path, fingerprint: str) -> bool:
-    """Return whether the folder is whole and was made of what `fingerprint` stands for."""
-    _recover(folder, folder.with_name(f".{folder.name}.old"))
+    """Return whether the folder is whole and made of this; what else lies in it is no matter."""
+    _recover(folder)
     try:
-        return was_made_by(folder, fingerprint) and bool(verify(folder))
+        return was_made_by(folder, fingerprint) and bool(verify(folder, strict=False))
     except ArtifactError:
         return False
 
@@ -189,7 +193,7 @@ def was_made_by(folder: Path, fingerprint: str) -> bool:
 
 
 def require_output(target: Path, *, kind: str, inputs: Iterable[Path] = ()) -> None:
-    """Check that `target` is absent, empty or an artifact of the same kind, and holds no input.
+    """Check that `target` is absent, empty or an artifact of this kind alone, and holds no input.
 
     Raises:
         BadInputError: if it is anything else; nothing has been touched.
@@ -202,10 +206,15 @@ def require_output(target: Path, *, kind: str, inputs: Iterable[Path] = ()) -> N
             raise BadInputError(f"{target}: holds the input {path}; give another folder")
     if not absolute.name or absolute == Path.cwd() or target.is_mount():
         raise BadInputError(f"{target}: cannot be replaced as a whole; give a folder below it")
+    for folder in _beside(target):
+        if not _is_disposable(folder):
+            raise BadInputError(f"{folder}: is in the way of {target}; move it elsewhere")
     if not target.exists() or not any(target.iterdir()):
         return
     with contextlib.suppress(ArtifactError):
         if read_manifest(target).kind == kind:
+            if name := stranger(target):
+                raise BadInputError(f"{target}: would lose {name}; move it or give a new folder")
             return
     raise BadInputError(
         f"{target}: holds something other than earlier {kind}; give an empty or new folder"
@@ -222,10 +231,11 @@ def adopt(target: Path, candidates: Iterable[Path], fingerprint: str) -> bool:
         if folder == target or not is_current(folder, fingerprint):
             continue
         manifest = read_manifest(folder)
+        strangers = {MANIFEST, *(_own_files(folder).keys() - manifest.files.keys())}
         with writing(target, kind=manifest.kind, fingerprint=fingerprint, like=manifest) as staging:
             for path in sorted(path for path in folder.rglob("*") if path.is_file()):
                 name = path.relative_to(folder)
-                if name != Path(MANIFEST) and not _is_transient(name):
+                if name.as_posix() not in strangers and not _is_transient(name):
                     link(path, staging / name)
         return True
     return False
@@ -276,6 +286,7 @@ def _write_manifest(staging: Path, manifest: Manifest) -> None:
     for folder in sorted((path for path in staging.rglob("*") if path.is_dir()), reverse=True):
         sync_folder(folder)
     write_synced(staging / MANIFEST, _manifest_text(manifest).encode())
+    (staging / _MARK).unlink(missing_ok=True)
     sync_folder(staging)
 
 
@@ -287,15 +298,44 @@ def _manifest_text(manifest: Manifest) -> str:
     return to_json({**content, "digest": fingerprint_of(content)})
 
 
-def _recover(target: Path, old: Path) -> None:
-    """Finish or undo a replacement that was cut between its two renames."""
-    if old.exists() and not target.exists():
+def _beside(target: Path) -> tuple[Path, Path]:
+    """Return where the target's next content is being written, and where its last one waits."""
+    return target.with_name(f".{target.name}.writing"), target.with_name(f".{target.name}.old")
+
+
+def _recover(target: Path, *, certain: bool = False) -> None:
+    """Finish or undo a replacement that was cut, as a manifest says unless it is `certain`."""
+    old = _beside(target)[1]
+    if not (old.exists() if certain else (old / MANIFEST).is_file()):
+        return
+    if target.exists():
+        _dispose(old, target)
+    else:
         old.rename(target)
         sync_folder(target.parent)
-    elif old.exists():
-        _remove(old)
 
 
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+def stranger(folder: Path) -> str | None:
+    """Return the first file in it, an inner artifact's too, that its manifest does not name."""
+    known = set[str]()
+    with contextlib.suppress(ArtifactError):
+        known = {MANIFEST, *read_manifest(folder).files}
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+    names = (path.relative_to(folder).as_posix() for path in paths if path.name != ".lock")
+    return next((name for name in names if name not in known), None)
+
+
+def _is_disposable(folder: Path) -> bool:
+    if folder.is_symlink() or not folder.is_dir():
+        return not os.path.lexists(folder)
+    return (folder / _MARK).is_file() or stranger(folder) is None
+
+
+def _dispose(folder: Path, target: Path) -> None:
+    """Remove a folder of ours; set aside what holds anything else."""
+    if not _is_disposable(folder):
+        set_aside(folder, "replaced", name=target.name)
+    elif folder.exists():  # what tells that it is ours goes last
+        for path in sorted(folder.iterdir(), key=lambda path: path.name in (MANIFEST, _MARK)):
+            (shutil.rmtree if path.is_dir() and not path.is_symlink() else Path.unlink)(path)
+        folder.rmdir()

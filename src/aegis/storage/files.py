@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from aegis.errors import DiskFullError, is_disk_full
+
+_DESCRIPTOR = re.compile(r"/dev/(stdout|stderr|fd/\d+)|/proc/(self|thread-self|\d+)/fd/\d+")
+_OWN_FILE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # no link, no pipe
 
 
 def open_descriptor(path: Path, flags: int, mode: int = 0o666) -> int:
@@ -138,14 +142,15 @@ def open_output(path: Path) -> Iterator[BinaryIO]:
         DiskFullError: if there is no room; an older file is intact.
     """
     kind = kind_of(path)
-    if (kind and not stat.S_ISREG(kind)) or path.absolute().is_relative_to("/dev"):
+    if (kind and not stat.S_ISREG(kind)) or _DESCRIPTOR.fullmatch(str(path.absolute())):
         with path.open("ab") as stream:  # `>> FILE` may stand behind /dev/stdout
             yield stream
         return
     target = path.resolve()
     make_folder(target.parent)
     with disk_full_explained(target):
-        with partial_of(target).open("wb") as stream:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _OWN_FILE
+        with open(open_descriptor(partial_of(target), flags), "wb") as stream:
             yield stream
         sync_file(partial_of(target))
         partial_of(target).replace(target)
@@ -171,12 +176,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, to_json(value))
 
 
-def set_aside(path: Path, suffix: str = "damaged") -> Path:
-    """Rename what is in the way, and return its new place; nothing is deleted."""
-    number, target = 1, path.with_name(f"{path.name}.{suffix}")
+def set_aside(path: Path, suffix: str = "damaged", *, name: str | None = None) -> Path:
+    """Rename what is in the way, after `name` if given, and return its new place."""
+    number, target = 1, path.with_name(f"{name or path.name}.{suffix}")
     while os.path.lexists(target):
         number += 1
-        target = path.with_name(f"{path.name}.{suffix}-{number}")
+        target = path.with_name(f"{name or path.name}.{suffix}-{number}")
     return path.rename(target)
 
 
