@@ -31,7 +31,22 @@ def test_an_impossible_name_is_told(tmp_path: Path, name: str) -> None:
         new_token(tmp_path / "tokens.json", name, ["ask"])
 
 
-@pytest.mark.parametrize("text", ["no", "[]", json.dumps({"tokens": [{"id": "x"}]})])
+ROW = {"id": "x", "name": "x", "scopes": ["ask"], "sha256": "x", "created": "x", "revoked": None}
+WRONG = [
+    *({name: 7} for name in ROW if name != "scopes"),
+    {"sha256": ["x"]},
+    {"revoked": {}},
+    {"scopes": 7},
+]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("no", "[]", "7", json.dumps({"tokens": [{"id": "x"}]}), json.dumps({"tokens": 7})),
+        *(json.dumps({"tokens": [ROW | wrong]}) for wrong in WRONG),
+    ],
+)
 def test_a_damaged_file_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "tokens.json").write_text(text, encoding="utf-8")
     with pytest.raises(BadInputError, match="is no token file"):

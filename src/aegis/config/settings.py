@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,8 @@ def _ordered(shares: tuple[float, float]) -> tuple[float, float]:
 
 
 def _expand_home(path: str) -> str:
+    if any(unicodedata.category(mark) == "Cc" for mark in path):
+        raise ValueError("a path must not hold control characters")
     try:
         return str(Path(path).expanduser()) if path.startswith("~") else path
     except RuntimeError as error:

@@ -15,6 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, get_args
 
+from pydantic import TypeAdapter
+
 from aegis.errors import BadInputError
 from aegis.storage.files import make_folder, to_json, write_text
 
@@ -35,6 +37,9 @@ class Token:
     sha256: str
     created: str
     revoked: str | None = None
+
+
+_TOKENS = TypeAdapter(list[Token])
 
 
 class TokenFile:
@@ -72,7 +77,8 @@ def read_tokens(path: Path) -> list[Token]:
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["tokens"]
-        return [Token(**{**row, "scopes": _scopes(row["scopes"])}) for row in rows]
+        tokens = [asdict(Token(**{**row, "scopes": _scopes(row["scopes"])})) for row in rows]
+        return _TOKENS.validate_python(tokens)
     except FileNotFoundError:
         raise BadInputError(
             f"{path}: no such token file; make one with `aegis token new NAME --tokens {path}`"
