@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from aegis.config import load_config, parse_config
-from aegis.errors import DataError
+from aegis.errors import ConfigError, DataError
 
 
 def test_changing_what_tracks_does_not_start_a_run_anew(
@@ -51,6 +52,15 @@ def test_a_run_folder_that_was_moved_is_gone_on_with(tmp_path: Path) -> None:
     begun = opened(tmp_path / "here")
     (tmp_path / "here").rename(tmp_path / "there")
     assert opened(tmp_path / "there") == begun
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
+@pytest.mark.parametrize("runs", ["/proc", "/proc/x/y"])
+def test_a_place_where_nothing_can_be_written_is_told(runs: str) -> None:
+    from aegis.pipeline import job
+
+    with pytest.raises(ConfigError, match=f"runs: '{runs}' cannot be written"):
+        job._check(parse_config({"runs": runs}, where="t"))
 
 
 @pytest.mark.parametrize(

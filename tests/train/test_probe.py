@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aegis.config import ModelSettings
-from aegis.errors import StoppedError
+from aegis.errors import ModelError, StoppedError
 from aegis.model.adapted import attach
 from aegis.storage.journal import Journal, Remember, compute_anew
 from aegis.train.examples import collate
@@ -32,6 +32,16 @@ def test_the_head_starts_from_what_the_base_knows(tokenizer: Any) -> None:
         0,
         3,
     }  # classes that never occurred stay out of the way
+
+
+@pytest.mark.parametrize("damage", [float("nan"), float("inf")])
+def test_a_damaged_weight_is_told(tokenizer: Any, damage: float) -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.get_decoder().norm.weight[3] = damage
+    adapted = attach(model, ModelSettings())
+    with pytest.raises(ModelError, match=r"a weight of it is damaged; download the base again"):
+        probe(adapted, encoded(tokenizer)[0], settings(), pad_id=1, seed=0)
 
 
 def test_without_two_decisions_the_head_stays_as_it_is(tokenizer: Any) -> None:

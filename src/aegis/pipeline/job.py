@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from aegis.config import Config, dump_yaml
 from aegis.data.mixture import check_datasets
 from aegis.data.stage import collect
-from aegis.errors import ConfigError, DataError, StoppedError
+from aegis.errors import ConfigError, DataError, StoppedError, is_disk_full
 from aegis.model.base import Base, resolve_base
 from aegis.model.device import release_memory, set_threads
 from aegis.model.preflight import check_attachable, check_prompts, check_weights
@@ -84,6 +85,7 @@ def _check(config: Config) -> Base:
     runs = Path(config.runs)
     if runs.exists() and not runs.is_dir():
         raise ConfigError(f"runs: {config.runs!r} is a file; give a folder")
+    _require_writable(runs)
     require_trackers(config.tracking)
     records, _, topics, _ = collect(config.data)
     decisions = {record.decision for record in records} | {topic.decision for topic in topics}
@@ -101,6 +103,22 @@ def _check(config: Config) -> Base:
     check_weights(base)
     check_prompts(base, config.model)
     return base
+
+
+def _require_writable(runs: Path) -> None:
+    folder = runs.absolute()
+    try:
+        while not folder.exists():
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder):  # in /proc and the like there is no room either
+            pass
+    except OSError as error:
+        if is_disk_full(error):
+            return  # which is told with what is needed
+        raise ConfigError(
+            f"runs: {str(runs)!r} cannot be written ({error.strerror}); "
+            "give a folder that you may write to"
+        ) from error
 
 
 def _open(config: Config, *, resume: bool) -> Session:

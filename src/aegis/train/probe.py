@@ -11,6 +11,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from aegis.config import TrainSettings
+from aegis.errors import ModelError
 from aegis.model.adapted import Adapted
 from aegis.model.device import Autocast, autocast
 from aegis.protocol.decisions import NAMES
@@ -65,6 +66,10 @@ def probe(
             labels += [example.decision for example in batch]
             advance(len(indices))
     states = torch.cat(pooled)
+    if not states.isfinite().all():
+        raise ModelError(
+            "the base computes NaN or infinity: a weight of it is damaged; download the base again"
+        )
     adapted.head.set_scale(states)
     standardised = ((states - adapted.head.mean) / adapted.head.scale).cpu().numpy()
     fitted = LogisticRegression(C=_STRENGTH, max_iter=1000).fit(standardised, labels)
