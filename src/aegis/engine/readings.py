@@ -16,10 +16,10 @@ import numpy as np
 from aegis.model.calibration import probabilities
 from aegis.protocol.crisis import is_crisis
 from aegis.protocol.decisions import Decision
-from aegis.protocol.spelling import hidden_text, readable
+from aegis.protocol.spelling import hidden_text, letters_joined, readable
 
 _MANY = 3  # statements before a request
-_MOST_PARTS = 64
+_MOST_PARTS = 256
 _RAISE = 3.0  # of a logit; P(ESCALATION) becomes 0.87 at least
 # What people type for the look of it, and what it stands for.
 _ORDINARY = str.maketrans({"…": "...", "\xa0": " ", "\u202f": " "})
@@ -42,24 +42,29 @@ _NOT_ASKING = re.compile(
     re.I,
 )
 
-# Letters one by one: "b o m b", "b.o.m.b", "爆 弾 の".
-_LETTER = r"[^\W_]"
-_APART_BY_MARKS, _APART_BY_SPACES = (
-    re.compile(rf"(?<!{_LETTER}){_LETTER}({mark}){_LETTER}\1{_LETTER}(?!{_LETTER})")
-    for mark in (r"[^\w\s]|_", r"\s")
-)
 _LETTERS = r"[^\W\d_]"
 _INSIDE = re.compile(
     rf"(?<={_LETTERS})[*_|~^·•\\=+\"#`]+(?={_LETTERS})|(?<=[a-z]{2})\.(?=[a-z]{2})", re.I
 )
+_TAG_INSIDE = re.compile(
+    rf"(?<={_LETTERS})(?:<(?!/?(?:br|p|div|li|t[dr]|h\d)\b)[^<>\n]{{0,40}}>)+(?={_LETTERS})", re.I
+)
+_LONE_KANJI = re.compile(r"(?<![^\W_])([一-龯])[ \u3000～〜]([一-龯])")
+_ADDRESS = re.compile(
+    r"(https?://[!-~]+|www\.[!-~]+|(?<![\w.+-])[\w.+-]+@[\w.-]+"
+    r"|(?<![\w.-])(?:[\w-]+\.){1,3}(?:com|org|net|edu|gov|io|dev|jp|uk|de|fr)(?![\w.])[!-~]*)",
+    re.ASCII,
+)
 _SYLLABLES = re.compile(r"(?<![\w-])[A-Za-z][a-z]{0,2}(?:-[a-z]{1,3})+(?![\w-])")
-_DRAWN_OUT = re.compile(r"([a-z])\1{2,}", re.I)
+_DRAWN_OUT = re.compile(r"([a-z])\1{3,}", re.I)
 _LEET = str.maketrans("013457@$!", "oieastasi")
 _LEET_WORD = re.compile(r"[a-z0-9@$!]+", re.I)
-_INNER_LEET = re.compile(r"[a-z][013457@$!]{1,4}[a-z]|^[0134][a-z]{4}", re.I)
 _MIXED = re.compile(r"(?=.*[a-z])(?=.*[013457@$])(?!\d+[a-z]{1,2}$)", re.I)
-_WORD = re.compile(r"[a-z0-9@$!]+", re.I)
-_INNER_LEET = re.compile(r"[a-z][013457@$!]{1,2}[a-z]|^[0134][a-z]{4}", re.I)
+# Not W3C: among capitals it takes three letters.
+_INNER_LEET = re.compile(
+    r"[A-Za-z][013457@$!]{1,2}[a-z]|^[0134][A-Za-z]{4}"
+    r"|^(?=(?:[^A-Z]*[A-Z]){3}).*?[A-Z][013457@$!]{1,2}[A-Z]"
+)
 _WORD = re.compile(r"\b[A-Za-z]{3,}\b")
 _SENTENCE_START = re.compile(r"(?:^|[.!?]\s+)[a-z]|\bi\b", re.MULTILINE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}")
@@ -72,7 +77,7 @@ _COMMON = re.compile(
 
 _BULLET = re.compile(r"^[ \t]*(?:\(?\d{1,2}[.):]|[-*•・])[ \t]+", re.MULTILINE)
 _SENTENCE = re.compile(
-    r"(?<!Mr\.)(?<!Mrs\.)(?<!Ms\.)(?<!Dr\.)(?<!e\.g\.)(?<!i\.e\.)(?<!vs\.)(?<=[.!?])\s+|(?<=[?？!！。♡])[\s\u3000]*|\n+"
+    r"(?<!Mr\.)(?<!Mrs\.)(?<!Ms\.)(?<!Dr\.)(?<!e\.g\.)(?<!i\.e\.)(?<!vs\.)(?<=[.!?])\s+|(?<=[?？!！。♡])(?![\w.%-]{1,40}=)[\s\u3000]*|\n+"
 )
 _REQUEST = re.compile(
     r"[?？]\W*$|^\W*(?:\d+\W+)?(?:(?:and|then|also|now|next|finally|second|third|lastly|please|so"
@@ -137,7 +142,7 @@ def readings(prompt: str) -> list[str]:
     request in it; of a plain, single request that is one."""
     plain = readable(prompt)
     messages = _MARKER.split(plain)  # every second one a marker
-    messages[::2] = map(_spelled, messages[::2])
+    messages[::2] = map(_spelled_but_addresses, messages[::2])
     layers = [plain, "".join(messages), hidden_text(prompt)]
     layers += [decoded for text in layers[:2] for decoded in _decoded(text)]
     layers = [text for text in layers if _typed(text) not in ("", _typed(prompt))]
@@ -149,16 +154,21 @@ def readings(prompt: str) -> list[str]:
 
 def requests(text: str) -> list[str]:
     """Return what can stand alone in a text: every message between markers of turns, of several
-    requests each with the statements before it, and a request without them where they are many."""
+    requests each with the statements before it and every sentence, and a request without the
+    statements before it where they are many."""
     found: list[str] = []
     alone: list[str] = []
+    sentences: list[str] = []
     marker, several, *others = "", False, *_MARKER.split(text)
     for message, following in zip(others[::2], [*others[1::2], ""], strict=True):
         statements: list[str] = []
         first, told = len(found), 0
         lines = _SENTENCE.split(_BULLET.sub("", message))
+        answer = _NOT_ASKING.search(marker)
         for sentence in filter(None, map(str.strip, lines)):
             statements.append(sentence)
+            if not answer:
+                sentences.append(sentence)
             if _REQUEST.search(sentence):
                 found.append(" ".join(statements))
                 if len(statements) > _MANY:
@@ -169,14 +179,19 @@ def requests(text: str) -> list[str]:
                 statements, told = [sentence], 1
         if statements and len(found) > first:
             found[-1] = " ".join([found[-1], *statements[told:]])
-        elif statements and _NOT_ASKING.search(marker):
+        elif statements and answer:
             several = True
         elif statements:
             found.append(" ".join(statements))
         marker = following
-    size = -(-len(found) // _MOST_PARTS) or 1
-    joined = [" ".join(found[start : start + size]) for start in range(0, len(found), size)]
-    return [*(joined if several or len(joined) > 1 else []), *alone[:_MOST_PARTS]]
+    several = several or len(found) > 1
+    return [*(_few(found) + _few(sentences) if several else []), *alone[:_MOST_PARTS]]
+
+
+def _few(texts: list[str]) -> list[str]:
+    """Return the texts, neighbours joined where they are too many."""
+    size = -(-len(texts) // _MOST_PARTS) or 1
+    return [" ".join(texts[start : start + size]) for start in range(0, len(texts), size)]
 
 
 def _typed(text: str) -> str:
@@ -184,15 +199,20 @@ def _typed(text: str) -> str:
     return _TYPOGRAPHY.sub("", text.translate(_ORDINARY)).strip()
 
 
+def _spelled_but_addresses(text: str) -> str:
+    parts = _ADDRESS.split(text)
+    parts[::2] = map(_spelled, parts[::2])
+    return "".join(parts)
+
+
 def _spelled(text: str) -> str:
     """Join letters that stand apart, take marks out of words, undo leetspeak and odd case."""
-    # A space last: letters with other marks between stand beside words of one letter, too.
-    for apart in (_APART_BY_MARKS, _APART_BY_SPACES):
-        for mark in sorted({run[1] for run in apart.finditer(text)}):
-            text = _joined(text, re.escape(mark))
-    text = _SYLLABLES.sub(lambda word: word[0].replace("-", ""), _INSIDE.sub("", text))
+    text = letters_joined(text)
+    text = _LONE_KANJI.sub(r"\1\2", _INSIDE.sub("", _TAG_INSIDE.sub("", text)))
+    text = _SYLLABLES.sub(lambda word: word[0].replace("-", ""), text)
     text = _DRAWN_OUT.sub(r"\1", text)
-    throughout = sum(map(bool, map(_MIXED.match, _LEET_WORD.findall(text)))) > 2
+    leet = _LEET_WORD.findall(text)
+    throughout = sum(map(bool, map(_MIXED.match, leet))) > 2 and any(map(_INNER_LEET.search, leet))
     text = _LEET_WORD.sub(
         lambda word: (
             word[0].translate(_LEET) if throughout or _INNER_LEET.search(word[0]) else word[0]
@@ -203,13 +223,6 @@ def _spelled(text: str) -> str:
     if 2 * sum(word[1:] != word[1:].lower() for word in words) > len(words):
         text = _SENTENCE_START.sub(lambda start: start[0].upper(), text.lower())
     return text
-
-
-def _joined(text: str, mark: str) -> str:
-    """Join the letters that have this mark between them; several spaces become one."""
-    run = rf"(?<!{_LETTER}){_LETTER}(?:{mark}{_LETTER})+(?!{_LETTER})(?:{mark}(?=[.?!。？！]))?"
-    text = re.sub(run, lambda letters: re.sub(mark, "", letters[0]), text)
-    return re.sub(r"(?<=\S)[ \u3000]{2,}", " ", text)
 
 
 def _decoded(text: str) -> list[str]:
