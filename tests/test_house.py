@@ -69,14 +69,14 @@ LINES_NOW = {
     "runs": 3_100,
     "audit": 1_950,
     "model": 2_400,
-    "engine": 2_500,
+    "engine": 2_510,
     "train": 4_950,
     "export": 2_150,
     "serve": 2_750,
     "pipeline": 950,
     "cli": 2_300,
     "config": 1_050,
-    "protocol": 800,
+    "protocol": 850,
     "total": 28_600,
 }
 

@@ -19,7 +19,7 @@ from aegis.protocol.decisions import Decision
 from aegis.protocol.spelling import hidden_text, letters_joined, readable
 
 _MANY = 3  # statements before a request
-_MOST_PARTS = 256
+_MOST_PARTS = 64
 _RAISE = 3.0  # of a logit; P(ESCALATION) becomes 0.87 at least
 # What people type for the look of it, and what it stands for.
 _ORDINARY = str.maketrans({"…": "...", "\xa0": " ", "\u202f": " "})
@@ -154,21 +154,16 @@ def readings(prompt: str) -> list[str]:
 
 def requests(text: str) -> list[str]:
     """Return what can stand alone in a text: every message between markers of turns, of several
-    requests each with the statements before it and every sentence, and a request without the
-    statements before it where they are many."""
+    requests each with the statements before it, and a request without them where they are many."""
     found: list[str] = []
     alone: list[str] = []
-    sentences: list[str] = []
     marker, several, *others = "", False, *_MARKER.split(text)
     for message, following in zip(others[::2], [*others[1::2], ""], strict=True):
         statements: list[str] = []
         first, told = len(found), 0
         lines = _SENTENCE.split(_BULLET.sub("", message))
-        answer = _NOT_ASKING.search(marker)
         for sentence in filter(None, map(str.strip, lines)):
             statements.append(sentence)
-            if not answer:
-                sentences.append(sentence)
             if _REQUEST.search(sentence):
                 found.append(" ".join(statements))
                 if len(statements) > _MANY:
@@ -179,19 +174,14 @@ def requests(text: str) -> list[str]:
                 statements, told = [sentence], 1
         if statements and len(found) > first:
             found[-1] = " ".join([found[-1], *statements[told:]])
-        elif statements and answer:
+        elif statements and _NOT_ASKING.search(marker):
             several = True
         elif statements:
             found.append(" ".join(statements))
         marker = following
-    several = several or len(found) > 1
-    return [*(_few(found) + _few(sentences) if several else []), *alone[:_MOST_PARTS]]
-
-
-def _few(texts: list[str]) -> list[str]:
-    """Return the texts, neighbours joined where they are too many."""
-    size = -(-len(texts) // _MOST_PARTS) or 1
-    return [" ".join(texts[start : start + size]) for start in range(0, len(texts), size)]
+    size = -(-len(found) // _MOST_PARTS) or 1
+    joined = [" ".join(found[start : start + size]) for start in range(0, len(found), size)]
+    return [*(joined if several or len(joined) > 1 else []), *alone[:_MOST_PARTS]]
 
 
 def _typed(text: str) -> str:
