@@ -66,18 +66,18 @@ FILE_LINES, FUNCTION_LINES, PARAMETERS, WIDTH = 400, 60, 6, 100
 # Lines where a budget is not kept yet; only ever lowered.
 LINES_NOW = {
     "storage": 900,
-    "runs": 3_100,
-    "audit": 1_950,
-    "model": 2_400,
-    "engine": 2_510,
-    "train": 4_950,
-    "export": 2_150,
-    "serve": 2_750,
-    "pipeline": 950,
+    "runs": 3_070,
+    "audit": 1_930,
+    "model": 2_330,
+    "engine": 2_490,
+    "train": 4_860,
+    "export": 2_060,
+    "serve": 2_630,
+    "pipeline": 850,
     "cli": 2_300,
-    "config": 1_050,
-    "protocol": 850,
-    "total": 28_600,
+    "config": 930,
+    "protocol": 840,
+    "total": 27_720,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
