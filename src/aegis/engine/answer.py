@@ -143,7 +143,7 @@ def final_answer(
         decision = decision if chosen else max(decision, Decision.ESCALATION)
     given = Answer("", decision, verdict.probabilities, score=score, paths=usable)
     if decision is not Decision.ALLOW:
-        crisis = any(map(is_crisis, readings(asked or prompt)))  # disguised or not
+        crisis = given.escalated and any(map(is_crisis, readings(asked or prompt)))
         return replace(given, final=decided_text(decision, prompt, crisis=crisis, country=country))
     if chosen is None:
         return given.without(prompt, "no answer")
