@@ -121,9 +121,7 @@ def _invalid(error: RequestValidationError) -> Rejection:
     path = location[1:] if location[:1] in (["body"], ["query"], ["path"]) else location
     field, last = field_path(path), path[-1] if path else None
     code, message, param = "invalid_value", "", field
-    if kind == "json_invalid":
-        code, message, param = "invalid_json", "the body is not valid JSON", None
-    elif UNSUPPORTED.intersection(step for step in path if isinstance(step, str)):
+    if UNSUPPORTED.intersection(step for step in path if isinstance(step, str)):
         code = "unsupported"
         message = f"{field} asks for what this server does not do; leave it out"
     elif kind in ("none_required", "extra_forbidden"):
