@@ -8,12 +8,14 @@ import torch
 from aegis.config import AnnealSettings, GateSettings, LossSettings, ModelSettings, TrainSettings
 from aegis.data.records import parse_record
 from aegis.errors import AegisError
+from aegis.model import chunks
 from aegis.model.adapted import attach
+from aegis.model.tags import add_tags
 from aegis.train.examples import EncodingSettings, Example, collate, encode_all, epoch_batches
 from aegis.train.loop import Loss, Objective, TrainLoop
 from aegis.train.services import LoopSettings, TrainServices
-from aegis.train.sft import SupervisedData, make_plan, make_schedule, train_sft
-from tests.conftest import tiny_model
+from aegis.train.sft import SupervisedData, make_plan, make_schedule, token_loss, train_sft
+from tests.conftest import byte_tokenizer, tiny_model
 
 THINKING = {"task": "t is asked", "safety": "nobody", "policy": "ALLOW", "final": "short"}
 
@@ -86,6 +88,41 @@ def test_the_order_is_a_function_of_seed_and_epoch(tokenizer: Any) -> None:
     assert order[0] != order[2]
     assert order[0] != order[3]
     assert all(sorted(i for batch in one for i in batch) == list(range(24)) for one in order)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_token_loss_holds_the_logits_of_few_places_at_once(
+    monkeypatch: pytest.MonkeyPatch, tied: bool
+) -> None:
+    """A vocabulary of 262,144 words is a megabyte a place, and only targets are worth it."""
+    tokenizer, model = byte_tokenizer(), tiny_model("gemma3_text", tie_word_embeddings=tied)
+    adapted = attach(model, ModelSettings(), tags=add_tags(tokenizer, model))
+    adapted.set_alpha(0.5)
+    for number, parameter in enumerate(adapted.parameters()):
+        if parameter.requires_grad:
+            torch.nn.init.normal_(
+                parameter, std=0.1, generator=torch.Generator().manual_seed(number)
+            )
+    batch = collate(encoded(tokenizer)[0][:8], pad_id=1)
+    targets = int((batch.weights[:, 1:] > 0).sum())
+    assert targets > 2 * 16
+    widths, outcomes = list[int](), []
+    adapted.base.get_output_embeddings().register_forward_hook(
+        lambda module, inputs, output: widths.append(output.numel() // output.shape[-1])
+    )
+    for size in (16, targets):
+        monkeypatch.setattr(chunks, "CHUNK", size)
+        adapted.zero_grad()
+        widths.clear()
+        loss = token_loss(adapted, adapted.hidden(batch.ids, batch.mask), batch)
+        assert sum(widths) == targets  # prompts, padding and records without thinking cost nothing
+        loss.backward()
+        assert max(widths) <= size
+        gradients = [p.grad.clone() for p in adapted.parameters() if p.grad is not None]
+        outcomes.append((loss.detach(), gradients))
+    assert len(outcomes[0][1]) > 10
+    torch.testing.assert_close(outcomes[0][0], outcomes[1][0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(outcomes[0][1], outcomes[1][1], rtol=1e-5, atol=1e-5)
 
 
 def settings(**changes: Any) -> TrainSettings:

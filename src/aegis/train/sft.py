@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from aegis.config import TrainSettings
 from aegis.model.adapted import Adapted, parameters_by_kind
+from aegis.model.chunks import in_chunks
 from aegis.model.device import autocast
 from aegis.protocol.decisions import NAMES
 from aegis.runs.events import Metrics
@@ -282,11 +283,16 @@ def make_schedule(settings: TrainSettings, *, steps: int) -> Schedule:
 
 
 def token_loss(adapted: Adapted, hidden: Tensor, batch: Batch) -> Tensor:
-    """Sum weight · −log p(token | before), with logits computed only where the weight is not 0."""
+    """Sum weight · −log p(token | before), with logits computed only where the weight is not 0, and
+    of a chunk of places at a time."""
     weights = batch.weights[:, 1:]
     places = (weights > 0).nonzero(as_tuple=True)
-    logits = adapted.logits(hidden[:, :-1][places])
-    losses = functional.cross_entropy(logits.float(), batch.ids[:, 1:][places], reduction="none")
+
+    def score(before: Tensor, targets: Tensor) -> tuple[Tensor]:
+        logits = adapted.logits(before).float()
+        return (functional.cross_entropy(logits, targets, reduction="none"),)
+
+    (losses,) = in_chunks(score, hidden[:, :-1][places], batch.ids[:, 1:][places])
     return (losses * weights[places]).sum()
 
 
