@@ -77,7 +77,7 @@ LINES_NOW = {
     "cli": 2_300,
     "config": 930,
     "protocol": 840,
-    "total": 27_720,
+    "total": 27_834,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.

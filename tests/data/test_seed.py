@@ -11,6 +11,7 @@ from aegis.data.records import read_jsonl
 from aegis.data.seed import SEED_FOLDER, seed_pairs, seed_records
 from aegis.data.split import contrast_groups
 from aegis.data.topics import parse_topic
+from aegis.evaluate.answers import plain_questions
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import compose, parse
 from tests.data.near import near_duplicates
@@ -123,3 +124,17 @@ def test_the_other_registers_repeat_neither_the_seed_nor_the_test_messages() -> 
     found = near_duplicates(messages + prompts, threshold=0.6)
     assert not [pair for pair in found if pair[1] < len(messages) <= pair[0]]
     assert len({later for later, _ in found}) < 0.05 * len(prompts)  # contrast twins are alike
+
+
+def test_the_plain_questions_are_new_and_two_halves() -> None:
+    questions = plain_questions()
+    counts = Counter((question.language, question.part) for question in questions)
+    for language, least in (("en", 240), ("ja", 160)):
+        assert counts[language, "dev"] + counts[language, "report"] >= least
+        assert abs(counts[language, "dev"] - counts[language, "report"]) <= 1
+    assert len({question.id for question in questions}) == len(questions)
+    texts = [question.question for question in questions]
+    found = near_duplicates(texts + [r.prompt for r in seed_records(registers=True)], threshold=0.5)
+    assert not [pair for pair in found if pair[1] < len(texts)]
+    card = (SEED_FOLDER / "CARD.md").read_text(encoding="utf-8")
+    assert f"| `questions.jsonl` | {len(questions)} |" in card
