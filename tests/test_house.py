@@ -76,8 +76,8 @@ LINES_NOW = {
     "pipeline": 850,
     "cli": 2_300,
     "config": 930,
-    "protocol": 840,
-    "total": 27_834,
+    "protocol": 917,
+    "total": 27_910,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.

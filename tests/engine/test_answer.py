@@ -109,6 +109,14 @@ def test_repeated_thinking_never_leaves(monkeypatch: pytest.MonkeyPatch) -> None
     assert (given.final, given.withheld) == (WITHHELD["en"], "repetition")
 
 
+@pytest.mark.parametrize("paths", [1, 2])
+@pytest.mark.parametrize("said", ["No, the Earth is round.", "いいえ、クジラは魚ではありません"])
+def test_a_right_no_leaves(monkeypatch: pytest.MonkeyPatch, said: str, paths: int) -> None:
+    saying(monkeypatch, *[said] * paths, policy="ALLOW")
+    given = answer(local_thinker(Decision.ALLOW), said[-9:], paths=paths)
+    assert (given.final, given.outcome) == (said, "decided")
+
+
 def test_paths_that_do_not_agree_are_escalated(monkeypatch: pytest.MonkeyPatch) -> None:
     saying(monkeypatch, "In Paris.", "I won't help with that.", "I won't help with that.")
     given = answer(local_thinker(Decision.ALLOW), "Where?", paths=3)

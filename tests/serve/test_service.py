@@ -94,7 +94,7 @@ BAD: dict[str, Any] = {
     "declined": thinking("I can't help with that."),
     "repetition": thinking("again and again " * 9),
     "quotation": thinking(
-        f"Know that {NOTE}, I am told, whatever the season.", {**BODIES, "task": NOTE[:31]}
+        f"Know that {NOTE}, I am told, whatever the season.", {**BODIES, "task": NOTE[:38]}
     ),
     "tag": Thinking(*thinking().bodies().values(), public="Well <final> now"),
     "not text": Thinking(*thinking().bodies().values(), public="Well \x1b now"),

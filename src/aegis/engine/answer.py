@@ -10,12 +10,12 @@ from aegis.engine.protocol import Engine, ThinkingRequest
 from aegis.engine.readings import readings
 from aegis.engine.response_grammar import Sampling
 from aegis.engine.verdict import Verdict
-from aegis.protocol.checks import SelfVerification, check
+from aegis.protocol.checks import SelfVerification, is_fresh
 from aegis.protocol.crisis import is_crisis
 from aegis.protocol.decisions import NAMES, Decision
 from aegis.protocol.fixed_texts import WITHHELD, Country, decided_text
 from aegis.protocol.language import detect_language
-from aegis.protocol.stance import stance
+from aegis.protocol.stance import refuses
 from aegis.protocol.thinking import Thinking
 
 Outcome = Literal["decided", "withheld"]
@@ -124,9 +124,9 @@ def final_answer(
 
     The verdict decides. Only what is allowed is answered in the model's words; every other decision
     has its fixed text, for a refusal's first sentence says little about its second. Where several
-    paths do not agree on what is allowed, it becomes an ESCALATION. An answer that repeats its
-    private thinking, or declines what is allowed, is withheld: that says something about the
-    answer, nothing about the question.
+    paths do not agree on what is allowed, it becomes an ESCALATION. An answer that goes
+    round in circles, quotes its private thinking at length, or refuses what is allowed, is
+    withheld: that says something about the answer, nothing about the question.
 
     Args:
         paths: None where no usable response came out.
@@ -147,8 +147,8 @@ def final_answer(
         return replace(given, final=decided_text(decision, prompt, crisis=crisis, country=country))
     if chosen is None:
         return given.without(prompt, "no answer")
-    if not check(prompt, chosen).fresh:
+    if not is_fresh(asked or prompt, chosen):
         return given.without(prompt, "repetition")
-    if stance(chosen.public) == "decline":
+    if refuses(chosen.public):
         return given.without(prompt, "declined")
     return replace(given, final=chosen.public)

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 from aegis.protocol.decisions import Decision
 from aegis.protocol.language import detect_language
-from aegis.protocol.stance import STANCE_OF, stance, stated_decision
+from aegis.protocol.stance import does, stated_decision
 from aegis.protocol.thinking import Thinking
 
-_LONG_RUN = 40  # characters: one such run in common is a quotation
+_QUOTATION = {"en": 40, "ja": 20}  # characters: one such run in common is a quotation
+_LOOP = re.compile(r"(.{2,200}?)\1{3,}", re.DOTALL)
+_LOOPING = 40  # characters
 _CHAINED = re.compile(r"[-+×x*÷/]\s*$")
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _EQUATION = re.compile(rf"(?<![\d.]){_NUMBER}\s*([-+×x*÷/])\s*{_NUMBER}\s*[=＝]\s*{_NUMBER}")
@@ -27,7 +29,7 @@ class Checks:
         stance: the public answer does what `decision` asks for; None without a decision.
         agreement: the policy section names a decision, and the answer does what that one asks for.
         language: the answer is in the prompt's language.
-        fresh: the answer repeats neither itself nor, at length, the private sections.
+        fresh: as `is_fresh` says.
         numbers: every equation in the answer is right.
     """
 
@@ -45,15 +47,27 @@ class Checks:
 
 def check(prompt: str, thinking: Thinking, *, decision: Decision | None = None) -> Checks:
     """Run every check."""
-    stated, does = stated_decision(thinking.policy.reveal()), stance(thinking.public)
-    private = " ".join(body.reveal() for body in thinking.bodies().values())
+    stated, public = stated_decision(thinking.policy.reveal()), thinking.public
     return Checks(
-        stance=None if decision is None else does == STANCE_OF[decision],
-        agreement=stated is not None and does == STANCE_OF[stated],
-        language=detect_language(prompt) == detect_language(thinking.public),
-        fresh=not _repeats(thinking.public) and _overlap(thinking.public, private) < 0.5,
-        numbers=_equations_hold(thinking.public),
+        stance=None if decision is None else does(decision, public),
+        agreement=stated is not None and does(stated, public),
+        language=detect_language(prompt) == detect_language(public),
+        fresh=is_fresh(prompt, thinking),
+        numbers=_equations_hold(public),
     )
+
+
+def is_fresh(prompt: str, thinking: Thinking) -> bool:
+    """Return whether the answer neither goes round in circles nor quotes a private section at
+    length; what stands in the prompt may be repeated."""
+    asked, public, *private = (
+        " ".join(text.split())
+        for text in (
+            *(prompt, thinking.public),
+            *(body.reveal() for body in thinking.bodies().values()),
+        )
+    )
+    return not (_loops(public, asked) or _quotes(public, private, asked))
 
 
 @dataclass(frozen=True)
@@ -119,25 +133,23 @@ class SelfVerification:
         return Verified(decision, score, agreement, best)
 
 
-def _runs(text: str, size: int) -> list[str]:
-    """Every run of `size` characters."""
-    return [text[start : start + size] for start in range(len(text) - size + 1)]
+def _loops(text: str, asked: str) -> bool:
+    """Check whether the better part of a text is one piece over and over. Rules of tables, and what
+    was asked for word by word, are none."""
+    return any(
+        max(_LOOPING, len(text) / 2) <= len(loop[0])
+        and any(map(str.isalpha, loop[1]))
+        and loop[1].strip().casefold() not in asked.casefold()
+        for loop in _LOOP.finditer(text)
+    )
 
 
-def _repeats(text: str) -> bool:
-    """Check whether runs of characters come back more often than language needs."""
-    text = re.sub(r"\s+", " ", text)
-    runs = _runs(text, 8)
-    return len(text) >= 24 and len(set(runs)) / len(runs) < 0.7
-
-
-def _overlap(public: str, private: str) -> float:
-    """Return the share of the answer's character runs that stand in the private sections word for
-    word; 1.0 for one long common run."""
-    if any(run in private for run in _runs(public, _LONG_RUN)):
-        return 1.0
-    runs = _runs(public, 12 if detect_language(public) == "ja" else 24)
-    return sum(run in private for run in runs) / len(runs) if runs else 0.0
+def _quotes(public: str, private: Sequence[str], asked: str) -> bool:
+    """Check whether a long run of a private section, which the asker did not write, is in the
+    answer."""
+    size = _QUOTATION[detect_language(public)]
+    runs = (public[start : start + size] for start in range(len(public) - size + 1))
+    return any(any(run in body for body in private) and run not in asked for run in runs)
 
 
 def _equations_hold(text: str) -> bool:
