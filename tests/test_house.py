@@ -68,16 +68,16 @@ LINES_NOW = {
     "storage": 900,
     "runs": 3_070,
     "audit": 1_930,
-    "model": 2_330,
+    "model": 2_597,
     "engine": 2_490,
     "train": 4_861,
-    "export": 2_060,
+    "export": 2_111,
     "serve": 2_630,
     "pipeline": 850,
-    "cli": 2_300,
+    "cli": 2_332,
     "config": 930,
     "protocol": 917,
-    "total": 27_910,
+    "total": 28_266,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.

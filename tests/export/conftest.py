@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from aegis.config import ExportSettings, ModelSettings
+from aegis.config import ExportSettings, GateSettings, ModelSettings
 from aegis.engine.llamacpp import quantise
 from aegis.export import gguf
 from aegis.export.certificate import probe_texts
@@ -22,7 +23,8 @@ from aegis.export.gguf import (
 from aegis.export.gguf_files import convert
 from aegis.model.adapted import attach
 from aegis.model.adapter_folder import AdapterCard, save_adapter
-from aegis.model.base import EMBEDDED, resolve_base
+from aegis.model.base import resolve_base
+from aegis.model.embedded import EMBEDDED
 from aegis.model.tags import add_tags
 from aegis.storage.artifact import writing
 from tests.conftest import TEMPLATE, tiny_model
@@ -79,20 +81,59 @@ def sentencepiece_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+def gemma_gguf(folder: Path) -> Path:
+    """Write a tiny Gemma 3 as a GGUF file: SentencePiece with line breaks and runs of spaces as
+    tokens of their own, and no chat template."""
+    import sentencepiece
+    from transformers import GemmaTokenizer
+
+    runs = [*("\n" * count for count in range(1, 4)), *(" " * count for count in range(2, 17))]
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter([probe.text for probe in probe_texts() if probe.language == "en"]),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=440,
+        model_type="bpe",
+        byte_fallback=True,
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+        control_symbols=["<mask>"],
+        user_defined_symbols=[text.replace(" ", "▁") for text in runs],
+        **{"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "pad_piece": "<pad>"},
+        **{"eos_piece": "<eos>", "bos_piece": "<bos>", "unk_piece": "<unk>", "minloglevel": 2},
+    )
+    tokenizer = GemmaTokenizer.from_pretrained(folder, add_bos_token=True)
+    ids = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0, "vocab_size": 440}
+    # llama.cpp and a GGUF file's config both take 256 numbers a head for granted.
+    model = tiny_model("gemma3_text", head_dim=256, sliding_window=16, num_hidden_layers=6, **ids)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    added = {text: number for number, text in enumerate(runs, 5)}
+    (folder / "added_tokens.json").write_text(json.dumps(added), encoding="utf-8")
+    return convert(folder, "f32", folder, pre_tokenizer=None)
+
+
 @pytest.fixture(scope="session")
 def fold_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Write a base, adapt it at random with tags, and fold it: the folder that `aegis fold`
     writes."""
 
-    def make(architecture: str = "llama", *, tokenizer: Any = None, **changes: Any) -> Path:
+    def make(
+        architecture: str = "llama",
+        *,
+        tokenizer: Any = None,
+        gguf: Path | None = None,
+        gates: GateSettings | None = None,
+        **changes: Any,
+    ) -> Path:
         folder = tmp_path_factory.mktemp(architecture)
-        if architecture != EMBEDDED:
+        if not gguf and architecture != EMBEDDED:
             tiny_model(architecture, **changes).save_pretrained(folder / "base")
             (tokenizer or merging_tokenizer()).save_pretrained(folder / "base")
         if tokenizer is not None:
             shutil.copyfile(tokenizer.vocab_file, folder / "base" / "tokenizer.model")
-        base = resolve_base(EMBEDDED if architecture == EMBEDDED else str(folder / "base"))
-        settings = ModelSettings(system_prompt="Be careful.")
+        base = resolve_base(EMBEDDED if architecture == EMBEDDED else str(gguf or folder / "base"))
+        settings = ModelSettings(system_prompt="Be careful.", gates=gates or GateSettings())
         tokenizer, model = base.load_tokenizer(), base.load_model(dtype=torch.float32)
         torch.manual_seed(5)
         adapted = attach(model, settings, tags=add_tags(tokenizer, model))

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from aegis.cli import app
 from aegis.errors import ArtifactError, BadInputError, ModelError
 from aegis.export.card import MARKER, write_card
-from aegis.export.licences import EMBEDDED_NAME, licence_of
+from aegis.export.licences import licence_of, licence_of_base
 from aegis.storage.artifact import verify, writing
 
 
@@ -32,6 +32,9 @@ def metrics(shift: float) -> dict[str, Any]:
         "over_refusal_rate": rate(0.1 + shift),
         "per_language": {"en": {}, "ja": {}},
     }
+
+
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 @pytest.fixture
@@ -111,17 +114,31 @@ def test_what_is_not_known_is_not_said(folded: Path, tmp_path: Path) -> None:
 def test_the_licence_is_the_bases(session: Path, tmp_path: Path) -> None:
     path = session / "model" / "metadata.json"
     metadata = json.loads(path.read_text())
+    assert metadata.pop("licence") == {}  # of a model that an earlier AEGIS folded
     path.write_text(json.dumps({**metadata, "base": {"spec": "embedded"}}))
     data = front_matter(write_card(session / "model"))
-    assert (data["license"], data["base_model"]) == ("apache-2.0", EMBEDDED_NAME)
+    assert (data["license"], data["base_model"]) == ("apache-2.0", SMOLLM2)
     path.write_text(json.dumps({**metadata, "base": {"spec": str(tmp_path)}}))
-    assert licence_of(session / "model") is None
+    assert licence_of(session / "model") == {}
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# A base\n")
-    assert licence_of(session / "model") == "mit"
+    assert licence_of(session / "model") == {"id": "mit"}
     path.write_text(json.dumps({**metadata, "base": {"spec": "someone/some-model"}}))
     assert front_matter(write_card(session / "model"))["base_model"] == "someone/some-model"
     path.unlink()
     assert front_matter(write_card(session / "model"))["license"] == "unknown"
+
+
+def test_terms_that_have_to_go_along_are_told(session: Path) -> None:
+    path = session / "model" / "metadata.json"
+    metadata, spec = json.loads(path.read_text()), "embedded-multilingual"
+    licence = licence_of_base(spec, Path())
+    path.write_text(json.dumps({**metadata, "base": {"spec": spec}, "licence": licence}))
+    text = write_card(session / "model")
+    data = front_matter(text)
+    assert (data["license"], data["base_model"]) == ("gemma", "google/gemma-3-270m")
+    assert licence["notice"] in text
+    assert f"]({licence['url']})" in text
+    assert licence["notice"] not in write_card(session / "model", licence="mit")
 
 
 def test_results_that_were_changed_or_are_none_are_told(session: Path, tmp_path: Path) -> None:

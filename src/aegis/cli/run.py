@@ -9,7 +9,14 @@ from typing import Annotated
 import typer
 
 from aegis.cli.notify import Notify
-from aegis.cli.options import AutoResume, ConfigFile, Overrides, load_settings, repeatable
+from aegis.cli.options import (
+    AcceptLicence,
+    AutoResume,
+    ConfigFile,
+    Overrides,
+    load_settings,
+    repeatable,
+)
 from aegis.cli.show import echo, print_json, print_table, progress_reporter
 
 _SKIP_BAD = "Set bad lines of data files aside in rejected.jsonl instead of stopping."
@@ -20,6 +27,7 @@ def run(
     set_: Overrides = None,
     auto_resume: AutoResume = True,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help=_SKIP_BAD)] = False,
+    accept_licence: AcceptLicence = None,
     notify: Notify = None,
     json: Annotated[bool, typer.Option("--json", help="Print the session record as JSON.")] = False,
 ) -> None:

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aegis.cli.notify import Notify
-from aegis.cli.options import AsJson, AutoResume, ConfigFile, Overrides, load_settings, repeatable
+from aegis.cli.options import (
+    AcceptLicence,
+    AsJson,
+    AutoResume,
+    ConfigFile,
+    Overrides,
+    load_settings,
+    repeatable,
+)
 from aegis.cli.show import echo, main_metrics, print_json, print_table, progress_reporter
 from aegis.errors import BadInputError
 
@@ -41,6 +49,7 @@ def train(
     plan: Annotated[bool, typer.Option("--plan", help=_PLAN)] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
     auto_resume: AutoResume = True,
+    accept_licence: AcceptLicence = None,
     notify: Notify = None,
     json: AsJson = False,
 ) -> None:

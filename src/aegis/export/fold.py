@@ -22,6 +22,7 @@ from aegis.export.certificate import (
     probe_texts,
     record,
 )
+from aegis.export.licences import METADATA_FILE, licence_of_base, terms_files
 from aegis.model.adapted import Adapted
 from aegis.model.adapter_folder import AdapterCard, load_adapter, read_card, require_base
 from aegis.model.base import Base, resolve_base, save_tokenizer
@@ -35,7 +36,6 @@ from aegis.so8 import fold
 from aegis.storage.artifact import read_manifest
 from aegis.storage.files import require_space, to_json
 
-METADATA_FILE = "metadata.json"
 # What the certificate's live model computes with. LLM.int8() rounds activations too, each by the
 # largest of its batch, so that no weights are the same function; what is certified is the fold onto
 # the weights that its codes stand for.
@@ -106,6 +106,8 @@ def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Ce
         for name in (DECISION_HEAD_FILE, LEXICAL_HEAD_FILE, CALIBRATION_FILE):
             if (folding.adapter / name).exists():
                 shutil.copyfile(folding.adapter / name, staging / name)
+        for path in terms_files(folding.base.folder):
+            shutil.copyfile(path, staging / path.name)
         del folded, adapted
         written = replace(folding.base, folder=staging)
         reloaded = probe_logits(written.load_model(dtype=dtype), tokenizer, probes)
@@ -170,8 +172,11 @@ def _copy_sentencepiece(source: Path, tokenizer: Any, folder: Path) -> None:
     if not getattr(tokenizer.backend_tokenizer.model, "byte_fallback", False):
         return
     shutil.copyfile(source, folder / source.name)
-    vocabulary = tokenizer.get_added_vocab().items()
-    added = {text: number for text, number in vocabulary if number >= tokenizer.vocab_size}
+    added = {
+        token.content: number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if number >= tokenizer.vocab_size or not token.special  # the pieces tell the special ones
+    }
     (folder / "added_tokens.json").write_text(to_json(added), encoding="utf-8")
 
 
@@ -189,6 +194,7 @@ def _metadata(folding: Folding, settings: ExportSettings) -> dict[str, Any]:
             *dequantised_base,
         ],
         "base": card.base,
+        "licence": licence_of_base(folding.base.spec, folding.base.folder),
         "alpha": card.alpha,
         "model": card.model,
         "training": card.training,

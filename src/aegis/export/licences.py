@@ -8,10 +8,10 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from aegis.export.fold import METADATA_FILE
-from aegis.model.base import EMBEDDED
+from aegis.model.embedded import MODELS
 
-EMBEDDED_LICENCE, EMBEDDED_NAME = "apache-2.0", "HuggingFaceTB/SmolLM2-135M-Instruct"
+METADATA_FILE = "metadata.json"
+_TERMS = ("licen", "notice", "terms", "gemma_terms", "use_policy")
 
 
 def read_metadata(model: Path) -> dict[str, Any]:
@@ -22,17 +22,38 @@ def read_metadata(model: Path) -> dict[str, Any]:
         return {}
 
 
-def licence_of(model: Path) -> str | None:
-    """Return the base's licence as the hub names it, from the base's own model card."""
-    spec = str(read_metadata(model).get("base", {}).get("spec", ""))
-    if spec == EMBEDDED:
-        return EMBEDDED_LICENCE
-    card = Path(spec).expanduser() / "README.md"
+def licence_of(model: Path) -> dict[str, str]:
+    """Return the licence of a folded model: what its metadata says, or else its base."""
+    metadata = read_metadata(model)
+    spec = str(metadata.get("base", {}).get("spec", ""))
+    return metadata.get("licence") or licence_of_base(spec, Path(spec).expanduser())
+
+
+def licence_of_base(spec: str, folder: Path) -> dict[str, str]:
+    """Return `id` (the hub's), and `name`, `url` and `notice` where they are known; {} for none.
+
+    A base in a folder of its own says it in its model card.
+    """
+    if model := MODELS.get(spec):
+        licence = model.licence
+        facts = {"id": licence.id, "name": licence.name, "url": licence.url}
+        return facts | ({"notice": licence.notice} if licence.notice else {})
+    card = folder / "README.md"
     if not spec or not card.is_file():
-        return None
+        return {}
     try:
         data = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
     except (OSError, ValueError):
-        return None
-    licence = data.get("license")
-    return licence if isinstance(licence, str) else None
+        return {}
+    keys = {"id": "license", "name": "license_name", "url": "license_link"}
+    facts = {key: data[given] for key, given in keys.items() if isinstance(data.get(given), str)}
+    return facts if "id" in facts else {}
+
+
+def terms_files(folder: Path) -> list[Path]:
+    """Return the files of a base that have to go with every copy: licence, notice, terms of use."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name.lower().startswith(_TERMS)
+    ]

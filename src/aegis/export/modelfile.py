@@ -102,8 +102,13 @@ def make_modelfile(model: Path, gguf: Path, *, temperature: float = 0.7) -> Mode
             "num_ctx": min(context, _MAX_CONTEXT),
         },
         system=system,
-        licence=licence_of(model),
+        licence=_licence_text(model),
     )
+
+
+def _licence_text(model: Path) -> str | None:
+    licence = licence_of(model)
+    return "\n".join(dict.fromkeys(licence.values())) or None
 
 
 def pick_gguf(folder: Path, kind: str | None) -> Path:

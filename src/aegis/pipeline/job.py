@@ -15,6 +15,7 @@ from aegis.data.stage import collect
 from aegis.errors import ConfigError, DataError, StoppedError, is_disk_full
 from aegis.model.base import Base, resolve_base
 from aegis.model.device import release_memory, set_threads
+from aegis.model.embedded import MODELS
 from aegis.model.preflight import check_attachable, check_prompts, check_weights
 from aegis.pipeline.context import StepContext
 from aegis.pipeline.runner import ArtifactWriter, Runner
@@ -62,6 +63,7 @@ def run_pipeline(
         interrupt.check()
         session = _open(config, resume=resume)
         with only_process(session.folder, wait_s=1):
+            session.licence = MODELS[base.spec].accepted() if base.spec in MODELS else {}
             taken_over = session.take_over(command or {}, settings=dump_yaml(config))
             followers = reporter.subscribers if reporter else ()
             with _reporter(config, session, interrupt, Reporter(*followers)) as events:

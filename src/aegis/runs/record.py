@@ -71,6 +71,7 @@ class Session:
         process: the process that worked on it last.
         command: `argv` (after the program's name) and `cwd` with which it was started, for whoever
             resumes it.
+        licence: of the base, its terms, and when the user accepted it; {} where nobody has to.
         version: of the record; 1 is an AEGIS that wrote local times and no `config.yaml`.
         notes: what was found damaged or out of place, and what is done about it; not kept.
     """
@@ -83,6 +84,7 @@ class Session:
     updated: str = ""
     process: Process | None = None
     command: dict[str, Any] = field(default_factory=dict)
+    licence: dict[str, str] = field(default_factory=dict)
     stages: list[StageRecord] = field(default_factory=list)
     number: int = 0
     version: int = 1
