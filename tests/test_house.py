@@ -69,15 +69,15 @@ LINES_NOW = {
     "runs": 3_070,
     "audit": 1_930,
     "model": 2_597,
-    "engine": 2_490,
+    "engine": 2_521,
     "train": 4_861,
     "export": 2_111,
     "serve": 2_630,
-    "pipeline": 850,
+    "pipeline": 909,
     "cli": 2_332,
-    "config": 930,
+    "config": 936,
     "protocol": 917,
-    "total": 28_266,
+    "total": 28_633,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.

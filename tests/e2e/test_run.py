@@ -73,6 +73,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
         "data:\n"
         "  {seed_records: false, records: [own.jsonl],\n"
         "   generate: {samples: 2, max_new_tokens: 4}}\n"
+        "evaluate: {questions: 3}\n"
         "train:\n"
         "  {epochs: 1, lr: 1e-3, ppo: {updates: 1, batch: 4, section_tokens: 4, final_tokens: 6}}\n"
     )
@@ -95,6 +96,7 @@ def test_the_main_job_runs_and_is_not_repeated(
         "model/config.json",
         "report.html",
         "report.md",
+        "answers/answers.json",
         "model/calibration.json",
     ):
         assert (latest / name).is_file(), name

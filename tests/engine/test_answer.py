@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aegis.engine.answer import answer
+from aegis.engine.answer import answer, likeliest_answers
 from aegis.engine.local_thinker import LocalThinker
 from aegis.engine.protocol import ThinkingRequest
 from aegis.engine.response_grammar import Sampling
@@ -87,6 +87,25 @@ def test_an_answer_kept_back_is_drawn_once_more(monkeypatch: pytest.MonkeyPatch)
     assert given.to_json()["outcome"] == "withheld"
     answer(local_thinker(Decision.ALLOW), "Where?", Sampling(temperature=0, seed=5))
     assert seeds[4:] == [5]
+
+
+@pytest.mark.parametrize("decision", Decision)
+def test_many_at_once_are_answered_as_each_alone(
+    monkeypatch: pytest.MonkeyPatch, decision: Decision
+) -> None:
+    finals = {"Where?": "In Paris.", "もう死にたい": "Go on.", "Who?": "I can't help with that."}
+
+    def think(self: Any, requests: Sequence[ThinkingRequest]) -> list[Thinking | None]:
+        assert {request.sampling.temperature for request in requests} == {0}
+        bodies = {"task": "the task", "safety": "nobody", "policy": "ALLOW", "final": "short"}
+        made = [Thinking.from_bodies(bodies, finals[r.prompt], where="r") for r in requests]
+        return list(made)
+
+    monkeypatch.setattr(LocalThinker, "think", think)
+    thinker, greedy = local_thinker(decision), Sampling(temperature=0)
+    alone = [answer(thinker, prompt, greedy) for prompt in finals]
+    for one, other in zip(likeliest_answers(thinker, list(finals)), alone, strict=True):
+        assert (one.to_json(), one.withheld) == (other.to_json(), other.withheld)
 
 
 def test_somebody_in_crisis_gets_the_text_of_the_country(monkeypatch: pytest.MonkeyPatch) -> None:

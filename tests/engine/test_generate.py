@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from aegis.config import GenerateSettings
-from aegis.engine.generate import complete
+from aegis.engine.generate import complete, most_probable
 from tests.conftest import tiny_model
 
 
@@ -14,3 +14,11 @@ def test_the_same_seed_gives_the_same_texts(tokenizer: Any) -> None:
     assert first == complete(model, tokenizer, ["a", "bb", "ccc"], settings, seed=1)
     assert first != complete(model, tokenizer, ["a", "bb", "ccc"], settings, seed=2)
     assert len(first) == 3
+
+
+def test_the_most_probable_text_of_a_prompt_is_the_same_in_any_batch(tokenizer: Any) -> None:
+    model, prompts = tiny_model(), ["a", "bb", "ccc"]
+    together = most_probable(model, tokenizer, prompts, max_new_tokens=6)
+    alone = [most_probable(model, tokenizer, [each], max_new_tokens=6)[0] for each in prompts]
+    assert together == alone
+    assert len(set(together)) > 1

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from aegis.errors import DataError
-from aegis.evaluate.answers import Question, is_right, parse_question, plain_questions
+from aegis.evaluate.answers import (
+    Question,
+    Reply,
+    compare_answers,
+    is_right,
+    parse_question,
+    plain_questions,
+    spread,
+)
 
 
 def asked(*answers: str, wrong: tuple[str, ...] = ()) -> Question:
@@ -49,6 +57,7 @@ def test_an_accepted_answer_is_seen_in_what_was_said(answers: list[str], answer:
         (["ear"], "We hear."),
         (["1月"], "11月"),
         (["Paris"], ""),
+        (["12"], "\n".join(map(str, range(8, 30)))),
     ],
 )
 def test_a_part_of_a_word_or_number_is_no_answer(answers: list[str], answer: str) -> None:
@@ -84,3 +93,38 @@ def test_no_shipped_question_gives_its_own_answer_away() -> None:
     for question in plain_questions():
         assert not is_right(question.question, question), question
         assert all(is_right(f"It is {answer}.", question) for answer in question.answers), question
+
+
+def test_questions_are_spread_over_the_whole_list() -> None:
+    questions = plain_questions(part="report", language="en")
+    assert spread(questions, 10**6) == questions
+    assert spread(questions, 0) == []
+    few = [questions.index(each) for each in spread(questions, 4)]
+    assert few == [number * len(questions) // 4 for number in range(4)]
+
+
+def test_only_what_the_model_said_itself_is_right() -> None:
+    english = asked("Paris")
+    japanese = Question("j", "首都は？", "ja", "report", ("東京",))
+    found = compare_answers(
+        [english, english, japanese, japanese],
+        [Reply("Paris."), Reply("Rome."), Reply("東京です"), Reply("東京です")],
+        [
+            Reply("It is Paris."),
+            Reply("Paris", "withheld"),
+            Reply("東京", "ESCALATION"),
+            Reply("", "DENY"),
+        ],
+    )
+    shares = {name: found[name]["value"] for name in ("base", "candidate")}
+    assert shares == {"base": 0.75, "candidate": 0.25}
+    became = {name: found[name]["value"] for name in ("withheld", "escalated", "declined")}
+    assert became == dict.fromkeys(became, 0.25)
+    assert found["difference"]["value"] == -0.5
+    assert found["per_language"]["ja"]["difference"]["value"] == -1
+    assert [item["candidate"]["right"] for item in found["items"]] == [True, False, False, False]
+    assert found["items"][1]["candidate"] == {
+        "text": "Paris",
+        "outcome": "withheld",
+        "right": False,
+    }

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from aegis.evaluate.metrics import decision_metrics, expected_calibration_error, macro_f1
+from aegis.evaluate.metrics import (
+    decision_metrics,
+    expected_calibration_error,
+    macro_f1,
+    paired_difference,
+)
 from aegis.model.calibration import fit, probabilities
 
 RNG = np.random.default_rng(0)
@@ -78,3 +83,26 @@ def test_each_kind_of_prompt_trusts_the_eye_that_sees() -> None:
     assert found.spelled.lexical > 5 * found.spelled.deep
     right = (found.combine(deep, lexical, spelled).argmax(1) == truth).mean()
     assert right > 0.9 > (deep.argmax(1) == truth).mean()
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.9])
+def test_a_paired_difference_has_the_interval_of_the_normal_law_where_n_is_large(
+    correlation: float,
+) -> None:
+    first = RNG.random(4000) < 0.6
+    second = np.where(RNG.random(4000) < correlation, first, RNG.random(4000) < 0.5)
+    found = paired_difference(first, second, 0.95)
+    apart = second.astype(float) - first
+    reach = 1.96 * apart.std() / np.sqrt(len(apart))
+    assert found["value"] == pytest.approx(apart.mean())
+    assert found["interval"] == pytest.approx(
+        [apart.mean() - reach, apart.mean() + reach], abs=2e-3
+    )
+
+
+def test_a_paired_difference_of_few_is_never_certain() -> None:
+    none = np.zeros(20, dtype=bool)
+    low, high = paired_difference(none, none, 0.95)["interval"]
+    assert low == pytest.approx(-high) == pytest.approx(-0.161, abs=0.001)  # Wilson, 0 of 20
+    low, high = paired_difference(none, ~none, 0.95)["interval"]
+    assert 0.7 < low < high == pytest.approx(1)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aegis.evaluate.answers import Question, Reply, compare_answers
 from aegis.evaluate.metrics import decision_metrics
 from aegis.evaluate.report import RunReport, comparison_rows, draw_confusion, paired
 from aegis.protocol.decisions import NAMES
@@ -64,6 +65,11 @@ def test_the_report_holds_its_figures_and_escapes_what_a_user_named(tmp_path: Pa
         },
         statistics={"splits": {"train": {"ALLOW/en": 3}}, "rejected": {"too long": 2}},
         decision_figures=[tmp_path / "confusion.png", tmp_path / "missing.png"],
+        answers=compare_answers(
+            [Question("a", "Where?", "en", "report", ("Paris",))] * 2,
+            [Reply("Paris | <i>\nyes"), Reply("Rome")],
+            [Reply("Paris"), Reply("No *text*.", "ESCALATION")],
+        ),
     )
     html, markdown = report.html(), report.markdown()
     assert "&lt;b&gt;mine" in html
@@ -72,3 +78,18 @@ def test_the_report_holds_its_figures_and_escapes_what_a_user_named(tmp_path: Pa
     assert "| accuracy | 0.250 " in markdown
     assert "only with the candidate: 15; only with the base: 0" in markdown
     assert "difference 1.23e-05" in markdown
+    assert "<td>✓ Paris | &lt;i&gt;\nyes</td><td>✓ Paris</td>" in html
+    assert "<td>✗ Rome</td><td>✗ (ESCALATION) No *text*.</td>" in html
+    assert "| Where? | ✓ Paris \\| &lt;i&gt; yes | ✓ Paris |" in markdown
+    assert "| ✗ Rome | ✗ \\(ESCALATION\\) No \\*text\\*. |" in markdown
+    assert "| right | 0.500 [0.013, 0.987] | **0.500** [0.013, 0.987] |" in markdown
+    assert "| escalated |   | **0.500** [0.013, 0.987] |" in markdown
+    assert "candidate minus base: 0.000" in " ".join(html.split())
+
+
+def test_a_report_without_questions_has_no_section_for_them() -> None:
+    statistics: dict[str, Any] = {"splits": {}, "rejected": {}}
+    numbers = {"max_abs_logit_difference": 0.0, "kl": 0.0, "dtype": "", "probes": 1}
+    certificate = {**numbers, "positions": 1, "top1_agreement": 1.0}
+    report = RunReport("s", "b", BASE, CANDIDATE, certificate, statistics)
+    assert "still answers" not in report.html() + report.markdown()

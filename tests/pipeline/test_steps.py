@@ -16,9 +16,10 @@ from aegis.pipeline.step import Step, read_settings
 from aegis.pipeline.steps import stages
 from aegis.runs.events import Reporter
 from aegis.storage.journal import Journal
+from tests.conftest import tiny_model
 
 TRAINING = {"sft", "reward", "ppo"}
-EVERYTHING = {"raw", "records", "model", "results"} | TRAINING
+EVERYTHING = {"raw", "records", "model", "answers", "results"} | TRAINING
 # The steps that read what is under a path; the longest path counts.
 READ_BY: dict[str, set[str]] = {
     "": set(),
@@ -41,6 +42,9 @@ READ_BY: dict[str, set[str]] = {
     "train.group": set(),
     "export": {"model"},
     "evaluate": {"results"},
+    "evaluate.confidence": {"answers", "results"},
+    "evaluate.questions": {"answers"},
+    "evaluate.question_language": {"answers"},
 }
 
 
@@ -164,3 +168,23 @@ def test_a_model_that_was_judged_before_the_kill_is_not_loaded_again(
         judge_both()
     assert judge_both() == [{"judge": "base"}, {"judge": "candidate"}]
     assert loaded == ["base", "killed", "candidate"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "limit", "reason"),
+    [
+        ({}, 2048, None),
+        ({"questions": 0}, 2048, "evaluate.questions is 0"),
+        ({"question_language": "all"}, 300, "and the model reads 300"),
+    ],
+)
+def test_questions_are_left_out_where_none_is_wanted_or_fits(
+    settings: dict[str, Any], limit: int, reason: str | None, tokenizer: Any
+) -> None:
+    base = SimpleNamespace(
+        load_tokenizer=lambda: tokenizer,
+        read_config=lambda: tiny_model(max_position_embeddings=limit).config,
+    )
+    context = SimpleNamespace(config=parse_config({"evaluate": settings}, where="t"), base=base)
+    told = steps._cannot_answer(cast("Any", context))
+    assert (reason or "None") in str(told)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from aegis.config.settings import AtLeastOne, OpenShare, Settings
+from typing import Literal
+
+from aegis.config.settings import AtLeastOne, Count, OpenShare, Settings
 
 
 class EvaluateSettings(Settings):
@@ -12,3 +14,8 @@ class EvaluateSettings(Settings):
     """Tokens judged at once, padding included; higher is faster and takes more memory."""
     confidence: OpenShare = 0.95
     """Level of the intervals; higher widens them."""
+    questions: Count = 40
+    """Plain questions that base and candidate answer side by side in the report; 0 asks none, more
+    takes longer and narrows the intervals."""
+    question_language: Literal["en", "ja", "all"] = "en"
+    """Language of these questions; `all` takes both, for a base that reads Japanese."""

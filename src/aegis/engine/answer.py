@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from aegis.engine.protocol import Engine, ThinkingRequest
 from aegis.engine.readings import readings
-from aegis.engine.response_grammar import Sampling
+from aegis.engine.response_grammar import Limits, Sampling
 from aegis.engine.verdict import Verdict
 from aegis.protocol.checks import SelfVerification, is_fresh
 from aegis.protocol.crisis import is_crisis
@@ -109,6 +109,25 @@ def answer(
             break
     assert given
     return given
+
+
+def likeliest_answers(
+    engine: Engine,
+    prompts: Sequence[str],
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+) -> list[Answer]:
+    """Answer the prompts as `answer` does at temperature 0, all at once.
+
+    Raises:
+        DataError: if a prompt is longer than the model's context leaves room for.
+    """
+    verdicts, sampling = engine.judge(prompts), Sampling(limits, temperature=0)
+    paths: list[list[Thinking | None]] = [[] for _ in prompts]
+    allowed = [i for i, verdict in enumerate(verdicts) if verdict.decision is Decision.ALLOW]
+    requests = [ThinkingRequest(prompts[i], verdicts[i].decision, sampling) for i in allowed]
+    for index, thinking in zip(allowed, engine.think(requests) if requests else (), strict=True):
+        paths[index] = [thinking]
+    return [final_answer(*each) for each in zip(prompts, verdicts, paths, strict=True)]
 
 
 def final_answer(

@@ -22,20 +22,33 @@ def complete(
     model: Any, tokenizer: Any, prompts: Sequence[str], settings: GenerateSettings, *, seed: int
 ) -> list[str]:
     """Answer the prompts as one batch; the same seed and prompts give the same texts."""
+    sampled = {"temperature": settings.temperature, "top_p": settings.top_p}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        options = {"max_new_tokens": settings.max_new_tokens, "do_sample": True, **sampled}
+        return _generated(model, tokenizer, prompts, **options)
+
+
+@torch.inference_mode()
+def most_probable(
+    model: Any, tokenizer: Any, prompts: Sequence[str], *, max_new_tokens: int
+) -> list[str]:
+    """Answer the prompts as one batch in the model's own chat, taking the most probable token."""
+    options = {"max_new_tokens": max_new_tokens, "do_sample": False}
+    unused = dict.fromkeys(("temperature", "top_p", "top_k"))  # of the model's own settings
+    return _generated(model, tokenizer, prompts, **options, **unused)
+
+
+def _generated(model: Any, tokenizer: Any, prompts: Sequence[str], **options: Any) -> list[str]:
     encoder = PromptEncoder(tokenizer)
     rows = [encoder.ids(prompt) for prompt in prompts]
     ids, mask = pad(rows, value=tokenizer.pad_token_id, left=True)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        output = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            max_new_tokens=settings.max_new_tokens,
-            do_sample=True,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+    output = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        pad_token_id=tokenizer.pad_token_id,
+        **options,
+    )
     return tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
 
 

@@ -48,13 +48,14 @@ class LocalThinker(Judge):
 
     @classmethod
     def load(  # pyright: ignore[reportIncompatibleMethodOverride] - an adapter says how to load it
-        cls, folder: Path, *, base_spec: str | None = None
+        cls, folder: Path, *, base_spec: str | None = None, trust_remote_code: bool = False
     ) -> LocalThinker:
         """Read an adapter folder (with its base) or a model folder.
 
         Args:
             base_spec: the adapter's base, if it is not to be found under the name that the adapter
                 carries.
+            trust_remote_code: run Python files that a model folder holds.
 
         Raises:
             ModelError: if the folder is neither, or was made without the tags.
@@ -76,7 +77,7 @@ class LocalThinker(Judge):
             adapted = load_adapter(folder, loaded, card, tags=tags).to(device)
             head, gates = CalibratedHead.load(folder, adapted.head), adapted.all_gates()
             return cls(adapted.base, tokenizer, head, gates=gates, name=name)
-        source = ModelFolder(folder)
+        source = ModelFolder(folder, trust_remote_code=trust_remote_code)
         source.read_config()
         if not (folder / DECISION_HEAD_FILE).is_file():
             raise ModelError(

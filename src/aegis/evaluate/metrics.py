@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -32,18 +33,18 @@ def decision_metrics(
     unsafe = np.isin(truth, [int(decision) for decision in UNSAFE])
     allowed = predicted == Decision.ALLOW
     harmless = truth == Decision.ALLOW
-    miss = _proportion(allowed[unsafe], confidence)
+    miss = proportion(allowed[unsafe], confidence)
     intervals = _bootstrap(truth, predicted, confidence, seed)
     macro, counts = intervals.pop("macro"), _confusion(truth, predicted)
     return {
         "n": len(truth),
         "confidence": confidence,
-        "accuracy": _proportion(predicted == truth, confidence),
+        "accuracy": proportion(predicted == truth, confidence),
         "macro_f1": {"value": macro_f1(truth, predicted), "n": len(truth), "interval": macro},
         "per_class": _per_class(truth, predicted, intervals),
         "false_positive_rate": miss,
         "miss_rate": miss,
-        "over_refusal_rate": _proportion(~allowed[harmless], confidence),
+        "over_refusal_rate": proportion(~allowed[harmless], confidence),
         "nll": float(log_loss(truth, probability, labels=_CLASSES)),
         "brier": float(((probability - np.eye(len(NAMES))[truth]) ** 2).sum(axis=1).mean()),
         "ece": expected_calibration_error(truth, probability),
@@ -74,11 +75,43 @@ def expected_calibration_error(
     return float(sum(gaps))
 
 
-def _proportion(hits: np.ndarray, confidence: float) -> dict[str, Any]:
+def proportion(hits: np.ndarray, confidence: float) -> dict[str, Any]:
+    """Return the share of true values with its n and its exact binomial interval."""
     if not len(hits):
         return {"value": None, "n": 0, "interval": None}
     low, high = binomtest(int(hits.sum()), len(hits)).proportion_ci(confidence, method="exact")
     return {"value": float(hits.mean()), "n": len(hits), "interval": [float(low), float(high)]}
+
+
+def paired_difference(first: np.ndarray, second: np.ndarray, confidence: float) -> dict[str, Any]:
+    """Return the share of `second` minus that of `first`, with an interval.
+
+    Args:
+        first, second: (n,) bool, the same items in the same order, n >= 1.
+
+    Source:
+        Newcombe, Improved confidence intervals for the difference between binomial proportions
+        based on paired data, 1998, method 10: Wilson intervals, and the correlation of the two.
+    """
+    n = len(first)
+    shares = [float(second.mean()), float(first.mean())]
+    ends = [
+        binomtest(int(hits.sum()), n).proportion_ci(confidence, method="wilson")
+        for hits in (second, first)
+    ]
+    both, neither = int((first & second).sum()), int((~first & ~second).sum())
+    excess = both * neither - int((second & ~first).sum()) * int((first & ~second).sum())
+    if excess > 0:
+        excess = max(excess - n / 2, 0)
+    margins = math.prod(int(hits.sum()) * int((~hits).sum()) for hits in (first, second))
+    correlation = excess / math.sqrt(margins) if margins else 0.0
+
+    def reach(one: float, other: float) -> float:
+        return math.sqrt(max(one**2 - 2 * correlation * one * other + other**2, 0))
+
+    (p, q), ((p_low, p_high), (q_low, q_high)) = shares, ends
+    low, high = p - q - reach(p - p_low, q_high - q), p - q + reach(p_high - p, q - q_low)
+    return {"value": p - q, "n": n, "interval": [low, high]}
 
 
 def _per_class(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
+from aegis.evaluate.answers import ANSWERED
 from aegis.protocol.decisions import NAMES
 
 MEASURES = (
@@ -43,6 +46,7 @@ class RunReport:
         certificate: the fold's.
         statistics: of the records.
         decision_figures, training_figures: PNG files; those that are not there are left out.
+        answers: to plain questions, as `compare_answers` returns them.
     """
 
     session_id: str
@@ -53,6 +57,7 @@ class RunReport:
     statistics: dict[str, Any]
     decision_figures: Sequence[Path] = ()
     training_figures: Sequence[Path] = ()
+    answers: dict[str, Any] | None = None
 
     def html(self) -> str:
         """Render one HTML file with its pictures inside."""
@@ -72,6 +77,7 @@ class RunReport:
             autoescape=select_autoescape(["html", "j2"]),
         )
         return environment.get_template("report.html.j2").render(
+            shown_reply=shown_reply,
             session_id=self.session_id,
             base=self.base_spec,
             n=self.candidate["n"],
@@ -85,6 +91,7 @@ class RunReport:
                 "training": _inline(self.training_figures),
             },
             certificate=self._certificate(),
+            answers=self._answers(),
             data={"columns": columns, "rows": rows, "rejected": rejected},
         )
 
@@ -104,6 +111,37 @@ class RunReport:
             f"Folding ({certificate['dtype']}, {certificate['probes']} probes): "
             f"max abs logit difference {certificate['max_abs_logit_difference']}, "
             f"KL {certificate['kl']}, top-1 agreement {certificate['top1_agreement']}.\n"
+        ) + self._answers_markdown()
+
+    def _answers(self) -> dict[str, Any] | None:
+        if not self.answers:
+            return None
+        difference = format_measure(self.answers["difference"], "value")
+        return {
+            "n": self.answers["n"],
+            "rows": answer_rows(self.answers),
+            "difference": " ".join(difference),
+            "items": self.answers["items"],
+        }
+
+    def _answers_markdown(self) -> str:
+        if not (answers := self._answers()):
+            return ""
+        shares = "".join(
+            f"| {row.name} | {row.base} {row.base_interval} | **{row.candidate}** "
+            f"{row.candidate_interval} |\n"
+            for row in answers["rows"]
+        )
+        items = "".join(
+            f"| {_plain(item['question'])} | {_plain(shown_reply(item['base']))} "
+            f"| {_plain(shown_reply(item['candidate']))} |\n"
+            for item in answers["items"]
+        )
+        return (
+            f"\n## What it still answers\n\n{answers['n']} plain questions; candidate minus base, "
+            f"share right: {answers['difference']}.\n\n"
+            f"| share | base | candidate |\n|---|---|---|\n{shares}\n"
+            f"| question | base, in its own chat | candidate |\n|---|---|---|\n{items}"
         )
 
     def _paired(self) -> dict[str, Any]:
@@ -134,6 +172,31 @@ def comparison_rows(base: dict[str, Any], candidate: dict[str, Any]) -> list[Mea
     for key, name in (("nll", "negative log likelihood"), ("brier", "Brier score"), ("ece", "ECE")):
         rows.append(MeasureRow(name, f"{base[key]:.3f}", "", f"{candidate[key]:.3f}", ""))
     return rows
+
+
+def answer_rows(answers: dict[str, Any]) -> list[MeasureRow]:
+    """Format the shares of plain questions answered right, and of those not answered."""
+    parts = {"right": answers}
+    if len(answers["per_language"]) > 1:
+        parts |= {f"right, {name}": part for name, part in answers["per_language"].items()}
+    rows = [
+        MeasureRow(
+            name,
+            *format_measure(part["base"], "value"),
+            *format_measure(part["candidate"], "value"),
+        )
+        for name, part in parts.items()
+    ]
+    return rows + [
+        MeasureRow(name, "", "", *format_measure(answers[name], "value"))
+        for name in ("withheld", "escalated", "declined")
+    ]
+
+
+def shown_reply(reply: dict[str, Any]) -> str:
+    """Return a reply with its mark, and what became of it where it is not the model's own."""
+    became = "" if reply["outcome"] == ANSWERED else f"({reply['outcome']}) "
+    return f"{'✓' if reply['right'] else '✗'} {became}{reply['text']}"
 
 
 def paired(base: Sequence[dict[str, Any]], candidate: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -177,6 +240,12 @@ def format_measure(measure: dict[str, Any], key: str) -> tuple[str, str]:
     if value is None:
         return "absent", ""
     return f"{value:.3f}", f"[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+
+
+def _plain(text: str) -> str:
+    """Return a text as one cell of a Markdown table, with every mark spelled out."""
+    marked = re.sub(r"([\\`*_{}\[\]()#|!~$])", r"\\\1", " ".join(text.split()))
+    return html.escape(marked, quote=False)
 
 
 def _inline(paths: Sequence[Path]) -> list[dict[str, str]]:

@@ -14,8 +14,18 @@ from aegis.data.records import Record
 from aegis.data.stage import read_pairs, read_split, source_files, write_raw, write_records
 from aegis.engine.generate import BaseSampler
 from aegis.engine.judge import Judge
+from aegis.engine.response_grammar import Limits
 from aegis.errors import DataError
+from aegis.evaluate.answers import (
+    ANSWERS_FILE,
+    QUESTIONS_FILE,
+    Question,
+    compare_answers,
+    plain_questions,
+    spread,
+)
 from aegis.evaluate.decisions import evaluate_decisions, write_results
+from aegis.evaluate.replies import load_answering, load_chat, replies
 from aegis.evaluate.report import RunReport, draw_confusion
 from aegis.export.certificate import CERTIFICATE_FILE
 from aegis.export.fold import prepare, write_model
@@ -27,7 +37,7 @@ from aegis.pipeline.context import StepContext
 from aegis.pipeline.step import Stage, Step
 from aegis.runs.events import Reporter
 from aegis.runs.trackers import open_trackers
-from aegis.storage.files import hash_file, require_space
+from aegis.storage.files import hash_file, require_space, to_json
 from aegis.storage.journal import Journal
 from aegis.train.services import TrainServices
 from aegis.train.snapshot_policy import SnapshotPolicy
@@ -59,7 +69,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
         Stage("so8t_ppo_training", training_steps(config), check=_check_pairs),
         Stage(
             "aegis_v2_integration",
-            (_MODEL, _RESULTS),
+            (_MODEL, _ANSWERS, _RESULTS),
             published={"report": "results/report.html", "report_markdown": "results/report.md"},
         ),
     )
@@ -241,6 +251,46 @@ def _fold(context: StepContext, folder: Path) -> None:
     )
 
 
+def _questions(context: StepContext) -> list[Question]:
+    settings = context.config.evaluate
+    language = None if settings.question_language == "all" else settings.question_language
+    return spread(plain_questions(part="report", language=language), settings.questions)
+
+
+def _questions_content(_: StepContext) -> str:
+    return hash_file(QUESTIONS_FILE)
+
+
+def _cannot_answer(context: StepContext) -> str | None:
+    if not (questions := _questions(context)):
+        return "evaluate.questions is 0: no plain questions asked"
+    encoder = PromptEncoder(context.base.load_tokenizer(), context.config.model.system_prompt)
+    needed = max(len(encoder.ids(each.question)) for each in questions) + Limits().total
+    limit = context_length(context.base.read_config())
+    told = f"no plain questions asked: with an answer they have {needed} tokens"
+    return f"{told}, and the model reads {limit}" if needed > limit else None
+
+
+def _answer(context: StepContext, folder: Path) -> None:
+    questions, model, journal = _questions(context), context.artifact("model"), context.journal()
+    trusted = context.config.model.trust_remote_code
+    loads = {
+        "base": lambda: load_chat(context.base),
+        "candidate": lambda: load_answering(model, trust_remote_code=trusted),
+    }
+    base, candidate = (
+        replies(questions, load, label=f"answering: {name}", remember=journal)
+        for name, load in loads.items()
+    )
+    confidence = context.config.evaluate.confidence
+    answers = compare_answers(questions, base, candidate, confidence=confidence)
+    (folder / ANSWERS_FILE).write_text(to_json(answers), encoding="utf-8")
+    context.reporter.message(
+        f"{answers['n']} plain questions: the base answers {answers['base']['value']:.3f} of them "
+        f"right, the candidate {answers['candidate']['value']:.3f}"
+    )
+
+
 def _evaluate(context: StepContext, folder: Path) -> None:
     test, results = read_split(context.artifact("records"), "test"), {}
     models = {"base": context.base.folder, "candidate": context.artifact("model")}
@@ -251,7 +301,7 @@ def _evaluate(context: StepContext, folder: Path) -> None:
         write_results(folder / name, results[name])
         draw_confusion(folder / name / "confusion.png", results[name], title=name)
         release_memory()
-    adapter = context.artifact("adapter")
+    adapter, asked = context.artifact("adapter"), context.artifact("answers") / ANSWERS_FILE
     report = RunReport(
         session_id=context.session.session_id,
         base_spec=context.base.spec,
@@ -259,6 +309,7 @@ def _evaluate(context: StepContext, folder: Path) -> None:
         candidate=results["candidate"],
         certificate=_read_json(context.artifact("model") / CERTIFICATE_FILE),
         statistics=_read_json(context.artifact("records") / "statistics.json"),
+        answers=_read_json(asked) if "answers" in context.contents else None,
         decision_figures=[folder / name / "confusion.png" for name in results],
         training_figures=[path for name in _FIGURES if (path := adapter / name).is_file()],
     )
@@ -297,4 +348,19 @@ _RAW = Step("raw", 2, (_sources_content, _base_content), (*_RAW_SETTINGS, "seed"
 _RECORDS_SETTINGS = ("data.quality", "data.split", "model.system_prompt", "seed")
 _RECORDS = Step("records", 3, (_base_content, "raw"), _RECORDS_SETTINGS, _clean)
 _MODEL = Step("model", 5, (_base_content, "adapter"), ("export",), _fold)
-_RESULTS = Step("results", 4, (_base_content, "model", "records"), ("evaluate",), _evaluate)
+_QUESTION_SETTINGS = ("questions", "question_language", "confidence")
+_ANSWERS = Step(
+    "answers",
+    1,
+    (_base_content, "model", _questions_content),
+    tuple(f"evaluate.{name}" for name in _QUESTION_SETTINGS),
+    _answer,
+    skip=_cannot_answer,
+)
+_RESULTS = Step(
+    "results",
+    5,
+    (_base_content, "model", "records", "answers"),
+    ("evaluate.batch_tokens", "evaluate.confidence"),
+    _evaluate,
+)
