@@ -67,6 +67,24 @@ class LossSettings(Settings):
     """Of the gates' isometry defect; higher keeps lengths and angles."""
 
 
+class DistillationSettings(Settings):
+    """What SFT keeps of the base: the chances of its next words in its own answers to harmless
+    prompts are targets, behind the thinking and in plain chat."""
+
+    prompts: Count = 0
+    """Harmless prompts that the base answers before SFT; more keep more of it and take longer."""
+    prompt_tokens: AtLeastOne = 64
+    """Tokens of the longest prompt that it is asked; higher asks more prompts, takes longer."""
+    tokens: AtLeastOne = 48
+    """Tokens of its answers; higher keeps how it ends longer ones and takes longer."""
+    top: AtLeastOne = 48
+    """Most probable words kept of each place; higher keeps more of the base's doubt."""
+    thinking: Share = 0.5
+    """Share of the answers that stand behind thinking; the rest are plain chat."""
+    weight: Weight = 1.0
+    """Of each token of an answer; higher keeps more of the base and learns the records less."""
+
+
 class DatasetSettings(Settings):
     """One dataset of SFT."""
 
@@ -90,6 +108,11 @@ class TrainSettings(Settings):
     out. Higher takes more memory."""
     datasets: Annotated[tuple[DatasetSettings, ...], Field(strict=False)] = ()
     """What SFT mixes with the run's own records; `path: records` gives those another weight."""
+    decision_records: Count | None = None
+    """Records an epoch that teach to decide only, chosen by seed, null for all; the n-grams learn
+    from all."""
+    decision_tokens: AtLeastOne | None = None
+    """Tokens of the longest prompt among them, null for `max_length`; higher takes longer."""
     thinking_records: Count | None = None
     """Records of each dataset that teach thinking, null for all; the others teach to decide."""
     thinking_tokens: AtLeastOne | None = None
@@ -119,6 +142,8 @@ class TrainSettings(Settings):
     """The course of the gates' α."""
     loss: LossSettings = LossSettings()
     """Weights of the loss terms."""
+    distillation: DistillationSettings = DistillationSettings()
+    """What is kept of the base's own answers."""
     reward: RewardSettings = RewardSettings()
     """The reward model."""
     ppo: PpoSettings = PpoSettings()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,13 @@ from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.stage import (
     TrainingData,
     TrainingJob,
+    write_answers,
     write_policy,
     write_reward,
     write_supervised,
 )
 from aegis.train.state import random_state_kept
+from aegis.train.teacher import read_answers
 
 _MIB = 1 << 20
 _FIGURES = ("learning_curve.png", "alpha.png", "phase_transition.png", "ppo.png")
@@ -56,7 +59,8 @@ _FIGURES = ("learning_curve.png", "alpha.png", "phase_transition.png", "ppo.png"
 _SFT_SETTINGS = (
     *("epochs", "batch_tokens", "max_length", "thinking_records", "thinking_tokens"),
     *("probe_records", "lexical_strength", "lr", "gate_lr", "head_lr", "tag_lr"),
-    *("weight_decay", "warmup", "clip_norm", "autocast", "anneal", "loss"),
+    *("weight_decay", "warmup", "clip_norm", "autocast", "anneal", "loss", "distillation"),
+    *("decision_records", "decision_tokens"),
 )
 _POLICY_SETTINGS = {"ppo": "ppo", "dpo": "dpo", "grpo": "group", "rloo": "group"}
 
@@ -77,11 +81,12 @@ def stages(config: Config) -> tuple[Stage, ...]:
 
 def training_steps(config: Config) -> tuple[Step, ...]:
     """Return SFT and what `train.algorithm` adds to it; the last one makes the adapter."""
-    algorithm = config.train.algorithm
+    algorithm, taught = config.train.algorithm, bool(config.train.distillation.prompts)
+    teacher = (_TEACHER,) if taught else ()
     sft = Step(
         "sft",
-        4,
-        (_base_content, "records", _datasets_content),
+        5,
+        (_base_content, "records", _datasets_content, *(("teacher",) if taught else ())),
         ("model", "seed", *(f"train.{name}" for name in _SFT_SETTINGS)),
         _train_sft,
         artifact="adapter" if algorithm == "sft" else "sft",
@@ -89,7 +94,7 @@ def training_steps(config: Config) -> tuple[Step, ...]:
         summary="SFT on validation: accuracy {validation_accuracy:.3f}, loss {validation_loss:.3f}",
     )
     if algorithm == "sft":
-        return (sft,)
+        return (*teacher, sft)
     limits = ("clip_norm", "max_length", "autocast", "batch_tokens")
     shared = ("model", "seed", *(f"train.{name}" for name in limits))
     reward = Step(
@@ -110,7 +115,7 @@ def training_steps(config: Config) -> tuple[Step, ...]:
         artifact="adapter",
         metrics=lambda folder: read_card(folder).training[algorithm]["metrics"],
     )
-    return (sft, policy) if algorithm == "dpo" else (sft, reward, policy)
+    return (*teacher, sft, policy) if algorithm == "dpo" else (*teacher, sft, reward, policy)
 
 
 def _base_content(context: StepContext) -> str:
@@ -207,6 +212,11 @@ def _without_pairs(context: StepContext) -> str | None:
     return "no pairs, so no reward model: PPO is rewarded by what can be verified alone"
 
 
+def _teach(context: StepContext, folder: Path) -> None:
+    with _training_job(context, folder) as job:
+        write_answers(job, _training_data(context).train)
+
+
 def _train_sft(context: StepContext, folder: Path) -> None:
     require_space(folder, 256 * _MIB)
     config, data, mixture = context.config, _training_data(context), None
@@ -216,7 +226,10 @@ def _train_sft(context: StepContext, folder: Path) -> None:
         mixture = mix(config, **own, held_out=held_out, say=say)
     records = context.contents["records"]
     origin = {"session_id": context.session.session_id, "records_sha256": records}
+    teacher = context.artifact("teacher") if "teacher" in context.contents else None
     with _training_job(context, folder) as job:
+        answers = read_answers(teacher) if teacher else []
+        data = replace(data, answers=answers)
         write_supervised(job, data, origin=origin, mixture=mixture)
 
 
@@ -347,6 +360,7 @@ _RAW_SETTINGS = tuple(
 _RAW = Step("raw", 2, (_sources_content, _base_content), (*_RAW_SETTINGS, "seed"), _collect)
 _RECORDS_SETTINGS = ("data.quality", "data.split", "model.system_prompt", "seed")
 _RECORDS = Step("records", 3, (_base_content, "raw"), _RECORDS_SETTINGS, _clean)
+_TEACHER = Step("teacher", 1, (_base_content, "records"), ("train.distillation", "seed"), _teach)
 _MODEL = Step("model", 5, (_base_content, "adapter"), ("export",), _fold)
 _QUESTION_SETTINGS = ("questions", "question_language", "confidence")
 _ANSWERS = Step(

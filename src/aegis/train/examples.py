@@ -6,7 +6,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -21,6 +21,21 @@ from aegis.protocol.thinking import SECTIONS, VERDICT_SECTION, Thinking
 
 
 @dataclass(frozen=True)
+class Targets:
+    """What the base would say next, at each place of a stretch of an example.
+
+    Args:
+        start: index of the first id that is a target.
+        words: (n, k) the most probable tokens at each place, int64.
+        log_chances: (n, k) their log probabilities.
+    """
+
+    start: int
+    words: Tensor
+    log_chances: Tensor
+
+
+@dataclass(frozen=True)
 class Example:
     """One record as ids. The decision is read at the prompt's end; `weights` says what each target
     token counts.
@@ -30,12 +45,14 @@ class Example:
         prompt_length: how many of the ids are the prompt.
         decision: class id.
         weights: one loss weight for each id after the prompt.
+        targets: the base's own chances, in place of the ids there; None without.
     """
 
     ids: tuple[int, ...]
     prompt_length: int
     decision: int
     weights: tuple[float, ...]
+    targets: Targets | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,8 @@ class EncodingSettings:
     Args:
         max_length: longer thinking records fall back to their prompt; longer prompts are left out.
         section_weight: of each token of the private sections; `final_weight` of the public answer.
+        decision_records: how many of the others are taken (chosen by seed), None for all;
+            `decision_tokens`: only prompts of at most so many tokens are among them.
         thinking_records: how many keep their thinking (chosen by seed), None for all; the rest
             teach the decision only.
         thinking_tokens: only responses of at most so many tokens are among them, None for all.
@@ -55,6 +74,8 @@ class EncodingSettings:
     seed: int
     section_weight: float = 1.0
     final_weight: float = 1.0
+    decision_records: int | None = None
+    decision_tokens: int | None = None
     thinking_records: int | None = None
     thinking_tokens: int | None = None
 
@@ -67,6 +88,8 @@ class EncodingSettings:
             config.seed,
             train.loss.sections,
             train.loss.final,
+            train.decision_records,
+            train.decision_tokens,
             train.thinking_records,
             train.thinking_tokens,
         )
@@ -74,10 +97,12 @@ class EncodingSettings:
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples padded on the right. ids, mask, prompt_mask, weights: (batch, time); decisions:
-    (batch,).
+    """Examples padded on the right. ids, mask, prompt_mask, weights, taught: (batch, time);
+    decisions: (batch,).
 
-    `weights[:, t]` is the weight of predicting `ids[:, t]`; 0 on prompts and padding.
+    `weights[:, t]` is the weight of predicting `ids[:, t]`; 0 on prompts and padding. Where
+    `taught` is true the base's chances are the target: `words` and `log_chances`, (places, k), in
+    the order of its true places.
     """
 
     ids: Tensor
@@ -85,6 +110,9 @@ class Batch:
     prompt_mask: Tensor
     decisions: Tensor
     weights: Tensor
+    taught: Tensor
+    words: Tensor
+    log_chances: Tensor
 
 
 def response_ids(
@@ -139,11 +167,18 @@ def encode_all(
         count = min(settings.thinking_records, len(usable))
         usable = random.Random(f"thinking:{settings.seed}").sample(usable, count)
     chosen, prompts = set(usable), prompts_of(examples)
-    examples = [
-        example if number in chosen else prompts[number] for number, example in enumerate(examples)
+    fitting = [number for number, prompt in enumerate(prompts) if len(prompt.ids) <= longest]
+    most = settings.decision_tokens or longest
+    deciding = [
+        number for number in fitting if number not in chosen and len(prompts[number].ids) <= most
     ]
-    examples = [example for example in examples if len(example.ids) <= longest]
-    return examples, len(rows) - len(examples)
+    if settings.decision_records is not None:
+        count = min(settings.decision_records, len(deciding))
+        deciding = sorted(random.Random(f"deciding:{settings.seed}").sample(deciding, count))
+    deciding = set(deciding)
+    taken = [number for number in fitting if number in chosen or number in deciding]
+    kept = [examples[number] if number in chosen else prompts[number] for number in taken]
+    return kept, len(rows) - len(fitting)
 
 
 def _encode(
@@ -255,8 +290,15 @@ def collate(examples: Sequence[Example], *, pad_id: int) -> Batch:
     for row, example in enumerate(examples):
         prompt_mask[row, : example.prompt_length] = 1
         weights[row, example.prompt_length : len(example.ids)] = torch.tensor(example.weights)
+    taught = torch.zeros(ids.shape, dtype=torch.bool)
+    targets = [(row, example.targets) for row, example in enumerate(examples) if example.targets]
+    for row, target in targets:
+        taught[row, target.start : target.start + len(target.words)] = True
+    nothing = torch.zeros(0, 1)
+    words = torch.cat([target.words for _, target in targets] or [nothing.long()])
+    log_chances = torch.cat([target.log_chances for _, target in targets] or [nothing])
     decisions = torch.tensor([example.decision for example in examples])
-    return Batch(ids, mask, prompt_mask, decisions, weights)
+    return Batch(ids, mask, prompt_mask, decisions, weights, taught, words, log_chances)
 
 
 def prompts_of(examples: Sequence[Example]) -> list[Example]:
@@ -266,5 +308,4 @@ def prompts_of(examples: Sequence[Example]) -> list[Example]:
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move the batch to where the model is."""
-    fields = (batch.ids, batch.mask, batch.prompt_mask, batch.decisions, batch.weights)
-    return Batch(*(tensor.to(device) for tensor in fields))
+    return Batch(*(getattr(batch, field.name).to(device) for field in fields(batch)))

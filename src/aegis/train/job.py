@@ -23,6 +23,7 @@ from aegis.model.prompt import PromptEncoder
 from aegis.model.tags import Tags, add_tags
 from aegis.train.examples import EncodingSettings, Example, encode_all
 from aegis.train.services import LoopSettings, TrainServices
+from aegis.train.teacher import BaseAnswer
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,14 @@ class TrainingData:
     Args:
         pairs: for the reward model and DPO; SFT takes their chosen sides.
         held_out: pairs that the reward model is measured with.
+        answers: the base's own to harmless prompts, which SFT keeps.
     """
 
     train: Sequence[Record]
     validation: Sequence[Record]
     pairs: Sequence[Pair] = ()
     held_out: Sequence[Pair] = ()
+    answers: Sequence[BaseAnswer] = ()
 
 
 @dataclass(frozen=True)

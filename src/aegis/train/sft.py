@@ -283,17 +283,31 @@ def make_schedule(settings: TrainSettings, *, steps: int) -> Schedule:
 
 
 def token_loss(adapted: Adapted, hidden: Tensor, batch: Batch) -> Tensor:
-    """Sum weight · −log p(token | before), with logits computed only where the weight is not 0, and
-    of a chunk of places at a time."""
-    weights = batch.weights[:, 1:]
-    places = (weights > 0).nonzero(as_tuple=True)
+    """Sum weight · −log p(token | before), or the cross entropy to the base's own chances where it
+    teaches; logits are computed only where the weight is not 0, and of a chunk of places at a time.
+    """
+    weights, taught, states = batch.weights[:, 1:], batch.taught[:, 1:], hidden[:, :-1]
+    written = (weights > 0) & ~taught
 
-    def score(before: Tensor, targets: Tensor) -> tuple[Tensor]:
+    def follow_record(before: Tensor, targets: Tensor) -> tuple[Tensor]:
         logits = adapted.logits(before).float()
         return (functional.cross_entropy(logits, targets, reduction="none"),)
 
-    (losses,) = in_chunks(score, hidden[:, :-1][places], batch.ids[:, 1:][places])
-    return (losses * weights[places]).sum()
+    def follow_base(before: Tensor, words: Tensor, log_chances: Tensor) -> tuple[Tensor]:
+        logs = torch.log_softmax(adapted.logits(before).float(), -1).gather(-1, words)
+        chances = log_chances.exp()
+        others = (1 - chances.sum(-1)).clamp(min=0)  # all words beyond the kept ones, as one
+        left = (1 - logs.exp().sum(-1)).clamp(min=1e-6)
+        return (-(chances * logs).sum(-1) - others * left.log(),)
+
+    total = weights.new_zeros(())
+    if written.any():
+        (losses,) = in_chunks(follow_record, states[written], batch.ids[:, 1:][written])
+        total = total + (losses * weights[written]).sum()
+    if taught.any():
+        (losses,) = in_chunks(follow_base, states[taught], batch.words, batch.log_chances)
+        total = total + (losses * weights[taught]).sum()
+    return total
 
 
 @torch.no_grad()

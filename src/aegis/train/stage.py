@@ -27,6 +27,7 @@ from aegis.model.device import pick_device
 from aegis.model.heads import VALUE_HEAD_FILE, ScalarHead
 from aegis.model.lexical import LEXICAL_HEAD_FILE, LexicalHead
 from aegis.model.prompt import PromptEncoder
+from aegis.train.distillation import distilled
 from aegis.train.evidence import EVIDENCE_FILE, EVIDENCE_PICTURE, write_evidence
 from aegis.train.examples import EncodingSettings, encode_all, mixed
 from aegis.train.figures import draw_alpha, draw_learning_curve, draw_ppo, draw_reward
@@ -49,6 +50,7 @@ from aegis.train.reward import RewardModel, load_reward, save_reward, train_rewa
 from aegis.train.rollout import RolloutCollector
 from aegis.train.sft import SupervisedData, train_sft, validate
 from aegis.train.task import QuadrupleThinking
+from aegis.train.teacher import ask_base, save_answers
 
 _HISTORY = "history.jsonl"
 _SFT_CURVES = ("learning_curve.png", "alpha.png")
@@ -73,7 +75,8 @@ def write_supervised(
     model, tokenizer, tags = load_tagged(job, dtype=getattr(torch, config.model.dtype))
     if mixture:
         validation = [*data.validation, *mixture.validation]
-        data = TrainingData(mixture.own.records, validation, mixture.pairs)
+        own = {"train": mixture.own.records, "pairs": mixture.pairs}
+        data = replace(data, validation=validation, **own)
     fitting = fitting_records(job, tokenizer, data.validation)
     data = replace(data, validation=fitting)
     supervised, epoch_size = _supervised_data(job, tokenizer, data, mixture)
@@ -106,6 +109,15 @@ def write_supervised(
     write_evidence(folder, result.history)
 
 
+def write_answers(job: TrainingJob, records: Sequence[Record]) -> None:
+    """Let the base answer harmless prompts of the records in its own chat; write what it says."""
+    settings, seed, remember = job.config.train.distillation, job.config.seed, job.services.remember
+    job.message(f"{job.base.spec} answers harmless prompts: SFT is to keep what it knows")
+    tokenizer, answers = ask_base(job.base, records, settings, seed=seed, remember=remember)
+    save_answers(job.folder, tokenizer, answers)
+    job.message(f"{len(answers)} of its answers are kept")
+
+
 def _supervised_data(
     job: TrainingJob, tokenizer: Any, data: TrainingData, mixture: Mixture | None
 ) -> tuple[SupervisedData, int]:
@@ -115,12 +127,22 @@ def _supervised_data(
         DataError: if that is none.
     """
     settings = EncodingSettings.of(job.config)
-    examples, dropped = encode_all(tokenizer, data.train, data.pairs, settings)
+    said = {answer.prompt for answer in data.answers}
+    own = [  # an answer of ours would speak against the base's
+        replace(record, thinking=None) if record.prompt in said else record for record in data.train
+    ]
+    examples, dropped = encode_all(tokenizer, own, data.pairs, settings)
     shares = [(len(examples), mixture.own.weight)] if mixture else []
     for dataset in mixture.others if mixture else ():
         more, too_long = encode_all(tokenizer, dataset.records, [], settings)
         examples, dropped = examples + more, dropped + too_long
         shares.append((len(more), dataset.weight))
+    if data.answers:
+        encoder, taught = PromptEncoder(tokenizer, job.system), job.config.train.distillation
+        amount = {"weight": taught.weight, "thinking": taught.thinking}
+        more = distilled(encoder, data.answers, data.train, settings, **amount)
+        shares = [*(shares or [(len(examples), 1.0)]), (len(more), 1.0)]
+        examples = examples + more
     if not examples:
         raise DataError(
             f"train.max_length is {job.max_length}, and no record is that short; raise it"

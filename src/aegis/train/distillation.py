@@ -1,0 +1,99 @@
+"""SFT's pull towards the base: where a prompt is allowed, say what the base says without AEGIS.
+
+Source:
+    Askell et al., A General Language Assistant as a Laboratory for Alignment, 2021 (context
+    distillation); Hinton et al., Distilling the Knowledge in a Neural Network, 2015.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from aegis.data.records import Record
+from aegis.model.prompt import PromptEncoder, end_ids
+from aegis.model.tags import known_tags
+from aegis.protocol.decisions import Decision
+from aegis.protocol.thinking import PrivateText, Thinking, looks_like_a_tag
+from aegis.train.examples import EncodingSettings, Example, Targets, response_ids
+from aegis.train.teacher import BaseAnswer
+
+_BRIEF = {
+    "en": ("Answer what is asked.", "Nobody is harmed.", "Harmless.", "Answer it directly."),
+    "ja": ("聞かれたことに答える。", "誰にも害はない。", "無害な質問。", "そのまま答える。"),
+}
+
+
+def distilled(
+    encoder: PromptEncoder,
+    answers: Sequence[BaseAnswer],
+    records: Sequence[Record],
+    settings: EncodingSettings,
+    *,
+    weight: float,
+    thinking: float,
+) -> list[Example]:
+    """Return an example an answer: a share of them behind thinking, the rest in plain chat.
+
+    A prompt whose record has no thinking of its own gets a brief one, with the record's rationale
+    where it has one: what a small model thinks at length is often beside the point, and its answer
+    follows that instead of the prompt.
+
+    Args:
+        weight: of each token of an answer.
+        thinking: the share.
+    """
+    by_prompt = {record.prompt: record for record in records if record.decision is Decision.ALLOW}
+    order = sorted(answers, key=lambda answer: _nothing_thought(by_prompt[answer.prompt]))
+    behind = round(thinking * len(order))
+    return [
+        _example(
+            encoder,
+            answer,
+            _thinking(by_prompt[answer.prompt]) if place < behind else None,
+            replace(settings, final_weight=weight),
+        )
+        for place, answer in enumerate(order)
+    ]
+
+
+def _nothing_thought(record: Record) -> bool:
+    return record.thinking is None and record.rationale is None
+
+
+def _thinking(record: Record) -> Thinking:
+    """Return a record's thinking, a brief one where it has none."""
+    if record.thinking:
+        return record.thinking
+    *bodies, plan = _BRIEF["ja" if record.language == "ja" else "en"]
+    if record.rationale and not looks_like_a_tag(record.rationale):
+        bodies[-1] = record.rationale
+    return Thinking(*map(PrivateText, (*bodies, plan)), public="…")
+
+
+def _example(
+    encoder: PromptEncoder,
+    answer: BaseAnswer,
+    thinking: Thinking | None,
+    settings: EncodingSettings,
+) -> Example:
+    """Put the base's answer behind the prompt, and behind the thinking if there is any."""
+    tokenizer = encoder.tokenizer
+    prompt, allow, end = encoder.ids(answer.prompt), Decision.ALLOW, end_ids(tokenizer)
+    ended = answer.ids[-1:] == tuple(end)
+    said = list(answer.ids[:-1] if ended else answer.ids)
+    before, after, taught = list[int](), end, len(answer.ids)
+    weights: tuple[float, ...] = ()
+    if thinking:
+        opening, closing = known_tags(tokenizer).pairs[-1]
+        written, weights = response_ids(
+            tokenizer, thinking, allow, section_weight=settings.section_weight
+        )
+        before, after = list(written[: written.index(opening) + 1]), [closing, *end]
+        weights = weights[: len(before)]
+        taught = len(said)  # its end is a tag, which the base does not know
+    ids = (*prompt, *before, *said, *(after if ended else ()))
+    start = len(prompt) + len(before)
+    weights = (*weights, *[settings.final_weight] * (len(ids) - start))
+    targets = Targets(start, answer.words[:taught].long(), answer.log_chances[:taught].float())
+    return Example(ids, len(prompt), int(allow), weights, targets)

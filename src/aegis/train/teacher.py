@@ -1,0 +1,186 @@
+"""What the base itself answers to harmless prompts, word by word, for the trained model to keep."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from aegis.config import DistillationSettings
+from aegis.data.personal import mask_personal_data
+from aegis.data.records import Record
+from aegis.model.base import Base
+from aegis.model.device import fast_dtype, pick_device
+from aegis.model.prompt import PromptEncoder, by_length, pad
+from aegis.protocol.decisions import Decision
+from aegis.protocol.stance import stance
+from aegis.runs.reporter import bar
+from aegis.storage.journal import Remember, compute_anew
+
+_ANSWERS, _CHANCES = "answers.jsonl", "chances.safetensors"
+_BATCH_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class BaseAnswer:
+    """The base's most probable answer to a prompt, in its own chat.
+
+    Args:
+        ids: tokens, the end token among them where the base ended.
+        words: (tokens, k) the most probable tokens at each place, int32.
+        log_chances: (tokens, k) their log probabilities, float16.
+    """
+
+    prompt: str
+    ids: tuple[int, ...]
+    words: Tensor
+    log_chances: Tensor
+
+
+def ask_base(
+    base: Base,
+    records: Sequence[Record],
+    settings: DistillationSettings,
+    *,
+    seed: int,
+    remember: Remember = compute_anew,
+) -> tuple[Any, list[BaseAnswer]]:
+    """Return the base's tokenizer, and its usable answers to harmless prompts of the records.
+
+    Args:
+        remember: gives the batches that were answered before.
+    """
+    tokenizer = base.load_tokenizer()
+    encoder, answers = PromptEncoder(tokenizer), list[BaseAnswer]()
+    asked = harmless(records, encoder, settings, seed=seed)
+    model: Any = base.load_model(dtype=fast_dtype())
+    model = model.to(pick_device())
+    rows = [encoder.ids(prompt) for prompt in asked]
+    with bar("asking the base", len(asked)) as advance:
+        plan = by_length([len(row) + settings.tokens for row in rows], batch_tokens=_BATCH_TOKENS)
+        for number, indices in enumerate(plan):
+            ask = partial(_ask, model, tokenizer, [rows[i] for i in indices], settings)
+            given = remember(f"teacher {number}", ask)
+            answers += map(_unpacked, [asked[i] for i in indices], given)
+            advance(len(indices))
+    return tokenizer, [answer for answer in answers if _worth_keeping(tokenizer, answer)]
+
+
+def save_answers(folder: Path, tokenizer: Any, answers: Sequence[BaseAnswer]) -> None:
+    """Write the answers for people, and their probabilities beside."""
+    rows = [
+        {"prompt": answer.prompt, "answer": _text(tokenizer, answer), "ids": list(answer.ids)}
+        for answer in answers
+    ]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / _ANSWERS).write_text(lines, encoding="utf-8")
+    if answers:
+        words = torch.cat([answer.words for answer in answers])
+        log_chances = torch.cat([answer.log_chances for answer in answers])
+        save_file({"words": words, "log_chances": log_chances}, folder / _CHANCES)
+
+
+def read_answers(folder: Path) -> list[BaseAnswer]:
+    """Read what `save_answers` wrote."""
+    text = (folder / _ANSWERS).read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.split("\n") if line]
+    if not rows:
+        return []
+    chances = load_file(folder / _CHANCES)
+    sizes = [len(row["ids"]) for row in rows]
+    words, logs = chances["words"].split(sizes), chances["log_chances"].split(sizes)
+    return [
+        BaseAnswer(row["prompt"], tuple(row["ids"]), *both)
+        for row, *both in zip(rows, words, logs, strict=True)
+    ]
+
+
+def harmless(
+    records: Sequence[Record], encoder: PromptEncoder, settings: DistillationSettings, *, seed: int
+) -> list[str]:
+    """Choose the prompts that the base is asked: allowed ones that its tokenizer reads in words and
+    that leave room for an answer, those with thinking of their own first, the rest by seed."""
+    allowed = [record for record in records if record.decision is Decision.ALLOW]
+    random.Random(f"teacher:{seed}").shuffle(allowed)
+    allowed.sort(key=lambda record: record.thinking is None)
+    spelled = encoder.spelled_in_bytes([record.prompt for record in allowed])
+    prompts = (
+        record.prompt
+        for record, in_bytes in zip(allowed, spelled, strict=True)
+        if not in_bytes and len(encoder.ids(record.prompt)) <= settings.prompt_tokens
+    )
+    return list(dict.fromkeys(prompts))[: settings.prompts]
+
+
+class _Watch(LogitsProcessor):
+    """Keep the most probable tokens of every step, and change nothing."""
+
+    def __init__(self, top: int) -> None:
+        self.top, self.seen = top, list[tuple[Tensor, Tensor]]()
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        logs, words = torch.log_softmax(scores.float(), -1).topk(min(self.top, scores.shape[-1]))
+        self.seen.append((words.int().cpu(), logs.half().cpu()))
+        return scores
+
+
+@torch.inference_mode()
+def _ask(
+    model: Any, tokenizer: Any, rows: list[list[int]], settings: DistillationSettings
+) -> list[dict[str, Any]]:
+    """Return a batch's answers as JSON values."""
+    ids, mask = pad(rows, value=tokenizer.pad_token_id, left=True)
+    watch = _Watch(settings.top)
+    written = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        max_new_tokens=settings.tokens,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        logits_processor=LogitsProcessorList([watch]),
+    )[:, ids.shape[1] :].tolist()
+    answers = []
+    for place, row in enumerate(written):
+        ended = tokenizer.eos_token_id in row
+        count = row.index(tokenizer.eos_token_id) + 1 if ended else len(row)
+        words, logs = (
+            torch.stack([step[side][place] for step in watch.seen[:count]]) for side in (0, 1)
+        )
+        packed = {"words": _pack(words), "log_chances": _pack(logs), "top": words.shape[1]}
+        answers.append({"ids": row[:count], **packed})
+    return answers
+
+
+def _pack(tensor: Tensor) -> str:
+    return base64.b64encode(tensor.numpy().tobytes()).decode()
+
+
+def _unpacked(prompt: str, given: dict[str, Any]) -> BaseAnswer:
+    words, logs = (
+        torch.frombuffer(bytearray(base64.b64decode(given[name])), dtype=dtype).view(
+            -1, given["top"]
+        )
+        for name, dtype in (("words", torch.int32), ("log_chances", torch.float16))
+    )
+    return BaseAnswer(prompt, tuple(given["ids"]), words, logs)
+
+
+def _text(tokenizer: Any, answer: BaseAnswer) -> str:
+    return tokenizer.decode(answer.ids, skip_special_tokens=True).strip()
+
+
+def _worth_keeping(tokenizer: Any, answer: BaseAnswer) -> bool:
+    """Whether it answers, and names nobody's address."""
+    text = _text(tokenizer, answer)
+    return bool(text) and stance(text) == "answer" and not mask_personal_data(text)[1]
