@@ -1,0 +1,96 @@
+"""The pull towards the base's own answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from aegis.config import ModelSettings
+from aegis.data.records import parse_record
+from aegis.model.adapted import attach
+from aegis.model.prompt import PromptEncoder
+from aegis.model.tags import add_tags, known_tags
+from aegis.train.distillation import distilled
+from aegis.train.examples import EncodingSettings, Example, collate
+from aegis.train.sft import token_loss
+from aegis.train.teacher import BaseAnswer
+from tests.conftest import byte_tokenizer, tiny_model
+
+SETTINGS = EncodingSettings(system=None, max_length=400, seed=0, section_weight=0.5)
+RECORDS = [
+    parse_record({"id": "1", "prompt": "one", "decision": "ALLOW"}, where="t:1"),
+    parse_record(
+        {"id": "2", "prompt": "two", "decision": "ALLOW", "rationale": "Plain sums."}, where="t:2"
+    ),
+]
+
+
+def answer(prompt: str, ids: list[int], *, sure: bool = False) -> BaseAnswer:
+    """Return an answer of these ids, all of whose chance lies on them if `sure`."""
+    words = torch.tensor([[token, token + 1] for token in ids], dtype=torch.int32)
+    logs = torch.tensor([[0.0, -1e4] if sure else [-0.7, -0.7]] * len(ids))
+    return BaseAnswer(prompt, tuple(ids), words, logs)
+
+
+def examples(tokenizer: Any, answers: list[BaseAnswer], thinking: float) -> list[Example]:
+    encoder = PromptEncoder(tokenizer)
+    return distilled(encoder, answers, RECORDS, SETTINGS, weight=2.0, thinking=thinking)
+
+
+def test_a_share_stands_behind_thinking_with_the_records_rationale(tokenizer: Any) -> None:
+    end = tokenizer.eos_token_id
+    answers = [answer("one", [40, 41, end]), answer("two", [50, 51])]
+    thought, plain = examples(tokenizer, answers, 0.5)
+    text = tokenizer.decode(thought.ids)
+    assert "Plain sums." in text  # those with a reason of their own come first
+    opening, closing = known_tags(tokenizer).pairs[-1]
+    assert thought.ids[thought.ids.index(opening) + 1 :] == (50, 51)  # cut: nothing closes it
+    assert plain.ids[-3:] == (40, 41, end)
+    assert closing not in plain.ids
+    for example, said in ((thought, 2), (plain, 3)):
+        assert example.targets
+        assert example.targets.start == len(example.ids) - said
+        assert example.weights[-said:] == (2.0,) * said
+        assert len(example.weights) == len(example.ids) - example.prompt_length
+
+
+def test_an_answer_that_ended_is_closed_behind_thinking(tokenizer: Any) -> None:
+    (example,) = examples(tokenizer, [answer("one", [40, tokenizer.eos_token_id])], 1.0)
+    closing = known_tags(tokenizer).pairs[-1][1]
+    assert example.ids[-3:] == (40, closing, tokenizer.eos_token_id)
+    assert example.targets
+    assert len(example.targets.words) == 1  # the base has no word for the tag
+
+
+def test_a_base_that_is_sure_teaches_like_a_record() -> None:
+    tokenizer, model = byte_tokenizer(), tiny_model()
+    adapted = attach(model, ModelSettings(), tags=add_tags(tokenizer, model))
+    batch = collate(examples(tokenizer, [answer("one", [40, 41], sure=True)], 0.0), pad_id=1)
+    hidden = adapted.hidden(batch.ids, batch.mask)
+    logits = adapted.logits(hidden)[0]
+    expected = sum(
+        2.0 * functional.cross_entropy(logits[place - 1], batch.ids[0, place])
+        for place in range(batch.ids.shape[1] - 2, batch.ids.shape[1])
+    )
+    assert torch.allclose(token_loss(adapted, hidden, batch), torch.as_tensor(expected), rtol=1e-5)
+
+
+def test_to_say_what_the_base_says_is_the_least_loss() -> None:
+    """The cross entropy to a distribution is least, and its gradient nothing, at itself."""
+    tokenizer, model = byte_tokenizer(), tiny_model()
+    adapted = attach(model, ModelSettings(), tags=add_tags(tokenizer, model))
+    (example,) = examples(tokenizer, [answer("one", [40, 41, 42])], 0.0)
+    batch = collate([example], pad_id=1)
+    hidden = adapted.hidden(batch.ids, batch.mask).detach().requires_grad_()
+    logs = torch.log_softmax(adapted.logits(hidden)[0, -4:-1].float(), -1).detach()
+    words = logs.topk(5).indices
+    own = BaseAnswer("one", (40, 41, 42), words.int(), logs.gather(-1, words))
+    batch = collate(examples(tokenizer, [own], 0.0), pad_id=1)
+    (gradient,) = torch.autograd.grad(token_loss(adapted, hidden, batch), hidden)
+    assert gradient.abs().max() < 1e-4
+    off = BaseAnswer("one", (40, 41, 42), (words + 1).int() % 200, logs.gather(-1, words))
+    batch = collate(examples(tokenizer, [off], 0.0), pad_id=1)
+    (gradient,) = torch.autograd.grad(token_loss(adapted, hidden, batch), hidden)
+    assert gradient.abs().max() > 1e-3

@@ -1,0 +1,78 @@
+"""The base's own answers: what is asked, what comes back, and what is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aegis.config import DistillationSettings
+from aegis.data.records import Record, parse_record
+from aegis.model.base import ModelFolder, resolve_base
+from aegis.model.prompt import PromptEncoder
+from aegis.storage.journal import Journal
+from aegis.train.teacher import ask_base, harmless, read_answers, save_answers
+
+SETTINGS = DistillationSettings(prompts=4, tokens=6, top=8, prompt_tokens=200)
+
+
+def record(number: int, decision: str = "ALLOW", **fields: Any) -> Record:
+    row = {"id": str(number), "prompt": f"question {number}", "decision": decision, **fields}
+    return parse_record(row, where="t:1")
+
+
+RECORDS = [record(number) for number in range(6)] + [record(9, "REFUSE")]
+
+
+def test_only_harmless_prompts_are_asked_thought_ones_first(tokenizer: Any) -> None:
+    thinking = {"task": "t", "safety": "s", "policy": "p", "final": "f"}
+    thought = record(7, thinking=thinking, final="Yes.")
+    encoder = PromptEncoder(tokenizer)
+    asked = harmless([*RECORDS, thought], encoder, SETTINGS, seed=0)
+    assert asked[0] == thought.prompt
+    assert len(asked) == 4
+    assert "question 9" not in asked
+    assert (
+        harmless(RECORDS, encoder, SETTINGS.model_copy(update={"prompt_tokens": 3}), seed=0) == []
+    )
+
+
+def test_answers_are_what_the_base_says_and_come_back_whole(
+    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis.train.teacher.fast_dtype", lambda: torch.float32)
+    base = resolve_base(str(base_folder))
+    tokenizer, answers = ask_base(base, RECORDS, SETTINGS, seed=0)
+    save_answers(tmp_path, tokenizer, answers)
+    back = read_answers(tmp_path)
+    assert [(one.prompt, one.ids) for one in back] == [(one.prompt, one.ids) for one in answers]
+    model: Any = ModelFolder(base_folder).load_model(dtype=torch.float32)
+    encoder = PromptEncoder(tokenizer)
+    for one, kept in zip(answers, back, strict=True):
+        assert torch.equal(one.words, kept.words)
+        assert torch.equal(one.log_chances, kept.log_chances)
+        prompt = encoder.ids(one.prompt)
+        logits = model(input_ids=torch.tensor([[*prompt, *one.ids]])).logits[
+            0, len(prompt) - 1 : -1
+        ]
+        logs = torch.log_softmax(logits.float(), -1)
+        assert logs.argmax(-1).tolist() == list(one.ids)
+        there = logs.gather(-1, one.words.long())
+        assert torch.allclose(there, one.log_chances.float(), atol=0.01)
+
+
+def test_no_batch_is_asked_twice(
+    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, journal = resolve_base(str(base_folder)), Journal(tmp_path / "journal")
+    first = ask_base(base, RECORDS, SETTINGS, seed=0, remember=journal)[1]
+    monkeypatch.setattr("aegis.train.teacher._ask", lambda *_: pytest.fail("asked again"))
+    again = ask_base(base, RECORDS, SETTINGS, seed=0, remember=Journal(tmp_path / "journal"))[1]
+    assert [one.ids for one in again] == [one.ids for one in first]
+
+
+def test_no_answers_are_no_file_to_trip_over(tmp_path: Path, tokenizer: Any) -> None:
+    save_answers(tmp_path, tokenizer, [])
+    assert read_answers(tmp_path) == []
