@@ -70,14 +70,14 @@ LINES_NOW = {
     "audit": 1_930,
     "model": 2_597,
     "engine": 2_521,
-    "train": 4_861,
+    "train": 5_227,
     "export": 2_111,
     "serve": 2_630,
-    "pipeline": 909,
+    "pipeline": 923,
     "cli": 2_332,
-    "config": 936,
+    "config": 963,
     "protocol": 917,
-    "total": 28_633,
+    "total": 29_040,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.

@@ -256,7 +256,8 @@ def reward_pairs(config: Config) -> int:
     if config.data.seed_records:
         shipped = seed_files(registers=config.data.registers)
         files += [file for file in shipped if file.name == "pairs.jsonl"]
-    return sum(bool(line.strip()) for file in files for line in file.open(encoding="utf-8"))
+    lines = (line for file in files for line in file.read_text(encoding="utf-8").split("\n"))
+    return sum(bool(line.strip()) for line in lines)
 
 
 def _changed(config: Config, setting: str, value: Any) -> Config:
