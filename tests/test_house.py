@@ -71,13 +71,13 @@ LINES_NOW = {
     "model": 2_597,
     "engine": 2_521,
     "train": 5_227,
-    "export": 2_111,
+    "export": 2_133,
     "serve": 2_630,
     "pipeline": 923,
     "cli": 2_332,
     "config": 963,
     "protocol": 917,
-    "total": 29_040,
+    "total": 29_062,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.

