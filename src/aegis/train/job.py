@@ -126,7 +126,8 @@ def fitting_records(job: TrainingJob, tokenizer: Any, records: Sequence[Record])
 
 def prompts_only(job: TrainingJob, tokenizer: Any, records: Sequence[Record]) -> list[Example]:
     """Return the records without their responses, for validation."""
-    settings = replace(EncodingSettings.of(job.config), thinking_records=0)
+    everything = {"thinking_records": 0, "decision_records": None, "decision_tokens": None}
+    settings = replace(EncodingSettings.of(job.config), **everything)
     return encode_all(tokenizer, records, [], settings)[0]
 
 
