@@ -70,14 +70,14 @@ LINES_NOW = {
     "audit": 1_930,
     "model": 2_597,
     "engine": 2_521,
-    "train": 5_227,
+    "train": 5_228,
     "export": 2_133,
     "serve": 2_630,
     "pipeline": 923,
     "cli": 2_332,
     "config": 963,
     "protocol": 917,
-    "total": 29_062,
+    "total": 29_063,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.

@@ -1,17 +1,26 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from aegis.config import AnnealSettings, GateSettings, LossSettings, ModelSettings, TrainSettings
+from aegis.config import (
+    AnnealSettings,
+    GateSettings,
+    LossSettings,
+    ModelSettings,
+    TrainSettings,
+    parse_config,
+)
 from aegis.data.records import parse_record
 from aegis.errors import AegisError
 from aegis.model import chunks
 from aegis.model.adapted import attach
 from aegis.model.tags import add_tags
 from aegis.train.examples import EncodingSettings, Example, collate, encode_all, epoch_batches
+from aegis.train.job import prompts_only
 from aegis.train.loop import Loss, Objective, TrainLoop
 from aegis.train.services import LoopSettings, TrainServices
 from aegis.train.sft import SupervisedData, make_plan, make_schedule, token_loss, train_sft
@@ -76,6 +85,22 @@ def test_only_short_responses_keep_their_thinking_if_so_asked(tokenizer: Any) ->
     for limit, kept in ((long, 6), (long - 1, 0)):
         examples, dropped = encoded(tokenizer, thinking_tokens=limit)
         assert (sum(bool(e.weights) for e in examples), len(examples), dropped) == (kept, 24, 0)
+
+
+def test_as_many_records_teach_to_decide_as_asked_and_the_thinking_stays(tokenizer: Any) -> None:
+    examples, dropped = encoded(tokenizer, decision_records=5)
+    assert (sum(not e.weights for e in examples), len(examples), dropped) == (5, 11, 0)
+    longest = min(len(e.ids) for e in examples if not e.weights)
+    some = encoded(tokenizer, decision_tokens=longest)[0]
+    assert all(e.weights or len(e.ids) <= longest for e in some)
+    assert sum(bool(e.weights) for e in some) == 6
+    assert not any(e.weights for e in encoded(tokenizer, thinking_records=0, decision_records=3)[0])
+
+
+def test_validation_reads_every_record_however_few_teach_to_decide(tokenizer: Any) -> None:
+    config = parse_config({"base": "embedded", "train": {"decision_records": 2}}, where="t")
+    job: Any = SimpleNamespace(config=config)
+    assert len(prompts_only(job, tokenizer, records())) == 24
 
 
 def test_the_order_is_a_function_of_seed_and_epoch(tokenizer: Any) -> None:
