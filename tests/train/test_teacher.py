@@ -69,6 +69,9 @@ def test_no_batch_is_asked_twice(
     base, journal = resolve_base(str(base_folder)), Journal(tmp_path / "journal")
     first = ask_base(base, RECORDS, SETTINGS, seed=0, remember=journal)[1]
     monkeypatch.setattr("aegis.train.teacher._ask", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(
+        type(base), "load_model", lambda *_, **__: pytest.fail("loaded for nothing")
+    )
     again = ask_base(base, RECORDS, SETTINGS, seed=0, remember=Journal(tmp_path / "journal"))[1]
     assert [one.ids for one in again] == [one.ids for one in first]
 

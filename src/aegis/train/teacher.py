@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -63,8 +63,8 @@ def ask_base(
     tokenizer = base.load_tokenizer()
     encoder, answers = PromptEncoder(tokenizer), list[BaseAnswer]()
     asked = harmless(records, encoder, settings, seed=seed)
-    model: Any = base.load_model(dtype=fast_dtype())
-    model = model.to(pick_device())
+    # Loaded for the first batch that is not remembered.
+    model = cache(lambda: cast(Any, base.load_model(dtype=fast_dtype())).to(pick_device()))
     rows = [encoder.ids(prompt) for prompt in asked]
     with bar("asking the base", len(asked)) as advance:
         plan = by_length([len(row) + settings.tokens for row in rows], batch_tokens=_BATCH_TOKENS)
@@ -136,10 +136,11 @@ class _Watch(LogitsProcessor):
 
 @torch.inference_mode()
 def _ask(
-    model: Any, tokenizer: Any, rows: list[list[int]], settings: DistillationSettings
+    load: Callable[[], Any], tokenizer: Any, rows: list[list[int]], settings: DistillationSettings
 ) -> list[dict[str, Any]]:
     """Return a batch's answers as JSON values."""
     ids, mask = pad(rows, value=tokenizer.pad_token_id, left=True)
+    model = load()
     watch = _Watch(settings.top)
     written = model.generate(
         input_ids=ids.to(model.device),
@@ -167,10 +168,9 @@ def _pack(tensor: Tensor) -> str:
 
 
 def _unpacked(prompt: str, given: dict[str, Any]) -> BaseAnswer:
+    top = given["top"]
     words, logs = (
-        torch.frombuffer(bytearray(base64.b64decode(given[name])), dtype=dtype).view(
-            -1, given["top"]
-        )
+        torch.frombuffer(bytearray(base64.b64decode(given[name])), dtype=dtype).view(-1, top)
         for name, dtype in (("words", torch.int32), ("log_chances", torch.float16))
     )
     return BaseAnswer(prompt, tuple(given["ids"]), words, logs)
