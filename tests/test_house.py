@@ -77,7 +77,7 @@ LINES_NOW = {
     "cli": 2_332,
     "config": 963,
     "protocol": 917,
-    "total": 29_301,
+    "total": 29_660,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
