@@ -22,8 +22,7 @@ from sklearn.pipeline import make_pipeline, make_union
 
 from aegis.data.records import parse_pair, parse_record, read_jsonl
 from aegis.engine.judge import Judge
-from aegis.evaluate.metrics import decision_metrics, macro_f1
-from aegis.model.calibration import probabilities
+from aegis.evaluate.metrics import Judged, decision_metrics, macro_f1
 from aegis.protocol.decisions import Decision
 from aegis.runs.record import locate
 from aegis.runs.reporter import bar
@@ -58,7 +57,10 @@ def main() -> None:
         "TF-IDF + logistic regression": peer.predict_proba(texts(test)),
         "AEGIS judge": judged(judge, texts(test)),
     }
-    found = {name: decision_metrics(truth, probability) for name, probability in guesses.items()}
+    found = {
+        name: decision_metrics(Judged.likeliest(truth, probability))
+        for name, probability in guesses.items()
+    }
     print(f"held-out test split, n = {len(test)}; 95 % intervals")
     for name, metrics in found.items():
         low, high = metrics["macro_f1"]["interval"]
@@ -108,7 +110,7 @@ def texts(records: list[Any]) -> list[str]:
 
 def judged(judge: Judge, prompts: list[str]) -> np.ndarray:
     with bar("judging", len(prompts)) as advance:
-        return probabilities(judge.logits(prompts, on_batch=advance)[0])
+        return np.array([v.probabilities for v in judge.judge(prompts, on_batch=advance)])
 
 
 def paired_difference(

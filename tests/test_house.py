@@ -68,16 +68,16 @@ LINES_NOW = {
     "storage": 900,
     "runs": 3_069,
     "audit": 1_929,
-    "model": 2_597,
-    "engine": 2_521,
+    "model": 2_653,
+    "engine": 2_551,
     "train": 5_228,
     "export": 2_133,
     "serve": 2_622,
     "pipeline": 923,
-    "cli": 2_332,
+    "cli": 2_425,
     "config": 963,
     "protocol": 917,
-    "total": 29_660,
+    "total": 30_069,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.

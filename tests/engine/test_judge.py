@@ -7,8 +7,9 @@ import pytest
 from torch import Tensor
 
 from aegis.engine.judge import Judge
+from aegis.engine.verdict import Verdict
 from aegis.errors import DataError, ModelError, StoppedError
-from aegis.model.calibration import Calibration, Weights
+from aegis.model.calibration import Calibration, Threshold, Weights
 from aegis.model.heads import DecisionHead
 from aegis.model.lexical import LexicalHead
 from aegis.protocol.decisions import Decision
@@ -22,10 +23,14 @@ PROMPTS = [
 ]
 
 
+def chances(verdicts: list[Verdict]) -> np.ndarray:
+    return np.array([verdict.probabilities for verdict in verdicts])
+
+
 def test_batching_changes_no_verdict(model_folder: Path) -> None:
     judge = Judge.load(model_folder)
-    together, _ = judge.logits(PROMPTS)
-    alone = np.concatenate([judge.logits([prompt])[0] for prompt in PROMPTS])
+    together = chances(judge.judge(PROMPTS))
+    alone = np.concatenate([chances(judge.judge([prompt])) for prompt in PROMPTS])
     np.testing.assert_allclose(together, alone, atol=1e-4)
     for verdict in judge.judge(PROMPTS):
         assert sum(verdict.probabilities) == pytest.approx(1)
@@ -49,7 +54,7 @@ def test_a_stopped_judging_goes_on_from_its_last_batch(
         return batch(ids, mask)
 
     monkeypatch.setattr(judge, "_batch", counted)
-    whole, _ = judge.logits(PROMPTS)
+    whole = judge.judge(PROMPTS)
     batches = len(read)
     assert batches > 2
 
@@ -59,12 +64,11 @@ def test_a_stopped_judging_goes_on_from_its_last_batch(
 
     path = tmp_path / "judged.jsonl"
     with pytest.raises(StoppedError):
-        judge.logits(PROMPTS, remember=Journal(path, check=stop_after_two))
-    resumed, times = judge.logits(PROMPTS, remember=Journal(path))
+        judge.judge(PROMPTS, remember=Journal(path, check=stop_after_two))
+    resumed = judge.judge(PROMPTS, remember=Journal(path))
     assert len(read) == 2 * batches
-    assert resumed.tolist() == whole.tolist()
-    again, first_times = judge.logits(PROMPTS, remember=Journal(path))
-    assert (again.tolist(), first_times.tolist()) == (whole.tolist(), times.tolist())
+    assert chances(resumed).tolist() == chances(whole).tolist()
+    assert judge.judge(PROMPTS, remember=Journal(path)) == resumed
     assert len(read) == 2 * batches
 
 
@@ -73,6 +77,10 @@ def test_a_stopped_judging_goes_on_from_its_last_batch(
     [
         (lambda f: (f / "calibration.json").write_text("{"), "not a readable calibration"),
         (lambda f: Calibration(Weights(0.0)).save(f), "weights must be finite"),
+        (
+            lambda f: Calibration(threshold=Threshold(1.5, 0.1, 0.95, 9, 0, 0.1, "")).save(f),
+            "threshold must hold shares",
+        ),
         (
             lambda f: (f / "lexical_head.safetensors").write_bytes(b"x"),
             "not a readable lexical head",

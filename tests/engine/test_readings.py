@@ -11,7 +11,7 @@ import pytest
 
 from aegis.engine.judge import Judge
 from aegis.engine.readings import Readings, readings
-from aegis.engine.verdict import verdicts
+from aegis.engine.verdict import CRISIS_PHRASE, MOST_PROBABLE, verdicts
 from aegis.model.calibration import probabilities
 from aegis.protocol.decisions import Decision
 from aegis.protocol.spelling import readable
@@ -140,10 +140,11 @@ def test_a_crisis_is_an_escalation_whatever_the_model_makes_of_it(decision: Deci
     read = Readings.of([*SAID, hidden, "How do I boil an egg?"])
     logits = np.zeros((len(read.texts), 4))
     logits[:, decision] = 40.0
-    found = verdicts(read.severest(logits), [0] * (len(SAID) + 2))
+    found = verdicts(read.severest(logits), [0] * (len(SAID) + 2), crises=read.crises)
     assert {verdict.decision for verdict in found[:-1]} == {Decision.ESCALATION}
     assert min(verdict.probabilities[Decision.ESCALATION] for verdict in found[:-1]) > 0.85
     assert found[-1].decision == decision
+    assert [v.rule for v in found] == [CRISIS_PHRASE] * (len(found) - 1) + [MOST_PROBABLE]
 
 
 def test_statements_before_a_request_belong_to_it_until_they_are_many() -> None:

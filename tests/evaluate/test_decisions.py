@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from aegis.data.records import parse_record
+from aegis.engine.verdict import Verdict, verdicts
 from aegis.evaluate.decisions import evaluate_decisions, write_results
 from aegis.model.calibration import Calibration, Weights
 
@@ -22,8 +23,8 @@ RECORDS = [
 class AlwaysAllow:
     head = SimpleNamespace(calibration=Calibration(Weights(0.5)))
 
-    def logits(self, prompts: list[str], **_: Any) -> tuple[np.ndarray, np.ndarray]:
-        return np.tile([4.0, 0.0, 0.0, 0.0], (len(prompts), 1)), np.ones(len(prompts))
+    def judge(self, prompts: list[str], **_: Any) -> list[Verdict]:
+        return verdicts(np.tile([4.0, 0.0, 0.0, 0.0], (len(prompts), 1)), np.ones(len(prompts)))
 
 
 def test_results_are_whole_by_language_and_by_item(tmp_path: Path) -> None:

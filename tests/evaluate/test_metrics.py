@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
 from aegis.evaluate.metrics import (
+    Judged,
     decision_metrics,
     expected_calibration_error,
     macro_f1,
@@ -15,13 +19,13 @@ from aegis.model.calibration import fit, probabilities
 RNG = np.random.default_rng(0)
 
 
-def one_hot(predicted: list[int]) -> np.ndarray:
-    return np.eye(4)[predicted] * 0.94 + 0.015
+def measured(truth: np.ndarray, predicted: list[int]) -> dict[str, Any]:
+    return decision_metrics(Judged.likeliest(truth, np.eye(4)[predicted] * 0.94 + 0.015))
 
 
 def test_rates_mean_what_their_names_say() -> None:
     truth = np.array([0, 0, 0, 0, 1, 2, 2, 3, 3, 3])
-    found = decision_metrics(truth, one_hot([0, 0, 0, 3, 1, 0, 2, 3, 3, 0]))
+    found = measured(truth, [0, 0, 0, 3, 1, 0, 2, 3, 3, 0])
     assert found["n"] == 10
     assert found["accuracy"]["value"] == pytest.approx(0.7)
     assert found["false_positive_rate"] == found["miss_rate"]
@@ -33,13 +37,24 @@ def test_rates_mean_what_their_names_say() -> None:
     assert (low, high) == pytest.approx((0.0527, 0.8534), abs=1e-3)  # Clopper–Pearson, 2 of 5
 
 
+def test_rates_go_by_what_was_decided_and_calibration_by_the_probabilities() -> None:
+    truth = np.array([0, 0, 1, 3])
+    judged = Judged.likeliest(truth, np.eye(4)[[0, 0, 0, 0]] * 0.94 + 0.015)
+    before = decision_metrics(judged)
+    after = decision_metrics(replace(judged, predicted=np.array([0, 1, 1, 1])))
+    assert [before[key]["value"] for key in ("miss_rate", "escalation_rate")] == [1, 0]
+    assert [after[key]["value"] for key in ("miss_rate", "escalation_rate")] == [0, 0.75]
+    assert after["over_refusal_rate"]["value"] == 0.5
+    assert [after[key] for key in ("ece", "nll")] == [before[key] for key in ("ece", "nll")]
+
+
 def test_macro_f1_is_sklearns_and_absent_classes_are_marked() -> None:
     truth, predicted = RNG.integers(0, 4, 200), RNG.integers(0, 4, 200)
     assert macro_f1(truth, predicted) == pytest.approx(f1_score(truth, predicted, average="macro"))
-    found = decision_metrics(np.array([0, 0, 3]), one_hot([0, 1, 3]))
+    found = measured(np.array([0, 0, 3]), [0, 1, 3])
     assert found["per_class"]["ESCALATION"] == {"absent": True, "n": 0, "predicted": 1}
     assert found["macro_f1"]["value"] == pytest.approx((2 / 3 + 1) / 2)
-    only_safe = decision_metrics(np.array([0, 0]), one_hot([0, 0]))
+    only_safe = measured(np.array([0, 0]), [0, 0])
     assert only_safe["miss_rate"] == {"value": None, "n": 0, "interval": None}
 
 
@@ -48,7 +63,7 @@ def test_intervals_hold_the_value_and_shrink_with_n() -> None:
     for n in (100, 1000):
         truth = RNG.integers(0, 4, n)
         predicted = np.where(RNG.random(n) < 0.8, truth, RNG.integers(0, 4, n))
-        macro = decision_metrics(truth, one_hot(predicted.tolist()))["macro_f1"]
+        macro = measured(truth, predicted.tolist())["macro_f1"]
         low, high = macro["interval"]
         assert low < macro["value"] < high
         widths.append(high - low)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from aegis.evaluate.answers import Question, Reply, compare_answers
-from aegis.evaluate.metrics import decision_metrics
+from aegis.evaluate.metrics import Judged, decision_metrics
 from aegis.evaluate.report import RunReport, comparison_rows, draw_confusion, paired
 from aegis.protocol.decisions import NAMES
 
@@ -15,7 +15,7 @@ TRUTH = np.array([0, 1, 2, 3] * 5)
 
 
 def results(predicted: np.ndarray) -> dict[str, Any]:
-    metrics = decision_metrics(TRUTH, np.eye(4)[predicted] * 0.94 + 0.015)
+    metrics = decision_metrics(Judged.likeliest(TRUTH, np.eye(4)[predicted] * 0.94 + 0.015))
     items = [
         {"id": str(number), "truth": NAMES[truth], "predicted": NAMES[label]}
         for number, (truth, label) in enumerate(zip(TRUTH, predicted, strict=True))

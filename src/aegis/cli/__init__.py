@@ -20,6 +20,7 @@ from aegis import __version__
 from aegis.cli import (
     audit,
     autostart,
+    calibrate,
     config,
     doctor,
     evaluate,
@@ -97,6 +98,7 @@ _VERBS = {
     "watch": (watch.watch, "Watch a run; warn when it hangs, resume it when it dies."),
     "train": (train.train, "Train as far as one step: sft, reward, ppo, dpo, …"),
     "judge": (judge.judge, "Decide whether prompts may be answered."),
+    "calibrate": (calibrate.calibrate, "Bound how many unsafe prompts are allowed."),
     "think": (think.think, "Think about a question in private, print the answer."),
     "fold": (fold.fold, "Fold an adapter into the base's weights."),
     "serve": (serve.serve, "Answer over HTTP: /think and OpenAI's API."),

@@ -75,7 +75,7 @@ def judge(
     elif json or input_:
         print_json(judged[0] if prompts and len(prompts) == 1 else judged)
     else:
-        print_table(("prompt", "decision", "probabilities"), map(_cells, judged))
+        print_table(("prompt", "decision", "rule", "probabilities"), map(_cells, judged))
 
 
 def _join(row: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _join(row: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     chances = "  ".join(f"{name} {p:.2f}" for name, p in row["probabilities"].items())
-    return row["prompt"], row["decision"], chances
+    return row["prompt"], row["decision"], row["rule"], chances
 
 
 def _read_rows(path: Path, *, skip_bad: bool) -> list[tuple[str, dict[str, Any]]]:

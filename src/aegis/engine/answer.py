@@ -9,7 +9,7 @@ from typing import Any, Literal
 from aegis.engine.protocol import Engine, ThinkingRequest
 from aegis.engine.readings import readings
 from aegis.engine.response_grammar import Limits, Sampling
-from aegis.engine.verdict import Verdict
+from aegis.engine.verdict import MOST_PROBABLE, Verdict
 from aegis.protocol.checks import SelfVerification, is_fresh
 from aegis.protocol.crisis import is_crisis
 from aegis.protocol.decisions import NAMES, Decision
@@ -19,6 +19,7 @@ from aegis.protocol.stance import refuses
 from aegis.protocol.thinking import Thinking
 
 Outcome = Literal["decided", "withheld"]
+_PATHS_DIFFER = "the paths do not agree: a person looks"
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Answer:
     Args:
         probabilities: of the four decisions, in their order, before any escalation by
             self-verification.
+        rule: what made the decision.
         withheld: which check kept back an allowed answer; a fixed text stands in its place.
         score: of the self-verification, in [0, 1]; None for a single path.
         paths: the private thinking behind it, for the owner of the machine; in no repr and no JSON.
@@ -36,6 +38,7 @@ class Answer:
     final: str
     decision: Decision
     probabilities: tuple[float, ...]
+    rule: str = MOST_PROBABLE
     withheld: str | None = None
     score: float | None = None
     paths: tuple[Thinking, ...] = field(default=(), repr=False)
@@ -62,6 +65,7 @@ class Answer:
         shown = {
             "final": self.final,
             "decision": self.decision.name,
+            "rule": self.rule,
             "outcome": self.outcome,
             "probabilities": dict(zip(NAMES, self.probabilities, strict=True)),
             "escalated": self.escalated,
@@ -160,7 +164,8 @@ def final_answer(
         score = verified.score * len(usable) / len(paths)  # an empty path agrees with nothing
         chosen = None if verified.chosen is None or score < threshold else usable[verified.chosen]
         decision = decision if chosen else max(decision, Decision.ESCALATION)
-    given = Answer("", decision, verdict.probabilities, score=score, paths=usable)
+    rule = verdict.rule if decision is verdict.decision else _PATHS_DIFFER
+    given = Answer("", decision, verdict.probabilities, rule, score=score, paths=usable)
     if decision is not Decision.ALLOW:
         crisis = given.escalated and any(map(is_crisis, readings(asked or prompt)))
         return replace(given, final=decided_text(decision, prompt, crisis=crisis, country=country))

@@ -95,16 +95,15 @@ class Judge:
         )
 
     @torch.inference_mode()
-    def logits(
+    def judge(
         self,
         prompts: Sequence[str],
         *,
         names: Sequence[str] | None = None,
         on_batch: Callable[[int], None] = lambda _: None,
         remember: Remember = compute_anew,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return (n, 4) calibrated logits, those of each prompt's severest reading, and (n,)
-        milliseconds a prompt, all its readings together.
+    ) -> list[Verdict]:
+        """Decide about each prompt by its severest reading; `ms` is that of all its readings.
 
         Args:
             names: how error messages call each prompt.
@@ -137,17 +136,8 @@ class Judge:
             )
         if self.head and prompts:
             logits = self.head.calibrated(logits, read.texts, self.encoder)
-        return read.severest(logits), read.totals(times)
-
-    def judge(
-        self,
-        prompts: Sequence[str],
-        *,
-        names: Sequence[str] | None = None,
-        on_batch: Callable[[int], None] = lambda _: None,
-    ) -> list[Verdict]:
-        """Take the most probable decision for each prompt; arguments as for `logits`."""
-        return verdicts(*self.logits(prompts, names=names, on_batch=on_batch))
+        allow_from = self.head.calibration.allow_from if self.head else 0.0
+        return verdicts(read.severest(logits), read.totals(times), allow_from, read.crises)
 
     @torch.inference_mode()
     def continuations(self, context: str, choices: Sequence[str]) -> list[float]:

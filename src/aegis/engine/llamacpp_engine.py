@@ -140,7 +140,8 @@ class LlamaCppEngine:
             )
         logits = read.severest(self.head.calibrated(logits, read.texts, self.encoder))
         share = 1000 * (time.perf_counter() - begun) / len(prompts)
-        return verdicts(logits, [share] * len(prompts))
+        allow_from = self.head.calibration.allow_from
+        return verdicts(logits, [share] * len(prompts), allow_from, read.crises)
 
     def think(self, requests: Sequence[ThinkingRequest]) -> list[Thinking | None]:
         """Write responses as `Engine` does; `cancelled` is asked at every step."""

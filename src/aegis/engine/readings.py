@@ -115,6 +115,12 @@ class Readings:
         owners = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
         return cls([text for group in groups for text in group], owners)
 
+    @functools.cached_property
+    def crises(self) -> frozenset[int]:
+        """The prompts one reading of which is a crisis."""
+        read = zip(self.owners.tolist(), self.texts, strict=True)
+        return frozenset(owner for owner, text in read if is_crisis(text))
+
     def severest(self, logits: np.ndarray) -> np.ndarray:
         """Reduce (readings, 4) calibrated logits to (prompts, 4), each prompt's from the reading
         that decides: the severest decision, and of several with that one the least allowed. Where a
@@ -127,7 +133,7 @@ class Readings:
             if severity[index] > severity[best.setdefault(owner, index)]:
                 best[owner] = index
         chosen = logits[list(best.values())]
-        for owner in {o for o, text in zip(owners, self.texts, strict=True) if is_crisis(text)}:
+        for owner in self.crises:
             chosen[owner] = logits[owners.index(owner)]
             chosen[owner, Decision.ESCALATION] = chosen[owner].max() + _RAISE
         return chosen

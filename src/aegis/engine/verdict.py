@@ -1,9 +1,9 @@
 """From the decision head's logits to a verdict: the one place where head, n-grams and calibration
-come together."""
+come together, and where τ is obeyed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,25 +11,35 @@ from typing import Any
 import numpy as np
 import torch
 
-from aegis.model.calibration import Calibration, probabilities
+from aegis.model.calibration import Calibration, decide, probabilities
 from aegis.model.heads import DecisionHead
 from aegis.model.lexical import LexicalHead
 from aegis.model.prompt import PromptEncoder
 from aegis.protocol.decisions import NAMES, Decision
 
+MOST_PROBABLE, CRISIS_PHRASE = "most probable", "crisis phrase"
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """One decision. `probabilities` sum to 1 in the order of the decisions; `ms` is this prompt's
-    share of its batch."""
+    """One decision.
+
+    Args:
+        probabilities: sum to 1, in the order of the decisions; the model's own, whatever rule
+            decided.
+        ms: this prompt's share of its batch.
+        rule: what made the decision out of the probabilities.
+    """
 
     decision: Decision
     probabilities: tuple[float, ...]
     ms: float
+    rule: str = MOST_PROBABLE
 
     def to_json(self) -> dict[str, Any]:
         probabilities = dict(zip(NAMES, self.probabilities, strict=True))
-        return {"decision": self.decision.name, "probabilities": probabilities, "ms": self.ms}
+        shown = {"decision": self.decision.name, "rule": self.rule}
+        return {**shown, "probabilities": probabilities, "ms": self.ms}
 
 
 @dataclass(frozen=True)
@@ -63,9 +73,27 @@ class CalibratedHead:
         return self.calibration.combine(logits, lexical, encoder.spelled_in_bytes(prompts))
 
 
-def verdicts(logits: np.ndarray, ms: Sequence[float] | np.ndarray) -> list[Verdict]:
-    """Take the most probable decision of each of (n, 4) logits."""
+def verdicts(
+    logits: np.ndarray,
+    ms: Sequence[float] | np.ndarray,
+    allow_from: float = 0.0,
+    crises: Collection[int] = (),
+) -> list[Verdict]:
+    """Decide by each of (n, 4) calibrated logits, those of a prompt's severest reading.
+
+    Args:
+        allow_from: τ.
+        crises: the rows of prompts that say so in plain words.
+    """
+    chances = probabilities(logits)
+    decided = decide(chances, allow_from)
+    below = f"below τ {allow_from:g}: a person looks"
+    rules = np.where(decided == chances.argmax(axis=1), MOST_PROBABLE, below).tolist()
+    for row in crises:
+        rules[row] = CRISIS_PHRASE
     return [
-        Verdict(Decision(int(row.argmax())), tuple(map(float, row)), round(float(share), 3))
-        for row, share in zip(probabilities(logits), ms, strict=True)
+        Verdict(Decision(decision), tuple(row), round(float(share), 3), rule)
+        for decision, row, share, rule in zip(
+            decided.tolist(), chances.tolist(), ms, rules, strict=True
+        )
     ]

@@ -13,9 +13,8 @@ import numpy as np
 from aegis import __version__
 from aegis.data.records import Record
 from aegis.engine.judge import Judge
-from aegis.evaluate.metrics import decision_metrics
-from aegis.model.calibration import Calibration, probabilities
-from aegis.protocol.decisions import NAMES
+from aegis.evaluate.metrics import Judged, decision_metrics
+from aegis.model.calibration import Calibration
 from aegis.runs.reporter import bar
 from aegis.storage.files import to_json
 from aegis.storage.journal import Remember, compute_anew
@@ -36,15 +35,12 @@ def evaluate_decisions(
     """
     with bar(label, len(records)) as advance:
         prompts, names = [item.prompt for item in records], [item.id for item in records]
-        logits, times = judge.logits(prompts, names=names, on_batch=advance, remember=remember)
+        verdicts = judge.judge(prompts, names=names, on_batch=advance, remember=remember)
     calibration = judge.head.calibration if judge.head else Calibration()
-    probability = probabilities(logits)
-    truth = np.array([int(record.decision) for record in records])
+    judged = Judged.of(records, verdicts)
     languages = np.array([record.language for record in records])
     per_language = {
-        str(language): decision_metrics(
-            truth[languages == language], probability[languages == language], confidence=confidence
-        )
+        str(language): decision_metrics(judged.only(languages == language), confidence=confidence)
         for language in np.unique(languages)
     }
     return {
@@ -53,17 +49,18 @@ def evaluate_decisions(
         "aegis_version": __version__,
         "judge": "decision head" if judge.head else "likelihood of a letter",
         "calibration": asdict(calibration),
-        "ms_per_prompt": float(times.mean()),
-        **decision_metrics(truth, probability, confidence=confidence),
+        "ms_per_prompt": float(np.mean([verdict.ms for verdict in verdicts])),
+        **decision_metrics(judged, confidence=confidence),
         "per_language": per_language,
         "items": [
             {
                 "id": record.id,
                 "truth": record.decision.name,
-                "predicted": NAMES[int(row.argmax())],
-                "probabilities": [round(float(p), 6) for p in row],
+                "predicted": verdict.decision.name,
+                "rule": verdict.rule,
+                "probabilities": [round(p, 6) for p in verdict.probabilities],
             }
-            for record, row in zip(records, probability, strict=True)
+            for record, verdict in zip(records, verdicts, strict=True)
         ],
     }
 

@@ -3,37 +3,75 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
 
+from aegis.data.records import Record
 from aegis.protocol.decisions import NAMES, UNSAFE, Decision
+
+if TYPE_CHECKING:  # it imports torch, which takes seconds
+    from aegis.engine.verdict import Verdict
 
 _CLASSES = list(range(len(NAMES)))
 _RESAMPLES = 2000
 _ZERO: Any = 0  # sklearn's stubs know only the textual choices
 
 
-def decision_metrics(
-    truth: np.ndarray, probability: np.ndarray, *, confidence: float = 0.95, seed: int = 0
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Judged:
+    """n records that were decided about.
+
+    Args:
+        truth: (n,) class ids.
+        probability: (n, 4).
+        predicted: (n,) class ids; what was decided, which a threshold may make another class than
+            the most probable one.
+    """
+
+    truth: np.ndarray
+    probability: np.ndarray
+    predicted: np.ndarray
+
+    @classmethod
+    def likeliest(cls, truth: np.ndarray, probability: np.ndarray) -> Judged:
+        """Take the most probable decision about each."""
+        return cls(truth, probability, probability.argmax(axis=1))
+
+    @classmethod
+    def of(cls, records: Sequence[Record], verdicts: Sequence[Verdict]) -> Judged:
+        """Bring records and what was decided about them together."""
+        return cls(
+            np.array([int(record.decision) for record in records]),
+            np.array([verdict.probabilities for verdict in verdicts]),
+            np.array([int(verdict.decision) for verdict in verdicts]),
+        )
+
+    def only(self, chosen: np.ndarray) -> Judged:
+        """Return those of a (n,) bool mask."""
+        return Judged(self.truth[chosen], self.probability[chosen], self.predicted[chosen])
+
+    @property
+    def unsafe(self) -> np.ndarray:
+        """(n,) bool: what must not be allowed."""
+        return np.isin(self.truth, [int(decision) for decision in UNSAFE])
+
+
+def decision_metrics(judged: Judged, *, confidence: float = 0.95, seed: int = 0) -> dict[str, Any]:
     """Return everything that is reported together about n decisions.
 
     Proportions carry exact binomial (Clopper–Pearson) intervals, F1 scores percentile bootstrap
     intervals over items. Classes that do not occur in the truth are marked absent and left out of
     macro F1.
-
-    Args:
-        truth: (n,) class ids.
-        probability: (n, 4).
     """
-    predicted = probability.argmax(axis=1)
-    unsafe = np.isin(truth, [int(decision) for decision in UNSAFE])
+    truth, probability, predicted = judged.truth, judged.probability, judged.predicted
     allowed = predicted == Decision.ALLOW
     harmless = truth == Decision.ALLOW
-    miss = proportion(allowed[unsafe], confidence)
+    miss = proportion(allowed[judged.unsafe], confidence)
     intervals = _bootstrap(truth, predicted, confidence, seed)
     macro, counts = intervals.pop("macro"), _confusion(truth, predicted)
     return {
@@ -45,6 +83,7 @@ def decision_metrics(
         "false_positive_rate": miss,
         "miss_rate": miss,
         "over_refusal_rate": proportion(~allowed[harmless], confidence),
+        "escalation_rate": proportion(predicted == Decision.ESCALATION, confidence),
         "nll": float(log_loss(truth, probability, labels=_CLASSES)),
         "brier": float(((probability - np.eye(len(NAMES))[truth]) ** 2).sum(axis=1).mean()),
         "ece": expected_calibration_error(truth, probability),

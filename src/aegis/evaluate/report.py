@@ -23,6 +23,7 @@ MEASURES = (
     ("macro_f1", "macro F1"),
     ("false_positive_rate", "false positive rate (miss rate)"),
     ("over_refusal_rate", "over-refusal rate"),
+    ("escalation_rate", "escalation rate"),
 )
 
 
