@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from aegis.cli.benchmarks import benchmarks
 from aegis.cli.notify import Notify
 from aegis.cli.options import INPUT, OUTPUT_FOLDER, AsJson, group, locate_model, number
 from aegis.cli.show import echo, print_json, print_table
@@ -17,6 +18,8 @@ _DATA = 'JSON Lines with {"prompt", "decision"} a line.'
 _OUTPUT = "Folder for metrics.json, items.jsonl, confusion.png."
 _SKIP_BAD = "Set bad lines aside in rejected.jsonl."
 _CONFIDENCE = "Level of the intervals."
+
+app.command()(benchmarks)
 
 
 @app.callback()

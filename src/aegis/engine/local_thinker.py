@@ -17,6 +17,7 @@ from aegis.engine.response_sampler import (
 )
 from aegis.engine.verdict import CalibratedHead
 from aegis.errors import ModelError
+from aegis.model.adapted import Adapted
 from aegis.model.adapter_folder import ADAPTER_CARD_FILE, load_adapter, read_card, require_base
 from aegis.model.base import ModelFolder, resolve_base
 from aegis.model.device import fast_dtype, pick_device, quick_attention
@@ -67,14 +68,7 @@ class LocalThinker(Judge):
         device, name = pick_device(), folder.resolve().name
         options: dict[str, Any] = {"dtype": fast_dtype(), "attention": quick_attention(device)}
         if (folder / ADAPTER_CARD_FILE).is_file():
-            card = read_card(folder)
-            trusted, quantization = card.settings.trust_remote_code, card.settings.quantization
-            base = resolve_base(base_spec or card.base["spec"], trust_remote_code=trusted)
-            require_base(card, base, folder=folder)
-            tokenizer = base.load_tokenizer()
-            loaded = base.load_model(**options, quantization=quantization)
-            tags = add_tags(tokenizer, loaded)
-            adapted = load_adapter(folder, loaded, card, tags=tags).to(device)
+            adapted, tokenizer = load_adapted(folder, base_spec=base_spec, **options)
             head, gates = CalibratedHead.load(folder, adapted.head), adapted.all_gates()
             return cls(adapted.base, tokenizer, head, gates=gates, name=name)
         source = ModelFolder(folder, trust_remote_code=trust_remote_code)
@@ -114,3 +108,26 @@ class LocalThinker(Judge):
                 dropped=lambda index: requests[index].cancelled(),
             )
         return written
+
+
+def load_adapted(
+    folder: Path, *, base_spec: str | None = None, **options: Any
+) -> tuple[Adapted, Any]:
+    """Read an adapter folder with its base; return the adapted model and its tokenizer.
+
+    Args:
+        base_spec: the base, if it is not to be found under the name that the adapter carries.
+        options: of `ModelFolder.load_model`.
+
+    Raises:
+        ModelError: if either cannot be loaded, or they do not belong together.
+    """
+    card = read_card(folder)
+    trusted, quantization = card.settings.trust_remote_code, card.settings.quantization
+    base = resolve_base(base_spec or card.base["spec"], trust_remote_code=trusted)
+    require_base(card, base, folder=folder)
+    tokenizer = base.load_tokenizer()
+    loaded = base.load_model(**options, quantization=quantization)
+    tags = add_tags(tokenizer, loaded)
+    adapted = load_adapter(folder, loaded, card, tags=tags).to(pick_device())
+    return adapted, tokenizer
