@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from aegis.cli.notify import Notify
-from aegis.cli.options import INPUT, OUTPUT_FOLDER, AdapterBase, AsJson, number
+from aegis.cli.options import DAY_S, INPUT, OUTPUT_FOLDER, AdapterBase, AsJson, number
 from aegis.cli.show import echo, print_json, print_table
 from aegis.errors import BadInputError
 
@@ -24,13 +24,22 @@ _DATA = "Folder with files of items, e.g. arc_easy_test.jsonl; needs no network.
 _OUTPUT = "Folder for the results; the same one again goes on where it was."
 _DTYPE = "Precision of the weights; auto is what the model's config says."
 _CONFIDENCE = "Level of the intervals."
+_OLLAMA = "A model in Ollama; it chooses by letter, for it tells no log-probabilities."
+_OPENAI = "A model behind OpenAI's API at --host (OPENAI_API_KEY is sent); likewise."
+_HOST = "The server's address; Ollama's own by default, e.g. http://localhost:8000/v1."
+_TIMEOUT = "Seconds that a server may take for one answer."
+_OLLAMA_URL = "http://127.0.0.1:11434"
 _MOST = 10**9
 
 
 def benchmarks(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL…", help=_MODELS)],
     tasks: Annotated[str, typer.Option(help=_TASKS)],
     output: Annotated[Path, typer.Option("-o", "--output", help=_OUTPUT, callback=OUTPUT_FOLDER)],
+    models: Annotated[list[str] | None, typer.Argument(metavar="MODEL…", help=_MODELS)] = None,
+    ollama: Annotated[list[str] | None, typer.Option(metavar="NAME", help=_OLLAMA)] = None,
+    openai: Annotated[list[str] | None, typer.Option(metavar="NAME", help=_OPENAI)] = None,
+    host: Annotated[str | None, typer.Option(metavar="URL", help=_HOST)] = None,
+    timeout: Annotated[float, number(help=_TIMEOUT, least=1, most=DAY_S)] = 300.0,
     limit: Annotated[int | None, number(help=_LIMIT, least=1, most=_MOST)] = None,
     shots: Annotated[int | None, number(help=_SHOTS, least=0, most=1000)] = None,
     data_dir: Annotated[Path | None, typer.Option(help=_DATA, callback=INPUT)] = None,
@@ -51,14 +60,26 @@ def benchmarks(
         raise BadInputError("--tasks must name at least one task, e.g. --tasks arc_easy,hellaswag")
     if data_dir is not None and not data_dir.is_dir():
         raise BadInputError(f"--data-dir {data_dir}: no such folder; give one with files of items")
+    if openai and ollama:
+        raise BadInputError("give --ollama or --openai, not both: --host is one server's")
+    if openai and not host:
+        raise BadInputError("--openai needs --host, e.g. --host http://localhost:8000/v1")
+    if host and not host.startswith(("http://", "https://")):
+        raise BadInputError(f"--host must begin with http:// or https://, got {host!r}")
+    if not (models or ollama or openai):
+        raise BadInputError("give at least one MODEL, --ollama NAME or --openai NAME")
     from aegis.evaluate.benchmarks.tasks import load_benchmark
 
     asked = [load_benchmark(name, data=data_dir, limit=limit, shots=shots) for name in names]
 
-    from aegis.evaluate.benchmarks.models import name_model
+    from aegis.engine.text_server import TextServer
+    from aegis.evaluate.benchmarks.models import name_model, name_server
     from aegis.evaluate.benchmarks.run import evaluate_models
 
-    named = [name_model(spec, base=base, precision=dtype) for spec in models]
+    named: list[Any] = [name_model(spec, base=base, precision=dtype) for spec in models or []]
+    servers = [TextServer("ollama", host or _OLLAMA_URL, name, timeout) for name in ollama or []]
+    servers += [TextServer("openai", host or "", name, timeout) for name in openai or []]
+    named += map(name_server, servers)
     results = evaluate_models(named, asked, output, limit=limit, confidence=confidence)
     if json:
         print_json([{**asdict(result), "items": len(result.items)} for result in results])

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from aegis.cli.benchmarks import benchmarks
+from aegis.cli.damage import damage
 from aegis.cli.notify import Notify
 from aegis.cli.options import INPUT, OUTPUT_FOLDER, AsJson, group, locate_model, number
 from aegis.cli.show import echo, print_json, print_table
@@ -20,6 +21,7 @@ _SKIP_BAD = "Set bad lines aside in rejected.jsonl."
 _CONFIDENCE = "Level of the intervals."
 
 app.command()(benchmarks)
+app.command()(damage)
 
 
 @app.callback()

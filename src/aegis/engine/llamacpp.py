@@ -125,6 +125,14 @@ class GgufModel:
         puts around a text of its own accord, too."""
         return list(self._vocabulary.tokenize(text, special, True))
 
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens, markers left out."""
+        return self._vocabulary.detokenize(list(ids), False, False)
+
+    def ends(self, token: int) -> bool:
+        """Return whether a text is over with this token."""
+        return self._vocabulary.is_eog(token)
+
     def read(self, inputs: Iterable[InputToken]) -> None:
         """Read one step's tokens; what they gave can be asked for by their index until the next
         step. Raises what cyllama likes if llama.cpp gives up."""

@@ -17,7 +17,7 @@ from aegis.model.prompt import common_prefix
 
 # A header is worth a pass of its own from so many tokens on; a row that begins with less than this
 # share of it starts a new one.
-_LEAST_HEADER, _LEAST_SHARE = 32, 0.5
+_LEAST_HEADER, _LEAST_SHARE = 32, 0.25
 BATCH_TOKENS, _CACHED_TOKENS = 2048, 16384
 
 
@@ -129,6 +129,10 @@ class Scorer(Protocol):
     def write(self, prompts: Sequence[list[int]], stops: Sequence[str], most: int) -> list[str]:
         """Go on from each prompt, at most `most` tokens, taking the most probable one; the text
         ends before the first of the stops."""
+        ...
+
+    def logits(self, ids: list[int], first: int) -> np.ndarray:
+        """(tokens, vocabulary) float32 of a text read alone, from the token at `first` on."""
         ...
 
     def close(self) -> None:

@@ -102,6 +102,11 @@ class TransformersScorer:
         texts = self.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
         return [cut(text, stops) for text in texts]
 
+    @torch.inference_mode()
+    def logits(self, ids: list[int], first: int) -> np.ndarray:
+        states = self._states(torch.tensor([ids], device=self.model.device))[0, first:]
+        return vocabulary_logits(self.model, states).float().cpu().numpy()
+
     def close(self) -> None:
         """Do nothing: the model goes with its last reference."""
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 
 from aegis.engine.scoring import Scorer
+from aegis.engine.text_server import TextServer
 from aegis.engine.transformers_scorer import TransformersScorer
 from aegis.errors import ModelError
 from aegis.evaluate.results import ModelInfo
@@ -19,20 +21,25 @@ from aegis.model.base import ModelFolder, resolve_base, weights_fingerprint
 from aegis.storage.artifact import MANIFEST
 from aegis.storage.files import fingerprint, hash_file
 
+A = TypeVar("A", bound=Scorer | TextServer)
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 _METADATA_FILE = "metadata.json"
+_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
+_FOREIGN = re.compile(r"[^\w.-]+")
 _PARTS_OF_A_RUN = ("model", "adapter")
 
 
 @dataclass(frozen=True)
-class NamedModel:
+class NamedModel(Generic[A]):
     """A model, described, and what loads it."""
 
     info: ModelInfo
-    load: Callable[[], Scorer]
+    load: Callable[[], A]
 
 
-def name_model(spec: str, *, base: str | None = None, precision: Precision = "auto") -> NamedModel:
+def name_model(
+    spec: str, *, base: str | None = None, precision: Precision = "auto"
+) -> NamedModel[Scorer]:
     """Return the model that `spec` names: a folder, an adapter, a run, a GGUF file, or a base.
 
     Args:
@@ -57,7 +64,18 @@ def name_model(spec: str, *, base: str | None = None, precision: Precision = "au
     return NamedModel(info, lambda: TransformersScorer.load(source, dtype))
 
 
-def _folder(folder: Path, spec: str, *, precision: Precision) -> NamedModel:
+def name_server(server: TextServer) -> NamedModel[TextServer]:
+    """Return a model that a server answers for.
+
+    Raises:
+        ModelError: if it does not answer, or has no such model.
+    """
+    content = server.content()
+    info = ModelInfo(_FOREIGN.sub("-", server.name), server.url, content, server.kind, "http")
+    return NamedModel(info, lambda: server)
+
+
+def _folder(folder: Path, spec: str, *, precision: Precision) -> NamedModel[Scorer]:
     source = ModelFolder(folder)
     dtype = _dtype(source, precision)
     content = weights_fingerprint(source)
@@ -65,7 +83,9 @@ def _folder(folder: Path, spec: str, *, precision: Precision) -> NamedModel:
     return NamedModel(info, lambda: TransformersScorer.load(source, dtype))
 
 
-def _adapter(folder: Path, spec: str, *, base: str | None, precision: Precision) -> NamedModel:
+def _adapter(
+    folder: Path, spec: str, *, base: str | None, precision: Precision
+) -> NamedModel[Scorer]:
     card = read_card(folder)
     source = resolve_base(base or card.base["spec"])
     dtype = _dtype(source, precision)
@@ -75,8 +95,28 @@ def _adapter(folder: Path, spec: str, *, base: str | None, precision: Precision)
     return NamedModel(info, lambda: TransformersScorer.load_adapter(folder, base, dtype))
 
 
-def _gguf(file: Path, spec: str) -> NamedModel:
-    raise ModelError(f"{spec}: {file.name} cannot be asked yet")
+def _gguf(file: Path, spec: str) -> NamedModel[Scorer]:
+    """Return a GGUF file in this process; beside it, or above its folder, may lie what it is of."""
+    from aegis.engine.llamacpp_scorer import LlamaCppScorer
+
+    if not file.is_file():
+        raise ModelError(f"{spec}: no such file; give an existing GGUF file")
+    content = fingerprint(*(hash_file(path) for path in _parts(file)))
+    folders = [folder for folder in (file.parent, file.parent.parent) if _is_model(folder)]
+    origin = [weights_fingerprint(ModelFolder(folder)) for folder in folders]
+    noted = next((made for folder in (file.parent, *folders) if (made := _made_from(folder))), ())
+    info = ModelInfo(file.stem, spec, content, "gguf", "llama.cpp", "", (*origin, *noted))
+    return NamedModel(info, lambda: LlamaCppScorer.load(file))
+
+
+def _parts(file: Path) -> list[Path]:
+    """Return the file, or all files of a model in parts."""
+    name = _PART.sub("-*-of-*.gguf", file.name)
+    return sorted(file.parent.glob(name)) if name != file.name else [file]
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and any(folder.glob("model*.safetensors"))
 
 
 def _described(

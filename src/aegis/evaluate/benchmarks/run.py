@@ -8,14 +8,18 @@ import math
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 
 from aegis import __version__
 from aegis.engine.scoring import Row, RowBatch, Scorer, deal, encode_pair
+from aegis.engine.text_server import TextServer
 from aegis.errors import AegisError
+from aegis.evaluate.benchmarks.letters import LetterItem, by_letter
 from aegis.evaluate.benchmarks.models import NamedModel
 from aegis.evaluate.benchmarks.store import ItemKey, ItemStore
 from aegis.evaluate.benchmarks.tasks import Benchmark, Item, harness
@@ -33,6 +37,7 @@ from aegis.runs.signals import Interrupt
 from aegis.storage.files import fingerprint, make_folder
 from aegis.storage.lock import only_process
 
+Answerer = Scorer | TextServer
 ITEMS_FILE = "items.sqlite"
 _WRITTEN_AT_ONCE = 16
 
@@ -52,7 +57,7 @@ class Session:
 
 
 def evaluate_models(
-    models: Sequence[NamedModel],
+    models: Sequence[NamedModel[Any]],
     benchmarks: Sequence[Benchmark],
     output: Path,
     *,
@@ -69,9 +74,9 @@ def evaluate_models(
     with only_process(output), Interrupt() as interrupt:
         session = Session(ItemStore(output / ITEMS_FILE), confidence, interrupt.check)
         for named in models:
-            loaded: list[Scorer] = []
+            loaded: list[Answerer] = []
 
-            def scorer(named: NamedModel = named, loaded: list[Scorer] = loaded) -> Scorer:
+            def scorer(named: NamedModel[Any] = named, loaded: list[Answerer] = loaded) -> Answerer:
                 loaded[:] = loaded or [named.load()]
                 return loaded[0]
 
@@ -81,14 +86,15 @@ def evaluate_models(
                 save_task(output / named.info.folder, result)
                 results.append(result)
             for each in loaded:
-                each.close()
+                if not isinstance(each, TextServer):
+                    each.close()
     return results
 
 
 def evaluate_task(
     session: Session,
     model: ModelInfo,
-    scorer: Callable[[], Scorer],
+    scorer: Callable[[], Answerer],
     benchmark: Benchmark,
     *,
     limit: int | None = None,
@@ -106,6 +112,8 @@ def evaluate_task(
         StoppedError: if a stop was asked for; what was finished is kept.
     """
     scoring = "generation" if benchmark.writes else "log-likelihood"
+    if model.engine == "http" and not benchmark.writes:
+        benchmark, scoring = by_letter(benchmark), "letter"
     prompts = fingerprint([item.prompt_hash for item in benchmark.items])
     task = TaskInfo(
         benchmark.name, benchmark.version, benchmark.shots, harness(), scoring, prompts, limit
@@ -144,9 +152,12 @@ def evaluate_task(
 _Ask = Callable[[Sequence[int]], list[ItemResult]]
 
 
-def _batches(scorer: Scorer, benchmark: Benchmark) -> Iterator[tuple[list[int], _Ask]]:
+def _batches(scorer: Answerer, benchmark: Benchmark) -> Iterator[tuple[list[int], _Ask]]:
     """Yield the items of each batch by index, and what asks some of them."""
     items = benchmark.items
+    if isinstance(scorer, TextServer):
+        yield from (([index], partial(_served, scorer, items)) for index in range(len(items)))
+        return
     if benchmark.writes:
         yield from _written(scorer, items)
         return
@@ -177,6 +188,18 @@ def _written(scorer: Scorer, items: Sequence[Item]) -> Iterator[tuple[list[int],
     order = sorted(range(len(items)), key=lambda index: len(prompts[index]))
     for begin in range(0, len(order), _WRITTEN_AT_ONCE):
         yield order[begin : begin + _WRITTEN_AT_ONCE], ask
+
+
+def _served(server: TextServer, items: Sequence[Item], wanted: Sequence[int]) -> list[ItemResult]:
+    asked = [items[index] for index in wanted]
+    return [
+        item.written(
+            server.write(
+                item.prompt, item.stops, item.most_tokens, chat=isinstance(item, LetterItem)
+            )
+        )
+        for item in asked
+    ]
 
 
 def _require_finite(results: Sequence[ItemResult], model: ModelInfo) -> None:

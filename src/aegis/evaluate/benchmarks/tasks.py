@@ -58,6 +58,7 @@ class Item:
 
     @property
     def choices(self) -> list[str]:
+        """What is chosen from; empty where a text is to be written."""
         return self.task.doc_to_choice(self.doc) if self.pairs else []
 
     @property
@@ -65,7 +66,7 @@ class Item:
         """The right choice's number, or the right text."""
         by_input = self.task.multiple_input
         target = self.task.doc_to_text(self.doc) if by_input else self.task.doc_to_target(self.doc)
-        if self.pairs and isinstance(target, str) and target in self.choices:
+        if isinstance(target, str) and target in self.choices:
             return self.choices.index(target)
         return target if isinstance(target, int) else str(target)
 

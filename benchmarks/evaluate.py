@@ -1,0 +1,171 @@
+"""Claim: benchmarks are scored as lm-evaluation-harness's `hf` backend scores them, in a half (ARC,
+HellaSwag) and a quarter (MMLU with five examples) of its time; a GGUF file in half the time that
+one request a choice takes.
+
+The same model in memory, the same items, both in one process, round by round and in turns: token
+ids, log-probabilities and sums on either side. MMLU's rounds are a subject each, for its five
+examples are the subject's own. The peer reads batches of --batch-size and keeps its own cache of
+one-token choices.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from claims import Claim, Interval, mean, report
+
+from aegis.engine.scoring import Row, RowBatch, Scorer, deal, encode_pair
+from aegis.engine.transformers_scorer import TransformersScorer
+from aegis.evaluate.benchmarks.models import name_model
+from aegis.evaluate.benchmarks.tasks import Item, load_benchmark
+from aegis.runs.reporter import bar
+
+LIMITS = {"arc_easy": 2.0, "arc_challenge": 2.0, "hellaswag": 2.0, "mmlu": 4.0}
+ALIKE, CLOSE, ONE_BY_ONE = 0.995, 1e-3, 2.0
+Scores = list[list[float]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--gguf", type=Path, help="measures a GGUF file too")
+    parser.add_argument("--data-dir", type=Path, default=Path("../shared/data/bench"))
+    parser.add_argument("--tasks", nargs="*", default=[*LIMITS], choices=[*LIMITS])
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--items", type=int, default=32, help="of a round")
+    parser.add_argument("--batch-size", type=int, default=16, help="of lm-evaluation-harness")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    scorer: Any = name_model(arguments.model, precision="float32").load()
+    assert isinstance(scorer, TransformersScorer)
+    peer = harness(scorer, arguments.batch_size)
+    claims: list[Claim] = []
+    for task in arguments.tasks:
+        rounds = rounds_of(task, arguments)
+        times, ours, theirs = in_turns(rounds, lambda part: score(scorer, part), peer, name=task)
+        claims += [speed(task, times, LIMITS[task]), *agreement(task, ours, theirs)]
+    if arguments.gguf:
+        file = name_model(str(arguments.gguf)).load()
+        rounds = rounds_of("hellaswag", arguments)
+        times, ours, theirs = in_turns(
+            rounds, lambda part: score(file, part), lambda part: one_by_one(file, part), name="GGUF"
+        )
+        claims.append(speed("GGUF, hellaswag, over one request a choice", times, ONE_BY_ONE))
+    sys.exit(not report(claims, json_path=arguments.json, details={"model": arguments.model}))
+
+
+def rounds_of(task: str, arguments: argparse.Namespace) -> list[list[Item]]:
+    """The items of each round: MMLU's first subjects, or equal parts of the first items."""
+    count, size, data = arguments.rounds, arguments.items, arguments.data_dir
+    if task != "mmlu":
+        items = load_benchmark(task, data=data, limit=count * size, shots=0).items
+        return [items[begin : begin + size] for begin in range(0, len(items), size)]
+    with tempfile.TemporaryDirectory() as folder:
+        lines = (data / "mmlu_test.jsonl").read_text(encoding="utf-8").splitlines()
+        subjects: dict[str, list[str]] = {}
+        for line in lines:
+            subjects.setdefault(json.loads(line)["subject"], []).append(line)
+        kept = [lines[:size] for lines in list(subjects.values())[:count]]
+        text = "\n".join(line for lines in kept for line in lines)
+        (Path(folder) / "mmlu_test.jsonl").write_text(text, encoding="utf-8")
+        (Path(folder) / "mmlu_dev.jsonl").write_bytes((data / "mmlu_dev.jsonl").read_bytes())
+        items = load_benchmark(task, data=Path(folder), shots=5).items
+    names = dict.fromkeys(item.category for item in items)
+    return [[item for item in items if item.category == name] for name in names]
+
+
+def in_turns(
+    rounds: Sequence[list[Item]],
+    first: Callable[[list[Item]], Scores],
+    second: Callable[[list[Item]], Scores],
+    *,
+    name: str,
+) -> tuple[list[tuple[float, float]], Scores, Scores]:
+    """Both on every round, the one that begins in turns: seconds of each, and all scores."""
+    times, scores = [], ([], [])
+    first(rounds[0][:2])
+    second(rounds[0][:2])
+    with bar(name, len(rounds)) as advance:
+        for number, part in enumerate(rounds):
+            taken = [0.0, 0.0]
+            for side in (0, 1) if number % 2 else (1, 0):
+                begun = time.perf_counter()
+                scores[side].extend((first, second)[side](part))
+                taken[side] = time.perf_counter() - begun
+            times.append((taken[0], taken[1]))
+            advance()
+    return times, *scores
+
+
+def score(scorer: Scorer, items: Sequence[Item]) -> Scores:
+    """Log-probabilities as `aegis evaluate benchmarks` computes them."""
+    rows = rows_of(scorer, items)
+    scores: Scores = [[] for _ in rows]
+    for batch in deal(rows):
+        answers = scorer.score(batch, [rows[index] for index in batch.members])
+        for index, answer in zip(batch.members, answers, strict=True):
+            scores[index] = [each.log_prob for each in answer]
+    return scores
+
+
+def one_by_one(scorer: Scorer, items: Sequence[Item]) -> Scores:
+    """The same by a request for each choice."""
+    return [
+        [scorer.score(RowBatch([], [0]), [chain])[0][0].log_prob for chain in row.chains()]
+        for row in rows_of(scorer, items)
+    ]
+
+
+def rows_of(scorer: Scorer, items: Sequence[Item]) -> list[Row]:
+    return [
+        Row.of([encode_pair(scorer, *pair) for pair in item.pairs], scorer.context)
+        for item in items
+    ]
+
+
+def harness(scorer: TransformersScorer, batch_size: int) -> Callable[[list[Item]], Scores]:
+    """What lm-evaluation-harness makes of items, with the same model."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    peer = HFLM(pretrained=scorer.model, tokenizer=scorer.tokenizer, batch_size=batch_size)
+
+    def score(items: Sequence[Item]) -> Scores:
+        requests = [
+            Instance("loglikelihood", item.doc, pair, number)
+            for item in items
+            for number, pair in enumerate(item.pairs)
+        ]
+        answers = iter(peer.loglikelihood(requests, disable_tqdm=True))
+        return [[next(answers)[0] for _ in item.pairs] for item in items]
+
+    return score
+
+
+def speed(name: str, times: Sequence[tuple[float, float]], limit: float) -> Claim:
+    ratios: Any = np.exp(mean([float(np.log(theirs / ours)) for ours, theirs in times]))
+    found: Interval = (float(ratios[0]), float(ratios[1]), float(ratios[2]))
+    return Claim(f"{name}: times faster", found, limit, len(times), floor=True)
+
+
+def agreement(name: str, ours: Scores, theirs: Scores) -> list[Claim]:
+    alike = mean([float(np.argmax(a) == np.argmax(b)) for a, b in zip(ours, theirs, strict=True)])
+    pairs = zip(ours, theirs, strict=True)
+    far = max(abs(a - b) for mine, other in pairs for a, b in zip(mine, other, strict=True))
+    n = sum(map(len, ours))
+    return [
+        Claim(f"{name}: same choice as lm-eval", alike, ALIKE, len(ours), floor=True),
+        Claim(f"{name}: log-probabilities apart, at most", (far, far, far), CLOSE, n),
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from aegis.cli import app
+from aegis.errors import BadInputError
+from tests.engine.conftest import write_model
+
+pytest.importorskip("cyllama")
+
+RUNNER = CliRunner()
+
+
+def test_a_file_against_its_folder(tmp_path: Path):
+    write_model(tmp_path / "m")
+    file = tmp_path / "m" / "gguf" / "model-f32.gguf"
+    text, data = tmp_path / "text.txt", tmp_path / "data.jsonl"
+    text.write_text("Where do trains brake, and why is it so? " * 30)
+    rows = [{"prompt": f"{word}?", "decision": "REFUSE"} for word in ("Why", "How", "Who")]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["evaluate", "damage", str(tmp_path / "m"), str(file), "--text", str(text)]
+    command += ["--chunk-tokens", "64", "--chunks", "3", "--data", str(data)]
+    shown = RUNNER.invoke(app, command)
+    assert shown.exit_code == 0, shown.output
+    assert "perplexity ratio" in shown.stdout
+    found = json.loads(RUNNER.invoke(app, [*command, "--json"]).stdout)
+    assert found["text"][0]["n"] == 3 * 31
+    assert found["text"][0]["kl_mean"]["value"] < 1e-6
+    assert found["text"][0]["top1"]["value"] == 1.0
+    assert [row["agreement"]["n"] for row in found["decisions"]] == [3, 3]
+
+
+def test_only_files_are_compared(tmp_path: Path):
+    write_model(tmp_path / "m")
+    done = RUNNER.invoke(app, ["evaluate", "damage", "embedded", str(tmp_path / "m")])
+    assert isinstance(done.exception, BadInputError)
+    assert "is no GGUF file" in str(done.exception)
