@@ -69,15 +69,16 @@ LINES_NOW = {
     "runs": 3_069,
     "audit": 1_929,
     "model": 2_653,
-    "engine": 2_551,
+    "engine": 3_330,
     "train": 5_228,
     "export": 2_133,
     "serve": 2_622,
     "pipeline": 923,
-    "cli": 2_425,
+    "cli": 2_671,
     "config": 963,
     "protocol": 917,
-    "total": 30_069,
+    "evaluate": 2_783,
+    "total": 32_280,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
@@ -87,6 +88,7 @@ NO_TEST_OF_ITS_OWN = {
     "config": "settings; tests/config/test_loading.py and the rule that each is described",
     "protocol/decisions.py": "constants",
     "protocol/fixed_texts.py": "texts",
+    "evaluate/benchmarks/__init__.py": "a docstring",
     "model/calibration.py": "tests/engine/test_verdict.py, where it is read",
     "model/lexical.py": "tests/engine/test_judge.py, with the head that it stands beside",
     "pipeline/context.py": "tests/pipeline/test_runner.py: every step gets one",

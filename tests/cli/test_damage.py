@@ -35,7 +35,8 @@ def test_a_file_against_its_folder(tmp_path: Path):
 
 
 def test_only_files_are_compared(tmp_path: Path):
-    write_model(tmp_path / "m")
-    done = RUNNER.invoke(app, ["evaluate", "damage", "embedded", str(tmp_path / "m")])
-    assert isinstance(done.exception, BadInputError)
-    assert "is no GGUF file" in str(done.exception)
+    (tmp_path / "folder").mkdir()
+    for name in ("folder", "nothing.gguf"):
+        done = RUNNER.invoke(app, ["evaluate", "damage", "embedded", str(tmp_path / name)])
+        assert isinstance(done.exception, BadInputError)
+        assert "no such file; give the GGUF files" in str(done.exception)

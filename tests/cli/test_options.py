@@ -34,6 +34,8 @@ ESCAPES = "\x1b[31m\x9b2J\u202e"
 WORK = (
     "aegis.engine.judge.Judge.load",
     "aegis.engine.local_thinker.LocalThinker.load",
+    "aegis.evaluate.benchmarks.models.name_model",
+    "aegis.evaluate.benchmarks.tasks.load_benchmark",
     "aegis.export.fold.prepare",
     "aegis.export.gguf.export_gguf",
     "aegis.export.modelfile.make_modelfile",
@@ -64,6 +66,8 @@ GOOD = {
     "--text": "x",
     "--port": "1",
     "--tokens": "tokens.json",
+    "--tasks": "arc_easy",
+    "--files": "model/gguf/model-Q8_0.gguf",
 }
 UNUSED = (("autostart remove", "--config"), ("audit show", "--keys"))  # or not needed any more
 DEFAULTS = ("--model", "--prompts")  # good values, where the verb's own are not there
@@ -195,7 +199,18 @@ def test_mistakes_are_told_before_the_work(
 
 
 @pytest.mark.parametrize(
-    "verb", ["run", "train", "judge", "think", "fold", "serve", "evaluate decisions", "export gguf"]
+    "verb",
+    [
+        "run",
+        "train",
+        "judge",
+        "think",
+        "fold",
+        "serve",
+        "evaluate decisions",
+        "evaluate damage",
+        "export gguf",
+    ],
 )
 def test_without_a_mistake_the_work_begins(
     verb: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -48,6 +48,8 @@ def damage(
     """
     from aegis.data.records import parse_record, read_jsonl
 
+    if missing := next((file for file in files if not file.is_file()), None):
+        raise BadInputError(f"{missing}: no such file; give the GGUF files behind MODEL")
     folder = locate_model(Path(model)) if data else None
     records = read_jsonl(data, parse_record)[0] if data else []
     content = _read_text(text)
@@ -56,8 +58,8 @@ def damage(
     from aegis.evaluate.damage import measure_damage
 
     named = {str(file): name_model(str(file)) for file in files}
-    if unfit := next((path for path, each in named.items() if each.info.kind != "gguf"), None):
-        raise BadInputError(f"{unfit}: is no GGUF file; give MODEL first and the files then")
+    if foreign := next((path for path, each in named.items() if each.info.kind != "gguf"), None):
+        raise BadInputError(f"{foreign}: is no GGUF file; give MODEL first and the files then")
     reference = name_model(model, precision="float32").load()
     loaded = {path: each.load() for path, each in named.items()}
     read = {"chunk_tokens": chunk_tokens, "chunks": chunks, "confidence": confidence}

@@ -43,7 +43,7 @@ _WRITTEN_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Session:
+class Evaluation:
     """Where results go and how they are reported.
 
     Args:
@@ -72,7 +72,7 @@ def evaluate_models(
     """
     results = []
     with only_process(output), Interrupt() as interrupt:
-        session = Session(ItemStore(output / ITEMS_FILE), confidence, interrupt.check)
+        evaluation = Evaluation(ItemStore(output / ITEMS_FILE), confidence, interrupt.check)
         for named in models:
             loaded: list[Answerer] = []
 
@@ -81,7 +81,7 @@ def evaluate_models(
                 return loaded[0]
 
             for benchmark in benchmarks:
-                result = evaluate_task(session, named.info, scorer, benchmark, limit=limit)
+                result = evaluate_task(evaluation, named.info, scorer, benchmark, limit=limit)
                 make_folder(output / named.info.folder)
                 save_task(output / named.info.folder, result)
                 results.append(result)
@@ -92,7 +92,7 @@ def evaluate_models(
 
 
 def evaluate_task(
-    session: Session,
+    evaluation: Evaluation,
     model: ModelInfo,
     scorer: Callable[[], Answerer],
     benchmark: Benchmark,
@@ -119,7 +119,7 @@ def evaluate_task(
         benchmark.name, benchmark.version, benchmark.shots, harness(), scoring, prompts, limit
     )
     keys = [ItemKey(*item.key) for item in benchmark.items]
-    known = session.store.items(model, task)
+    known = evaluation.store.items(model, task)
     missing = sum(key not in known for key in keys)
     total = len(keys)
     with bar(f"{model.name} {task.name}", total, done=total - missing) as advance:
@@ -130,21 +130,21 @@ def evaluate_task(
                 continue
             results = ask(wanted)
             _require_finite(results, model)
-            session.store.add(model, task, results)
+            evaluation.store.add(model, task, results)
             known |= {keys[index]: item for index, item in zip(wanted, results, strict=True)}
             advance(len(wanted))
-            session.check()
+            evaluation.check()
     items = tuple(known[key] for key in keys)
     return TaskResult(
         model=model,
         task=task,
         n=total,
-        confidence=session.confidence,
+        confidence=evaluation.confidence,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         aegis_version=__version__,
         environment=_environment(),
-        measures=measures_of(items, session.confidence),
-        categories=by_category(items, session.confidence),
+        measures=measures_of(items, evaluation.confidence),
+        categories=by_category(items, evaluation.confidence),
         items=items,
     )
 
