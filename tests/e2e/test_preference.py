@@ -28,6 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
         "  algorithm: dpo\n"
         "  epochs: 0.1\n"
         "  probe_records: 16\n"
+        "  refit_records: 32\n"
         "  reward: {epochs: 0.1, lora: {rank: 4, layers: [0.5, 1.0]}}\n"
         "  dpo: {epochs: 1, batch_tokens: 1024}\n"
         "  group: {updates: 1, prompts: 2, group: 2, section_tokens: 3, final_tokens: 4}\n"

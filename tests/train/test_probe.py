@@ -11,7 +11,7 @@ from aegis.errors import ModelError, StoppedError
 from aegis.model.adapted import attach
 from aegis.storage.journal import Journal, Remember, compute_anew
 from aegis.train.examples import collate
-from aegis.train.probe import probe
+from aegis.train.probe import probe, refit
 from tests.conftest import tiny_model
 from tests.train.test_sft import encoded, settings
 
@@ -82,3 +82,27 @@ def test_a_killed_probe_goes_on_from_its_last_batch(
     probed(Journal(tmp_path / "j.jsonl"))
     assert len(read) == 2 * batches
     assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
+
+
+def test_a_refitted_head_forgets_what_it_was_and_reads_what_was_trained(tokenizer: Any) -> None:
+    examples = encoded(tokenizer)[0]
+    adapted, again = (attach(tiny_model(), ModelSettings()) for _ in range(2))
+    again.load_state_dict(adapted.state_dict())
+    with torch.no_grad():
+        adapted.head.linear.weight.normal_()
+        adapted.head.mean.normal_()
+    first, second = (refit(each, examples, settings(), pad_id=1) for each in (adapted, again))
+    assert first == second
+    assert first is not None
+    assert torch.equal(adapted.head.linear.weight, again.head.linear.weight)
+    with torch.no_grad():
+        adapted.base.get_decoder().norm.weight.mul_(torch.rand(adapted.head.features) + 0.5)
+    refit(adapted, examples, settings(), pad_id=1)
+    assert not torch.equal(adapted.head.mean, again.head.mean)
+
+
+def test_without_records_the_head_stays_as_the_steps_left_it(tokenizer: Any) -> None:
+    adapted = attach(tiny_model(), ModelSettings())
+    before = adapted.head.linear.weight.clone()
+    assert refit(adapted, [], settings(), pad_id=1) is None
+    assert torch.equal(adapted.head.linear.weight, before)

@@ -33,6 +33,7 @@ _ONE_STEP = (
     "data.generate.samples=0",
     "train.epochs=1e-9",
     "train.probe_records=64",
+    "train.refit_records=64",
     "train.reward.epochs=1e-9",
     "train.reward.pairs=16",
     "train.ppo.updates=1",

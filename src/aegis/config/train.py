@@ -120,6 +120,11 @@ class TrainSettings(Settings):
     longer. A base that spells a language in bytes learns little from long rows of them."""
     probe_records: Count = 700
     """Prompts that the decision head is fitted on at first; more take longer, 0 starts at zero."""
+    refit_records: Count = 4000
+    """Prompts that the decision head is fitted on once more when all else is trained; more judge
+    better and take longer, 0 keeps the head that the steps left."""
+    refit_tokens: AtLeastOne | None = None
+    """Tokens of the longest prompt among them, null for `max_length`; higher takes longer."""
     lexical_strength: Positive = 10.0
     """Inverse regularisation of the n-grams beside the head; higher trusts single words more."""
     lr: Positive = 3e-4

@@ -58,9 +58,9 @@ _FIGURES = ("learning_curve.png", "alpha.png", "phase_transition.png", "ppo.png"
 # Everything under `train` but what another step is for, and the datasets, which are an input.
 _SFT_SETTINGS = (
     *("epochs", "batch_tokens", "max_length", "thinking_records", "thinking_tokens"),
-    *("probe_records", "lexical_strength", "lr", "gate_lr", "head_lr", "tag_lr"),
+    *("probe_records", "refit_records", "lexical_strength", "lr", "gate_lr", "head_lr", "tag_lr"),
     *("weight_decay", "warmup", "clip_norm", "autocast", "anneal", "loss", "distillation"),
-    *("decision_records", "decision_tokens"),
+    *("decision_records", "decision_tokens", "refit_tokens"),
 )
 _POLICY_SETTINGS = {"ppo": "ppo", "dpo": "dpo", "grpo": "group", "rloo": "group"}
 
@@ -85,7 +85,7 @@ def training_steps(config: Config) -> tuple[Step, ...]:
     teacher = (_TEACHER,) if taught else ()
     sft = Step(
         "sft",
-        5,
+        6,
         (_base_content, "records", _datasets_content, *(("teacher",) if taught else ())),
         ("model", "seed", *(f"train.{name}" for name in _SFT_SETTINGS)),
         _train_sft,
@@ -108,7 +108,7 @@ def training_steps(config: Config) -> tuple[Step, ...]:
     )
     policy = Step(
         algorithm,
-        9,
+        10,
         ("sft", "records") if algorithm == "dpo" else ("sft", "records", "reward"),
         (f"train.{_POLICY_SETTINGS[algorithm]}", *shared),
         _train_policy,

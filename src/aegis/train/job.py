@@ -131,6 +131,14 @@ def prompts_only(job: TrainingJob, tokenizer: Any, records: Sequence[Record]) ->
     return encode_all(tokenizer, records, [], settings)[0]
 
 
+def refit_prompts(job: TrainingJob, tokenizer: Any, records: Sequence[Record]) -> list[Example]:
+    """Return those prompts of the records, by seed, that the decision head is fitted on at last."""
+    train = job.config.train
+    some = {"decision_records": train.refit_records, "decision_tokens": train.refit_tokens}
+    settings = replace(EncodingSettings.of(job.config), thinking_records=0, **some)
+    return encode_all(tokenizer, records, [], settings)[0]
+
+
 def calibrate(
     job: TrainingJob,
     tokenizer: Any,

@@ -31,7 +31,7 @@ from aegis.train.examples import (
     to_device,
 )
 from aegis.train.loop import Loss, Objective, StepLog, TrainLoop, cosine_share, detached
-from aegis.train.probe import probe
+from aegis.train.probe import probe, refit
 from aegis.train.services import LoopSettings, TrainServices
 from aegis.train.state import ModuleState, Part, Values
 
@@ -44,11 +44,13 @@ class SupervisedData:
         validation: read after each epoch; empty for none.
         shares: (n, weight) of the datasets that `examples` are of, in order; empty for one dataset
             of weight 1.
+        refit: whose prompts the decision head is fitted on when all else is trained.
     """
 
     examples: Sequence[Example]
     validation: Sequence[Example] = ()
     shares: Sequence[tuple[int, float]] = ()
+    refit: Sequence[Example] = ()
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def train_sft(
     alpha = settings.anneal.end
     if adapted.gate_names:
         alpha = float(adapted.all_gates()[0].alpha.detach())
+    refit(adapted, data.refit, settings, pad_id=loop.pad_id, remember=services.remember)
     held_out = None
     if data.validation:
         check, held_out = validate(adapted, data.validation, settings, pad_id=loop.pad_id)

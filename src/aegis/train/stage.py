@@ -41,11 +41,13 @@ from aegis.train.job import (
     load_tagged,
     place_model,
     prompts_only,
+    refit_prompts,
 )
 from aegis.train.loop import TrainLoop
 from aegis.train.policy import history_row
 from aegis.train.ppo import PpoObjective
 from aegis.train.preference import DpoObjective, encode_preferences
+from aegis.train.probe import refit
 from aegis.train.reward import RewardModel, load_reward, save_reward, train_reward
 from aegis.train.rollout import RolloutCollector
 from aegis.train.sft import SupervisedData, train_sft, validate
@@ -159,13 +161,17 @@ def _supervised_data(
         "train.max_length"
     )
     validation = prompts_only(job, tokenizer, data.validation)
-    return SupervisedData(examples, validation, shares), len(epoch)
+    refit = refit_prompts(job, tokenizer, _all_records(data, mixture))
+    return SupervisedData(examples, validation, shares, refit), len(epoch)
+
+
+def _all_records(data: TrainingData, mixture: Mixture | None) -> list[Record]:
+    others = mixture.others if mixture else ()
+    return [*data.train, *(record for dataset in others for record in dataset.records)]
 
 
 def _lexical_head(job: TrainingJob, data: TrainingData, mixture: Mixture | None) -> LexicalHead:
-    rows = [(record.prompt, int(record.decision)) for record in data.train]
-    for dataset in mixture.others if mixture else ():
-        rows += [(record.prompt, int(record.decision)) for record in dataset.records]
+    rows = [(record.prompt, int(record.decision)) for record in _all_records(data, mixture)]
     rows += [(pair.prompt, int(pair.chosen.decision)) for pair in data.pairs]
     prompts, decisions = zip(*rows, strict=True)
     head = LexicalHead.fit(prompts, decisions, strength=job.config.train.lexical_strength)
@@ -233,7 +239,7 @@ def write_policy(
         start.adapted.to(pick_device())
         run = _run_ppo if algorithm == "ppo" else _run_group
         result = run(job, start, data.train, model)
-    _write_adapter(job, start, data.validation, result)
+    _write_adapter(job, start, data, result)
 
 
 def _run_ppo(
@@ -331,11 +337,13 @@ def _collector(
 
 
 def _write_adapter(
-    job: TrainingJob, start: SupervisedModel, validation: Sequence[Record], result: PolicyResult
+    job: TrainingJob, start: SupervisedModel, data: TrainingData, result: PolicyResult
 ) -> None:
-    """Calibrate the decision head anew and write what every algorithm leaves."""
+    """Fit and calibrate the decision head anew and write what every algorithm leaves."""
     config, folder, tokenizer = job.config, job.folder, start.tokenizer
-    fitting, metrics = fitting_records(job, tokenizer, validation), result.metrics
+    named = {"pad_id": tokenizer.pad_token_id, "remember": job.services.remember}
+    refit(start.adapted, refit_prompts(job, tokenizer, data.train), config.train, **named)
+    fitting, metrics = fitting_records(job, tokenizer, data.validation), result.metrics
     if prompts := prompts_only(job, tokenizer, fitting):
         checks, held_out = validate(
             start.adapted, prompts, config.train, pad_id=tokenizer.pad_token_id
