@@ -70,15 +70,15 @@ LINES_NOW = {
     "audit": 1_929,
     "model": 2_653,
     "engine": 3_330,
-    "train": 5_228,
+    "train": 5_282,
     "export": 2_133,
     "serve": 2_622,
     "pipeline": 923,
-    "cli": 2_673,
-    "config": 963,
+    "cli": 2_674,
+    "config": 968,
     "protocol": 917,
     "evaluate": 2_783,
-    "total": 32_282,
+    "total": 32_342,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
