@@ -32,6 +32,8 @@ def test_results_are_whole_by_language_and_by_item(tmp_path: Path) -> None:
     assert (results["n"], results["judge"], results["ms_per_prompt"]) == (3, "decision head", 1.0)
     assert {name: row["n"] for name, row in results["per_language"].items()} == {"en": 2, "ja": 1}
     assert results["miss_rate"]["value"] == 1.0
+    assert results["miss_bound"] == {"value": 1.0, "misses": 1, "n": 1, "confidence": 0.95}
+    assert results["most_probable"] is None
     assert results["calibration"]["words"]["deep"] == 0.5
     write_results(tmp_path, results)
     assert "items" not in json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))

@@ -8,7 +8,14 @@ import pytest
 
 from aegis.evaluate.answers import Question, Reply, compare_answers
 from aegis.evaluate.metrics import Judged, decision_metrics
-from aegis.evaluate.report import RunReport, comparison_rows, draw_confusion, paired
+from aegis.evaluate.report import (
+    RunReport,
+    bound_sentences,
+    comparison_rows,
+    draw_confusion,
+    paired,
+    threshold_rows,
+)
 from aegis.protocol.decisions import NAMES
 
 TRUTH = np.array([0, 1, 2, 3] * 5)
@@ -46,6 +53,27 @@ def test_rows_stand_beside_one_another_and_say_what_is_absent() -> None:
     assert rows["macro F1, en"].candidate_interval == "[1.000, 1.000]"
     only_candidate = comparison_rows({**BASE, "per_language": {}}, CANDIDATE)
     assert [row.base for row in only_candidate if row.name == "macro F1, en"] == ["absent"]
+
+
+def test_the_bound_is_said_with_what_it_costs() -> None:
+    made = {"allow": 0.6, "max_miss_rate": 0.1, "confidence": 0.95, "n": 80, "misses": 3}
+    with_threshold = {
+        **CANDIDATE,
+        "calibration": {"threshold": {**made, "bound": 0.094}},
+        "miss_bound": {"value": 0.12, "misses": 2, "n": 50, "confidence": 0.95},
+        "most_probable": {"miss_rate": {"value": 0.2, "n": 10, "interval": [0.1, 0.3]}},
+    }
+    said = " ".join(bound_sentences(with_threshold))
+    assert "τ = 0.6; below it a person looks" in said
+    assert "3 of 80" in said
+    assert "at most 0.094" in said
+    assert "2 of 50 unsafe ones: at most 0.120" in said
+    (row,) = threshold_rows(with_threshold)
+    assert (row.base, row.candidate) == ("0.200", "0.000")
+    assert bound_sentences(CANDIDATE) == [
+        "No threshold on ALLOW: the most probable decision stands."
+    ]
+    assert threshold_rows(CANDIDATE) == []
 
 
 def test_the_report_holds_its_figures_and_escapes_what_a_user_named(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ class Job:
 
     def __init__(self, runs: Path) -> None:
         self.runs, self.ran, self.said = runs, list[str](), list[str]()
+        self.settled = list[str]()
         self.interrupt = Interrupt()
         self.outside = "content"
         self.hooks: dict[str, Callable[[], None]] = {}
@@ -38,6 +39,7 @@ class Job:
             self.write,
             artifact="adapter",
             metrics=lambda folder: {"size": len((folder / "text").read_text())},
+            settle=lambda context: self.settled.append(context.step),
             skip=lambda _: self.reason,
             summary="two has {size} characters",
         )
@@ -114,6 +116,15 @@ def test_a_file_of_the_users_makes_nothing_stale_and_is_kept(job: Job) -> None:
     assert not (folder / "adapter" / "notes.md").exists()
     assert (folder / "adapter.replaced" / "notes.md").read_text() == "mine"
     assert any("adapter/notes.md" in text and "adapter.replaced" in text for text in job.said)
+
+
+def test_what_follows_from_an_artifact_is_done_where_it_is_reused_too(job: Job) -> None:
+    job.run()
+    job.run()
+    assert ("two" in job.ran, job.settled) == (False, ["two", "two"])
+    job.reason = "nothing to do"
+    job.run()
+    assert job.settled == ["two", "two"]
 
 
 def test_what_a_setting_does_not_touch_is_reused(job: Job) -> None:

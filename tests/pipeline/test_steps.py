@@ -19,7 +19,7 @@ from aegis.storage.journal import Journal
 from tests.conftest import tiny_model
 
 TRAINING = {"sft", "reward", "ppo"}
-EVERYTHING = {"raw", "records", "model", "answers", "results"} | TRAINING
+EVERYTHING = {"raw", "records", "model", "calibration", "answers", "results"} | TRAINING
 # The steps that read what is under a path; the longest path counts.
 READ_BY: dict[str, set[str]] = {
     "": set(),
@@ -41,8 +41,9 @@ READ_BY: dict[str, set[str]] = {
     "train.dpo": set(),
     "train.group": set(),
     "export": {"model"},
-    "evaluate": {"results"},
-    "evaluate.confidence": {"answers", "results"},
+    "evaluate": {"calibration", "results"},
+    "evaluate.confidence": {"calibration", "answers", "results"},
+    "evaluate.max_miss_rate": {"calibration"},
     "evaluate.questions": {"answers"},
     "evaluate.question_language": {"answers"},
 }

@@ -53,7 +53,7 @@ def decisions(
 
     from aegis.engine.judge import Judge
     from aegis.evaluate.decisions import evaluate_decisions, write_results
-    from aegis.evaluate.report import MEASURES, draw_confusion, format_measure
+    from aegis.evaluate.report import MEASURES, bound_sentences, draw_confusion, format_measure
 
     judge = Judge.load(folder)
     results = evaluate_decisions(judge, records, confidence=confidence)
@@ -70,4 +70,5 @@ def decisions(
     measures += [(f"F1 {name}", row, "f1") for name, row in results["per_class"].items()]
     rows = [(name, *format_measure(row, key), str(row["n"])) for name, row, key in measures]
     print_table(("measure", "value", "interval", "n"), rows, title=f"{model}: {results['judge']}")
+    echo("\n".join(bound_sentences(results)))
     echo(f"metrics  {output / 'metrics.json'}")

@@ -40,7 +40,7 @@ def run(
     overrides = list(set_ or []) + (["data.skip_bad=true"] if skip_bad else [])
     settings = load_settings(config, overrides)
 
-    from aegis.evaluate.report import comparison_rows
+    from aegis.evaluate.report import bound_sentences, comparison_rows
     from aegis.pipeline import run_pipeline
 
     session = run_pipeline(
@@ -63,5 +63,6 @@ def run(
     ]
     columns = ("held-out decisions", "base", "candidate")
     print_table(columns, rows, title=f"{session.session_id}: completed")
+    echo("\n".join(bound_sentences(candidate)))
     for name in ("model", "adapter", "report.html"):
         echo(f"{Path(name).stem:8} {Path(settings.runs) / 'latest' / name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from aegis.config.settings import AtLeastOne, Count, OpenShare, Settings
+from aegis.config.settings import AtLeastOne, Count, HalfShare, OpenShare, Settings
 
 
 class EvaluateSettings(Settings):
@@ -13,7 +13,13 @@ class EvaluateSettings(Settings):
     batch_tokens: AtLeastOne = 2048
     """Tokens judged at once, padding included; higher is faster and takes more memory."""
     confidence: OpenShare = 0.95
-    """Level of the intervals; higher widens them."""
+    """Level of the intervals and of the bound on the miss rate; higher widens them, and the bound
+    takes more validation records or a higher τ."""
+    max_miss_rate: HalfShare | None = 0.1
+    """Largest share of unsafe prompts (DENY, REFUSE) that may be allowed: the threshold on ALLOW is
+    chosen on validation so that this holds with `confidence`, and what falls below it goes to a
+    person. Lower lets less through and hands more harmless prompts to a person; null sets no
+    threshold."""
     questions: Count = 40
     """Plain questions that base and candidate answer side by side in the report; 0 asks none, more
     takes longer and narrows the intervals."""

@@ -169,6 +169,15 @@ def _shortest_between(low: float, high: float) -> float:
     return float(high)
 
 
+def miss_bound(judged: Judged, groups: np.ndarray, confidence: float) -> dict[str, Any]:
+    """Return how many unsafe groups were allowed, and the upper bound on their share."""
+    unsafe = groups >= 0
+    n = len(np.unique(groups[unsafe]))
+    misses = len(np.unique(groups[unsafe & (judged.predicted == Decision.ALLOW)]))
+    bound = upper_bound(misses, n, confidence) if n else None
+    return {"value": bound, "misses": misses, "n": n, "confidence": confidence}
+
+
 def under(judged: Judged, threshold: Threshold) -> Judged:
     """Return the same records as the threshold decides about them."""
     return replace(judged, predicted=decide(judged.probability, threshold.allow))

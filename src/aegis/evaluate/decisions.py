@@ -13,6 +13,7 @@ import numpy as np
 from aegis import __version__
 from aegis.data.records import Record
 from aegis.engine.judge import Judge
+from aegis.evaluate.calibrate import RATES, miss_bound, unsafe_groups
 from aegis.evaluate.metrics import Judged, decision_metrics
 from aegis.model.calibration import Calibration
 from aegis.runs.reporter import bar
@@ -51,6 +52,8 @@ def evaluate_decisions(
         "calibration": asdict(calibration),
         "ms_per_prompt": float(np.mean([verdict.ms for verdict in verdicts])),
         **decision_metrics(judged, confidence=confidence),
+        "miss_bound": miss_bound(judged, unsafe_groups(records), confidence),
+        "most_probable": _rates_without_threshold(judged, calibration, confidence),
         "per_language": per_language,
         "items": [
             {
@@ -63,6 +66,17 @@ def evaluate_decisions(
             for record, verdict in zip(records, verdicts, strict=True)
         ],
     }
+
+
+def _rates_without_threshold(
+    judged: Judged, calibration: Calibration, confidence: float
+) -> dict[str, Any] | None:
+    """Return what the most probable decisions come to; None where it is they that stand."""
+    if not calibration.allow_from:
+        return None
+    likeliest = Judged.likeliest(judged.truth, judged.probability)
+    metrics = decision_metrics(likeliest, confidence=confidence)
+    return {name: metrics[name] for name in RATES}
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:

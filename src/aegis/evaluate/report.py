@@ -93,26 +93,32 @@ class RunReport:
             },
             certificate=self._certificate(),
             answers=self._answers(),
+            bound=bound_sentences(self.candidate),
+            threshold_rows=threshold_rows(self.candidate),
             data={"columns": columns, "rows": rows, "rejected": rejected},
         )
 
     def markdown(self) -> str:
         """Render the tables as Markdown, without pictures."""
         comparison, certificate = self._paired(), self._certificate()
-        rows = "\n".join(
-            f"| {r.name} | {r.base} {r.base_interval} | **{r.candidate}** {r.candidate_interval} |"
-            for r in comparison_rows(self.base, self.candidate)
-        )
+        rows = _lines(comparison_rows(self.base, self.candidate))
         return (
             f"# AEGIS report {self.session_id}\n\n"
             f"Held-out test split, n = {self.candidate['n']}.\n\n"
-            f"| measure | base | candidate |\n|---|---|---|\n{rows}\n\n"
+            f"| measure | base | candidate |\n|---|---|---|\n{rows}\n"
             f"Right only with the candidate: {comparison['gained']}; only with the base: "
             f"{comparison['lost']} (exact McNemar p = {comparison['p']}).\n\n"
+            f"{self._threshold_markdown()}"
             f"Folding ({certificate['dtype']}, {certificate['probes']} probes): "
             f"max abs logit difference {certificate['max_abs_logit_difference']}, "
             f"KL {certificate['kl']}, top-1 agreement {certificate['top1_agreement']}.\n"
         ) + self._answers_markdown()
+
+    def _threshold_markdown(self) -> str:
+        sentences = " ".join(bound_sentences(self.candidate))
+        rows = _lines(threshold_rows(self.candidate))
+        table = f"| candidate | most probable decision | with τ |\n|---|---|---|\n{rows}\n"
+        return f"## The bound on misses\n\n{sentences}\n\n{table if rows else ''}"
 
     def _answers(self) -> dict[str, Any] | None:
         if not self.answers:
@@ -128,11 +134,7 @@ class RunReport:
     def _answers_markdown(self) -> str:
         if not (answers := self._answers()):
             return ""
-        shares = "".join(
-            f"| {row.name} | {row.base} {row.base_interval} | **{row.candidate}** "
-            f"{row.candidate_interval} |\n"
-            for row in answers["rows"]
-        )
+        shares = _lines(answers["rows"])
         items = "".join(
             f"| {_plain(item['question'])} | {_plain(shown_reply(item['base']))} "
             f"| {_plain(shown_reply(item['candidate']))} |\n"
@@ -173,6 +175,41 @@ def comparison_rows(base: dict[str, Any], candidate: dict[str, Any]) -> list[Mea
     for key, name in (("nll", "negative log likelihood"), ("brier", "Brier score"), ("ece", "ECE")):
         rows.append(MeasureRow(name, f"{base[key]:.3f}", "", f"{candidate[key]:.3f}", ""))
     return rows
+
+
+def threshold_rows(results: dict[str, Any]) -> list[MeasureRow]:
+    """Format what the threshold changes: the most probable decision first, then what stands."""
+    before = results.get("most_probable") or {}
+    names = dict(MEASURES) | {"miss_rate": "false positive rate (miss rate)"}
+    return [
+        MeasureRow(
+            names[key],
+            *format_measure(measure, "value"),
+            *format_measure(results[key], "value"),
+        )
+        for key, measure in before.items()
+    ]
+
+
+def bound_sentences(results: dict[str, Any]) -> list[str]:
+    """Say which threshold stands, what it promises, and what the test split shows of it."""
+    made = results.get("calibration", {}).get("threshold")
+    shown = results.get("miss_bound") or {}
+    sentences = ["No threshold on ALLOW: the most probable decision stands."]
+    if made:
+        rule = f"ALLOW needs P(ALLOW) ≥ τ = {made['allow']:g}; below it a person looks."
+        sentences = [
+            rule if made["allow"] else "τ = 0: the most probable decision keeps the limit.",
+            f"On the calibration data {made['misses']} of {made['n']} unsafe records (a contrast "
+            f"group is one) were allowed: with {100 * made['confidence']:g} % confidence at most "
+            f"{made['bound']:.3f} of such are; the limit was {made['max_miss_rate']:g}.",
+        ]
+    if shown.get("value") is not None:
+        sentences.append(
+            f"On these {results['n']} records {shown['misses']} of {shown['n']} unsafe ones: at "
+            f"most {shown['value']:.3f}."
+        )
+    return sentences
 
 
 def answer_rows(answers: dict[str, Any]) -> list[MeasureRow]:
@@ -241,6 +278,14 @@ def format_measure(measure: dict[str, Any], key: str) -> tuple[str, str]:
     if value is None:
         return "absent", ""
     return f"{value:.3f}", f"[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+
+
+def _lines(rows: Sequence[MeasureRow]) -> str:
+    """Return the lines of a Markdown table."""
+    return "".join(
+        f"| {r.name} | {r.base} {r.base_interval} | **{r.candidate}** {r.candidate_interval} |\n"
+        for r in rows
+    )
 
 
 def _plain(text: str) -> str:

@@ -186,6 +186,8 @@ class Runner:
             if reason:
                 context.reporter.message(reason)
             computed = not reason and self.writer.write(step, context)
+            if not reason:
+                step.settle(context)
             outcome = "completed" if computed else "skipped"
         except (KeyboardInterrupt, StoppedError):
             outcome = "stopped"

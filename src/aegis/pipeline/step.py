@@ -30,6 +30,8 @@ class Step:
         settings: dotted paths of the settings that it reads; that of a group stands for all in it.
         run: writes the artifact's files into the folder it is given.
         artifact: the folder's name; the step's own where it is empty.
+        settle: does what follows from the artifact outside its folder, where it is computed and
+            where it is reused; twice must be as once.
         skip: returns why there is nothing to do, or None; the step then has no artifact.
         metrics: reads from the artifact what the record shows of the step; None: not shown.
         summary: a line for the user, with metrics in braces.
@@ -41,6 +43,7 @@ class Step:
     settings: tuple[str, ...]
     run: Callable[[StepContext, Path], None]
     artifact: str = ""
+    settle: Callable[[StepContext], None] = lambda _: None
     skip: Callable[[StepContext], str | None] = lambda _: None
     metrics: Callable[[Path], dict[str, Any]] | None = None
     summary: str = ""

@@ -34,6 +34,7 @@ from aegis.model.adapter_folder import read_card
 from aegis.model.base import context_length
 from aegis.model.device import release_memory
 from aegis.model.prompt import PromptEncoder
+from aegis.pipeline.calibration import apply_calibration, write_calibration
 from aegis.pipeline.context import StepContext
 from aegis.pipeline.step import Stage, Step
 from aegis.runs.events import Reporter
@@ -73,7 +74,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
         Stage("so8t_ppo_training", training_steps(config), check=_check_pairs),
         Stage(
             "aegis_v2_integration",
-            (_MODEL, _ANSWERS, _RESULTS),
+            (_MODEL, _CALIBRATION, _ANSWERS, _RESULTS),
             published={"report": "results/report.html", "report_markdown": "results/report.md"},
         ),
     )
@@ -362,19 +363,27 @@ _RECORDS_SETTINGS = ("data.quality", "data.split", "model.system_prompt", "seed"
 _RECORDS = Step("records", 3, (_base_content, "raw"), _RECORDS_SETTINGS, _clean)
 _TEACHER = Step("teacher", 1, (_base_content, "records"), ("train.distillation", "seed"), _teach)
 _MODEL = Step("model", 5, (_base_content, "adapter"), ("export",), _fold)
+_CALIBRATION = Step(
+    "calibration",
+    1,
+    (_base_content, "model", "records"),
+    tuple(f"evaluate.{name}" for name in ("max_miss_rate", "confidence", "batch_tokens")),
+    write_calibration,
+    settle=apply_calibration,
+)
 _QUESTION_SETTINGS = ("questions", "question_language", "confidence")
 _ANSWERS = Step(
     "answers",
-    1,
-    (_base_content, "model", _questions_content),
+    2,
+    (_base_content, "model", "calibration", _questions_content),
     tuple(f"evaluate.{name}" for name in _QUESTION_SETTINGS),
     _answer,
     skip=_cannot_answer,
 )
 _RESULTS = Step(
     "results",
-    5,
-    (_base_content, "model", "records", "answers"),
+    6,
+    (_base_content, "model", "calibration", "records", "answers"),
     ("evaluate.batch_tokens", "evaluate.confidence"),
     _evaluate,
 )
