@@ -62,6 +62,7 @@ GOOD = {
     "--numbers": "1",
     "--name": "somebody",
     "--reason": "tried",
+    "--results": "full",
     "--id": "ab",
     "--text": "x",
     "--port": "1",

@@ -17,7 +17,7 @@ from aegis.evaluate.calibrate import RATES, miss_bound, unsafe_groups
 from aegis.evaluate.metrics import Judged, decision_metrics
 from aegis.model.calibration import Calibration
 from aegis.runs.reporter import bar
-from aegis.storage.files import to_json
+from aegis.storage.files import fingerprint, to_json
 from aegis.storage.journal import Remember, compute_anew
 
 
@@ -58,6 +58,9 @@ def evaluate_decisions(
         "items": [
             {
                 "id": record.id,
+                "prompt_hash": fingerprint(record.prompt)[:16],
+                **({"contrast_of": record.contrast_of} if record.contrast_of else {}),
+                "language": record.language,
                 "truth": record.decision.name,
                 "predicted": verdict.decision.name,
                 "rule": verdict.rule,

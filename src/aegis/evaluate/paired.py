@@ -140,6 +140,7 @@ class PairedComparison:
         clusters: how many, where items hang together.
         base, candidate: mean outcomes.
         relative: change as a share of the base's outcome; None where that is 0.
+        error_points: standard error of the change.
         test: the one whose p and interval decide.
         bootstrap_points: BCa interval of the change, over items or clusters.
         t_statistic, p_t: the paired t-test's over items; None where every item changes alike.
@@ -154,6 +155,7 @@ class PairedComparison:
     base: float
     candidate: float
     delta_points: float
+    error_points: float
     relative: float | None
     test: str
     p: float
@@ -201,6 +203,7 @@ def compare_outcomes(
         base=float(base.mean()),
         candidate=float(candidate.mean()),
         delta_points=100 * float(change.mean()),
+        error_points=100 * test.error,
         relative=float(change.mean() / base.mean()) if base.any() else None,
         test=test.name,
         p=test.p,
