@@ -74,11 +74,11 @@ LINES_NOW = {
     "export": 2_133,
     "serve": 2_622,
     "pipeline": 1_030,
-    "cli": 2_676,
+    "cli": 2_776,
     "config": 975,
     "protocol": 917,
-    "evaluate": 2_851,
-    "total": 32_526,
+    "evaluate": 4_407,
+    "total": 34_182,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
