@@ -62,7 +62,9 @@ def answered(
     found: dict[str, dict[str, Any]] = {}
     served: list[Reply] = replies(questions, lambda: load_answering(model), label="as served")
     found["as served"] = compare_answers(questions, own, served)
-    chat = replies(questions, lambda: load_chat(ModelFolder(model)), label="in plain chat")
+    chat = replies(
+        questions, lambda: load_chat(ModelFolder(model), base=False), label="in plain chat"
+    )
     found["in plain chat"] = compare_answers(questions, own, chat)
     claims = [
         Claim(

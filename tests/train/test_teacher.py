@@ -11,9 +11,19 @@ import torch
 from aegis.config import DistillationSettings
 from aegis.data.records import Record, parse_record
 from aegis.model.base import ModelFolder, resolve_base
-from aegis.model.prompt import PromptEncoder
+from aegis.model.own_chat import OwnChat
+from aegis.model.prompt import PLAIN_TEMPLATE, PromptEncoder
 from aegis.storage.journal import Journal
-from aegis.train.teacher import ask_base, harmless, read_answers, save_answers
+from aegis.train.teacher import (
+    BaseAnswer,
+    _ask,
+    _unpacked,
+    _worth_keeping,
+    ask_base,
+    harmless,
+    read_answers,
+    save_answers,
+)
 
 SETTINGS = DistillationSettings(prompts=4, tokens=6, top=8, prompt_tokens=200)
 
@@ -49,11 +59,11 @@ def test_answers_are_what_the_base_says_and_come_back_whole(
     back = read_answers(tmp_path)
     assert [(one.prompt, one.ids) for one in back] == [(one.prompt, one.ids) for one in answers]
     model: Any = ModelFolder(base_folder).load_model(dtype=torch.float32)
-    encoder = PromptEncoder(tokenizer)
+    chat = OwnChat(tokenizer)
     for one, kept in zip(answers, back, strict=True):
         assert torch.equal(one.words, kept.words)
         assert torch.equal(one.log_chances, kept.log_chances)
-        prompt = encoder.ids(one.prompt)
+        prompt = chat.ids(one.prompt)
         logits = model(input_ids=torch.tensor([[*prompt, *one.ids]])).logits[
             0, len(prompt) - 1 : -1
         ]
@@ -74,6 +84,41 @@ def test_no_batch_is_asked_twice(
     )
     again = ask_base(base, RECORDS, SETTINGS, seed=0, remember=Journal(tmp_path / "journal"))[1]
     assert [one.ids for one in again] == [one.ids for one in first]
+
+
+@pytest.mark.parametrize("said", ["Why is the sky blue?", "question 1", "また質問ですか？", ""])
+def test_what_repeats_the_prompt_or_asks_back_is_not_kept(tokenizer: Any, said: str) -> None:
+    nothing = torch.zeros(0)
+    ids = tuple(tokenizer(said, add_special_tokens=False)["input_ids"])
+    kept = tuple(tokenizer("It is blue.", add_special_tokens=False)["input_ids"])
+    assert not _worth_keeping(tokenizer, BaseAnswer("question 1?", ids, nothing, nothing))
+    assert _worth_keeping(tokenizer, BaseAnswer("question 1?", kept, nothing, nothing))
+
+
+def test_an_answer_among_examples_ends_with_the_end_token(
+    base_folder: Path,
+) -> None:
+    tokenizer = ModelFolder(base_folder).load_tokenizer()
+    tokenizer.chat_template = PLAIN_TEMPLATE
+    ids = tokenizer("Blue.\n\n### User:", add_special_tokens=False)["input_ids"]
+
+    class Writes:
+        device = torch.device("cpu")
+
+        def generate(self, input_ids: Any, logits_processor: Any, **_: Any) -> Any:
+            for token in ids:
+                scores = torch.zeros(len(input_ids), len(tokenizer))
+                scores[:, token] = 9.0
+                logits_processor(input_ids, scores)
+            return torch.cat([input_ids, torch.tensor([ids] * len(input_ids))], 1)
+
+    (given,) = _ask(Writes, tokenizer, [[5, 6]], SETTINGS)
+    answer = _unpacked("Which colour?", given)
+    assert tokenizer.decode(answer.ids, skip_special_tokens=True).strip() == "Blue."
+    assert answer.ids[-1] == tokenizer.eos_token_id
+    assert int(answer.words[-1, 0]) == tokenizer.eos_token_id
+    assert float(answer.log_chances[-1].float().exp().sum()) == pytest.approx(1)
+    assert len(answer.ids) == len(answer.words) == len(answer.log_chances)
 
 
 def test_no_answers_are_no_file_to_trip_over(tmp_path: Path, tokenizer: Any) -> None:

@@ -11,6 +11,7 @@ import torch
 from aegis.config import GenerateSettings
 from aegis.model.base import Base
 from aegis.model.device import fast_dtype, pick_device
+from aegis.model.own_chat import OwnChat
 from aegis.model.prompt import PromptEncoder, pad
 from aegis.runs.reporter import bar
 from aegis.storage.files import fingerprint
@@ -26,22 +27,30 @@ def complete(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         options = {"max_new_tokens": settings.max_new_tokens, "do_sample": True, **sampled}
-        return _generated(model, tokenizer, prompts, **options)
+        rows = list(map(PromptEncoder(tokenizer).ids, prompts))
+        return _generated(model, tokenizer, rows, **options)
 
 
 @torch.inference_mode()
 def most_probable(
-    model: Any, tokenizer: Any, prompts: Sequence[str], *, max_new_tokens: int
+    model: Any, tokenizer: Any, prompts: Sequence[str], *, max_new_tokens: int, base: bool = False
 ) -> list[str]:
-    """Answer the prompts as one batch in the model's own chat, taking the most probable token."""
+    """Answer the prompts as one batch in plain chat, taking the most probable token.
+
+    Args:
+        base: ask as a base is asked, behind examples where it has no chat of its own.
+    """
     options = {"max_new_tokens": max_new_tokens, "do_sample": False}
-    unused = dict.fromkeys(("temperature", "top_p", "top_k"))  # of the model's own settings
-    return _generated(model, tokenizer, prompts, **options, **unused)
+    options |= dict.fromkeys(("temperature", "top_p", "top_k"))  # of the model's own settings
+    encoder, chat = PromptEncoder(tokenizer), OwnChat(tokenizer)
+    if not base:
+        return _generated(model, tokenizer, list(map(encoder.ids, prompts)), **options)
+    rows = list(map(chat.ids, prompts))
+    texts = _generated(model, tokenizer, rows, **options, **chat.stopping())
+    return [text.split("\n\n")[0] if chat.by_examples else text for text in texts]
 
 
-def _generated(model: Any, tokenizer: Any, prompts: Sequence[str], **options: Any) -> list[str]:
-    encoder = PromptEncoder(tokenizer)
-    rows = [encoder.ids(prompt) for prompt in prompts]
+def _generated(model: Any, tokenizer: Any, rows: Sequence[list[int]], **options: Any) -> list[str]:
     ids, mask = pad(rows, value=tokenizer.pad_token_id, left=True)
     output = model.generate(
         input_ids=ids.to(model.device),

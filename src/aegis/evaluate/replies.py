@@ -22,13 +22,16 @@ Ask = Callable[[Sequence[str]], list[Reply]]
 _TOKENS, _AT_ONCE = 64, 20
 
 
-def load_chat(source: ModelFolder) -> Ask:
-    """Load a model that is asked in its own chat: no system text of ours, no protocol."""
+def load_chat(source: ModelFolder, *, base: bool = True) -> Ask:
+    """Load a model that is asked in plain chat: no system text of ours, no protocol.
+
+    Args:
+        base: behind examples, where it has no chat of its own.
+    """
     loaded: Any = source.load_model(dtype=fast_dtype())
     model, tokenizer = loaded.to(pick_device()), source.load_tokenizer()
-    return lambda prompts: [
-        Reply(text) for text in most_probable(model, tokenizer, prompts, max_new_tokens=_TOKENS)
-    ]
+    ask = functools.partial(most_probable, model, tokenizer, max_new_tokens=_TOKENS, base=base)
+    return lambda prompts: list(map(Reply, ask(prompts)))
 
 
 def load_answering(folder: Path, *, trust_remote_code: bool = False) -> Ask:

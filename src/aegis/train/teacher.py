@@ -21,6 +21,7 @@ from aegis.data.personal import mask_personal_data
 from aegis.data.records import Record
 from aegis.model.base import Base
 from aegis.model.device import fast_dtype, pick_device
+from aegis.model.own_chat import OwnChat
 from aegis.model.prompt import PromptEncoder, by_length, pad
 from aegis.protocol.decisions import Decision
 from aegis.protocol.stance import stance
@@ -29,6 +30,8 @@ from aegis.storage.journal import Remember, compute_anew
 
 _ANSWERS, _CHANCES = "answers.jsonl", "chances.safetensors"
 _BATCH_TOKENS = 1024
+_MARKS = " .。!！?？\n"
+_NEVER = -60.0  # a log probability
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def ask_base(
     asked = harmless(records, encoder, settings, seed=seed)
     # Loaded for the first batch that is not remembered.
     model = cache(lambda: cast(Any, base.load_model(dtype=fast_dtype())).to(pick_device()))
-    rows = [encoder.ids(prompt) for prompt in asked]
+    rows = [OwnChat(tokenizer).ids(prompt) for prompt in asked]
     with bar("asking the base", len(asked)) as advance:
         plan = by_length([len(row) + settings.tokens for row in rows], batch_tokens=_BATCH_TOKENS)
         for number, indices in enumerate(plan):
@@ -150,14 +153,20 @@ def _ask(
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         logits_processor=LogitsProcessorList([watch]),
+        **OwnChat(tokenizer).stopping(),
     )[:, ids.shape[1] :].tolist()
     answers = []
     for place, row in enumerate(written):
-        ended = tokenizer.eos_token_id in row
-        count = row.index(tokenizer.eos_token_id) + 1 if ended else len(row)
+        end = tokenizer.eos_token_id
+        count = row.index(end) + 1 if end in row else len(row)
+        length = OwnChat(tokenizer).length(row[:count])
+        count = count if length is None else length + 1
         words, logs = (
             torch.stack([step[side][place] for step in watch.seen[:count]]) for side in (0, 1)
         )
+        if length is not None:  # what ends the answer in its own form ends it here by this token
+            row[length] = words[-1, 0] = end
+            logs[-1, 0], logs[-1, 1:] = 0, _NEVER
         packed = {"words": _pack(words), "log_chances": _pack(logs), "top": words.shape[1]}
         answers.append({"ids": row[:count], **packed})
     return answers
@@ -181,6 +190,7 @@ def _text(tokenizer: Any, answer: BaseAnswer) -> str:
 
 
 def _worth_keeping(tokenizer: Any, answer: BaseAnswer) -> bool:
-    """Whether it answers, and names nobody's address."""
+    """Whether it answers, neither repeats the prompt nor asks back, and names nobody's address."""
     text = _text(tokenizer, answer)
-    return bool(text) and stance(text) == "answer" and not mask_personal_data(text)[1]
+    asks = text.endswith(("?", "？")) or text.strip(_MARKS) == answer.prompt.strip(_MARKS)
+    return bool(text) and not asks and stance(text) == "answer" and not mask_personal_data(text)[1]
