@@ -68,17 +68,17 @@ LINES_NOW = {
     "storage": 900,
     "runs": 3_069,
     "audit": 1_929,
-    "model": 2_653,
-    "engine": 3_330,
-    "train": 5_282,
+    "model": 2_725,
+    "engine": 3_339,
+    "train": 5_292,
     "export": 2_133,
     "serve": 2_622,
     "pipeline": 1_030,
     "cli": 2_776,
     "config": 975,
     "protocol": 917,
-    "evaluate": 4_407,
-    "total": 34_182,
+    "evaluate": 4_410,
+    "total": 34_276,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
