@@ -26,7 +26,7 @@ def test_a_file_against_its_folder(tmp_path: Path):
     command += ["--chunk-tokens", "64", "--chunks", "3", "--data", str(data)]
     shown = RUNNER.invoke(app, command)
     assert shown.exit_code == 0, shown.output
-    assert "perplexity ratio" in shown.stdout
+    assert "reference perplexity" in shown.stdout
     found = json.loads(RUNNER.invoke(app, [*command, "--json"]).stdout)
     assert found["text"][0]["n"] == 3 * 31
     assert found["text"][0]["kl_mean"]["value"] < 1e-6

@@ -80,6 +80,9 @@ def _tokens(writer: Any, tokenizer: Any, rows: int) -> None:
             for number in range(rows)
         ]
     )
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_add_bos_token(False)
     writer.add_token_merges(
         ["a b"]
     )  # llama.cpp asks for some; the engine tokenizes with the model folder's own tokenizer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -158,7 +159,7 @@ class LlamaCppScorer:
             for begin in range(0, len(ids), _STEP):
                 piece = list(enumerate(ids))[begin : begin + _STEP]
                 model.read(InputToken(t, at, sequence, at == len(ids) - 1) for at, t in piece)
-            ends[sequence] = model.pick(greedy, len(piece) - 1)
+            ends[sequence] = model.pick(greedy, (len(ids) - 1) % _STEP)
         while ends:
             for sequence, token in list(ends.items()):
                 if not model.ends(token):
@@ -195,9 +196,10 @@ class _Sums:
                 self.expected.setdefault((owner, at), []).append((index, choice, token))
 
     def note(self, where: tuple[int, int], logits: np.ndarray) -> None:
-        total, best = float(logsumexp(logits.astype(np.float64))), int(logits.argmax())
+        total: Any = logsumexp(logits.astype(np.float64))
+        best = int(logits.argmax())
         for index, choice, token in self.expected[where]:
-            before, value = self.scores[index][choice], float(logits[token]) - total
+            before, value = self.scores[index][choice], float(logits[token] - total)
             greedy = before.greedy and token == best
             self.scores[index][choice] = Score(before.log_prob + value, greedy)
 

@@ -148,7 +148,8 @@ class TransformersScorer:
             cache = DynamicCache()
             ids = torch.tensor([header], device=self.model.device)
             self.model.get_decoder()(input_ids=ids, past_key_values=cache, use_cache=True)
-            self._header = (header, [(layer.keys, layer.values) for layer in cache.layers])
+            layers: list[Any] = cache.layers
+            self._header = (header, [(layer.keys, layer.values) for layer in layers])
         return self._header[1]
 
     @staticmethod

@@ -7,7 +7,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,7 +156,7 @@ class DecisionDamage:
 
 
 def decision_damage(
-    judges: dict[str, Judge],
+    judges: Mapping[str, Judge],
     prompts: Sequence[str],
     truth: Sequence[Decision],
     *,

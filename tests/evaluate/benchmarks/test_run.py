@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import multiprocessing
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -42,7 +41,8 @@ def harness_model() -> Any:
     from lm_eval.models.huggingface import HFLM
 
     model, tokenizer = tiny_model("llama", max_position_embeddings=600), byte_tokenizer()
-    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, max_length=600)
+    make: Any = HFLM
+    return make(pretrained=model, tokenizer=tokenizer, batch_size=4, max_length=600)
 
 
 @pytest.mark.parametrize(("task", "shots"), CASES)
@@ -133,42 +133,44 @@ def test_a_stopped_run_ends_as_one_that_was_not(
     assert _items(tmp_path / "stopped") == _items(tmp_path / "whole")
 
 
+def _run(model: str, data: Path, output: Path) -> None:
+    run.deal = partial(deal, batch_tokens=1)
+    tasks = [load_benchmark(name, data=data) for name in ("arc_easy", "mmlu")]
+    evaluate_models([name_model(model)], tasks, output)
+
+
 @pytest.mark.slow
-def test_a_killed_run_ends_as_one_that_was_not(
+def test_killed_at_twenty_instants_it_ends_as_one_that_was_not(
     data: Path, tmp_path: Path, save_base: Callable[..., Path]
 ) -> None:
-    folder = save_base("llama", num_hidden_layers=2)
-    script = (
-        "import sys; from pathlib import Path\n"
-        "from aegis.evaluate.benchmarks import run\n"
-        "from aegis.evaluate.benchmarks.models import name_model\n"
-        "from aegis.evaluate.benchmarks.tasks import load_benchmark\n"
-        "import aegis.engine.scoring as scoring\n"
-        "model, data, output = sys.argv[1:]\n"
-        "tasks = [load_benchmark(name, data=Path(data)) for name in ('arc_easy', 'mmlu')]\n"
-        "run.deal = lambda rows: scoring.deal(rows, batch_tokens=1)\n"
-        "print('ready', flush=True)\n"
-        "run.evaluate_models([name_model(model)], tasks, Path(output))\n"
-    )
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lm_eval.api.task", "aegis.evaluate.benchmarks.run"])
+    folder = str(save_base("llama", num_hidden_layers=2))
 
-    def run_for(output: Path, wait_s: float | None) -> int:
-        command = [sys.executable, "-c", script, str(folder), str(data), str(output)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(timeout=wait_s)
-            process.kill()
-        return process.returncode
+    def started(output: Path) -> Any:
+        process = context.Process(target=_run, args=(folder, data, output))
+        process.start()
+        return process
 
+    whole, rng, kills = tmp_path / "whole", random.Random(7), 0
+    started(whole).join(timeout=120)
     begun = time.monotonic()
-    assert run_for(whole, None) == 0
+    started(tmp_path / "again").join(timeout=120)
     longest = time.monotonic() - begun
-    rng = random.Random(7)
-    while run_for(killed, rng.uniform(0, longest / 4)):
-        pass
-    assert _items(killed) == _items(whole)
+    expected = _items(whole)
+    killed = tmp_path / "killed-0"
+    while kills < 20:
+        process = started(killed)
+        process.join(timeout=rng.uniform(0, longest))
+        if process.is_alive():
+            process.kill()
+            kills += 1
+        process.join()
+        if process.exitcode == 0:
+            assert _items(killed) == expected
+            killed = tmp_path / f"killed-{kills}"
+    started(killed).join(timeout=120)
+    assert _items(killed) == expected
 
 
 def _items(output: Path) -> dict[str, tuple[ItemResult, ...]]:
