@@ -138,6 +138,7 @@ def test_a_task_that_cannot_be_tested_leaves_the_others(tmp_path: Path) -> None:
     compared = compare_models(load_models(folders))
     assert [row.task for row in compared.tasks] == ["decisions", "unsafe prompts not allowed"]
     assert compared.tasks[1].verdict == "better"
+    assert not compared.overall  # the second task's items are among the first's
     assert compared.left_out == [
         "harmless prompts allowed (base and new): "
         "the outcomes of both models are equal on all 20 items"

@@ -69,6 +69,9 @@ def test_what_is_no_result_is_passed_over_and_what_never_ends_is_not_read(tmp_pa
     (tmp_path / "items.jsonl").write_text('{"id": "1"}\n')
     (tmp_path / "lm.json").write_text(json.dumps(LM_EVAL))
     (tmp_path / "bench.jsonl").write_text(json.dumps(LLAMA_BENCH[0]) + "\n")
+    for name in ("run/session.db", "run/progress_logs/one.json", "run/checkpoints/a/state.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{")
     os.mkfifo(tmp_path / "pipe.json")
     (tmp_path / "circle").symlink_to(tmp_path)
     (tmp_path / "nowhere.json").symlink_to(tmp_path / "gone")

@@ -12,7 +12,7 @@ from aegis.cli.show import echo, print_json, print_note, print_table
 
 _RESULTS = "Folders with results: ours, lm-eval's, lighteval's, inspect's, llama-bench's."
 _OUTPUT = "Folder for report.html, report.md, summary.json and the figures."
-_ROWS = 40
+_ROWS, _BAD_FILES = 40, 10
 
 
 def report(
@@ -36,8 +36,10 @@ def report(
     if json:
         print_json(summary.to_json())
         return
-    for path, reason in summary.bad.items():
+    for path, reason in [*summary.bad.items()][:_BAD_FILES]:
         print_note(f"{path}: {reason}")
+    if (more := len(summary.bad) - _BAD_FILES) > 0:
+        print_note(f"{more} files more that gave nothing in the report")
     files = ", ".join(f"{count} {name}" for name, count in summary.formats.items())
     title = f"{files}; {len(summary.bad)} files gave nothing"
     print_table(COLUMNS, [cells(cell) for cell in summary.cells[:_ROWS]], title=title)

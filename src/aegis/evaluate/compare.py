@@ -58,6 +58,7 @@ class Change:
 
     Args:
         category: empty for the whole task.
+        part_of: the task whose items these are some of; a part has no say in means and ranks.
         p_holm, p_bh: of the family, by Holm's method (no false alarm) and by Benjamini and
             Hochberg's (few of them).
     """
@@ -67,6 +68,7 @@ class Change:
     task: str
     category: str
     measure: str
+    part_of: str
     paired: PairedComparison
     p_holm: float = 1.0
     p_bh: float = 1.0
@@ -131,6 +133,7 @@ class _Task:
 
     name: str
     measure: str
+    part_of: str
     outcomes: dict[str, list[Outcome]]
     notes: list[str]
 
@@ -159,7 +162,8 @@ def compare_models(models: Sequence[ModelOutcomes], criteria: Criteria = DEFAULT
             advance(1)
     if not rows:
         raise DataError(f"{left_out[0]}; compare results that differ, on more items")
-    common = [task for task in tasks if len(task.outcomes) == len(models)]
+    whole = [task for task in tasks if not task.part_of]
+    common = [task for task in whole if len(task.outcomes) == len(models)]
     overall = _overall([model.name for model in models], common, rows, criteria.alpha)
     p_holm = holm([part.paired.p for part in rows] + [part.p for part in overall])
     overall = [
@@ -241,7 +245,8 @@ def _paired(task: str, having: dict[str, TaskOutcomes]) -> _Task:
         of = f"{drifted:,} of {len(keys):,} items"
         notes.append(f"{task}: prompt drift: {of} had another prompt and are left out")
     outcomes = {name: [part.items[key] for key in alike] for name, part in having.items()}
-    return _Task(task, next(iter(having.values())).measure, outcomes, notes)
+    first = next(iter(having.values()))
+    return _Task(task, first.measure, first.part_of, outcomes, notes)
 
 
 def _rows(
@@ -271,7 +276,8 @@ def _rows(
             name = f"{task.name}, {category}" if category else task.name
             left_out.append(f"{name} ({' and '.join(pair)}): {error}")
         else:
-            rows.append(Change(*pair, task.name, category, task.measure, paired))
+            about = (category, task.measure, task.part_of)
+            rows.append(Change(*pair, task.name, *about, paired))
     return rows
 
 

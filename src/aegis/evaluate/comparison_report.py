@@ -65,6 +65,7 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
         figures = draw_changes(place, comparison.tasks, comparison.criteria)
         for candidate in (model["name"] for model in comparison.models[1:]):
             own = [r for r in comparison.tasks if (r.base, r.candidate) == (first, candidate)]
+            own = [row for row in own if not row.part_of]
             figures += draw_waterfall(place, own) if len(own) > 1 else []
         if comparison.categories:
             figures += draw_heat_map(place, comparison.categories)

@@ -43,11 +43,13 @@ class TaskOutcomes:
     Args:
         measure: the score that counts.
         asked: what must be the same for two results to be comparable, by its name.
+        part_of: the task whose items these are some of.
     """
 
     measure: str
     asked: dict[str, str]
     items: dict[Key, Outcome]
+    part_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,12 @@ def _decisions(folder: Path) -> ModelOutcomes:
         ],
     }
     tasks = {
-        name: TaskOutcomes("right", {}, {_key(row): _decision(row, right) for row, right in part})
+        name: TaskOutcomes(
+            "right",
+            {},
+            {_key(row): _decision(row, right) for row, right in part},
+            part_of="" if name == "decisions" else "decisions",
+        )
         for name, part in parts.items()
         if part
     }

@@ -26,7 +26,9 @@ _NO_RESULTS = {
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "session_info.json", "heartbeat.json", "certificate.json", "statistics.json"),
     *("calibration.json", "comparison.json", "so8.json", "adapter_config.json", "reward.json"),
+    "evidence.json",
 }
+_OF_A_RUN = {"checkpoints", "progress_logs", "tensorboard", "raw", "records", "teacher"}
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,8 @@ def _files(folder: Path) -> Iterator[Path]:
         raise DataError(f"{folder}: is no folder; give one with results")
     count = 0
     for parent, folders, names in os.walk(folder):
-        folders.sort()
+        passed_over = _OF_A_RUN if "session.db" in names else set[str]()
+        folders[:] = sorted(set(folders) - passed_over)
         for name in sorted(names):
             path = Path(parent) / name
             known = name not in _NO_RESULTS and not name.endswith(".index.json")
