@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +20,7 @@ from aegis.engine.verdict import Verdict
 from aegis.model.calibration import Calibration, Weights
 from aegis.model.heads import DecisionHead, Pooling
 from aegis.model.lexical import LexicalHead
-from aegis.model.tags import add_tags
+from aegis.model.tags import add_tags, known_tags
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import Thinking
 from tests.conftest import byte_tokenizer, tiny_model
@@ -53,23 +54,32 @@ def write_model(
     *,
     pooling: Pooling = "last+mean",
     kind: str = "f32",
+    token: bool = False,
     **changes: Any,
 ):
     """A tiny model folder as `aegis fold` leaves it, with its GGUF file; the model is returned
     too."""
     folder.mkdir(parents=True)
     model, tokenizer = tiny_model(architecture, **changes), byte_tokenizer()
-    add_tags(tokenizer, model)
+    add_tags(tokenizer, model, decisions=token)
+    if token:  # rows of their own, as training leaves them
+        torch.manual_seed(1)
+        ids = list(known_tags(tokenizer).decisions)
+        model.get_output_embeddings().weight.data[ids] = torch.randn(4, model.config.hidden_size)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    (folder / "gguf").mkdir()
+    write_gguf(model, tokenizer, folder / "gguf" / f"model-{kind}.gguf", kind=kind)
+    if token:
+        decision = {"head": "token", "system_prompt": SYSTEM}
+        (folder / "metadata.json").write_text(json.dumps({"decision": decision}))
+        return model, tokenizer
     torch.manual_seed(0)
     head = DecisionHead(model.config.hidden_size, pooling=pooling, system_prompt=SYSTEM)
     torch.nn.init.normal_(head.linear.weight)
     head.scale.uniform_(0.5, 2.0)
     head.mean.normal_()
     head.save(folder)
-    (folder / "gguf").mkdir()
-    write_gguf(model, tokenizer, folder / "gguf" / f"model-{kind}.gguf", kind=kind)
     return model, tokenizer
 
 

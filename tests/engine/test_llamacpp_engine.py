@@ -49,6 +49,18 @@ def test_other_models_and_poolings_decide_and_think_alike(
     engine.close()
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_tokens_decide_alike_and_stand_before_the_thinking(tied: bool, tmp_path: Path) -> None:
+    model, tokenizer = write_model(tmp_path / "m", token=True, tie_word_embeddings=tied)
+    engine = LlamaCppEngine.load(tmp_path / "m", threads=1, slots=2)
+    expected = judged(tmp_path / "m", PROMPTS)
+    for given, wanted in zip(engine.judge(PROMPTS), expected, strict=True):
+        assert given.probabilities == pytest.approx(wanted.probabilities, abs=1e-4)
+    assert len({verdict.decision for verdict in expected}) > 1
+    assert write(engine, "Hi") == greedy(model, tokenizer, "Hi")
+    engine.close()
+
+
 def test_f16_decides_nearly_alike(tmp_path: Path) -> None:
     write_model(tmp_path / "m", kind="f16")
     engine = LlamaCppEngine.load(tmp_path / "m", threads=1)

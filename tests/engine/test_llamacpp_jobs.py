@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aegis.engine.llamacpp_jobs import ReadJob, WeighJob
+from aegis.engine.llamacpp_jobs import DecideJob, ReadJob, WeighJob
 
 WIDTH, VOCABULARY = 4, 16
 
@@ -55,3 +55,9 @@ def test_continuations_do_not_depend_on_the_pieces(piece: int) -> None:
         for tail in tails
     ]
     assert run(WeighJob([5, 7], tails), piece=piece) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("piece", [1, 2, 5, 100])
+def test_the_logits_of_some_tokens_are_those_behind_the_last_id(piece: int) -> None:
+    expected = np.random.default_rng(10).normal(size=VOCABULARY)[[4, 1, 9]]
+    assert run(DecideJob([1, 2, 3, 10], [4, 1, 9]), piece=piece).tolist() == expected.tolist()

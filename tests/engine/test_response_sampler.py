@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from aegis.engine.response_sampler import Limits, ResponseSampler, allowed_tokens, hold_gates
-from aegis.model.tags import verdict_ids
+from aegis.model.tags import add_tags, verdict_ids
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import TAGS, VERDICT_SECTION, compose, looks_like_a_tag, parse
-from tests.conftest import ARCHITECTURES
+from tests.conftest import ARCHITECTURES, byte_tokenizer, tiny_model
 from tests.model.test_tags import open_up, tagged
 
 LIMITS = Limits(section=6, final=9)
@@ -133,3 +133,16 @@ def _row() -> object:
     row = PartialResponse((2, 40))
     row.add(0, chosen=False)
     return row
+
+
+def test_a_decision_that_is_a_token_is_written_first_and_nowhere_else() -> None:
+    tokenizer, model = byte_tokenizer(), tiny_model()
+    tags = add_tags(tokenizer, model, decisions=True)
+    sampler = ResponseSampler(model, tokenizer, tags, LIMITS)
+    paths = sampler(PROMPTS * 3, DECISIONS * 3, temperature=2.0)
+    for path, decision in zip(paths, DECISIONS * 3, strict=True):
+        assert path.ids[:2] == (tags.decisions[decision], tags.pairs[0][0])
+        assert not any(path.chosen[:2])
+        assert not set(path.ids[1:]) & set(tags.decisions)
+        assert parse(compose(path.thinking())) == path.thinking()
+    assert not any(sampler.allowed[list(tags.decisions)])

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -124,6 +124,7 @@ def fold_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         tokenizer: Any = None,
         gguf: Path | None = None,
         gates: GateSettings | None = None,
+        head: Literal["pooled", "token"] = "pooled",
         **changes: Any,
     ) -> Path:
         folder = tmp_path_factory.mktemp(architecture)
@@ -133,10 +134,12 @@ def fold_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         if tokenizer is not None:
             shutil.copyfile(tokenizer.vocab_file, folder / "base" / "tokenizer.model")
         base = resolve_base(EMBEDDED if architecture == EMBEDDED else str(gguf or folder / "base"))
-        settings = ModelSettings(system_prompt="Be careful.", gates=gates or GateSettings())
+        shared: Any = {"system_prompt": "Be careful.", "gates": gates or GateSettings()}
+        settings = ModelSettings(head=head, **shared)
         tokenizer, model = base.load_tokenizer(), base.load_model(dtype=torch.float32)
         torch.manual_seed(5)
-        adapted = attach(model, settings, tags=add_tags(tokenizer, model))
+        tags = add_tags(tokenizer, model, decisions=head == "token")
+        adapted = attach(model, settings, tags=tags)
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=0.1 if architecture != EMBEDDED else 0.01)
@@ -156,6 +159,12 @@ def fold_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def folded(fold_tiny: Callable[..., Path]) -> Path:
     """Fold a Llama; not to be changed."""
     return fold_tiny("llama", tie_word_embeddings=True)
+
+
+@pytest.fixture(scope="session")
+def deciding(fold_tiny: Callable[..., Path]) -> Path:
+    """Fold a Llama whose decision is in its weights; not to be changed."""
+    return fold_tiny("llama", tie_word_embeddings=True, head="token")
 
 
 @pytest.fixture(autouse=True)

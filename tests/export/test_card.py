@@ -175,3 +175,8 @@ def test_the_card_goes_to_a_file_that_may_be_written(session: Path, tmp_path: Pa
         assert isinstance(refused.exception, BadInputError)
         assert message in str(refused.exception)
     assert verify(session / "model")
+
+
+def test_what_decides_is_told(folded: Path, deciding: Path) -> None:
+    assert "Beside them lies a small head" in write_card(folded)
+    assert "Four tokens of its own decide **ALLOW**" in write_card(deciding)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from aegis.errors import AegisError
-from aegis.export.certificate import compare, measure, probe_texts, record
+from aegis.export.certificate import DecisionAgreement, compare, measure, probe_texts, record
 
 
 def test_agreement_is_weighed_by_position_and_not_by_text() -> None:
@@ -35,3 +35,14 @@ def test_recorded_logits_are_compared_in_order(tmp_path) -> None:
     assert (certificate.positions, certificate.top1_agreement) == (7, 1.0)
     assert sum(certificate.languages.values()) == certificate.probes == 2
     assert certificate.to_json()["compared"] == ["live", "folded"]
+
+
+def test_decisions_are_compared_by_their_chances() -> None:
+    one = torch.tensor([[2.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]])
+    two = one + torch.tensor([[5.0], [0.0]])  # a shift of all four is none
+    assert DecisionAgreement.of(one, two).max_abs_probability_difference < 1e-12
+    two[1, 3] = 2.0
+    agreement = DecisionAgreement.of(one, two)
+    assert (agreement.prompts, agreement.same_decision) == (2, 0.5)
+    chances = (one[1].softmax(-1) - two[1].softmax(-1)).abs().max()
+    assert agreement.max_abs_probability_difference == pytest.approx(float(chances))

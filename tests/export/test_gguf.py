@@ -393,3 +393,15 @@ def test_a_real_model_goes_through_within_its_memory(
     assert entries["f16"]["top1_agreement"] >= 0.99
     assert all(entry["within"] for entry in entries.values())
     assert used - program <= 2.2 * entries["f16"]["bytes"]
+
+
+def test_decisions_in_the_weights_are_certified_for_every_type(
+    deciding: Path, tmp_path: Path
+) -> None:
+    entries = export(Path(shutil.copytree(deciding, tmp_path / "model")), "f32", "Q8_0")
+    exact, rounded = (entries[kind]["decisions"] for kind in ("f32", "Q8_0"))
+    assert exact["prompts"] == FEW
+    assert exact["same_decision"] == 1.0
+    difference = "max_abs_probability_difference"
+    assert exact[difference] < 1e-4 < rounded[difference] < 0.2
+    assert entries["f32"]["tokenizer"]["tags"] == 14

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from aegis.export.licences import licence_of, read_metadata, terms_files
+from aegis.export.licences import licence_of, terms_files
+from aegis.model.token_head import read_metadata
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from aegis.errors import ModelError
 from aegis.export import modelfile
-from aegis.export.modelfile import go_template
+from aegis.export.modelfile import go_template, make_modelfile
 from aegis.model.prompt import PromptEncoder
 from tests.conftest import TEMPLATE
 from tests.export.conftest import merging_tokenizer
@@ -127,6 +127,12 @@ def test_a_template_that_does_more_is_refused(template: str) -> None:
     tokenizer.chat_template = template
     with pytest.raises(ModelError, match="write a TEMPLATE by hand"):
         go_template(tokenizer, where=Path("m"))
+
+
+def test_the_default_system_text_of_weights_that_decide_becomes_ollamas(deciding: Path) -> None:
+    made = make_modelfile(deciding, deciding / "model-f16.gguf")
+    assert made.system == "Be careful."
+    assert "careful" not in made.template
 
 
 def ollama_renders(template: str, messages: list[dict[str, str]]) -> str:

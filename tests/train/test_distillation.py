@@ -12,7 +12,7 @@ from aegis.data.records import parse_record
 from aegis.model.adapted import attach
 from aegis.model.prompt import PromptEncoder
 from aegis.model.tags import add_tags, known_tags
-from aegis.train.distillation import distilled
+from aegis.train.distillation import distilled, plainly_answered
 from aegis.train.examples import EncodingSettings, Example, collate
 from aegis.train.sft import token_loss
 from aegis.train.teacher import BaseAnswer
@@ -94,3 +94,37 @@ def test_to_say_what_the_base_says_is_the_least_loss() -> None:
     batch = collate(examples(tokenizer, [off], 0.0), pad_id=1)
     (gradient,) = torch.autograd.grad(token_loss(adapted, hidden, batch), hidden)
     assert gradient.abs().max() > 1e-3
+
+
+THOUGHT = {"task": "t", "safety": "s", "policy": "p", "final": "f"}
+
+
+def test_plain_chat_begins_with_a_decision_that_is_a_token() -> None:
+    tokenizer = byte_tokenizer()
+    tags = add_tags(tokenizer, tiny_model(), decisions=True)
+    (plain,) = examples(tokenizer, [answer("one", [40, 41])], 0.0)
+    assert plain.ids[-3:] == (tags.decisions[0], 40, 41)
+    assert plain.weights == (0.5, 2.0, 2.0)
+    assert plain.targets
+    assert plain.targets.start == len(plain.ids) - 2
+    (thought,) = examples(tokenizer, [answer("one", [40, 41])], 1.0)
+    behind = thought.ids[thought.prompt_length :]
+    assert behind[:2] == (tags.decisions[0], tags.pairs[0][0])
+    assert behind[-2:] == (40, 41)
+
+
+def test_records_answer_in_plain_chat_behind_their_decision() -> None:
+    tokenizer = byte_tokenizer()
+    tags = add_tags(tokenizer, tiny_model(), decisions=True)
+    rows = [
+        {"id": f"{n}", "prompt": f"p{n}", "decision": "DENY", "thinking": THOUGHT, "final": "No."}
+        for n in range(5)
+    ]
+    records = [*RECORDS, *(parse_record(row, where="t:1") for row in rows)]
+    made = plainly_answered(PromptEncoder(tokenizer), records, SETTINGS, most=3)
+    assert len(made) == 3
+    said = [*tokenizer("No.")["input_ids"], tokenizer.eos_token_id]
+    for example in made:
+        assert list(example.ids[example.prompt_length :]) == [tags.decisions[2], *said]
+        assert example.weights == (0.5, *[1.0] * len(said))
+        assert example.decision == 2

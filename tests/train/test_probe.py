@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
-from aegis.config import ModelSettings
+from aegis.config import GateSettings, ModelSettings
 from aegis.errors import ModelError, StoppedError
 from aegis.model.adapted import attach
+from aegis.model.heads import pool
+from aegis.model.tags import add_tags
+from aegis.model.token_head import TokenHead
 from aegis.storage.journal import Journal, Remember, compute_anew
-from aegis.train.examples import collate
+from aegis.train.examples import collate, prompts_of
 from aegis.train.probe import probe, refit
-from tests.conftest import tiny_model
+from tests.conftest import byte_tokenizer, tiny_model
 from tests.train.test_sft import encoded, settings
 
 
@@ -106,3 +109,34 @@ def test_without_records_the_head_stays_as_the_steps_left_it(tokenizer: Any) -> 
     before = adapted.head.linear.weight.clone()
     assert refit(adapted, [], settings(), pad_id=1) is None
     assert torch.equal(adapted.head.linear.weight, before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("lm_head", ["auto", False])
+def test_a_fit_goes_into_the_weights_where_tokens_decide(lm_head: Any) -> None:
+    """At first, and at last through a gate that has turned; not into an embedding that was read."""
+    tokenizer, model = byte_tokenizer(), tiny_model(hidden_size=64, tie_word_embeddings=True)
+    tags = add_tags(tokenizer, model, decisions=True)
+    chosen = ModelSettings(head="token", gates=GateSettings(lm_head=lm_head))
+    adapted, examples = attach(model, chosen, tags=tags), encoded(tokenizer)[0]
+    batch = collate(prompts_of(examples), pad_id=1)
+
+    def share() -> float:
+        hidden = adapted.hidden(batch.ids, batch.mask)
+        last = adapted.logits(pool(hidden, batch.mask, pooling="last")).argmax(-1)
+        assert set(last.tolist()) <= {*tags.decisions}
+        decided = adapted.decide(hidden, batch.prompt_mask).argmax(-1)
+        return float((decided == batch.decisions).float().mean())
+
+    accuracy = probe(adapted, examples, settings(), pad_id=1, seed=0)
+    assert accuracy == pytest.approx(share(), abs=0.1)
+    for gate in adapted.all_gates():
+        gate.generators.normal_()
+    adapted.set_alpha(1.0)
+    rows = cast(TokenHead, adapted.head).rows()
+    accuracy = refit(adapted, examples, settings(), pad_id=1, spoken=examples)
+    if lm_head is False:
+        assert accuracy is None
+        assert torch.equal(cast(TokenHead, adapted.head).rows(), rows)
+    else:
+        assert accuracy == pytest.approx(share(), abs=0.1)

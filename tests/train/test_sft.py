@@ -249,3 +249,20 @@ def test_a_loss_that_is_not_finite_stops_before_the_step() -> None:
     with pytest.raises(AegisError, match="step 2: loss nan"):
         TrainLoop(objective, LoopSettings(pad_id=1, seed=0), TrainServices()).run()
     assert float(objective.weight.detach()) == pytest.approx(1 - 1 / 3)
+
+
+def test_the_decisions_become_the_likeliest_tokens_at_a_prompts_end() -> None:
+    """As a plain chat sees it."""
+    tokenizer, model = byte_tokenizer(), tiny_model(hidden_size=64)
+    tags = add_tags(tokenizer, model, decisions=True)
+    torch.manual_seed(0)
+    adapted = attach(model, ModelSettings(head="token"), tags=tags)
+    examples = encoded(tokenizer)[0]
+    data, loop = SupervisedData(examples, examples[:8]), LoopSettings(pad_id=1, seed=0)
+    result = train_sft(adapted, data, settings(), loop)
+    assert result.validation[-1]["validation_accuracy"] == 1.0
+    for example in (each for each in examples if each.weights):
+        with torch.no_grad():
+            likeliest = adapted.base(torch.tensor([example.ids])).logits[0].argmax(-1).tolist()
+        end = example.prompt_length
+        assert likeliest[end - 1] == tags.decisions[example.decision] == example.ids[end]

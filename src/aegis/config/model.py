@@ -56,12 +56,25 @@ class ModelSettings(Settings):
     """System message before every prompt; each of its tokens is read with every prompt."""
     lexical: bool = True
     """Whether n-grams of the prompt decide beside the head, as much as validation shows helps."""
+    head: Literal["pooled", "token"] = "pooled"
+    """Where the decision comes from: pooled, a head beside the model; token, four tokens of the
+    model itself, so that any runtime reads it as the next token's probabilities. The default is the
+    one that was measured more."""
     pooling: Literal["last", "mean", "last+mean"] = "last"
     """Which hidden states the decision head reads: the last token's, their mean, or both."""
     lora: LoraSettings = LoraSettings()
     """The policy's low-rank adapters."""
     gates: GateSettings = GateSettings()
     """The SO(8) gates."""
+
+    @model_validator(mode="after")
+    def _readable(self) -> ModelSettings:
+        if self.head == "token" and self.pooling != "last":
+            raise ValueError(
+                "head token reads the last position: pooling must be last, "
+                f"got {self.pooling}; set it to last, or head to pooled"
+            )
+        return self
 
     @model_validator(mode="after")
     def _offloadable(self) -> ModelSettings:

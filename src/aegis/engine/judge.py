@@ -19,9 +19,9 @@ from aegis.engine.verdict import CalibratedHead, Verdict, verdicts
 from aegis.errors import AegisError, ModelError
 from aegis.model.base import ModelFolder, context_length
 from aegis.model.device import autocast, pick_device, quick_attention
-from aegis.model.heads import DECISION_HEAD_FILE
 from aegis.model.lm_head import vocabulary_logits
 from aegis.model.prompt import PromptEncoder, by_length, pad
+from aegis.model.token_head import folded_head
 from aegis.protocol.decisions import NAMES
 from aegis.storage.journal import Remember, compute_anew
 
@@ -36,9 +36,9 @@ _QUESTION = (
 class Judge:
     """Runs a model over prompts in batches of like length.
 
-    With a decision head (a folder that `aegis fold` wrote), its logits decide, weighed against the
-    n-grams'. A model without one is asked a multiple-choice question, and the likelihood of the
-    four letters decides: the base's own judgement, with nothing learned.
+    With a decision head (a folder that `aegis fold` wrote), or four tokens in its place, its logits
+    decide, weighed against the n-grams'. A model without one is asked a multiple-choice question,
+    and the likelihood of the four letters decides: the base's own judgement, with nothing learned.
 
     Args:
         model: a transformers causal language model, adapted or not.
@@ -81,13 +81,14 @@ class Judge:
             )
         source = ModelFolder(folder, trust_remote_code=trust_remote_code)
         width = source.read_config().get_text_config().hidden_size
-        head = CalibratedHead.load(folder) if (folder / DECISION_HEAD_FILE).exists() else None
-        if head and head.head.features != width:
+        tokenizer, device = source.load_tokenizer(), pick_device()
+        own = folded_head(folder, tokenizer, width=width)
+        if own and own.features != width:
             raise ModelError(
-                f"{folder}: the decision head is {head.head.features} wide, the model {width}; "
+                f"{folder}: the decision head is {own.features} wide, the model {width}; "
                 "fold it again"
             )
-        tokenizer, device = source.load_tokenizer(), pick_device()
+        head = CalibratedHead.load(folder, own) if own else None
         model: Any = source.load_model(dtype=dtype, attention=quick_attention(device))
         head = replace(head, head=head.head.to(device)) if head else None
         return cls(
@@ -181,7 +182,7 @@ class Judge:
             input_ids=ids, attention_mask=mask, use_cache=False
         ).last_hidden_state
         if self.head:
-            return self.head.head(hidden, mask)
+            return self.head.head.logits(self.model, hidden, mask)
         last = hidden[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
         letters = [
             self.tokenizer(letter, add_special_tokens=False)["input_ids"][-1] for letter in _LETTERS

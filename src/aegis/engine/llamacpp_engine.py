@@ -14,7 +14,7 @@ import torch
 
 from aegis.engine.batching import Batcher
 from aegis.engine.llamacpp import GgufModel, require_package
-from aegis.engine.llamacpp_jobs import ReadJob, SequenceJob, WeighJob, WriteJob
+from aegis.engine.llamacpp_jobs import DecideJob, ReadJob, SequenceJob, WeighJob, WriteJob
 from aegis.engine.protocol import ThinkingRequest
 from aegis.engine.readings import Readings
 from aegis.engine.response_grammar import ResponseGrammar
@@ -22,9 +22,11 @@ from aegis.engine.response_sampler import allowed_tokens
 from aegis.engine.verdict import CalibratedHead, Verdict, verdicts
 from aegis.errors import AegisError, ModelError
 from aegis.model.base import ModelFolder
-from aegis.model.heads import DECISION_HEAD_FILE, DecisionHead
+from aegis.model.heads import DecisionHead
 from aegis.model.prompt import PromptEncoder, common_prefix, disable_word_cache
 from aegis.model.tags import known_tags
+from aegis.model.token_head import TokenHead, folded_head
+from aegis.protocol.decisions import TOKENS
 from aegis.protocol.thinking import TAGS, Thinking
 
 # Tokens a step: enough for the matrix products, few enough that nobody waits long for a token.
@@ -105,12 +107,15 @@ class LlamaCppEngine:
             )
         require_package()
         file = file or find_gguf(folder)
-        if not (folder / DECISION_HEAD_FILE).is_file():
+        source = ModelFolder(folder)
+        tokenizer = source.load_tokenizer()
+        width = source.read_config().get_text_config().hidden_size
+        if not (own := folded_head(folder, tokenizer, width=width)):
             raise ModelError(
                 f"{folder}: has no decision head; "
                 "give a model that `aegis fold` or `aegis run` wrote"
             )
-        head, tokenizer = CalibratedHead.load(folder), ModelFolder(folder).load_tokenizer()
+        head = CalibratedHead.load(folder, own)
         known_tags(tokenizer)
         model = GgufModel(file, gpu=True)
         try:
@@ -131,8 +136,12 @@ class LlamaCppEngine:
         begun = time.perf_counter()
         read = Readings.of(prompts)
         rows = [self.encoder.fitting_ids(text) for text in read.texts]
-        pooled = np.stack(self._run([ReadJob(row, self.head.head.pooling) for row in rows]))
-        logits = self.head.from_pooled(pooled)
+        head = self.head.head
+        if isinstance(head, TokenHead):
+            logits = np.stack(self._run([DecideJob(row, head.ids) for row in rows]))
+        else:
+            pooled = np.stack(self._run([ReadJob(row, head.pooling) for row in rows]))
+            logits = self.head.from_pooled(pooled)
         if not np.isfinite(logits).all():
             raise AegisError(
                 "the GGUF file gives hidden states that are not finite; "
@@ -200,8 +209,9 @@ def _require_match(model: GgufModel, head: DecisionHead, tokenizer: Any, *, fold
             f"{model.file}: is {model.width} wide, the decision head of {folder} "
             f"{head.features}; export that folder again"
         )
-    spelled = [model.spelling(number) for number in known_tags(tokenizer).ids]
-    if len(tokenizer) > model.vocabulary or spelled != list(TAGS):
+    tags = known_tags(tokenizer)
+    expected = [*TAGS, *(TOKENS if tags.decisions else ())]
+    if len(tokenizer) > model.vocabulary or list(map(model.spelling, tags.ids)) != expected:
         raise ModelError(f"{model.file}: has other tokens than {folder}; export that folder again")
 
 

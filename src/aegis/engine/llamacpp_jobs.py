@@ -4,7 +4,7 @@ response."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -76,6 +76,18 @@ class ReadJob(SequenceJob):
         return []
 
 
+class DecideJob(SequenceJob):
+    """A prompt to be read; comes to the (tokens,) float32 logits of some tokens behind it."""
+
+    def __init__(self, ids: list[int], tokens: Sequence[int]) -> None:
+        super().__init__(ids, most_tokens=len(ids))
+        self.tokens = list(tokens)
+
+    def take(self, model: GgufModel, indices: range, *, all_read: bool) -> list[int]:
+        self.future.set_result(model.logits(indices[-1:])[0, self.tokens])
+        return []
+
+
 class WeighJob(SequenceJob):
     """Continuations to be weighed, one after the other behind what they share; comes to the sums of
     their log-probabilities.
@@ -129,9 +141,10 @@ class WriteJob(SequenceJob):
         banned: frozenset[int],
     ) -> None:
         verdict, self.sampling = grammar.verdicts[request.decision], request.sampling
-        self.row = PartialResponse(tuple(ids), self.sampling, verdict)
+        lead = grammar.tags.lead(request.decision)
+        self.row = PartialResponse(tuple(ids), self.sampling, verdict, lead=lead)
         super().__init__(
-            [*ids, grammar.begin(self.row)], most_tokens=len(ids) + self.sampling.limits.total
+            [*ids, *grammar.begin(self.row)], most_tokens=len(ids) + self.sampling.limits.total
         )
         self.grammar, self.banned, self.cancelled = grammar, banned, request.cancelled
         self._samplers: dict[int | None, Any] = {}

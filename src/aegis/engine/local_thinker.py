@@ -21,8 +21,8 @@ from aegis.model.adapted import Adapted
 from aegis.model.adapter_folder import ADAPTER_CARD_FILE, load_adapter, read_card, require_base
 from aegis.model.base import ModelFolder, resolve_base
 from aegis.model.device import fast_dtype, pick_device, quick_attention
-from aegis.model.heads import DECISION_HEAD_FILE
 from aegis.model.tags import add_tags, known_tags
+from aegis.model.token_head import folded_head
 from aegis.protocol.thinking import Thinking
 
 
@@ -72,12 +72,13 @@ class LocalThinker(Judge):
             head, gates = CalibratedHead.load(folder, adapted.head), adapted.all_gates()
             return cls(adapted.base, tokenizer, head, gates=gates, name=name)
         source = ModelFolder(folder, trust_remote_code=trust_remote_code)
-        source.read_config()
-        if not (folder / DECISION_HEAD_FILE).is_file():
+        width = source.read_config().get_text_config().hidden_size
+        tokenizer = source.load_tokenizer()
+        if not (own := folded_head(folder, tokenizer, width=width)):
             raise ModelError(
                 f"{folder}: has no decision head; give an adapter or a model that `aegis run` made"
             )
-        tokenizer, head = source.load_tokenizer(), CalibratedHead.load(folder)
+        head = CalibratedHead.load(folder, own)
         known_tags(tokenizer)
         model: Any = source.load_model(**options)
         head = replace(head, head=head.head.to(device))
@@ -128,6 +129,6 @@ def load_adapted(
     require_base(card, base, folder=folder)
     tokenizer = base.load_tokenizer()
     loaded = base.load_model(**options, quantization=quantization)
-    tags = add_tags(tokenizer, loaded)
+    tags = add_tags(tokenizer, loaded, decisions=card.settings.head == "token")
     adapted = load_adapter(folder, loaded, card, tags=tags).to(pick_device())
     return adapted, tokenizer

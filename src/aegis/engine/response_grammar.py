@@ -31,7 +31,8 @@ class Limits:
 
     @property
     def total(self) -> int:
-        """The longest response, tags included."""
+        """The longest response, tags included. One that begins with its decision's token is longer
+        by it; but its last tag is never read."""
         return len(SECTIONS) * (self.section + 2) + self.final + 2
 
 
@@ -96,6 +97,7 @@ class PartialResponse:
     """A response while it is written.
 
     Args:
+        lead: ids that stand before the first tag: the decision's, where it is a token.
         verdict: ids of the line that the policy section begins with. Its limit counts them, too,
             and a token of its own is left in any case.
         rng: where its draws come from; None where all rows draw from one generator.
@@ -108,6 +110,7 @@ class PartialResponse:
     sampling: Sampling = Sampling()
     verdict: tuple[int, ...] = ()
     rng: random.Random | None = None
+    lead: tuple[int, ...] = ()
     verdict_written: int = 0
     part: int = 0
     body: list[int] = field(default_factory=list)
@@ -166,9 +169,10 @@ class ResponseGrammar:
         self.tokenizer, self.tags = tokenizer, tags
         self.verdicts = {decision: verdict_ids(tokenizer, decision) for decision in Decision}
 
-    def begin(self, row: PartialResponse) -> int:
-        """Write the first opening tag; return it, the first input behind the prompt."""
-        return row.add(self.tags.pairs[0][0], chosen=False)
+    def begin(self, row: PartialResponse) -> list[int]:
+        """Write what leads and the first opening tag; return them, the first input behind the
+        prompt."""
+        return [row.add(token, chosen=False) for token in (*row.lead, self.tags.pairs[0][0])]
 
     def advance(self, row: PartialResponse, token: int | None) -> int | None:
         """Append what comes next and return it, the next input; None when the response is whole.

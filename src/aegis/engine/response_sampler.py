@@ -70,7 +70,9 @@ class ResponseSampler(ResponseGrammar):
         """
         sampling = Sampling(self.limits, temperature)
         rows = [
-            PartialResponse(tuple(prompt), sampling, self.verdicts[decision])
+            PartialResponse(
+                tuple(prompt), sampling, self.verdicts[decision], lead=self.tags.lead(decision)
+            )
             for prompt, decision in zip(prompts, decisions, strict=True)
         ]
         self._sample(rows, generator=generator, on_token=on_token)
@@ -98,6 +100,7 @@ class ResponseSampler(ResponseGrammar):
                 request.sampling,
                 self.verdicts[request.decision],
                 random.Random(request.sampling.seed),
+                self.tags.lead(request.decision),
             )
             for request in requests
         ]
@@ -120,7 +123,7 @@ class ResponseSampler(ResponseGrammar):
         """Write the rows until every one is whole or dropped."""
         if not rows:
             return
-        starts = [[*row.prompt, self.begin(row)] for row in rows]
+        starts = [[*row.prompt, *self.begin(row)] for row in rows]
         ids, mask = pad(starts, value=self.tokenizer.pad_token_id, left=True)
         ids, mask = ids.to(self.model.device), mask.to(self.model.device)
         active, cache = list(range(len(rows))), DynamicCache(config=self.model.config)

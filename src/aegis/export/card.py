@@ -13,8 +13,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from aegis import __version__
 from aegis.errors import ArtifactError, BadInputError, ModelError
 from aegis.export.certificate import CERTIFICATE_FILE
-from aegis.export.licences import licence_of, read_metadata
+from aegis.export.licences import licence_of
 from aegis.model.embedded import MODELS
+from aegis.model.token_head import read_metadata
 from aegis.storage.artifact import MANIFEST, verify
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
@@ -81,6 +82,7 @@ def write_card(
         fold=certificate,
         algorithm=(training.get("settings") or {}).get("algorithm", "unknown"),
         gates=_gates(metadata),
+        tokens="decision" in metadata,
         features=", ".join(metadata.get("features", [])) or "unknown",
         seed=training.get("seed", "unknown"),
         session=metadata.get("session_id", "unknown"),

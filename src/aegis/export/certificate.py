@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from aegis.errors import AegisError
+from aegis.model.heads import DecisionHead
+from aegis.model.prompt import PromptEncoder
 from aegis.runs.reporter import bar
 from aegis.storage.files import hash_file
 
@@ -66,6 +68,22 @@ class Certificate:
         return {"compared": ["live", "folded"], **asdict(self)}
 
 
+@dataclass(frozen=True)
+class DecisionAgreement:
+    """How far a second model's decisions about prompts are from a first's."""
+
+    prompts: int
+    max_abs_probability_difference: float
+    same_decision: float
+
+    @classmethod
+    def of(cls, first: Tensor, second: Tensor) -> DecisionAgreement:
+        """Compare two (n, 4) logits of the decisions."""
+        one, two = first.double().softmax(-1), second.double().softmax(-1)
+        same = (one.argmax(-1) == two.argmax(-1)).double().mean()
+        return cls(len(one), float((one - two).abs().max()), float(same))
+
+
 def probe_texts() -> list[Probe]:
     """Return the probe texts that ship with AEGIS, half Japanese, half English."""
     lines = PROBES.read_text(encoding="utf-8").splitlines()
@@ -80,6 +98,21 @@ def probe_logits(model: Any, tokenizer: Any, probes: Sequence[Probe]) -> Iterato
             ids = tokenizer(probe.text, return_tensors="pt")["input_ids"][:, :MAX_PROBE_TOKENS]
             yield model(input_ids=ids.to(model.device), use_cache=False).logits[0].float().cpu()
             advance()
+
+
+@torch.inference_mode()
+def probe_decisions(
+    model: Any, tokenizer: Any, head: DecisionHead, probes: Sequence[Probe]
+) -> Tensor:
+    """(n, 4) logits of the decisions about the probe texts as prompts."""
+    encoder, logits = PromptEncoder(tokenizer, head.system_prompt), list[Tensor]()
+    with bar("deciding", len(probes)) as advance:
+        for probe in probes:
+            ids = torch.tensor([encoder.ids(probe.text)], device=model.device)
+            hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+            logits.append(head.logits(model, hidden, torch.ones_like(ids)).cpu())
+            advance()
+    return torch.cat(logits)
 
 
 def record(folder: Path, logits: Iterable[Tensor]) -> list[Path]:

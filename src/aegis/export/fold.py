@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from aegis.export.certificate import (
     CERTIFICATE_FILE,
     MAX_PROBE_TOKENS,
     Certificate,
+    DecisionAgreement,
     compare,
+    probe_decisions,
     probe_logits,
     probe_texts,
     record,
 )
-from aegis.export.licences import METADATA_FILE, licence_of_base, terms_files
+from aegis.export.licences import licence_of_base, terms_files
 from aegis.model.adapted import Adapted
 from aegis.model.adapter_folder import AdapterCard, load_adapter, read_card, require_base
 from aegis.model.base import Base, resolve_base, save_tokenizer
@@ -30,8 +32,11 @@ from aegis.model.calibration import CALIBRATION_FILE
 from aegis.model.heads import DECISION_HEAD_FILE
 from aegis.model.lexical import LEXICAL_HEAD_FILE
 from aegis.model.lm_head import lm_head_refusal
+from aegis.model.prompt import set_default_system
 from aegis.model.quantize import count, dequantised, require_package
 from aegis.model.tags import add_tags
+from aegis.model.token_head import METADATA_FILE, TokenHead
+from aegis.protocol.decisions import TOKENS
 from aegis.so8 import fold
 from aegis.storage.artifact import read_manifest
 from aegis.storage.files import require_space, to_json
@@ -49,6 +54,10 @@ class Folding:
     adapter: Path
     card: AdapterCard
     base: Base
+
+    @property
+    def decides_by_tokens(self) -> bool:
+        return self.card.settings.head == "token"
 
 
 def prepare(adapter: Path, *, base_spec: str | None = None) -> Folding:
@@ -96,11 +105,17 @@ def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Ce
     scratch.mkdir()
     try:
         live = record(scratch, probe_logits(adapted.base, tokenizer, probes))
+        head, decided = adapted.head, torch.empty(0)
+        if isinstance(head, TokenHead):
+            decided = probe_decisions(adapted.base, tokenizer, head, probes)
         if quantization == "nf4":
             del adapted
             adapted, tokenizer = _live(folding, plain=True)
         folded = fold_in_place(adapted)
         folded.to(dtype).save_pretrained(staging)
+        system = folding.card.settings.system_prompt
+        if folding.decides_by_tokens and system is not None:
+            set_default_system(tokenizer, system)
         save_tokenizer(tokenizer, staging)
         _copy_sentencepiece(folding.base.folder / "tokenizer.model", tokenizer, staging)
         for name in (DECISION_HEAD_FILE, LEXICAL_HEAD_FILE, CALIBRATION_FILE):
@@ -110,12 +125,17 @@ def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Ce
             shutil.copyfile(path, staging / path.name)
         del folded, adapted
         written = replace(folding.base, folder=staging)
-        reloaded = probe_logits(written.load_model(dtype=dtype), tokenizer, probes)
+        model = written.load_model(dtype=dtype)
+        reloaded = probe_logits(model, tokenizer, probes)
         certificate = compare(live, reloaded, dtype=settings.dtype, probes=probes)
+        facts: dict[str, Any] = {"live": LIVE_MODEL[quantization]}
+        if isinstance(head, TokenHead):
+            again = probe_decisions(model, tokenizer, head.folded(), probes)
+            facts["decisions"] = asdict(DecisionAgreement.of(decided, again))
     finally:
         shutil.rmtree(scratch)
-    certified = {**certificate.to_json(), "live": LIVE_MODEL[quantization]}
-    (staging / CERTIFICATE_FILE).write_text(to_json(certified), encoding="utf-8")
+    certified = to_json({**certificate.to_json(), **facts})
+    (staging / CERTIFICATE_FILE).write_text(certified, encoding="utf-8")
     (staging / METADATA_FILE).write_text(to_json(_metadata(folding, settings)), encoding="utf-8")
     _require_limits(certificate, settings)
     return certificate
@@ -132,16 +152,16 @@ def fold_in_place(adapted: Adapted) -> Any:
         adapted.base.get_submodule(name)._forward_pre_hooks.clear()
     plain: Any = adapted.peft.merge_and_unload()
     embedding, head = plain.get_input_embeddings(), plain.get_output_embeddings()
+    if head.weight is embedding.weight and any(plain.get_submodule(name) is head for name in gates):
+        head.weight = nn.Parameter(embedding.weight.detach().clone(), requires_grad=False)
+        plain.config.tie_word_embeddings = False
+        plain.config.get_text_config().tie_word_embeddings = False
     if adapted.rows:
         embedding._forward_hooks.clear()
         head._forward_hooks.clear()
         adapted.rows.fold(plain)
     for name, gate in gates.items():
         site = plain.get_submodule(name)
-        if site is head and head.weight is embedding.weight:
-            head.weight = nn.Parameter(embedding.weight.detach().clone(), requires_grad=False)
-            plain.config.tie_word_embeddings = False
-            plain.config.get_text_config().tie_word_embeddings = False
         site.weight.copy_(fold(site.weight, gate))
     return plain
 
@@ -157,7 +177,8 @@ def _live(folding: Folding, *, plain: bool) -> tuple[Adapted, Any]:
     if plain and quantization != "none":
         model = dequantised(model, device=torch.device("cpu"))
     tokenizer = folding.base.load_tokenizer()
-    adapted = load_adapter(folding.adapter, model, folding.card, tags=add_tags(tokenizer, model))
+    tags = add_tags(tokenizer, model, decisions=folding.decides_by_tokens)
+    adapted = load_adapter(folding.adapter, model, folding.card, tags=tags)
     return adapted.to(model.device), tokenizer
 
 
@@ -183,6 +204,7 @@ def _copy_sentencepiece(source: Path, tokenizer: Any, folder: Path) -> None:
 def _metadata(folding: Folding, settings: ExportSettings) -> dict[str, Any]:
     card, method = folding.card, folding.card.settings.quantization
     dequantised_base = [] if method == "none" else [f"dequantised_{method}_base"]
+    decision = {"head": "token", "tokens": TOKENS, "system_prompt": card.settings.system_prompt}
     return {
         "aegis_version": __version__,
         "session_id": card.session_id,
@@ -198,6 +220,7 @@ def _metadata(folding: Folding, settings: ExportSettings) -> dict[str, Any]:
         "alpha": card.alpha,
         "model": card.model,
         "training": card.training,
+        **({"decision": decision} if folding.decides_by_tokens else {}),
         "export": settings.model_dump(mode="json"),
         "quantization": {"method": method, "certified_against": LIVE_MODEL[method]},
         "adapter_sha256": read_manifest(folding.adapter).files,

@@ -19,12 +19,14 @@ from torch import Tensor
 
 from aegis.engine.llamacpp import FTYPES, GgufModel
 from aegis.errors import BadInputError, MissingPackageError
-from aegis.export.certificate import CERTIFICATE_FILE, measure, probe_texts
+from aegis.export.certificate import CERTIFICATE_FILE, DecisionAgreement, measure, probe_texts
 from aegis.export.gguf_checks import check_tokenizer, require_folder, require_model, stored_shapes
 from aegis.export.gguf_files import CONVERTED_TYPES, convert, quantise_file
 from aegis.export.reference import Reference
 from aegis.model.base import ModelFolder
 from aegis.model.device import release_memory, trim_heap
+from aegis.model.prompt import PromptEncoder
+from aegis.model.token_head import TokenHead, folded_head
 from aegis.runs.reporter import bar
 from aegis.storage.artifact import MANIFEST, is_current, link, require_output, revise, writing
 from aegis.storage.files import (
@@ -267,8 +269,8 @@ def _write_types(
         f"tokenizer: the same ids on {same_ids['texts']} texts, bare and as prompts; "
         f"each of {same_ids['tags']} tags is one token"
     )
-    rows = [tokenizer(probe.text)["input_ids"][:_PROBE_TOKENS] for probe in probe_texts()]
-    reference = Reference(job.model, rows)
+    probes = _Probes.of(job.model, tokenizer)
+    reference = Reference(job.model, [*probes.rows, *probes.prompts])
     importance = _importance(job, todo, tokenizer, master)
     for kind in todo:
         path = master
@@ -280,7 +282,7 @@ def _write_types(
             "file": f"model-{kind}.gguf",
             "sha256": hash_file(path),
             "bytes": size,
-            **_compared(path, kind, reference, threads=job.settings.threads),
+            **_compared(path, kind, reference, probes, threads=job.settings.threads),
             "tokenizer": same_ids,
             "fingerprint": job.type_fingerprints[kind],
         }
@@ -318,14 +320,41 @@ def _importance(
     return importance(job.model, job.settings.imatrix, tokenizer, gguf=gguf)
 
 
-def _compared(path: Path, kind: str, reference: Reference, *, threads: int) -> dict[str, Any]:
-    gguf = GgufModel(path)
+@dataclass(frozen=True)
+class _Probes:
+    """What model and GGUF files read: texts, and prompts if the model decides by tokens.
+
+    Args:
+        decisions: ids of the decisions' tokens.
+    """
+
+    rows: list[list[int]]
+    prompts: list[list[int]]
+    decisions: list[int]
+
+    @classmethod
+    def of(cls, model: Path, tokenizer: Any) -> _Probes:
+        width = ModelFolder(model).read_config().get_text_config().hidden_size
+        head, texts = folded_head(model, tokenizer, width=width), probe_texts()
+        rows = [tokenizer(probe.text)["input_ids"][:_PROBE_TOKENS] for probe in texts]
+        if not isinstance(head, TokenHead):
+            return cls(rows, [], [])
+        encoder = PromptEncoder(tokenizer, head.system_prompt)
+        return cls(rows, [encoder.ids(probe.text) for probe in texts], list(head.ids))
+
+
+def _compared(
+    path: Path, kind: str, reference: Reference, probes: _Probes, *, threads: int
+) -> dict[str, Any]:
+    gguf, last = GgufModel(path), slice(-1, None)
+    decided: tuple[list[Tensor], list[Tensor]] = ([], [])
     try:
-        gguf.open(cells=_PROBE_TOKENS, step=_PROBE_TOKENS, threads=threads)
+        cells = max(map(len, reference.rows))
+        gguf.open(cells=cells, step=cells, threads=threads)
         with reference.head(), bar(f"probing {kind}", len(reference.rows)) as advance:
 
             def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-                for index, row in enumerate(reference.rows):
+                for index, row in enumerate(probes.rows):
                     part = slice((len(row) - 1) % _PROBE_STRIDE, None, _PROBE_STRIDE)
                     expected = reference.logits(index, part)
                     yield expected, torch.from_numpy(gguf.text_logits(row, part))
@@ -333,10 +362,17 @@ def _compared(path: Path, kind: str, reference: Reference, *, threads: int) -> d
                     advance()
 
             agreement = measure(pairs(), remedy=f"not finite as {kind}; leave this type out")
+            for index, row in enumerate(probes.prompts, len(probes.rows)):
+                decided[0].append(reference.logits(index, last)[:, probes.decisions])
+                logits = torch.from_numpy(gguf.text_logits(row, last))
+                decided[1].append(logits[:, probes.decisions])
+                advance()
     finally:
         gguf.close()
         release_memory()
     figures = asdict(agreement)
+    if probes.prompts:
+        figures["decisions"] = asdict(DecisionAgreement.of(*map(torch.cat, decided)))
     return {"kl_mean": figures.pop("kl"), "kl_max": figures.pop("max_kl"), **figures}
 
 

@@ -14,9 +14,10 @@ from aegis.engine.llamacpp import GgufModel
 from aegis.errors import ModelError
 from aegis.export.certificate import CERTIFICATE_FILE, probe_texts
 from aegis.model.base import ModelFolder
-from aegis.model.heads import system_prompt_beside
 from aegis.model.lm_head import lm_head_refusal
 from aegis.model.prompt import PromptEncoder
+from aegis.model.token_head import system_prompt_beside
+from aegis.protocol.decisions import TOKENS
 from aegis.protocol.thinking import TAGS
 from aegis.storage.artifact import MANIFEST, Manifest, verify
 
@@ -175,7 +176,8 @@ def _require_same_ids(
 
 def _check_tags(gguf: GgufModel, tokenizer: Any, model: Path) -> int:
     """Return how many of the protocol's tags the tokenizer has; each is one token in GGUF too."""
-    known = sorted({*TAGS} & tokenizer.get_added_vocab().keys(), key=TAGS.index)
+    texts = (*TAGS, *TOKENS)
+    known = sorted({*texts} & tokenizer.get_added_vocab().keys(), key=texts.index)
     for tag in known:
         ids = gguf.tokens(tag, special=False)
         if ids != [tokenizer.convert_tokens_to_ids(tag)]:

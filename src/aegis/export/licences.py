@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import ModelCard
 
 from aegis.model.embedded import MODELS
+from aegis.model.token_head import read_metadata
 
-METADATA_FILE = "metadata.json"
 _TERMS = ("licen", "notice", "terms", "gemma_terms", "use_policy")
-
-
-def read_metadata(model: Path) -> dict[str, Any]:
-    """Return what `metadata.json` says; nothing where there is none."""
-    try:
-        return dict(json.loads((model / METADATA_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
 
 
 def licence_of(model: Path) -> dict[str, str]:

@@ -21,8 +21,8 @@ from aegis.export.certificate import CERTIFICATE_FILE
 from aegis.export.gguf import FOLDER
 from aegis.export.licences import licence_of
 from aegis.model.base import DAY, ModelFolder, context_length
-from aegis.model.heads import system_prompt_beside
 from aegis.model.prompt import PromptEncoder
+from aegis.model.token_head import system_prompt_beside
 from aegis.protocol.thinking import TAGS
 
 # Sentinels that no template changes: put in for what people write, and searched in what comes out.

@@ -20,7 +20,9 @@ from aegis.model.heads import DecisionHead
 from aegis.model.lm_head import lm_head_refusal, vocabulary_logits
 from aegis.model.quantize import count
 from aegis.model.tags import TagRows, Tags
+from aegis.model.token_head import TokenHead
 from aegis.model.trunk import Trunk, below, last_hidden
+from aegis.protocol.decisions import NAMES
 from aegis.so8 import BLOCK, Gate
 
 KINDS: tuple[str, ...] = ("lora", "gates", "tags", "decision_head")
@@ -68,6 +70,8 @@ class Adapted(nn.Module):
             site = cast(nn.Module, self.base).get_submodule(name)
             site.register_forward_pre_hook(self._rotate(_key(name)))
         if rows:
+            if isinstance(head, TokenHead):
+                rows.follow(lambda: cast(TokenHead, self.head).rows(), shared=self._one_table())
             rows.hook(self.base)
 
     @property
@@ -117,7 +121,7 @@ class Adapted(nn.Module):
     def decide(self, hidden: Tensor, prompt_mask: Tensor) -> Tensor:
         """Return (batch, 4) decision logits by the policy's head or the reference's."""
         head = self.reference_head if self.role == "reference" else self.head
-        return cast(DecisionHead, head)(hidden, prompt_mask)
+        return cast(DecisionHead, head).logits(self.base, hidden, prompt_mask)
 
     def add_reference(self) -> None:
         """Keep a frozen copy of the policy as it is now."""
@@ -160,6 +164,12 @@ class Adapted(nn.Module):
     def reward_layer(self) -> int:
         """Return the first decoder layer in which the reward model differs from the reference."""
         return self._first_layer(self._lora_names("reward"))
+
+    def _one_table(self) -> bool:
+        """Return whether embedding and lm_head are one and stay so: a gate would part them."""
+        embedding, head = self.base.get_input_embeddings(), self.base.get_output_embeddings()
+        gated = any(self.base.get_submodule(name) is head for name in self.gate_names)
+        return head.weight is embedding.weight and not gated
 
     def _lora_names(self, adapter: str) -> list[str]:
         names = (name for name, _ in self.peft.named_parameters())
@@ -205,7 +215,12 @@ def attach(model: Any, settings: ModelSettings, *, tags: Tags | None = None) -> 
     mode, learn_alpha = settings.gates.mode, settings.gates.learn_alpha
     gates = {name: Gate(width, mode=mode, learn_alpha=learn_alpha) for name, width in sites.items()}
     hidden_size = model.config.get_text_config().hidden_size
-    head = DecisionHead(hidden_size, pooling=settings.pooling, system_prompt=settings.system_prompt)
+    shared: Any = {"pooling": settings.pooling, "system_prompt": settings.system_prompt}
+    if settings.head == "token":
+        ids = tags.decisions if tags else range(len(NAMES))  # any will do to count memory
+        head = TokenHead(hidden_size, **shared, ids=ids)
+    else:
+        head = DecisionHead(hidden_size, **shared)
     rows = TagRows.of(model, tags) if tags else None
     peft = cast(PeftModel, get_peft_model(model, lora_config(model, settings.lora)))
     return Adapted(peft, gates, head, rows)

@@ -17,6 +17,7 @@ from aegis.model.adapted import Adapted, attach
 from aegis.model.base import Base
 from aegis.model.heads import DecisionHead
 from aegis.model.tags import Tags
+from aegis.model.token_head import TokenHead
 from aegis.storage.artifact import verify
 from aegis.storage.files import to_json
 
@@ -104,7 +105,11 @@ def load_adapter(
         AdapterError: if the tensors do not fit the model.
     """
     adapted = attach(model, card.settings, tags=tags)
-    adapted.head = DecisionHead.load(folder)
+    if isinstance(adapted.head, TokenHead):
+        ids, adapted.head = adapted.head.ids, TokenHead.load(folder)
+        adapted.head.ids = ids
+    else:
+        adapted.head = DecisionHead.load(folder)
     if adapted.rows:
         adapted.rows.load(folder)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,6 +32,7 @@ class DecisionHead(nn.Module):
         system_prompt: the system text that the head's training prompts were read with.
     """
 
+    file = DECISION_HEAD_FILE
     mean: Tensor
     scale: Tensor
 
@@ -49,6 +50,10 @@ class DecisionHead(nn.Module):
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """(batch, time, d) last hidden states, (batch, time) mask of the prompt → (batch, 4)."""
         return self.from_pooled(self.pooled(hidden, mask))
+
+    def logits(self, model: Any, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return the (batch, 4) logits of prompts that a model has read; as in `forward`."""
+        return self(hidden, mask)
 
     def from_pooled(self, pooled: Tensor) -> Tensor:
         """(batch, width) pooled hidden states → (batch, 4) logits."""
@@ -73,16 +78,16 @@ class DecisionHead(nn.Module):
         }
         if self.system_prompt is not None:
             metadata["system_prompt"] = self.system_prompt
-        save_file(_state(self), folder / DECISION_HEAD_FILE, metadata=metadata)
+        save_file(_state(self), folder / self.file, metadata=metadata)
 
     @classmethod
-    def load(cls, folder: Path) -> DecisionHead:
+    def load(cls, folder: Path) -> Self:
         """Read a saved head.
 
         Raises:
             ModelError: if the file is absent or not a decision head.
         """
-        path = folder / DECISION_HEAD_FILE
+        path = folder / cls.file
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -139,13 +144,6 @@ class ScalarHead(nn.Module):
         except (OSError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"{path}: not a readable head; train again") from error
         return head
-
-
-def system_prompt_beside(folder: Path) -> str | None:
-    """Return the system text of the folder's decision head; None without a head or a text."""
-    if not (folder / DECISION_HEAD_FILE).is_file():
-        return None
-    return DecisionHead.load(folder).system_prompt
 
 
 def pool(hidden: Tensor, mask: Tensor, *, pooling: Pooling) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,6 +24,33 @@ def vocabulary_logits(model: Any, hidden: Tensor) -> Tensor:
     given.forward = lambda *_, **__: _DecoderOutput(last_hidden_state=rows)
     logits = _with_module(model, path.split("."), given)(inputs_embeds=rows).logits
     return logits.reshape(*hidden.shape[:-1], logits.shape[-1])
+
+
+def logits_of(model: Any, hidden: Tensor, ids: Sequence[int], *, added: Tensor) -> Tensor:
+    """(n, d) last hidden states → (n, tokens) float32 logits of some tokens, scaled and capped as
+    the model does it, behind lm_head's gate. In bfloat16 logits would be steps of a tenth.
+
+    Args:
+        added: (tokens, d) what is added to their rows of lm_head.
+    """
+    head, chosen = model.get_output_embeddings(), list(ids)
+    rows, bias = head.weight[chosen].float() + added, getattr(head, "bias", None)
+    bias = 0.0 if bias is None else bias[chosen].float()
+    few = nn.Module()
+    # Not as a matrix product, which autocast would round.
+    few.forward = lambda states: (states.unsqueeze(-2) * rows).sum(-1) + bias
+    few._forward_pre_hooks = head._forward_pre_hooks
+    path = next(name for name, module in model.named_modules() if module is head)
+    return vocabulary_logits(_with_module(model, path.split("."), few), hidden.float())
+
+
+def behind_gate(model: Any, hidden: Tensor) -> Tensor:
+    """Return what lm_head's weight reads of last hidden states: a gate may turn them."""
+    head = model.get_output_embeddings()
+    for hook in head._forward_pre_hooks.values():
+        turned = hook(head, (hidden,))
+        hidden = hidden if turned is None else turned[0]
+    return hidden
 
 
 class _DecoderOutput(BaseModelOutputWithPast):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import re
 import threading
 from collections.abc import Sequence
@@ -147,6 +148,25 @@ class PromptEncoder:
         return self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False
         )
+
+
+def set_default_system(tokenizer: Any, system: str) -> None:
+    """Have the chat template apply the system text where no system turn is given, in front of the
+    first message where the template knows no such turn: as `PromptEncoder` does it."""
+    turn = f"[{{'role': 'system', 'content': {json.dumps(system, ensure_ascii=False)}}}]"
+    added = (
+        "{%- if messages and messages[0]['role'] != 'system' %}"
+        f"{{%- set messages = {turn} + messages %}}{{%- endif %}}"
+    )
+    try:
+        PromptEncoder(tokenizer, system)._templated(system=system, user="x")
+    except TemplateError:
+        added += (
+            "{%- if messages[0]['role'] == 'system' and messages | length > 1 %}"
+            "{%- set messages = [{'role': messages[1]['role'], 'content': messages[0]['content']"
+            " + '\\n\\n' + messages[1]['content']}] + messages[2:] %}{%- endif %}"
+        )
+    tokenizer.chat_template = added + tokenizer.chat_template
 
 
 def disable_word_cache(tokenizer: Any) -> None:

@@ -17,6 +17,8 @@ class Decision(IntEnum):
 
 
 NAMES: tuple[str, ...] = tuple(decision.name for decision in Decision)
+TOKENS: tuple[str, ...] = tuple(f"<{name}>" for name in NAMES)
+"""What a model writes first whose decision is in its weights."""
 UNSAFE: frozenset[Decision] = frozenset({Decision.DENY, Decision.REFUSE})
 
 

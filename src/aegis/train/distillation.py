@@ -7,6 +7,7 @@ Source:
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -57,6 +58,26 @@ def distilled(
     ]
 
 
+def plainly_answered(
+    encoder: PromptEncoder, records: Sequence[Record], settings: EncodingSettings, *, most: int
+) -> list[Example]:
+    """Return examples in plain chat, a decision's token and the record's answer behind it, of at
+    most so many records, chosen by seed."""
+    tags, end = known_tags(encoder.tokenizer), end_ids(encoder.tokenizer)
+    examples, longest = list[Example](), settings.thinking_tokens or settings.max_length
+    for record in records:
+        if record.thinking is None:
+            continue
+        prompt, lead = encoder.ids(record.prompt), tags.lead(record.decision)
+        said = encoder.tokenizer(record.thinking.public, add_special_tokens=False)["input_ids"]
+        ids = (*prompt, *lead, *said, *end)
+        weights = (settings.section_weight,) * len(lead)
+        weights += (settings.final_weight,) * (len(said) + len(end))
+        if len(ids) <= settings.max_length and len(weights) <= longest:
+            examples.append(Example(ids, len(prompt), int(record.decision), weights))
+    return random.Random(f"plain:{settings.seed}").sample(examples, min(most, len(examples)))
+
+
 def _nothing_thought(record: Record) -> bool:
     return record.thinking is None and record.rationale is None
 
@@ -82,8 +103,8 @@ def _example(
     prompt, allow, end = encoder.ids(answer.prompt), Decision.ALLOW, end_ids(tokenizer)
     ended = answer.ids[-1:] == tuple(end)
     said = list(answer.ids[:-1] if ended else answer.ids)
-    before, after, taught = list[int](), end, len(answer.ids)
-    weights: tuple[float, ...] = ()
+    before, after, taught = list(known_tags(tokenizer).lead(allow)), end, len(answer.ids)
+    weights = (settings.section_weight,) * len(before)
     if thinking:
         opening, closing = known_tags(tokenizer).pairs[-1]
         written, weights = response_ids(

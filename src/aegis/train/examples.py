@@ -126,22 +126,26 @@ def response_ids(
 ) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Return a whole response as ids with its tags, and the loss weight of each.
 
+    Where the decision is a token it stands first, and what opens the thinking has no weight: the
+    engine writes that, and in plain chat the answer follows.
+
     Args:
-        decision: about the prompt; stands at the beginning of the policy section.
+        decision: about the prompt; stands at the beginning of the policy section, too.
         end: with the end token behind the last tag. A sampled response ends with the tag.
     """
     bodies = [*(text.reveal() for text in thinking.bodies().values()), thinking.public]
-    ids: list[int] = []
-    weights: list[float] = []
-    for number, ((opening, closing), body) in enumerate(
-        zip(known_tags(tokenizer).pairs, bodies, strict=True)
-    ):
+    tags = known_tags(tokenizer)
+    ids = [*tags.lead(decision)]
+    weights = [section_weight] * len(ids)
+    for number, ((opening, closing), body) in enumerate(zip(tags.pairs, bodies, strict=True)):
         verdict = verdict_ids(tokenizer, decision) if number == VERDICT_SECTION else ()
         part = [opening, *verdict, *tokenizer(body, add_special_tokens=False)["input_ids"], closing]
         public = number == len(SECTIONS)
         part += end_ids(tokenizer) if public and end else []
         ids += part
         weights += [final_weight if public else section_weight] * len(part)
+    if tags.decisions:
+        weights[1] = 0.0
     return tuple(ids), tuple(weights)
 
 

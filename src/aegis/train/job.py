@@ -105,7 +105,8 @@ def load_tagged(job: TrainingJob, *, dtype: torch.dtype) -> tuple[Any, Any, Tags
         attention=quick_attention(pick_device()),
         quantization=job.config.model.quantization,
     )
-    return model, tokenizer, add_tags(tokenizer, model)
+    decisions = job.config.model.head == "token"
+    return model, tokenizer, add_tags(tokenizer, model, decisions=decisions)
 
 
 def place_model(job: TrainingJob, adapted: Adapted) -> Adapted:

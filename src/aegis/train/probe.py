@@ -10,16 +10,21 @@ from functools import partial
 
 import torch
 from sklearn.linear_model import LogisticRegression
+from torch import Tensor
 
 from aegis.config import TrainSettings
 from aegis.errors import ModelError
 from aegis.model.adapted import Adapted
 from aegis.model.device import Autocast, autocast
+from aegis.model.prompt import by_length
+from aegis.model.token_head import TokenHead
 from aegis.protocol.decisions import NAMES
 from aegis.runs.reporter import bar
 from aegis.storage.journal import Remember, compute_anew
 from aegis.train.examples import Example, collate, epoch_batches, prompts_of, to_device
 
+_WHOLE = 48  # examples that show what stands elsewhere than at a prompt's end
+_MARGIN = 8.0  # nats of the decisions above the likeliest other token
 _STRENGTH = 0.003  # inverse regularisation of the probe: few records, many dimensions
 
 
@@ -51,7 +56,8 @@ def probe(
     chosen = random.Random(f"probe:{seed}").sample(
         list(examples), min(settings.probe_records, len(examples))
     )
-    return _fit(adapted, chosen, settings, pad_id=pad_id, name="probe", remember=remember)
+    named = {"pad_id": pad_id, "name": "probe", "remember": remember}
+    return _settled(adapted, _fit(adapted, chosen, settings, **named), examples, settings, pad_id)
 
 
 @torch.no_grad()
@@ -62,17 +68,26 @@ def refit(
     *,
     pad_id: int,
     remember: Remember = compute_anew,
+    spoken: Sequence[Example] = (),
 ) -> float | None:
     """Fit the head anew to the prompts of all `examples`, with everything else as trained.
 
     Reading a prompt costs a quarter of a training step on it, and the fit has one optimum: many
-    more records count, and none is forgotten for those that came last. Otherwise as `probe`.
+    more records count, and none is forgotten for those that came last. Otherwise as `probe`. Rows
+    that stand in the embedding, too, are left as they are: what was trained reads them.
+
+    Args:
+        spoken: examples with responses, of whose places decisions keep off.
 
     Source:
         Kirichenko et al., Last Layer Re-Training is Sufficient for Robustness to Spurious
         Correlations, 2023.
     """
-    return _fit(adapted, examples, settings, pad_id=pad_id, name="refit", remember=remember)
+    if adapted.rows and adapted.rows.shared:
+        return None
+    named = {"pad_id": pad_id, "name": "refit", "remember": remember}
+    fitted = _fit(adapted, examples, settings, **named)
+    return _settled(adapted, fitted, spoken or examples, settings, pad_id)
 
 
 def _fit(
@@ -83,8 +98,12 @@ def _fit(
     pad_id: int,
     name: str,
     remember: Remember,
-) -> float | None:
-    """Fit the head to the examples' prompts; `name` is what the batches are remembered by."""
+) -> tuple[Tensor, float] | None:
+    """Fit the head to the examples' prompts; `name` is what the batches are remembered by.
+
+    Returns:
+        The (n, width) states that it was fitted to, and its accuracy on them.
+    """
     if len({example.decision for example in examples}) < 2:
         return None
     prompts = prompts_of(examples)
@@ -109,7 +128,7 @@ def _fit(
     standardised = ((states - adapted.head.mean) / adapted.head.scale).cpu().numpy()
     fitted = LogisticRegression(C=_STRENGTH, max_iter=1000).fit(standardised, labels)
     _copy(adapted, fitted)
-    return float(fitted.score(standardised, labels))
+    return states, float(fitted.score(standardised, labels))
 
 
 def _pooled(adapted: Adapted, batch: list[Example], cast: Autocast, *, pad_id: int) -> str:
@@ -119,6 +138,38 @@ def _pooled(adapted: Adapted, batch: list[Example], cast: Autocast, *, pad_id: i
         hidden = adapted.hidden(given.ids, given.mask)
     states = adapted.head.pooled(hidden, given.prompt_mask)
     return base64.b64encode(states.cpu().numpy().tobytes()).decode()
+
+
+def _settled(
+    adapted: Adapted,
+    fitted: tuple[Tensor, float] | None,
+    examples: Sequence[Example],
+    settings: TrainSettings,
+    pad_id: int,
+) -> float | None:
+    """Put what was fitted into the weights if it belongs there: at a prompt's end the decisions are
+    the likeliest tokens, in its midst and in answers they are none. Return the accuracy."""
+    if fitted is None or not isinstance(adapted.head, TokenHead):
+        return fitted and fitted[1]
+    head, (states, accuracy) = adapted.head, fitted
+    whole = [example for example in examples if example.weights] or list(examples)
+    whole = random.Random("settle").sample(whole, min(_WHOLE, len(whole)))
+    others = []
+    with bar("settling the decisions", len(whole)) as advance:
+        for indices in by_length([len(e.ids) for e in whole], batch_tokens=settings.batch_tokens):
+            batch = to_device(collate([whole[i] for i in indices], pad_id=pad_id), adapted.device)
+            with autocast(settings.autocast, adapted.device):
+                hidden = adapted.hidden(batch.ids, batch.mask)
+            elsewhere = batch.mask.bool()
+            elsewhere[range(len(indices)), batch.prompt_mask.sum(1) - 1] = False
+            others.append(hidden[elsewhere].float())
+            advance(len(indices))
+    weight = adapted.base.get_output_embeddings().weight
+    words = adapted.logits(states[:_WHOLE].to(weight.dtype)).float()
+    words[:, list(head.ids)] = -torch.inf
+    level = float(words.amax(-1).mean()) + _MARGIN
+    head.settle(adapted.base, states, torch.cat(others), level=level)
+    return accuracy
 
 
 def _copy(adapted: Adapted, fitted: LogisticRegression) -> None:

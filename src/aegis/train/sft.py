@@ -92,7 +92,8 @@ def train_sft(
     alpha = settings.anneal.end
     if adapted.gate_names:
         alpha = float(adapted.all_gates()[0].alpha.detach())
-    refit(adapted, data.refit, settings, pad_id=loop.pad_id, remember=services.remember)
+    named = {"pad_id": loop.pad_id, "remember": services.remember}
+    refit(adapted, data.refit, settings, **named, spoken=data.examples)
     held_out = None
     if data.validation:
         check, held_out = validate(adapted, data.validation, settings, pad_id=loop.pad_id)

@@ -27,9 +27,10 @@ from aegis.model.device import pick_device
 from aegis.model.heads import VALUE_HEAD_FILE, ScalarHead
 from aegis.model.lexical import LEXICAL_HEAD_FILE, LexicalHead
 from aegis.model.prompt import PromptEncoder
-from aegis.train.distillation import distilled
+from aegis.protocol.decisions import Decision
+from aegis.train.distillation import distilled, plainly_answered
 from aegis.train.evidence import EVIDENCE_FILE, EVIDENCE_PICTURE, write_evidence
-from aegis.train.examples import EncodingSettings, encode_all, mixed
+from aegis.train.examples import EncodingSettings, Example, encode_all, mixed
 from aegis.train.figures import draw_alpha, draw_learning_curve, draw_ppo, draw_reward
 from aegis.train.group import GrpoObjective, RlooObjective
 from aegis.train.job import (
@@ -55,6 +56,7 @@ from aegis.train.task import QuadrupleThinking
 from aegis.train.teacher import ask_base, save_answers
 
 _HISTORY = "history.jsonl"
+_PLAIN = 24  # records that are answered in plain chat, at least
 _SFT_CURVES = ("learning_curve.png", "alpha.png")
 _SFT_FILES = (LEXICAL_HEAD_FILE, _HISTORY, *_SFT_CURVES, EVIDENCE_FILE, EVIDENCE_PICTURE)
 _RESPONSE_MEASURES = ("reward", "reward_std", "kl", "entropy", "ended")
@@ -139,10 +141,7 @@ def _supervised_data(
         more, too_long = encode_all(tokenizer, dataset.records, [], settings)
         examples, dropped = examples + more, dropped + too_long
         shares.append((len(more), dataset.weight))
-    if data.answers:
-        encoder, taught = PromptEncoder(tokenizer, job.system), job.config.train.distillation
-        amount = {"weight": taught.weight, "thinking": taught.thinking}
-        more = distilled(encoder, data.answers, data.train, settings, **amount)
+    if more := _plain_chat(job, tokenizer, data, settings):
         shares = [*(shares or [(len(examples), 1.0)]), (len(more), 1.0)]
         examples = examples + more
     if not examples:
@@ -168,6 +167,21 @@ def _supervised_data(
 def _all_records(data: TrainingData, mixture: Mixture | None) -> list[Record]:
     others = mixture.others if mixture else ()
     return [*data.train, *(record for dataset in others for record in dataset.records)]
+
+
+def _plain_chat(
+    job: TrainingJob, tokenizer: Any, data: TrainingData, settings: EncodingSettings
+) -> list[Example]:
+    """Return examples of the base's own answers, and where the model itself writes its decision, of
+    declining in plain chat, too; of answering, if the base was not asked."""
+    encoder, taught = PromptEncoder(tokenizer, job.system), job.config.train.distillation
+    amount = {"weight": taught.weight, "thinking": taught.thinking}
+    examples = distilled(encoder, data.answers, data.train, settings, **amount)
+    if job.config.model.head == "token":
+        allow, most = Decision.ALLOW, max(_PLAIN, len(data.answers) // 6)
+        rest = [each for each in data.train if each.decision is not allow or not data.answers]
+        examples += plainly_answered(encoder, rest, settings, most=most)
+    return examples
 
 
 def _lexical_head(job: TrainingJob, data: TrainingData, mixture: Mixture | None) -> LexicalHead:
@@ -342,7 +356,10 @@ def _write_adapter(
     """Fit and calibrate the decision head anew and write what every algorithm leaves."""
     config, folder, tokenizer = job.config, job.folder, start.tokenizer
     named = {"pad_id": tokenizer.pad_token_id, "remember": job.services.remember}
-    refit(start.adapted, refit_prompts(job, tokenizer, data.train), config.train, **named)
+    encoder, encoding = PromptEncoder(tokenizer, job.system), EncodingSettings.of(config)
+    spoken = plainly_answered(encoder, data.train, encoding, most=_PLAIN)
+    prompts = refit_prompts(job, tokenizer, data.train)
+    refit(start.adapted, prompts, config.train, **named, spoken=spoken)
     fitting, metrics = fitting_records(job, tokenizer, data.validation), result.metrics
     if prompts := prompts_only(job, tokenizer, fitting):
         checks, held_out = validate(
