@@ -16,7 +16,7 @@ from aegis.cli.show import echo, print_json, print_table
 app = group("Measure a model.")
 _MODEL = "A model folder; one without a decision head is asked by likelihood."
 _DATA = 'JSON Lines with {"prompt", "decision"} a line.'
-_OUTPUT = "Folder for metrics.json, items.jsonl, confusion.png."
+_OUTPUT = "Folder for metrics.json, items.jsonl and pictures (PNG, SVG)."
 _SKIP_BAD = "Set bad lines aside in rejected.jsonl."
 _CONFIDENCE = "Level of the intervals."
 
@@ -53,14 +53,15 @@ def decisions(
 
     from aegis.engine.judge import Judge
     from aegis.evaluate.decisions import evaluate_decisions, write_results
-    from aegis.evaluate.report import MEASURES, bound_sentences, draw_confusion, format_measure
+    from aegis.evaluate.figures import draw_decisions
+    from aegis.evaluate.report import MEASURES, bound_sentences, format_measure
 
     judge = Judge.load(folder)
     results = evaluate_decisions(judge, records, confidence=confidence)
     content = fingerprint("decisions", hash_file(data), str(model))
     with writing(output, kind="results", fingerprint=content) as staging:
         write_results(staging, results)
-        draw_confusion(staging / "confusion.png", results, title=model.name)
+        draw_decisions(staging, results, title=model.name)
         if bad:
             write_jsonl(staging / "rejected.jsonl", bad)
     if json:

@@ -15,6 +15,7 @@ from aegis.data.records import Record
 from aegis.engine.judge import Judge
 from aegis.evaluate.calibrate import RATES, miss_bound, unsafe_groups
 from aegis.evaluate.metrics import Judged, decision_metrics
+from aegis.evaluate.reliability import details
 from aegis.model.calibration import Calibration
 from aegis.runs.reporter import bar
 from aegis.storage.files import fingerprint, to_json
@@ -52,6 +53,7 @@ def evaluate_decisions(
         "calibration": asdict(calibration),
         "ms_per_prompt": float(np.mean([verdict.ms for verdict in verdicts])),
         **decision_metrics(judged, confidence=confidence),
+        **details(records, judged, confidence=confidence),
         "miss_bound": miss_bound(judged, unsafe_groups(records), confidence),
         "most_probable": _rates_without_threshold(judged, calibration, confidence),
         "per_language": per_language,

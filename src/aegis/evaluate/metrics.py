@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # it imports torch, which takes seconds
 
 _CLASSES = list(range(len(NAMES)))
 _RESAMPLES = 2000
+BINS = 15
 _ZERO: Any = 0  # sklearn's stubs know only the textual choices
 
 
@@ -98,20 +99,25 @@ def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def expected_calibration_error(
-    truth: np.ndarray, probability: np.ndarray, *, bins: int = 15
+    truth: np.ndarray, probability: np.ndarray, *, bins: int = BINS
 ) -> float:
     """Return the mean gap of confidence and accuracy over equal-width bins, weighted by share.
 
     Source:
         Guo et al., On Calibration of Modern Neural Networks, 2017.
     """
-    confidence, right = probability.max(axis=1), probability.argmax(axis=1) == truth
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [
-        abs(confidence[place == b].mean() - right[place == b].mean()) * (place == b).mean()
-        for b in np.unique(place)
-    ]
-    return float(sum(gaps))
+    return calibration_gap(probability.max(axis=1), probability.argmax(axis=1) == truth, bins=bins)
+
+
+def calibration_gap(chance: np.ndarray, happened: np.ndarray, *, bins: int = BINS) -> float:
+    """Return the mean gap of (n,) chances and how often it happened, over equal-width bins."""
+    apart = np.bincount(bin_of(chance, bins), weights=chance - happened, minlength=bins)
+    return float(np.abs(apart).sum() / len(chance))
+
+
+def bin_of(chance: np.ndarray, bins: int) -> np.ndarray:
+    """(n,) → (n,) the number of each one's bin."""
+    return np.minimum((chance * bins).astype(int), bins - 1)
 
 
 def proportion(hits: np.ndarray, confidence: float) -> dict[str, Any]:

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, select_autoescape
-from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from aegis.evaluate.answers import ANSWERED
@@ -95,6 +93,10 @@ class RunReport:
             answers=self._answers(),
             bound=bound_sentences(self.candidate),
             threshold_rows=threshold_rows(self.candidate),
+            slices=slice_rows(self.candidate),
+            twins=" ".join(format_measure(self._twins, "value")),
+            twins_n=self._twins.get("n", 0),
+            calibration=calibration_sentence(self.candidate),
             data={"columns": columns, "rows": rows, "rejected": rejected},
         )
 
@@ -108,11 +110,23 @@ class RunReport:
             f"| measure | base | candidate |\n|---|---|---|\n{rows}\n"
             f"Right only with the candidate: {comparison['gained']}; only with the base: "
             f"{comparison['lost']} (exact McNemar p = {comparison['p']}).\n\n"
-            f"{self._threshold_markdown()}"
+            f"{self._threshold_markdown()}{self._slices_markdown()}"
             f"Folding ({certificate['dtype']}, {certificate['probes']} probes): "
             f"max abs logit difference {certificate['max_abs_logit_difference']}, "
             f"KL {certificate['kl']}, top-1 agreement {certificate['top1_agreement']}.\n"
         ) + self._answers_markdown()
+
+    @property
+    def _twins(self) -> dict[str, Any]:
+        return self.candidate.get("contrast_groups_right", {})
+
+    def _slices_markdown(self) -> str:
+        rows = "".join(
+            f"| {r.name} | {r.n} | {r.accuracy} | {r.miss_rate} | {r.over_refusal} |\n"
+            for r in slice_rows(self.candidate, kinds=("language", "length", "contrast"))
+        )
+        head = "| candidate on | n | accuracy | miss rate | over-refusal |\n|---|---|---|---|---|\n"
+        return f"{calibration_sentence(self.candidate)}\n\n{head}{rows}\n" if rows else ""
 
     def _threshold_markdown(self) -> str:
         sentences = " ".join(bound_sentences(self.candidate))
@@ -191,6 +205,48 @@ def threshold_rows(results: dict[str, Any]) -> list[MeasureRow]:
     ]
 
 
+@dataclass(frozen=True)
+class SliceRow:
+    """A part of the records as shown."""
+
+    name: str
+    n: int
+    accuracy: str
+    miss_rate: str
+    over_refusal: str
+
+
+def slice_rows(results: dict[str, Any], *, kinds: Sequence[str] = ()) -> list[SliceRow]:
+    """Format the slices, or those of some kinds, each with its n and intervals."""
+    return [
+        SliceRow(
+            f"{kind}: {name}",
+            part["n"],
+            *(
+                " ".join(format_measure(part[key], "value"))
+                for key in ("accuracy", "miss_rate", "over_refusal_rate")
+            ),
+        )
+        for kind, parts in results.get("slices", {}).items()
+        for name, part in parts.items()
+        if not kinds or kind in kinds
+    ]
+
+
+def calibration_sentence(results: dict[str, Any]) -> str:
+    """Say whether the probabilities mean what they say."""
+    if not (errors := results.get("calibration_error")):
+        return ""
+    decided = errors["decided"]
+    beyond = [name for name, error in errors.items() if error["value"] > error["null_high"]]
+    told = f"more than chance explains: {', '.join(beyond)}" if beyond else "no more than chance"
+    return (
+        f"Expected calibration error {decided['value']:.3f}; a judge whose probabilities are exact "
+        f"shows {decided['null_mean']:.3f} on {decided['n']} records, and up to "
+        f"{decided['null_high']:.3f} in 95 % of draws. Of the decision and each class: {told}."
+    )
+
+
 def bound_sentences(results: dict[str, Any]) -> list[str]:
     """Say which threshold stands, what it promises, and what the test split shows of it."""
     made = results.get("calibration", {}).get("threshold")
@@ -254,22 +310,6 @@ def paired(base: Sequence[dict[str, Any]], candidate: Sequence[dict[str, Any]]) 
         lost += first and not second
     p = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
     return {"gained": gained, "lost": lost, "p": float(p)}
-
-
-def draw_confusion(path: Path, results: dict[str, Any], *, title: str) -> None:
-    """Draw the confusion matrix with counts, coloured by the share of each true class."""
-    counts = np.array(results["confusion"]["counts"])
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure = Figure(figsize=(5.2, 4.4), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (i, j), count in np.ndenumerate(counts):
-        color = "white" if shares[i, j] > 0.6 else "black"
-        axes.text(j, i, str(count), ha="center", va="center", color=color)
-    axes.set_xticks(range(len(NAMES)), NAMES, rotation=20)
-    axes.set_yticks(range(len(NAMES)), NAMES)
-    axes.set(xlabel="predicted", ylabel="truth", title=title)
-    figure.savefig(path, dpi=110)
 
 
 def format_measure(measure: dict[str, Any], key: str) -> tuple[str, str]:

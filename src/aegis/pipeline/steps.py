@@ -26,8 +26,9 @@ from aegis.evaluate.answers import (
     spread,
 )
 from aegis.evaluate.decisions import evaluate_decisions, write_results
+from aegis.evaluate.figures import draw_decisions
 from aegis.evaluate.replies import load_answering, load_chat, replies
-from aegis.evaluate.report import RunReport, draw_confusion
+from aegis.evaluate.report import RunReport
 from aegis.export.certificate import CERTIFICATE_FILE
 from aegis.export.fold import prepare, write_model
 from aegis.model.adapter_folder import read_card
@@ -307,13 +308,14 @@ def _answer(context: StepContext, folder: Path) -> None:
 
 def _evaluate(context: StepContext, folder: Path) -> None:
     test, results = read_split(context.artifact("records"), "test"), {}
+    figures: list[Path] = []
     models = {"base": context.base.folder, "candidate": context.artifact("model")}
     journal = context.journal()
     for name, model in models.items():
         results[name] = _judged(context, name, model, test, journal)
         (folder / name).mkdir()
         write_results(folder / name, results[name])
-        draw_confusion(folder / name / "confusion.png", results[name], title=name)
+        figures += draw_decisions(folder / name, results[name], title=name)
         release_memory()
     adapter, asked = context.artifact("adapter"), context.artifact("answers") / ANSWERS_FILE
     report = RunReport(
@@ -324,7 +326,7 @@ def _evaluate(context: StepContext, folder: Path) -> None:
         certificate=_read_json(context.artifact("model") / CERTIFICATE_FILE),
         statistics=_read_json(context.artifact("records") / "statistics.json"),
         answers=_read_json(asked) if "answers" in context.contents else None,
-        decision_figures=[folder / name / "confusion.png" for name in results],
+        decision_figures=figures,
         training_figures=[path for name in _FIGURES if (path := adapter / name).is_file()],
     )
     (folder / "report.html").write_text(report.html(), encoding="utf-8")
@@ -382,7 +384,7 @@ _ANSWERS = Step(
 )
 _RESULTS = Step(
     "results",
-    6,
+    7,
     (_base_content, "model", "calibration", "records", "answers"),
     ("evaluate.batch_tokens", "evaluate.confidence"),
     _evaluate,
