@@ -73,12 +73,12 @@ LINES_NOW = {
     "train": 5_387,
     "export": 2_219,
     "serve": 2_622,
-    "pipeline": 1_030,
-    "cli": 2_778,
+    "pipeline": 1_032,
+    "cli": 2_779,
     "config": 988,
     "protocol": 919,
-    "evaluate": 4_427,
-    "total": 34_756,
+    "evaluate": 4_713,
+    "total": 35_045,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
