@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,10 +32,12 @@ def outcomes(n: int, *, gain: float, lose: float, seed: int = 0) -> tuple[np.nda
     return base, np.where(flips, 1 - base, base)
 
 
-def in_clusters(seed: int, count: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def in_clusters(
+    seed: int, sizes: Sequence[int] = (2, 3, 4, 5, 6, 7, 8, 8, 5, 4) * 3
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores of two equally good models, whose luck is shared by the items of a cluster."""
-    rng = np.random.default_rng(seed)
-    labels = np.repeat(np.arange(count), rng.integers(2, 9, count))
+    rng, count = np.random.default_rng(seed), len(sizes)
+    labels = np.repeat(np.arange(count), sizes)
     base, candidate = (
         (rng.normal(size=count)[labels] + rng.normal(size=len(labels)) > 0).astype(float)
         for _ in range(2)
@@ -92,8 +94,14 @@ def test_it_equals_statsmodels() -> None:
     )
     clustered = compare_outcomes(base, candidate, labels.astype(str).tolist())
     assert (clustered.test, clustered.clusters) == ("clustered t", 58)
-    assert clustered.p == exactly(fit.pvalues[0])
-    assert clustered.interval_points == exactly(100 * fit.conf_int()[0])
+    assert clustered.p_cr1 == exactly(fit.pvalues[0])
+    labels = np.arange(400) // 8
+    fit = OLS(candidate - base, np.ones(400)).fit(
+        cov_type="cluster", cov_kwds={"groups": labels}, use_t=True
+    )
+    even = compare_outcomes(base, candidate, labels.astype(str).tolist())
+    assert even.p == exactly(fit.pvalues[0])
+    assert even.interval_points == exactly(100 * fit.conf_int()[0])
 
     rng = np.random.default_rng(1)
     scores = rng.random(60)
@@ -127,12 +135,17 @@ def clustered_null(seed: int) -> float:
     return paired_test(*in_clusters(seed)).p
 
 
+def subjects_null(seed: int) -> float:
+    sizes = [*[11] * 10, *[20] * 8, *[40] * 4, 90, 150]  # as unequal as MMLU's subjects
+    return paired_test(*in_clusters(seed, sizes)).p
+
+
 def binary_null(seed: int) -> float:
     gained, lost, _ = np.random.default_rng(seed).multinomial(150, [0.07, 0.07, 0.86])
     return flip_p(150, int(gained), int(lost))
 
 
-@pytest.mark.parametrize("null", [binary_null, continuous_null, clustered_null])
+@pytest.mark.parametrize("null", [binary_null, continuous_null, clustered_null, subjects_null])
 def test_equal_models_are_rarely_told_apart(null: Callable[[int], float]) -> None:
     assert np.mean([null(seed) <= 0.05 for seed in range(DRAWS)]) <= 0.06
 

@@ -310,7 +310,7 @@ def _overall(
             continue
         delta = sum(part.delta_points for part in parts) / len(common)  # 0 where nothing changed
         error = math.sqrt(sum(part.error_points**2 for part in parts)) / len(common)
-        test = MeanTest("mean of tasks", delta, error, sum(part.n for part in parts))
+        test = MeanTest("mean of tasks", delta, error, sum(part.n for part in parts) - 1.0)
         overall.append(Overall(*pair, delta, test.interval(alpha), test.p))
     return overall
 

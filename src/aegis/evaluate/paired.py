@@ -110,26 +110,26 @@ class FlipTest:
 
 @dataclass(frozen=True)
 class MeanTest:
-    """A t-test of a mean change, given its standard error and how many units it comes from."""
+    """A t-test of a mean change, given its standard error and the degrees of freedom of that."""
 
     name: str
     change: float
     error: float
-    units: int
+    df: float
 
     @property
     def p(self) -> float:
-        return float(2 * t.sf(abs(self.change) / self.error, self.units - 1))
+        return float(2 * t.sf(abs(self.change) / self.error, self.df))
 
     def interval(self, alpha: float) -> Interval:
-        reach = float(t.isf(alpha / 2, self.units - 1)) * self.error
+        reach = float(t.isf(alpha / 2, self.df)) * self.error
         return self.change - reach, self.change + reach
 
     def p_noninferior(self, margin: float) -> float:
-        return float(t.sf((self.change + margin) / self.error, self.units - 1))
+        return float(t.sf((self.change + margin) / self.error, self.df))
 
     def power(self, change: float, alpha: float) -> float:
-        return t_power(self.error, self.units - 1, change, alpha)
+        return t_power(self.error, self.df, change, alpha)
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,7 @@ class PairedComparison:
         bootstrap_points: BCa interval of the change, over items or clusters.
         t_statistic, p_t: the paired t-test's over items; None where every item changes alike.
         p_mcnemar: None where an outcome is neither 0 nor 1.
+        p_cr1: the t-test's over clusters without a correction for clusters of unequal size.
         p_noninferior: one-sided, of "worse by the margin or more".
         mde_points: smallest change that the test finds with 80% power; None if there is none.
         needed: items with which an unchanged model is shown to be within the margin, at 80% power.
@@ -166,6 +167,7 @@ class PairedComparison:
     gained: int
     lost: int
     p_mcnemar: float | None
+    p_cr1: float | None
     p_noninferior: float
     mde_points: float | None
     needed: int
@@ -214,6 +216,7 @@ def compare_outcomes(
         gained=gained,
         lost=lost,
         p_mcnemar=FlipTest(len(change), gained, lost).p if _binary(base, candidate) else None,
+        p_cr1=None if labels is None else cr1_p(change, labels),
         p_noninferior=test.p_noninferior(margin),
         mde_points=mde and 100 * mde,
         needed=_needed(len(change), test.error, margin, alpha),
@@ -241,17 +244,50 @@ def paired_test(
         raise DataError(f"the outcomes of both models are equal on all {n:,} items")
     if labels is None and _binary(base, candidate):
         return FlipTest(n, int((change > 0).sum()), int((change < 0).sum()))
-    sums = change - change.mean()
-    if labels is not None:
-        sums = np.bincount(labels, weights=sums)
-    if (units := len(sums)) < 2:
-        raise DataError(f"all {n:,} items hang together in one cluster; 2 or more are needed")
-    # The cluster-robust error of a mean (CR1); of the mean itself where items stand alone.
-    error = math.sqrt(units / (units - 1) * float((sums**2).sum())) / n
+    name, residuals = "paired t", change - change.mean()
+    if labels is None:
+        error, df = float(change.std(ddof=1)) / math.sqrt(n), n - 1.0
+    else:
+        name, (error, df) = "clustered t", _clustered(residuals, labels)
     if error < 1e-12:
         raise DataError("every item changes alike, so that nothing tells how far chance goes")
-    name = "paired t" if labels is None else "clustered t"
-    return MeanTest(name, float(change.mean()), error, units)
+    return MeanTest(name, float(change.mean()), error, df)
+
+
+def _clustered(residuals: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Return the standard error of a mean over clusters (CR2) and its degrees of freedom.
+
+    Where all clusters are of one size, they are CR1 and clusters - 1; a cluster that holds much of
+    the items makes both more careful.
+
+    Source:
+        Imbens and Kolesár, Robust standard errors in small samples, 2016: Bell and McCaffrey's
+        correction, with one correlation within clusters.
+    """
+    sums, sizes, n = np.bincount(labels, residuals), np.bincount(labels), len(residuals)
+    if len(sizes) < 2:
+        raise DataError(f"all {n:,} items hang together in one cluster; 2 or more are needed")
+    factor, squares = 1 / (1 - sizes / n), float((residuals**2).sum())
+    pairs = max(float((sizes * (sizes - 1)).sum()), 1.0)
+    shared = max((float((sums**2).sum()) - squares) / pairs, 0.0)  # covariance of two in a cluster
+    spread = sizes * max(squares / n - shared, 0.0) + sizes**2 * shared  # variance of a sum
+    # The sums of residuals have covariance K = D + a x' + x a'; df = tr(K)² / |K|².
+    diagonal, a = factor * spread, np.sqrt(factor) * sizes / n
+    x = spread.sum() / 2 * a - np.sqrt(factor) * spread
+    trace = float((diagonal + 2 * a * x).sum())
+    norm_2 = (
+        (diagonal**2).sum() + 4 * (diagonal * a * x).sum() + 2 * (a @ a * (x @ x) + (a @ x) ** 2)
+    )
+    error = math.sqrt(float((factor * sums**2).sum())) / n
+    return error, trace**2 / norm_2 if norm_2 > 0 else len(sizes) - 1.0
+
+
+def cr1_p(change: np.ndarray, labels: np.ndarray) -> float:
+    """Return p of the t-test over clusters as others have it: error CR1, clusters - 1 degrees."""
+    sums = np.bincount(labels, change - change.mean())
+    count = len(sums)
+    error = math.sqrt(count / (count - 1) * float((sums**2).sum())) / len(change)
+    return float(2 * t.sf(abs(float(change.mean())) / error, count - 1))
 
 
 def cluster_labels(clusters: Sequence[str] | None) -> np.ndarray | None:
@@ -298,7 +334,7 @@ def mcnemar_power(n: int, discordance: float, change: float, alpha: float = 0.05
     return float((binom.pmf(flips, n, discordance) * rejects).sum())
 
 
-def t_power(error: float, df: int, change: float, alpha: float = 0.05) -> float:
+def t_power(error: float, df: float, change: float, alpha: float = 0.05) -> float:
     """Return the power of a two-sided t-test for a change with this standard error."""
     reach, centre = float(t.isf(alpha / 2, df)), change / error
     right, left = nct.sf(reach, df, centre), nct.cdf(-reach, df, centre)
