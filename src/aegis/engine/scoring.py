@@ -18,7 +18,7 @@ from aegis.model.prompt import common_prefix
 # A header is worth a pass of its own from so many tokens on; a row that begins with less than this
 # share of it starts a new one.
 _LEAST_HEADER, _LEAST_SHARE = 32, 0.25
-BATCH_TOKENS, _CACHED_TOKENS = 2048, 16384
+BATCH_TOKENS, _CACHED_TOKENS = 1024, 16384
 
 
 @dataclass(frozen=True)
