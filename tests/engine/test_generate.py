@@ -4,6 +4,7 @@ from typing import Any
 
 from aegis.config import GenerateSettings
 from aegis.engine.generate import complete, most_probable
+from aegis.model.prompt import PLAIN_TEMPLATE
 from tests.conftest import tiny_model
 
 
@@ -22,3 +23,12 @@ def test_the_most_probable_text_of_a_prompt_is_the_same_in_any_batch(tokenizer: 
     alone = [most_probable(model, tokenizer, [each], max_new_tokens=6)[0] for each in prompts]
     assert together == alone
     assert len(set(together)) > 1
+
+
+def test_a_base_is_asked_behind_examples_and_ends_at_an_empty_line(tokenizer: Any) -> None:
+    tokenizer.chat_template = PLAIN_TEMPLATE
+    model, prompts = tiny_model(), ["a", "bb"]
+    plain = most_probable(model, tokenizer, prompts, max_new_tokens=6)
+    asked = most_probable(model, tokenizer, prompts, max_new_tokens=6, base=True)
+    assert asked != plain
+    assert not any("\n\n" in text for text in asked)
