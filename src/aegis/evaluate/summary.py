@@ -94,7 +94,7 @@ def summarise(folders: Sequence[Path]) -> Summary:
     files = [path for folder in folders for path in _files(folder)]
     formats, scores, bad = (
         Counter[str](),
-        dict[tuple[str, ...], list[ForeignScore]](),
+        dict[tuple[str, str, str], list[ForeignScore]](),
         dict[str, str](),
     )
     with bar("reading results", len(files)) as advance:
