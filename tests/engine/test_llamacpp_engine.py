@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from aegis.engine.llamacpp_engine import LlamaCppEngine, find_gguf
 from aegis.engine.response_grammar import Limits
 from aegis.engine.response_sampler import ResponseSampler
 from aegis.errors import DataError, MissingPackageError, ModelError
+from aegis.model.calibration import Threshold
 from aegis.model.heads import DecisionHead, Pooling
 from aegis.model.prompt import PromptEncoder
 from aegis.model.tags import known_tags
@@ -59,6 +61,22 @@ def test_tokens_decide_alike_and_stand_before_the_thinking(tied: bool, tmp_path:
     assert len({verdict.decision for verdict in expected}) > 1
     assert write(engine, "Hi") == greedy(model, tokenizer, "Hi")
     engine.close()
+
+
+def test_what_lies_below_the_threshold_goes_to_a_person(
+    engine: LlamaCppEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [*PROMPTS, *(f"{n} {prompt}" for n in range(9) for prompt in PROMPTS)]
+    before = engine.judge(prompts)
+    made = Threshold(1.0, 0.05, 0.95, 60, 0, 0.049, "0" * 64)
+    calibration = replace(engine.head.calibration, threshold=made)
+    monkeypatch.setattr(engine, "head", replace(engine.head, calibration=calibration))
+    after = engine.judge(prompts)
+    assert Decision.ALLOW in {verdict.decision for verdict in before}
+    for one, other in zip(before, after, strict=True):
+        allowed = one.decision is Decision.ALLOW
+        assert other.decision is (Decision.ESCALATION if allowed else one.decision)
+        assert other.rule.startswith("below τ 1") == allowed
 
 
 def test_f16_decides_nearly_alike(tmp_path: Path) -> None:
