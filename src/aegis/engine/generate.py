@@ -50,9 +50,7 @@ def most_probable(
     return [text.split("\n\n")[0] if chat.by_examples else text for text in texts]
 
 
-def _generated(
-    model: Any, tokenizer: Any, rows: Sequence[list[int]], /, **options: Any
-) -> list[str]:
+def _generated(model: Any, tokenizer: Any, rows: list[list[int]], /, **options: Any) -> list[str]:
     ids, mask = pad(rows, value=tokenizer.pad_token_id, left=True)
     output = model.generate(
         input_ids=ids.to(model.device),
