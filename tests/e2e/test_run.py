@@ -178,7 +178,7 @@ def test_judging_one_prompt_and_a_file(
         cwd=place,
     )
     verdict = json.loads(one.stdout)
-    assert set(verdict) == {"prompt", "decision", "probabilities", "ms"}
+    assert set(verdict) == {"prompt", "decision", "probabilities", "rule", "ms"}
     assert sum(verdict["probabilities"].values()) == pytest.approx(1)
     (place / "prompts.jsonl").write_text(
         '{"prompt": "a", "id": 7}\n{"prompt": "助けて"}\n', encoding="utf-8"

@@ -91,6 +91,7 @@ def test_training_goes_as_far_as_asked_and_the_run_goes_on(place: Path) -> None:
         "final",
         "decision",
         "probabilities",
+        "rule",
         "escalated",
         "outcome",
         "score",

@@ -5,7 +5,7 @@ from typing import Any
 from aegis.config import GenerateSettings
 from aegis.engine.generate import complete, most_probable
 from aegis.model.prompt import PLAIN_TEMPLATE
-from tests.conftest import tiny_model
+from tests.conftest import byte_tokenizer, tiny_model
 
 
 def test_the_same_seed_gives_the_same_texts(tokenizer: Any) -> None:
@@ -25,7 +25,8 @@ def test_the_most_probable_text_of_a_prompt_is_the_same_in_any_batch(tokenizer: 
     assert len(set(together)) > 1
 
 
-def test_a_base_is_asked_behind_examples_and_ends_at_an_empty_line(tokenizer: Any) -> None:
+def test_a_base_is_asked_behind_examples_and_ends_at_an_empty_line() -> None:
+    tokenizer = byte_tokenizer()
     tokenizer.chat_template = PLAIN_TEMPLATE
     model, prompts = tiny_model(), ["a", "bb"]
     plain = most_probable(model, tokenizer, prompts, max_new_tokens=6)

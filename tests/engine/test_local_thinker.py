@@ -26,7 +26,8 @@ def local_thinker(decision: Decision) -> LocalThinker:
 
 def test_a_whole_answer_from_a_random_model_says_nothing_private() -> None:
     given = answer(local_thinker(Decision.ALLOW), "hello", Sampling(LIMITS))
-    assert set(given.to_json()) == {*("final", "decision", "probabilities", "escalated", "outcome")}
+    said = ("final", "decision", "probabilities", "rule", "escalated", "outcome")
+    assert set(given.to_json()) == {*said}
     again = answer(local_thinker(Decision.ALLOW), "hello", Sampling(LIMITS))
     assert again == given
     assert answer(local_thinker(Decision.ALLOW), "hello", Sampling(LIMITS, seed=1)) != given
