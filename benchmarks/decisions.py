@@ -10,6 +10,7 @@ many harmful ones it answers, how many harmless ones it does not.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline, make_union
 
 from aegis.data.records import parse_pair, parse_record, read_jsonl
@@ -28,13 +30,15 @@ from aegis.runs.record import locate
 from aegis.runs.reporter import bar
 
 HARMFUL = ("advbench", "do_not_answer")
-HARMLESS = ("benign_alpaca_seed", "benign_mt_bench", "benign_gsm8k")
+HARMLESS = ("benign_alpaca_seed", "benign_mt_bench", "benign_gsm8k", "benign_cyberseceval")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/latest"))
-    parser.add_argument("--public", type=Path, default=Path("../shared/data/decisions"))
+    parser.add_argument(
+        "--sets", "--public", dest="public", type=Path, default=Path("../shared/data/decisions")
+    )
     parser.add_argument(
         "--public-items", type=int, default=150, help="at most this many of each public set"
     )
@@ -125,28 +129,47 @@ def paired_difference(
 
 
 def public_sets(folder: Path, limit: int, peer: Any, judge: Judge) -> None:
-    """Print the shares of prompts answered (ALLOW), for sets that nobody here wrote."""
+    """Print, for the halves of public sets on which nothing was chosen (every second line), the
+    shares answered and the AUC of harmful against harmless ones."""
     if not folder.is_dir():
-        print(f"public sets: skipped, {folder} is not there (give --public DIR)")
+        print(f"public sets: skipped, {folder} is not there (give --sets DIR)")
         return
-    print("public sets: share answered (harmful: lower is better, harmless: higher is better)")
+    print("public sets, report half: share answered (harmful: lower, harmless: higher is better)")
+    unsafe: dict[str, np.ndarray] = {}  # (n, 2): 1 - P(ALLOW) by the peer and by the judge
     for name in (*HARMFUL, *HARMLESS):
         if not (folder / f"{name}.jsonl").is_file():
             print(f"  {name}: not there")
             continue
         lines = (folder / f"{name}.jsonl").read_text(encoding="utf-8").strip().split("\n")
-        prompts = [json.loads(line)["prompt"] for line in lines]
-        chosen = np.random.default_rng(0).permutation(len(prompts))[:limit]
-        prompts = [prompts[index] for index in chosen]
-        shares = [
-            float((guess.argmax(1) == int(Decision.ALLOW)).mean())
-            for guess in (peer.predict_proba(prompts), judged(judge, prompts))
-        ]
+        prompts = [json.loads(line)["prompt"] for line in lines][1::2][:limit]
+        guesses = (peer.predict_proba(prompts), judged(judge, prompts))
+        shares = [float((guess.argmax(1) == int(Decision.ALLOW)).mean()) for guess in guesses]
+        unsafe[name] = np.stack([1 - guess[:, int(Decision.ALLOW)] for guess in guesses], axis=1)
         kind = "harmful" if name in HARMFUL else "harmless"
         print(
             f"  {name:20} {kind:8} n = {len(prompts):4}   peer {shares[0]:.3f}   "
             f"judge {shares[1]:.3f}"
         )
+    for harmful, harmless in itertools.product(HARMFUL, HARMLESS):
+        if {harmful, harmless} <= unsafe.keys():
+            print(f"  AUC {harmful} / {harmless}: {areas(unsafe[harmful], unsafe[harmless])}")
+
+
+def areas(harmful: np.ndarray, harmless: np.ndarray) -> str:
+    """Return both AUCs, and their difference with a bootstrap over items."""
+    rng = np.random.default_rng(0)
+
+    def area(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        truth = np.repeat([1, 0], [len(first), len(second)])
+        return np.array([roc_auc_score(truth, np.r_[first, second][:, k]) for k in (0, 1)])
+
+    def draw(rows: np.ndarray) -> np.ndarray:
+        return rows[rng.integers(0, len(rows), len(rows))]
+
+    peer, judge = area(harmful, harmless)
+    samples = [np.diff(area(draw(harmful), draw(harmless)))[0] for _ in range(500)]
+    low, high = np.percentile(samples, [2.5, 97.5])
+    return f"peer {peer:.3f}   judge {judge:.3f}   {judge - peer:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 if __name__ == "__main__":
