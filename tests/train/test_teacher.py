@@ -112,7 +112,7 @@ def test_an_answer_among_examples_ends_with_the_end_token(
                 logits_processor(input_ids, scores)
             return torch.cat([input_ids, torch.tensor([ids] * len(input_ids))], 1)
 
-    (given,) = _ask(Writes, tokenizer, [[5, 6]], SETTINGS)
+    (given,) = _ask(Writes, OwnChat(tokenizer), [[5, 6]], SETTINGS)
     answer = _unpacked("Which colour?", given)
     assert tokenizer.decode(answer.ids, skip_special_tokens=True).strip() == "Blue."
     assert answer.ids[-1] == tokenizer.eos_token_id

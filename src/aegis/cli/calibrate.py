@@ -61,9 +61,9 @@ def calibrate(
 
     from aegis.engine.judge import Judge
     from aegis.engine.local_thinker import LocalThinker
+    from aegis.model.adapter_folder import ADAPTER_CARD_FILE
 
-    adapter = (folder / "so8.json").is_file()
-    judge = LocalThinker.load(folder) if adapter else Judge.load(folder)
+    judge = (LocalThinker if (folder / ADAPTER_CARD_FILE).is_file() else Judge).load(folder)
     if not judge.head:
         raise ModelError(f"{folder}: has no decision head; give a model that `aegis run` made")
     chosen, measured = calibrated(judge, records, data_sha256=hash_file(data), **limits)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from aegis.config import GenerateSettings
+from aegis.engine.scoring import cut
 from aegis.model.base import Base
 from aegis.model.device import fast_dtype, pick_device
 from aegis.model.own_chat import OwnChat
@@ -42,12 +43,11 @@ def most_probable(
     """
     options = {"max_new_tokens": max_new_tokens, "do_sample": False}
     options |= dict.fromkeys(("temperature", "top_p", "top_k"))  # of the model's own settings
-    encoder, chat = PromptEncoder(tokenizer), OwnChat(tokenizer)
-    if not base:
-        return _generated(model, tokenizer, list(map(encoder.ids, prompts)), **options)
-    rows = list(map(chat.ids, prompts))
-    texts = _generated(model, tokenizer, rows, **options, **chat.stopping())
-    return [text.split("\n\n")[0] if chat.by_examples else text for text in texts]
+    chat = OwnChat(tokenizer)
+    options |= chat.stopping() if base else {}
+    rows = list(map(chat.ids if base else chat.encoder.ids, prompts))
+    texts = _generated(model, tokenizer, rows, **options)
+    return [cut(text, chat.stops) for text in texts] if base else texts
 
 
 def _generated(model: Any, tokenizer: Any, rows: list[list[int]], /, **options: Any) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from aegis.model.prompt import PLAIN_TEMPLATE, PromptEncoder
@@ -26,7 +25,6 @@ _EXAMPLES = {
 _QUESTION, _BREAK = "### User:\n", "\n\n"
 
 
-@dataclass(frozen=True)
 class OwnChat:
     """A base's own way of being asked.
 
@@ -38,19 +36,17 @@ class OwnChat:
         tokenizer: as `ModelFolder.load_tokenizer` gives it, with a template in any case.
     """
 
-    tokenizer: Any
-
-    @property
-    def by_examples(self) -> bool:
-        """Whether the base has no chat of its own."""
-        return self.tokenizer.chat_template.endswith(PLAIN_TEMPLATE)
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.encoder = PromptEncoder(tokenizer)  # one for all: it lists the tokenizer's markers
+        self.by_examples: bool = (tokenizer.chat_template or "").endswith(PLAIN_TEMPLATE)
+        self.stops = [_BREAK] if self.by_examples else []
 
     def ids(self, prompt: str) -> list[int]:
         """Return the token ids up to where the base starts to answer."""
-        encoder = PromptEncoder(self.tokenizer)
         if not self.by_examples:
-            return encoder.ids(prompt)
-        text, _ = encoder.text(prompt)
+            return self.encoder.ids(prompt)
+        text, _ = self.encoder.text(prompt)
         start = text.index(_QUESTION)
         shown = "".join(
             f"{_QUESTION}{question}{_BREAK}### Assistant:\n{answer}{_BREAK}"
@@ -60,8 +56,8 @@ class OwnChat:
         return list(self.tokenizer(whole, add_special_tokens=False)["input_ids"])
 
     def stopping(self) -> dict[str, Any]:
-        """Return what `generate` is told of where an answer ends, beside the end token."""
-        return {"stop_strings": [_BREAK], "tokenizer": self.tokenizer} if self.by_examples else {}
+        """Return what `generate` is told of where an answer ends."""
+        return {"stop_strings": self.stops, "tokenizer": self.tokenizer} if self.stops else {}
 
     def length(self, ids: Sequence[int]) -> int | None:
         """Return how many of the ids are the answer, where an empty line ends it; None where none

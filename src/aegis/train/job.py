@@ -137,7 +137,7 @@ def refit_prompts(job: TrainingJob, tokenizer: Any, records: Sequence[Record]) -
     train = job.config.train
     some = {"decision_records": train.refit_records, "decision_tokens": train.refit_tokens}
     settings = replace(EncodingSettings.of(job.config), thinking_records=0, **some)
-    return encode_all(tokenizer, records, [], settings)[0]
+    return encode_all(tokenizer, records if train.refit_records else (), [], settings)[0]
 
 
 def calibrate(

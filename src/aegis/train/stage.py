@@ -357,7 +357,8 @@ def _write_adapter(
     config, folder, tokenizer = job.config, job.folder, start.tokenizer
     named = {"pad_id": tokenizer.pad_token_id, "remember": job.services.remember}
     encoder, encoding = PromptEncoder(tokenizer, job.system), EncodingSettings.of(config)
-    spoken = plainly_answered(encoder, data.train, encoding, most=_PLAIN)
+    speaks = data.train if config.model.head == "token" else ()  # a pooled head keeps off nothing
+    spoken = plainly_answered(encoder, speaks, encoding, most=_PLAIN)
     prompts = refit_prompts(job, tokenizer, data.train)
     refit(start.adapted, prompts, config.train, **named, spoken=spoken)
     fitting, metrics = fitting_records(job, tokenizer, data.validation), result.metrics

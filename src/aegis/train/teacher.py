@@ -63,20 +63,19 @@ def ask_base(
     Args:
         remember: gives the batches that were answered before.
     """
-    tokenizer = base.load_tokenizer()
-    encoder, answers = PromptEncoder(tokenizer), list[BaseAnswer]()
-    asked = harmless(records, encoder, settings, seed=seed)
+    chat, answers = OwnChat(base.load_tokenizer()), list[BaseAnswer]()
+    asked = harmless(records, chat.encoder, settings, seed=seed)
     # Loaded for the first batch that is not remembered.
     model = cache(lambda: cast(Any, base.load_model(dtype=fast_dtype())).to(pick_device()))
-    rows = [OwnChat(tokenizer).ids(prompt) for prompt in asked]
+    rows = list(map(chat.ids, asked))
     with bar("asking the base", len(asked)) as advance:
         plan = by_length([len(row) + settings.tokens for row in rows], batch_tokens=_BATCH_TOKENS)
         for number, indices in enumerate(plan):
-            ask = partial(_ask, model, tokenizer, [rows[i] for i in indices], settings)
+            ask = partial(_ask, model, chat, [rows[i] for i in indices], settings)
             given = remember(f"teacher {number}", ask)
             answers += map(_unpacked, [asked[i] for i in indices], given)
             advance(len(indices))
-    return tokenizer, [answer for answer in answers if _worth_keeping(tokenizer, answer)]
+    return chat.tokenizer, [each for each in answers if _worth_keeping(chat.tokenizer, each)]
 
 
 def save_answers(folder: Path, tokenizer: Any, answers: Sequence[BaseAnswer]) -> None:
@@ -139,11 +138,11 @@ class _Watch(LogitsProcessor):
 
 @torch.inference_mode()
 def _ask(
-    load: Callable[[], Any], tokenizer: Any, rows: list[list[int]], settings: DistillationSettings
+    load: Callable[[], Any], chat: OwnChat, rows: list[list[int]], settings: DistillationSettings
 ) -> list[dict[str, Any]]:
     """Return a batch's answers as JSON values."""
+    tokenizer, model = chat.tokenizer, load()
     ids, mask = pad(rows, value=tokenizer.pad_token_id, left=True)
-    model = load()
     watch = _Watch(settings.top)
     written = model.generate(
         input_ids=ids.to(model.device),
@@ -153,13 +152,13 @@ def _ask(
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         logits_processor=LogitsProcessorList([watch]),
-        **OwnChat(tokenizer).stopping(),
+        **chat.stopping(),
     )[:, ids.shape[1] :].tolist()
     answers = []
     for place, row in enumerate(written):
         end = tokenizer.eos_token_id
         count = row.index(end) + 1 if end in row else len(row)
-        length = OwnChat(tokenizer).length(row[:count])
+        length = chat.length(row[:count])
         count = count if length is None else length + 1
         words, logs = (
             torch.stack([step[side][place] for step in watch.seen[:count]]) for side in (0, 1)
