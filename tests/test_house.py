@@ -68,7 +68,7 @@ LINES_NOW = {
     "storage": 900,
     "runs": 3_069,
     "audit": 1_929,
-    "model": 2_955,
+    "model": 2_951,
     "engine": 3_377,
     "train": 5_387,
     "export": 2_219,
@@ -78,7 +78,7 @@ LINES_NOW = {
     "config": 988,
     "protocol": 919,
     "evaluate": 4_749,
-    "total": 35_084,
+    "total": 35_080,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
