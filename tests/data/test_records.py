@@ -37,7 +37,8 @@ def test_fields_of_the_users_own_are_passed_over() -> None:
 
 def test_records_and_pairs_survive_a_round_trip(tmp_path: Path) -> None:
     record = parse_record(
-        {**GOOD, "thinking": THINKING, "final": "Use kill.", "contrast_of": "x"}, where="f:1"
+        {**GOOD, "thinking": THINKING, "final": "Use kill.", "contrast_of": "x", "attack": "role"},
+        where="f:1",
     )
     refused = {**SIDE, "decision": "REFUSE", "thinking": {**THINKING, "policy": "by the rule"}}
     pair = parse_pair({"prompt": "p", "chosen": SIDE, "rejected": refused}, where="f:2")

@@ -9,7 +9,7 @@ import pytest
 from aegis.errors import DataError
 from aegis.evaluate.compare import Comparison, Criteria, compare_models
 from aegis.evaluate.outcomes import ModelOutcomes, Outcome, TaskOutcomes, load_models
-from tests.evaluate.test_outcomes import save_decisions
+from tests.evaluate.test_outcomes import BASE, CHILD, save_benchmark, save_decisions
 
 
 def outcomes(scores: np.ndarray, *, categories: int = 1, prompt: str = "") -> TaskOutcomes:
@@ -172,3 +172,13 @@ def test_what_cannot_be_compared_is_said(
 ) -> None:
     with pytest.raises(DataError, match=reason):
         compare_models([model("base", **base), model("new", **new)])
+
+
+def test_a_letter_chosen_is_never_compared_with_log_likelihoods(tmp_path: Path) -> None:
+    save_benchmark(tmp_path, BASE, [1, 0, 1])
+    save_benchmark(tmp_path, CHILD, [1, 1, 1], scoring="letter")
+    told = "scoring must be the same for both, got log-likelihood for base and letter for child"
+    with pytest.raises(DataError, match=told):
+        compare_models(load_models([tmp_path]))
+    save_benchmark(tmp_path, BASE, [1, 0, 1], scoring="letter")
+    assert compare_models(load_models([tmp_path])).tasks[0].paired.gained == 1

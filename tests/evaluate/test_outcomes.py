@@ -32,6 +32,7 @@ def save_benchmark(
     categories: int = 1,
     shots: int = 0,
     prompt: str = "p",
+    scoring: str = "log-likelihood",
 ) -> Path:
     """Write a model's result on a task, as `aegis evaluate benchmarks` does, into its folder."""
     items = tuple(
@@ -46,7 +47,7 @@ def save_benchmark(
         )
         for number, score in enumerate(scores)
     )
-    info = TaskInfo(task, "1.0", shots, "lm_eval 0.4.13", "log-likelihood")
+    info = TaskInfo(task, "1.0", shots, "lm_eval 0.4.13", scoring)
     measures, parts = measures_of(items, 0.95), by_category(items, 0.95)
     shown = ("2026-11-30T08:00:00Z", "0.1.0", {"python": "3.11"})
     result = TaskResult(model, info, len(items), 0.95, *shown, measures, parts, items)

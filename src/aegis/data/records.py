@@ -37,7 +37,12 @@ class _Row:
 
 @dataclass(frozen=True)
 class Record(_Row):
-    """A prompt and the right decision; with `thinking`, the whole right response."""
+    """A prompt and the right decision; with `thinking`, the whole right response.
+
+    Args:
+        attack: the template that the prompt is dressed in, where there is one; figures stand apart
+            for each.
+    """
 
     id: str
     prompt: str
@@ -48,6 +53,7 @@ class Record(_Row):
     contrast_of: str | None = None
     source: str = "user"
     thinking: Thinking | None = None
+    attack: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,7 @@ def parse_record(raw: dict[str, Any], *, where: str) -> Record:
         rationale=_optional(raw, "rationale", where),
         contrast_of=_optional(raw, "contrast_of", where),
         thinking=_thinking(raw, decision, where) if "thinking" in raw else None,
+        attack=_optional(raw, "attack", where),
     )
 
 

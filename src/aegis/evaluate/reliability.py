@@ -98,8 +98,9 @@ def trade_off(judged: Judged) -> list[dict[str, Any]]:
 
 
 def slices(records: Sequence[Record], judged: Judged, *, confidence: float) -> dict[str, Any]:
-    """Return accuracy, miss and over-refusal rate by language, domain, length and contrast; and the
-    share of contrast groups in which every record is right."""
+    """Return accuracy, miss and over-refusal rate by language, domain, length and contrast, and by
+    the template of an attack where a record names one; and the share of contrast groups in which
+    every record is right."""
     right = judged.predicted == judged.truth
     place = {record.id: index for index, record in enumerate(records)}
     groups = [[place[r.id] for r in g] for g in contrast_groups(records) if len(g) > 1]
@@ -110,6 +111,8 @@ def slices(records: Sequence[Record], judged: Judged, *, confidence: float) -> d
         "contrast": ["twin" if i in twins else "alone" for i in range(len(records))],
         "domain": [record.domain for record in records],
     }
+    if any(record.attack for record in records):
+        kinds["attack"] = [record.attack or "none" for record in records]
     whole = np.array([right[group].all() for group in groups], dtype=bool)
     return {
         "slices": {

@@ -123,7 +123,7 @@ class RunReport:
     def _slices_markdown(self) -> str:
         rows = "".join(
             f"| {r.name} | {r.n} | {r.accuracy} | {r.miss_rate} | {r.over_refusal} |\n"
-            for r in slice_rows(self.candidate, kinds=("language", "length", "contrast"))
+            for r in slice_rows(self.candidate, kinds=("language", "length", "contrast", "attack"))
         )
         head = "| candidate on | n | accuracy | miss rate | over-refusal |\n|---|---|---|---|---|\n"
         return f"{calibration_sentence(self.candidate)}\n\n{head}{rows}\n" if rows else ""
