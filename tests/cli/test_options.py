@@ -68,6 +68,7 @@ GOOD = {
     "--port": "1",
     "--tokens": "tokens.json",
     "--tasks": "arc_easy",
+    "--inputs": "rows.jsonl",
     "--files": "model/gguf/model-Q8_0.gguf",
 }
 UNUSED = (("autostart remove", "--config"), ("audit show", "--keys"))  # or not needed any more

@@ -2,12 +2,21 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aegis.data.records import parse_pair, parse_record, read_jsonl, write_jsonl
+from aegis.data.records import (
+    Provenance,
+    parse_item,
+    parse_pair,
+    parse_plain,
+    parse_record,
+    read_jsonl,
+    write_jsonl,
+)
 from aegis.errors import DataError
 
 GOOD: dict[str, Any] = {"prompt": "How do I kill a Python process?", "decision": "ALLOW"}
@@ -17,6 +26,7 @@ THINKING = {
     "policy": "ALLOW",
     "final": "name the command",
 }
+FROM = {"provenance": {"url": "https://example.org/", "licence": "CC-BY-4.0"}}
 SIDE = {"decision": "ALLOW", "thinking": THINKING, "final": "Use kill."}
 
 
@@ -31,8 +41,12 @@ def test_a_short_record_gets_its_defaults() -> None:
     assert parse_record({**GOOD, "prompt": "時間は？"}, where="f:1").language == "ja"
 
 
-def test_fields_of_the_users_own_are_passed_over() -> None:
-    assert parse_record({**GOOD, "risk_area": 3}, where="f:1") == parse_record(GOOD, where="f:1")
+def test_fields_of_the_users_own_are_kept() -> None:
+    record = parse_record({**GOOD, "risk_area": {"a": [3]}}, where="f:1")
+    assert record.extra == {"risk_area": {"a": [3]}}
+    assert record.to_json()["risk_area"] == {"a": [3]}
+    assert "extra" not in record.to_json()
+    assert hash(record) == hash(parse_record(GOOD, where="f:1"))
 
 
 def test_records_and_pairs_survive_a_round_trip(tmp_path: Path) -> None:
@@ -40,12 +54,27 @@ def test_records_and_pairs_survive_a_round_trip(tmp_path: Path) -> None:
         {**GOOD, "thinking": THINKING, "final": "Use kill.", "contrast_of": "x", "attack": "role"},
         where="f:1",
     )
+    parsed = {"provenance": Provenance(model="m", cost=0.5, time="2026-11-30T12:00:00Z")}
     refused = {**SIDE, "decision": "REFUSE", "thinking": {**THINKING, "policy": "by the rule"}}
     pair = parse_pair({"prompt": "p", "chosen": SIDE, "rejected": refused}, where="f:2")
-    write_jsonl(tmp_path / "r.jsonl", [record])
-    write_jsonl(tmp_path / "p.jsonl", [pair])
-    assert read_jsonl(tmp_path / "r.jsonl", parse_record)[0] == [record]
-    assert read_jsonl(tmp_path / "p.jsonl", parse_pair)[0] == [pair]
+    plain = parse_plain({"text": "t", "response": "r", "note": 1, **FROM}, where="f:3")
+    items = [record, pair, plain, replace(record, **parsed), replace(pair, **parsed)]
+    write_jsonl(tmp_path / "x.jsonl", items)
+    assert read_jsonl(tmp_path / "x.jsonl", parse_item)[0] == items
+
+
+@pytest.mark.parametrize(
+    ("provenance", "message"),
+    [
+        ("wiki", "f:1: provenance: Input should be a dictionary"),
+        ({"modell": "x"}, "f:1: provenance.modell: Unexpected keyword"),
+        ({"cost": "much"}, "f:1: provenance.cost: Input should be a valid number"),
+        ({"cost": float("inf")}, "f:1: provenance.cost: Input should be a finite number"),
+    ],
+)
+def test_a_provenance_that_is_none_is_told(provenance: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        parse_record({**GOOD, "provenance": provenance}, where="f:1")
 
 
 @pytest.mark.parametrize(

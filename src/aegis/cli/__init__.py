@@ -23,6 +23,7 @@ from aegis.cli import (
     calibrate,
     compare,
     config,
+    data,
     doctor,
     evaluate,
     export,
@@ -110,6 +111,7 @@ _VERBS = {
 }
 _GROUPS = {
     "config": (config.app, "Explain settings, show what a file makes of them."),
+    "data": (data.app, "Read, collect, generate, clean and score data."),
     "evaluate": (evaluate.app, "Measure a model's decisions."),
     "export": (export.app, "Hand a model on: GGUF, Ollama, a model card."),
     "review": (review.app, "Answer what the server handed to a person."),

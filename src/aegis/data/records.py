@@ -1,4 +1,4 @@
-"""The two kinds of training material, and JSON Lines files of them."""
+"""What training material is: records, pairs and plain texts, and JSON Lines files of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from aegis.errors import DataError
 from aegis.inputs.strict_json import json_lines, parse_object
@@ -21,7 +23,10 @@ T = TypeVar("T")
 
 
 class _Row:
-    """A frozen dataclass that goes into a data file: None is left out, thinking is two fields."""
+    """A frozen dataclass that goes into a data file.
+
+    None is left out, thinking is two fields, the user's own fields stand beside ours.
+    """
 
     def to_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {}
@@ -30,9 +35,38 @@ class _Row:
                 row |= value.to_record()
             elif isinstance(value, Decision):
                 row[name] = value.name
+            elif name == "extra":
+                row |= value
             elif value is not None:
-                row[name] = value.to_json() if isinstance(value, Side) else value
+                row[name] = value.to_json() if isinstance(value, _Row) else value
         return row
+
+
+@dataclass(frozen=True)
+class Provenance(_Row):
+    """Where an item comes from, as far as it is known.
+
+    Args:
+        source: the set, site or person.
+        url: the page or file.
+        backend: what wrote it: `codex`, `gemini`, `http`, `local`, `web`, `person`.
+        model: the model's name.
+        licence: its SPDX name, or the terms' own words.
+        time: when it was written or fetched, in UTC, as 2026-11-30T12:00:00Z.
+        prompt_version: of the prompts that asked for it.
+        cost: in US dollars.
+    """
+
+    source: str | None = None
+    url: str | None = None
+    backend: str | None = None
+    model: str | None = None
+    licence: str | None = None
+    time: str | None = None
+    prompt_version: str | None = None
+    cost: float | None = None
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -54,6 +88,8 @@ class Record(_Row):
     source: str = "user"
     thinking: Thinking | None = None
     attack: str | None = None
+    provenance: Provenance | None = None
+    extra: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -76,6 +112,25 @@ class Pair(_Row):
     rejected: Side
     source: str = "user"
     split: str | None = None
+    provenance: Provenance | None = None
+    extra: dict[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class Plain(_Row):
+    """A text, or a prompt with its answer, that nobody has decided on yet."""
+
+    id: str
+    text: str
+    language: str
+    domain: str
+    response: str | None = None
+    source: str = "user"
+    provenance: Provenance | None = None
+    extra: dict[str, Any] = field(default_factory=dict, hash=False)
+
+
+Item = Record | Pair | Plain
 
 
 @dataclass(frozen=True)
@@ -87,7 +142,7 @@ class Rejected(_Row):
     content: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def item(cls, item: Record | Pair, reason: str) -> Rejected:
+    def item(cls, item: Item, reason: str) -> Rejected:
         """Set a record or pair aside whole."""
         return cls(item.id, reason, item.to_json())
 
@@ -98,7 +153,7 @@ def parse_record(raw: dict[str, Any], *, where: str) -> Record:
     Raises:
         DataError: if a field is missing, misspelt, of the wrong type or impossible.
     """
-    _check_names(raw, {*_names(Record), "final"}, where)
+    extra = _own_fields(raw, {*_names(Record), "final"}, where)
     if ("thinking" in raw) != ("final" in raw):
         raise DataError(f"{where}: thinking and final belong together; give both or neither")
     shared = _shared_fields(raw, where)
@@ -110,18 +165,39 @@ def parse_record(raw: dict[str, Any], *, where: str) -> Record:
         contrast_of=_optional(raw, "contrast_of", where),
         thinking=_thinking(raw, decision, where) if "thinking" in raw else None,
         attack=_optional(raw, "attack", where),
+        provenance=_provenance(raw, where),
+        extra=extra,
     )
 
 
 def parse_pair(raw: dict[str, Any], *, where: str) -> Pair:
     """Return the preference pair in `raw`, as `parse_record` does; equal sides are an error."""
-    _check_names(raw, _names(Pair), where)
+    extra = _own_fields(raw, _names(Pair), where)
     shared = _shared_fields(raw, where)
     chosen, rejected = (_side(raw, name, where) for name in ("chosen", "rejected"))
     if chosen == rejected:
         raise DataError(f"{where}: chosen and rejected are equal; a pair must differ")
     split = _optional(raw, "split", where)
-    return Pair(**shared, chosen=chosen, rejected=rejected, split=split)
+    rest: dict[str, Any] = {"split": split, "provenance": _provenance(raw, where), "extra": extra}
+    return Pair(**shared, chosen=chosen, rejected=rejected, **rest)
+
+
+def parse_plain(raw: dict[str, Any], *, where: str) -> Plain:
+    """Return the text in `raw`, as `parse_record` does."""
+    extra = _own_fields(raw, _names(Plain), where)
+    response = _optional(raw, "response", where)
+    provenance = _provenance(raw, where)
+    shared = _shared_fields(raw, where, text="text")
+    return Plain(**shared, response=response, provenance=provenance, extra=extra)
+
+
+def parse_item(raw: dict[str, Any], *, where: str) -> Item:
+    """Return a pair if there is a chosen side, a text if there is one, or else a record."""
+    if "chosen" in raw or "rejected" in raw:
+        return parse_pair(raw, where=where)
+    if "text" in raw and "prompt" not in raw:
+        return parse_plain(raw, where=where)
+    return parse_record(raw, where=where)
 
 
 def require_text(value: object, name: str, where: str) -> str:
@@ -202,23 +278,37 @@ def write_jsonl(path: Path, items: Iterable[_Row | dict[str, Any]]) -> None:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _names(kind: type[Record | Pair | Side]) -> set[str]:
-    return {field.name for field in fields(kind)}
+def _names(kind: type[Record | Pair | Plain | Side | Provenance]) -> set[str]:
+    return {field.name for field in fields(kind)} - {"extra"}
 
 
-def _check_names(raw: dict[str, Any], allowed: set[str], where: str) -> None:
-    """Pass over fields of the user's own; one that looks like ours, misspelt, is an error."""
-    for name in sorted(raw.keys() - allowed):
-        if near := difflib.get_close_matches(name, allowed - raw.keys(), n=1, cutoff=0.8):
+def _own_fields(raw: dict[str, Any], known: set[str], where: str) -> dict[str, Any]:
+    """Return the fields of the user's own; one that looks like ours, misspelt, is an error."""
+    own = {name: value for name, value in raw.items() if name not in known}
+    for name in sorted(own):
+        if near := difflib.get_close_matches(name, known - raw.keys(), n=1, cutoff=0.8):
             raise DataError(f"{where}: {name!r} is not a field; did you mean {near[0]!r}?")
+    return own
 
 
-def _shared_fields(raw: dict[str, Any], where: str) -> dict[str, str]:
-    prompt = _text(raw, "prompt", where)
+def _provenance(raw: dict[str, Any], where: str) -> Provenance | None:
+    given = raw.get("provenance")
+    if given is None:
+        return None
+    try:
+        return TypeAdapter(Provenance).validate_python(given)
+    except ValidationError as error:
+        place = ".".join(["provenance", *map(str, error.errors()[0]["loc"])])
+        problem = error.errors()[0]["msg"]
+        raise DataError(f"{where}: {place}: {problem}; correct or drop it") from error
+
+
+def _shared_fields(raw: dict[str, Any], where: str, *, text: str = "prompt") -> dict[str, str]:
+    words = _text(raw, text, where)
     return {
         "id": _text(raw, "id", where, default=where),
-        "prompt": prompt,
-        "language": parse_language(raw, prompt, where),
+        text: words,
+        "language": parse_language(raw, words, where),
         "domain": _text(raw, "domain", where, default="general"),
         "source": _text(raw, "source", where, default="user"),
     }
@@ -240,7 +330,7 @@ def _side(raw: dict[str, Any], name: str, where: str) -> Side:
             f"got {_shortened(side)}"
         )
     where = f"{where}: {name}"
-    _check_names(side, {*_names(Side), "final"}, where)
+    _own_fields(side, {*_names(Side), "final"}, where)
     decision = parse_decision(side.get("decision"), where=where)
     return Side(decision, _thinking(side, decision, where))
 

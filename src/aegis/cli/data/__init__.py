@@ -1,0 +1,15 @@
+"""aegis data: from files, models and the web to records worth training on.
+
+A data folder, which every verb here writes and reads, holds `records.jsonl`, `pairs.jsonl` and
+`plain.jsonl`, `rejected.jsonl` with a reason for each, `statistics.json` and `log.jsonl`.
+"""
+
+from aegis.cli.data import convert
+from aegis.cli.options import group
+
+app = group("Data: read, collect, generate, clean, score, pair.")
+_VERBS = {
+    "convert": (convert.convert, "Read files of any format, merge them, write one."),
+}
+for _name, (_verb, _summary) in _VERBS.items():
+    app.command(_name, short_help=_summary)(_verb)
