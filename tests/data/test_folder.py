@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from aegis.data.folder import StepLog, writing_data
+from aegis.data.folder import StepOutcome, writing_data
 from aegis.data.formats import read_items
 from aegis.data.records import Rejected, parse_item
 from aegis.storage.artifact import verify
@@ -24,7 +24,7 @@ def test_what_was_added_is_read_again(tmp_path: Path) -> None:
         for item in items:
             writer.add(item)
         writer.add(Rejected("f:4", "because", {"line": "…"}))
-        writer.log(StepLog("read", 1, 4, 3, {"because": 1}))
+        writer.log(StepOutcome("read", 1, 4, 3, {"because": 1}))
     assert list(read_items([tmp_path / "out"])) == items
     assert verify(tmp_path / "out").kind == "data"
     log = json.loads((tmp_path / "out" / "log.jsonl").read_text(encoding="utf-8"))

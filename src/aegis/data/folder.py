@@ -25,7 +25,7 @@ LOG, STATISTICS = "log.jsonl", "statistics.json"
 
 
 @dataclass(frozen=True)
-class StepLog:
+class StepOutcome:
     """A line of `log.jsonl`: a step, how many items went in and came out, why the others went."""
 
     name: str
@@ -52,7 +52,7 @@ class DataWriter:
         self._write(name, item.to_json())
         self.counts[name.removesuffix(".jsonl")] += 1
 
-    def log(self, step: StepLog) -> None:
+    def log(self, step: StepOutcome) -> None:
         self._write(LOG, step.to_json())
 
     def _write(self, name: str, row: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ def convert(
     json: AsJson = False,
 ) -> None:
     """Read everything, write one data folder; what is no record is kept in rejected.jsonl."""
-    from aegis.data.folder import KIND, StepLog, writing_data
+    from aegis.data.folder import KIND, StepOutcome, writing_data
     from aegis.data.formats import read_items
     from aegis.storage.artifact import require_output
     from aegis.storage.files import fingerprint
@@ -31,7 +31,7 @@ def convert(
             writer.add(item)
         total, rejected = writer.counts.total(), writer.counts["rejected"]
         reasons = {"not usable": rejected} if rejected else {}
-        writer.log(StepLog("convert", 1, total, total - rejected, reasons))
+        writer.log(StepOutcome("convert", 1, total, total - rejected, reasons))
     if json:
         print_json({"folder": str(output), "counts": dict(writer.counts)})
         return
