@@ -74,11 +74,11 @@ LINES_NOW = {
     "export": 2_219,
     "serve": 2_622,
     "pipeline": 1_032,
-    "cli": 2_835,
+    "cli": 2_927,
     "config": 988,
     "protocol": 919,
     "evaluate": 4_752,
-    "total": 35_362,
+    "total": 36_795,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.

@@ -4,12 +4,13 @@ A data folder, which every verb here writes and reads, holds `records.jsonl`, `p
 `plain.jsonl`, `rejected.jsonl` with a reason for each, `statistics.json` and `log.jsonl`.
 """
 
-from aegis.cli.data import convert
+from aegis.cli.data import convert, score
 from aegis.cli.options import group
 
 app = group("Data: read, collect, generate, clean, score, pair.")
 _VERBS = {
     "convert": (convert.convert, "Read files of any format, merge them, write one."),
+    "score": (score.score, "Score how good each record's thinking is, and why."),
 }
 for _name, (_verb, _summary) in _VERBS.items():
     app.command(_name, short_help=_summary)(_verb)
