@@ -78,7 +78,7 @@ LINES_NOW = {
     "config": 988,
     "protocol": 919,
     "evaluate": 4_752,
-    "total": 36_795,
+    "total": 36_799,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
