@@ -24,8 +24,9 @@ from claims import Claim, Interval, mean, report
 
 from aegis.engine.scoring import Row, RowBatch, Scorer, deal, encode_pair
 from aegis.engine.transformers_scorer import TransformersScorer
+from aegis.evaluate.benchmarks.items import Item
 from aegis.evaluate.benchmarks.models import name_model
-from aegis.evaluate.benchmarks.tasks import Item, load_benchmark
+from aegis.evaluate.benchmarks.tasks import load_benchmark
 from aegis.runs.reporter import bar
 
 LIMITS = {"arc_easy": 2.0, "arc_challenge": 2.0, "hellaswag": 2.0, "mmlu": 4.0}

@@ -8,7 +8,7 @@ import string
 from dataclasses import dataclass
 
 from aegis.errors import BadInputError
-from aegis.evaluate.benchmarks.tasks import Benchmark, Item
+from aegis.evaluate.benchmarks.items import Benchmark, Item
 from aegis.evaluate.results import ItemResult
 
 _MOST_TOKENS = 16

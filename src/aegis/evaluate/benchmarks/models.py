@@ -64,6 +64,15 @@ def name_model(
     return NamedModel(info, lambda: TransformersScorer.load(source, dtype))
 
 
+def name_source(
+    source: ModelFolder, name: str, spec: str, *, made_from: tuple[str, ...] = ()
+) -> NamedModel[Scorer]:
+    """Return a model that is at hand, read in float32."""
+    content, dtype = weights_fingerprint(source), torch.float32
+    info = _described(name, spec, content, "hf", dtype, made_from)
+    return NamedModel(info, lambda: TransformersScorer.load(source, dtype))
+
+
 def name_server(server: TextServer) -> NamedModel[TextServer]:
     """Return a model that a server answers for.
 

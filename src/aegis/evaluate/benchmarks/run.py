@@ -19,10 +19,10 @@ from aegis import __version__
 from aegis.engine.scoring import Row, RowBatch, Scorer, deal, encode_pair
 from aegis.engine.text_server import TextServer
 from aegis.errors import AegisError
+from aegis.evaluate.benchmarks.items import Benchmark, Item
 from aegis.evaluate.benchmarks.letters import LetterItem, by_letter
 from aegis.evaluate.benchmarks.models import NamedModel
 from aegis.evaluate.benchmarks.store import ItemKey, ItemStore
-from aegis.evaluate.benchmarks.tasks import Benchmark, Item, harness
 from aegis.evaluate.results import (
     ItemResult,
     ModelInfo,
@@ -116,7 +116,13 @@ def evaluate_task(
         benchmark, scoring = by_letter(benchmark), "letter"
     prompts = fingerprint([item.prompt_hash for item in benchmark.items])
     task = TaskInfo(
-        benchmark.name, benchmark.version, benchmark.shots, harness(), scoring, prompts, limit
+        benchmark.name,
+        benchmark.version,
+        benchmark.shots,
+        benchmark.harness,
+        scoring,
+        prompts,
+        limit,
     )
     keys = [ItemKey(*item.key) for item in benchmark.items]
     known = evaluation.store.items(model, task)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from aegis.engine.scoring import Score
 from aegis.errors import BadInputError, DataError, MissingPackageError
+from aegis.evaluate.benchmarks.items import Benchmark, Item
 from aegis.evaluate.benchmarks.local_data import (
     LOCAL_TASKS,
     Columns,
@@ -22,108 +18,10 @@ from aegis.evaluate.benchmarks.local_data import (
     read_examples,
     read_items,
 )
-from aegis.evaluate.results import ItemResult
-from aegis.storage.files import fingerprint
+from aegis.evaluate.benchmarks.shipped import SHIPPED, shipped_benchmark
 
 _SHOTS_SEED = 1234  # lm-evaluation-harness's own
 _MOST_TOKENS = 256  # of an answer, likewise
-
-
-@dataclass(frozen=True)
-class Item:
-    """One item as it is asked.
-
-    Args:
-        task: the harness's task that it is of.
-        pairs: contexts and continuations to be weighed; empty where a text is to be written.
-        prompt, stops, most_tokens: what to go on from, before what to end, and when at the latest.
-    """
-
-    task: Any
-    category: str
-    doc_id: int
-    doc: Any
-    pairs: tuple[tuple[str, str], ...] = ()
-    prompt: str = ""
-    stops: tuple[str, ...] = ()
-    most_tokens: int = 0
-
-    @property
-    def key(self) -> tuple[str, int, str]:
-        return self.category, self.doc_id, self.prompt_hash
-
-    @property
-    def prompt_hash(self) -> str:
-        return fingerprint(self.pairs, self.prompt, self.stops, self.most_tokens)[:16]
-
-    @property
-    def choices(self) -> list[str]:
-        """What is chosen from; empty where a text is to be written."""
-        return self.task.doc_to_choice(self.doc) if self.pairs else []
-
-    @property
-    def target(self) -> int | str:
-        """The right choice's number, or the right text."""
-        by_input = self.task.multiple_input
-        target = self.task.doc_to_text(self.doc) if by_input else self.task.doc_to_target(self.doc)
-        if isinstance(target, str) and target in self.choices:
-            return self.choices.index(target)
-        return target if isinstance(target, int) else str(target)
-
-    def weighed(self, scores: Sequence[Score]) -> ItemResult:
-        """Return the result of an item whose continuations were weighed."""
-        answers = [(score.log_prob, score.greedy) for score in scores]
-        log_probs = tuple(score.log_prob for score in scores)[: len(self.choices) or None]
-        measured = _numbers(self.task.process_results(self.doc, answers))
-        return self._result(measured, log_probs=log_probs, chosen=int(np.argmax(log_probs)))
-
-    def written(self, response: str) -> ItemResult:
-        """Return the result of an item that was answered by a text."""
-        from lm_eval.api.instance import Instance
-
-        instance = Instance("generate_until", self.doc, (self.prompt,), 0, resps=[response])
-        measured: dict[str, float] = {}
-        extracted: dict[str, str] = {}
-        for rule in self.task._filters:
-            rule.apply([instance])
-            answer = instance.filtered_resps[rule.name]
-            suffix = "" if rule.name == "none" else f",{rule.name}"
-            numbers = _numbers(self.task.process_results(self.doc, [answer]))
-            measured |= {f"{name}{suffix}": value for name, value in numbers.items()}
-            extracted[rule.name] = str(answer)
-        return self._result(measured, response=response, extracted=extracted)
-
-    def _result(self, scores: dict[str, float], **answer: Any) -> ItemResult:
-        if not scores:
-            raise BadInputError(
-                f"{self.category}: none of its metrics is a number for each item; name another task"
-            )
-        doc = json.loads(json.dumps(self.doc, default=str))
-        return ItemResult(
-            category=self.category,
-            doc_id=self.doc_id,
-            doc_hash=fingerprint(doc)[:16],
-            target_hash=fingerprint(self.target)[:16],
-            prompt_hash=self.prompt_hash,
-            target=self.target,
-            scores=scores,
-            **answer,
-        )
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A task with its items, ready to be asked.
-
-    Args:
-        writes: the model writes a text; otherwise continuations are weighed.
-    """
-
-    name: str
-    version: str
-    shots: int
-    items: list[Item]
-    writes: bool
 
 
 def harness() -> str:
@@ -158,11 +56,13 @@ def load_benchmark(
         BadInputError: if there is no such task, or it asks for what cannot be had.
         DataError: if a file is missing or no items are in it.
     """
-    harness()
+    if name in SHIPPED:
+        return shipped_benchmark(name, limit=limit, shots=shots)
+    known = harness()
     local = LOCAL_TASKS.get(name)
     if data is not None:
         if local is None:
-            raise _unknown(name, [*LOCAL_TASKS], "with --data-dir, ")
+            raise _unknown(name, [*LOCAL_TASKS, *SHIPPED], "with --data-dir, ")
         parts = _local_parts(local, name, data, limit, shots)
     else:
         parts = _hub_parts(name, local)
@@ -176,7 +76,7 @@ def load_benchmark(
         for item in _items(task, category, quota)
     ]
     version, first = str(parts[0][1].VERSION), items[0]
-    return Benchmark(name, version, max(counts), items, writes=not first.pairs)
+    return Benchmark(name, version, max(counts), items, not first.pairs, known)
 
 
 def _local_parts(
@@ -246,7 +146,7 @@ def _hub_parts(name: str, local: LocalTask | None) -> list[tuple[str, Any]]:
             return [(name, _task(_official(local.yaml)))]
         manager = TaskManager()
         if name not in manager.all_tasks:
-            raise _unknown(name, [*LOCAL_TASKS, *manager.all_tasks])
+            raise _unknown(name, [*LOCAL_TASKS, *SHIPPED, *manager.all_tasks])
         tasks = manager.load([name])["tasks"]
     except (OSError, ValueError) as error:  # what the hub and its client raise
         line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
@@ -308,11 +208,3 @@ def _items(task: Any, category: str, count: int) -> list[Item]:
         most = settings.get("max_gen_toks") or _MOST_TOKENS
         items.append(Item(task, category, number, doc, (), prompt, stops, most))
     return items
-
-
-def _numbers(measured: dict[str, Any]) -> dict[str, float]:
-    return {
-        name: float(value)
-        for name, value in measured.items()
-        if isinstance(value, int | float | np.integer | np.floating | np.bool_)
-    }
