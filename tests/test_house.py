@@ -77,8 +77,8 @@ LINES_NOW = {
     "cli": 2_927,
     "config": 988,
     "protocol": 919,
-    "evaluate": 4_752,
-    "total": 36_799,
+    "evaluate": 4_877,
+    "total": 36_924,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
