@@ -115,15 +115,8 @@ def evaluate_task(
     if model.engine == "http" and not benchmark.writes:
         benchmark, scoring = by_letter(benchmark), "letter"
     prompts = fingerprint([item.prompt_hash for item in benchmark.items])
-    task = TaskInfo(
-        benchmark.name,
-        benchmark.version,
-        benchmark.shots,
-        benchmark.harness,
-        scoring,
-        prompts,
-        limit,
-    )
+    asked = (benchmark.name, benchmark.version, benchmark.shots, benchmark.harness)
+    task = TaskInfo(*asked, scoring, prompts, limit)
     keys = [ItemKey(*item.key) for item in benchmark.items]
     known = evaluation.store.items(model, task)
     missing = sum(key not in known for key in keys)
