@@ -21,7 +21,7 @@ _FIELDS = {"id", "task", "context", "choices", "answer"}
 
 
 @dataclass(frozen=True)
-class Plain:
+class PlainItem:
     """An item: the text that is gone on from, and what may follow; `answer` counts from 0."""
 
     id: str
@@ -54,7 +54,7 @@ class PlainTask:
         return {"acc": float(np.argmax([log_prob for log_prob, _ in answers]) == doc["answer"])}
 
 
-def plain_items() -> list[Plain]:
+def plain_items() -> list[PlainItem]:
     """Read all of them."""
     return read_jsonl(CHOICES_FILE, parse_plain, name="seed/choices.jsonl")[0]
 
@@ -77,7 +77,7 @@ def shipped_benchmark(
     return Benchmark(name, _VERSION, 0, items, writes=False, harness="aegis")
 
 
-def parse_plain(raw: dict[str, Any], *, where: str) -> Plain:
+def parse_plain(raw: dict[str, Any], *, where: str) -> PlainItem:
     """Return the item in `raw`.
 
     Raises:
@@ -93,4 +93,4 @@ def parse_plain(raw: dict[str, Any], *, where: str) -> Plain:
     choices = tuple(require_text(choice, "choices", where) for choice in raw["choices"])
     if len(set(choices)) != len(choices) or raw["answer"] not in range(len(choices)):
         raise DataError(f"{where}: choices must differ, and answer be the number of one from 0")
-    return Plain(identity, task, context, choices, raw["answer"])
+    return PlainItem(identity, task, context, choices, raw["answer"])
