@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,18 @@ def test_an_id_that_stands_twice_is_an_error(tmp_path: Path) -> None:
 
 def test_what_is_collected_is_masked_cleaned_and_split(tmp_path: Path) -> None:
     rows = [{"prompt": "Write to jane@example.com for me?", "decision": "ALLOW"}]
-    settings = data(tmp_path, rows, generate=GenerateSettings(samples=1))
     raw, folder = tmp_path / "raw", tmp_path / "records"
     raw.mkdir()
     folder.mkdir()
-    counts = write_raw(raw, settings, lambda prompts: ["It is clear."] * len(prompts))
-    assert counts["personal_data_masked"] == 1
+
+    def complete(prompts: Sequence[str]) -> list[str]:
+        return ["It is clear."] * len(prompts)
+
+    without = data(tmp_path, [{"prompt": "Write for me?", "decision": "ALLOW"}])
+    masked = write_raw(raw, without, complete)["personal_data_masked"]
+    settings = data(tmp_path, rows, generate=GenerateSettings(samples=1))
+    counts = write_raw(raw, settings, complete)
+    assert counts["personal_data_masked"] == masked + 1
     assert counts["generated"] == 1
     sizes = write_records(folder, raw, settings, seed=0, too_long=lambda _: None)
     splits = {name: read_split(folder, name) for name in ("train", "validation", "test")}
@@ -60,7 +67,7 @@ def test_what_is_collected_is_masked_cleaned_and_split(tmp_path: Path) -> None:
     assert "Write to [EMAIL] for me?" in prompts
     assert read_pairs(folder, "train")
     statistics = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
-    assert statistics["personal_data_masked"] == 1
+    assert statistics["personal_data_masked"] == masked + 1
     assert sum(statistics["rejected"].values()) == sizes["rejected"]
 
 
