@@ -78,7 +78,8 @@ LINES_NOW = {
     "config": 988,
     "protocol": 919,
     "evaluate": 4_870,
-    "total": 36_917,
+    "data": 3_570,
+    "total": 37_703,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
