@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from aegis.config import QualitySettings
-from aegis.data import clean as clean_module
-from aegis.data.clean import SimilarTexts, clean, quality_problem, repetition
+from aegis.data.clean import SimilarTexts, clean, near, problem_of, repetition, steps
 from aegis.data.generate import generate
 from aegis.data.records import Record, parse_record
 from aegis.data.topics import Topic
@@ -64,14 +63,14 @@ def test_balance_takes_from_the_large_and_keeps_twins() -> None:
     rows[4] = replace(rows[4], contrast_of="r")
     rows += [record(f"unlike {d}", d, id=d[0].lower()) for d in ("ESCALATION", "DENY", "REFUSE")]
     rows = [replace(r, prompt=f"{r.id * 9} {i * 7919}") for i, r in enumerate(rows)]
-    kept = clean(rows, [], QualitySettings(balance_ratio=2, max_repetition=1)).records
+    kept = clean(rows, [], QualitySettings(balance_ratio=2, max_repetition=1, min_score=0)).records
     assert [item.id for item in kept if item.decision == Decision.ALLOW] == ["first", "fifth"]
 
 
 def test_quality_asks_for_the_prompts_language() -> None:
     topic = Topic("t", "地震のときは？", "ja", "disaster", Decision.ALLOW)
     bad, _ = generate([topic], lambda prompts: ["All in English."] * len(prompts))
-    assert quality_problem(bad[0], QualitySettings()) == "task is not Japanese"
+    assert problem_of(bad[0], QualitySettings()) == "task is not Japanese"
 
 
 def test_repetition_is_between_prose_and_a_stuck_generator() -> None:
@@ -84,7 +83,7 @@ def test_repetition_is_between_prose_and_a_stuck_generator() -> None:
 def test_sections_that_say_the_same_are_no_thinking() -> None:
     topic = Topic("t", "地震のときは？", "ja", "disaster", Decision.ALLOW)
     found, _ = generate([topic], lambda prompts: ["安全な場所に移ってください。"] * len(prompts))
-    assert "only repeats the" in str(quality_problem(found[0], QualitySettings()))
+    assert "only repeats the" in str(problem_of(found[0], QualitySettings()))
 
 
 def shingled(text: str) -> set[str]:
@@ -122,17 +121,18 @@ def test_no_cost_a_record_grows_with_their_number(
 ) -> None:
     counts: Counter[str] = Counter()
 
-    def count(name: str) -> None:
-        original = getattr(clean_module, name)
+    def count(module: object, name: str) -> None:
+        original = getattr(module, name)
 
         def counted(*arguments):
             counts[name] += 1
             return original(*arguments)
 
-        monkeypatch.setattr(clean_module, name, counted)
+        monkeypatch.setattr(module, name, counted)
 
-    for name in ("normalise", "quality_problem", "_similarity", "_sketch", "_shingles"):
-        count(name)
+    for name in ("_similarity", "_shingles"):
+        count(near, name)
+    count(steps, "_quality")
     words = random.Random(5)
 
     def calls(number: int) -> dict[str, float]:

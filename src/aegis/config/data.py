@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -40,6 +40,22 @@ class QualitySettings(Settings):
     more that are alike."""
     balance_ratio: Annotated[float, Field(ge=1)] = 1.5
     """How many times the rarest decision's records another may have; higher keeps more of them."""
+
+    min_score: Share = 0.7
+    """Quality score, a product of parts that are 1 for ordinary text, that a record needs; higher
+    sets more records aside."""
+    route_toxic: bool = False
+    """Whether sexual and hateful prompts are set aside unless they are to be refused; no response
+    that is sexual or hateful stays either way."""
+    max_outlier: Positive = 10.0
+    """Robust standard deviations that a text's length, on a logarithmic scale, may lie from the
+    median of its kind and language; higher keeps stranger ones."""
+    check_decisions: bool = False
+    """Whether records whose decision a judge contradicts are set aside for a person: by default a
+    probe that is trained on the other records (confident learning)."""
+    balance: Literal["cap", "weights", "off"] = "cap"
+    """What is done about a decision with over `balance_ratio` times the rarest's records: set lone
+    ones aside, write weights into statistics.json, or nothing."""
 
     @model_validator(mode="after")
     def _some_length(self) -> QualitySettings:

@@ -41,6 +41,14 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     return parse_config(raw, where=str(path))
 
 
+def settings_from(overrides: Iterable[str]) -> Config:
+    """Return the defaults with these `a.b=c` overrides; raise ConfigError as `load_config` does."""
+    raw: dict[str, Any] = {}
+    for override in overrides:
+        _override(raw, override)
+    return parse_config(raw, where="--set")
+
+
 def parse_config(raw: dict[str, Any], *, where: str) -> Config:
     """Check the settings; the error names the field, the rule, the value and the remedy."""
     try:

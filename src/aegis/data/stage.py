@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from aegis.config import DataSettings
-from aegis.data.clean import Remember, clean
+from aegis.data.clean import clean
+from aegis.data.clean.shards import TRACE
+from aegis.data.folder import LOG, STATISTICS
 from aegis.data.generate import Complete, generate
 from aegis.data.personal import mask_everywhere
 from aegis.data.records import (
@@ -28,8 +30,7 @@ from aegis.data.split import SPLITS, counts, pick_split, split_records
 from aegis.data.topics import Topic, parse_topic
 from aegis.errors import DataError
 from aegis.storage.files import to_json
-
-STATISTICS = "statistics.json"
+from aegis.storage.journal import Remember
 
 
 def source_files(data: DataSettings) -> list[Path]:
@@ -121,6 +122,8 @@ def write_records(
         write_jsonl(folder / f"{name}.jsonl", splits[name])
     write_jsonl(folder / "pairs.jsonl", pairs)
     write_jsonl(folder / "rejected.jsonl", rejected)
+    write_jsonl(folder / LOG, (step.to_json() for step in cleaned.log()))
+    write_jsonl(folder / TRACE, cleaned.trace())
     masked = json.loads((raw / STATISTICS).read_text(encoding="utf-8"))["personal_data_masked"]
     statistics = _statistics(splits, pairs, rejected) | {"personal_data_masked": masked}
     (folder / STATISTICS).write_text(to_json(statistics), encoding="utf-8")

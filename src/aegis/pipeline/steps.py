@@ -362,7 +362,7 @@ _RAW_SETTINGS = tuple(
 )
 _RAW = Step("raw", 2, (_sources_content, _base_content), (*_RAW_SETTINGS, "seed"), _collect)
 _RECORDS_SETTINGS = ("data.quality", "data.split", "model.system_prompt", "seed")
-_RECORDS = Step("records", 3, (_base_content, "raw"), _RECORDS_SETTINGS, _clean)
+_RECORDS = Step("records", 4, (_base_content, "raw"), _RECORDS_SETTINGS, _clean)
 _TEACHER = Step("teacher", 2, (_base_content, "records"), ("train.distillation", "seed"), _teach)
 _MODEL = Step("model", 5, (_base_content, "adapter"), ("export",), _fold)
 _CALIBRATION = Step(

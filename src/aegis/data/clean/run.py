@@ -1,0 +1,179 @@
+"""Clean files into a data folder: in one process or several, resumable by shard."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from aegis.config import QualitySettings
+from aegis.data.clean.finish import (
+    Judge,
+    find_repeated,
+    judge_shard,
+    step_versions,
+    write_result,
+)
+from aegis.data.clean.shards import Plan, cut, do_shard
+from aegis.data.folder import KIND, STATISTICS
+from aegis.data.formats import FOLDER_FILES
+from aegis.errors import BadInputError, MissingPackageError
+from aegis.runs.reporter import bar
+from aegis.storage.artifact import is_current, require_output, was_made_by, writing
+from aegis.storage.files import fingerprint, hash_file
+from aegis.storage.lock import only_process
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """What is to be cleaned and how.
+
+    Args:
+        inputs: JSON Lines files, and data folders.
+        held_out: files of prompts that nothing may be nearly the same as.
+        model: name and content of the model that judges decisions; "" for the probe.
+    """
+
+    inputs: tuple[Path, ...]
+    settings: QualitySettings
+    held_out: tuple[Path, ...] = ()
+    model: str = ""
+
+
+def work_folder(out: Path) -> Path:
+    """Return where the shards of a data folder lie until it is whole."""
+    return out.with_name(f".{out.name}.cleaning")
+
+
+def prepare(cleaning: Cleaning, out: Path) -> Plan:
+    """Check what there is and write the plan into the work folder; leave an equal one's shards.
+
+    Raises:
+        BadInputError: if a file cannot be used, or the folder holds something else.
+    """
+    _require_packages()
+    files = _files(cleaning.inputs)
+    held_out = _files(cleaning.held_out)
+    shards = [shard for path, name in files for shard in cut(path, name)]
+    if not shards:
+        raise BadInputError(f"{cleaning.inputs[0]}: holds no line; give files with records")
+    shards += [s for path, name in held_out for s in cut(path, name, held_out=True)]
+    plan = Plan("", cleaning.settings, tuple(shards))
+    contents = [[name, hash_file(path)] for path, name in (*files, *held_out)]
+    settings = cleaning.settings.model_dump(mode="json")
+    made_of = fingerprint(contents, len(files), settings, cleaning.model, step_versions(plan))
+    plan = Plan(made_of, cleaning.settings, tuple(shards))
+    if is_current(out, made_of):
+        return plan
+    require_output(out, kind=KIND, inputs=[*cleaning.inputs, *cleaning.held_out])
+    work = work_folder(out)
+    if work.exists() and not _is_of(work, made_of):
+        shutil.rmtree(work)
+    plan.write(work)
+    return plan
+
+
+def clean_files(
+    cleaning: Cleaning, out: Path, *, processes: int = 1, judge: Judge | None = None
+) -> dict[str, Any]:
+    """Clean into `out`, the same whatever the number of processes; return its statistics.
+
+    Killed at any instant, the same call goes on: a shard that is done is not done again.
+
+    Raises:
+        BadInputError: if the input cannot be used; nothing has been changed.
+    """
+    plan = prepare(cleaning, out)
+    work = work_folder(out)
+    if not was_made_by(out, plan.fingerprint):
+        with only_process(work):
+            each_shard(do_shard, work, plan, processes=processes, label="cleaning")
+            find_repeated(work, plan)
+            if plan.settings.check_decisions and judge is None:
+                each_shard(judge_shard, work, plan, processes=processes, label="judging")
+            finish(work, plan, out, judge)
+    shutil.rmtree(work, ignore_errors=True)
+    return json.loads((out / STATISTICS).read_text(encoding="utf-8"))
+
+
+def finish(work: Path, plan: Plan, out: Path, judge: Judge | None = None) -> None:
+    """Write the data folder of shards that are all done."""
+    with writing(out, kind=KIND, fingerprint=plan.fingerprint) as staging:
+        write_result(work, plan, staging, judge)
+
+
+def each_shard(
+    do: Callable[[Path, Plan, int], None], work: Path, plan: Plan, *, processes: int, label: str
+) -> None:
+    """Call `do(work, plan, number)` for every shard."""
+    numbers = range(len(plan.shards))
+    with bar(label, len(numbers)) as advance:
+        if processes == 1:
+            for number in numbers:
+                do(work, plan, number)
+                advance()
+            return
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(processes, context, _end_with_parent)
+        try:
+            for future in as_completed([pool.submit(do, work, plan, n) for n in numbers]):
+                future.result()
+                advance()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Have the worker end when its parent does, however that ends."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _is_of(work: Path, made_of: str) -> bool:
+    try:
+        return Plan.read(work).fingerprint == made_of
+    except BadInputError:
+        return False
+
+
+def _files(paths: Sequence[Path]) -> list[tuple[Path, str]]:
+    """Return the files with the shortest names that tell them apart."""
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise BadInputError(f"{path}: no such file; give JSON Lines files or data folders")
+        inner = [path / name for name in FOLDER_FILES if (path / name).is_file()]
+        if path.is_dir() and not inner:
+            names = ", ".join(FOLDER_FILES)
+            raise BadInputError(f"{path}: holds none of {names}; give files or a data folder")
+        files += inner or [path]
+    counts = Counter(path.name for path in files)
+    names = [p.name if counts[p.name] == 1 else f"{p.parent.name}/{p.name}" for p in files]
+    if again := [path for path, count in Counter(map(Path.resolve, files)).items() if count > 1]:
+        raise BadInputError(f"{again[0]}: is given twice; give each file once")
+    return list(zip(files, names, strict=True))
+
+
+def _require_packages() -> None:
+    try:
+        import ftfy  # noqa: F401
+        import pycld2  # noqa: F401
+    except ImportError as error:
+        raise MissingPackageError(
+            f"cleaning needs {error.name}; install it: pip install 'aegis-so8t[data]'"
+        ) from error

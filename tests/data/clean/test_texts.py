@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+
+from aegis.data.clean.texts import change_texts, normalise, tidy
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("ﾊﾟｿｺﾝを２０２６年にＡＢＣ社で", "パソコンを2026年にABC社で"),
+        ("㈱アルファの①と②、Ⅳ章", "㈱アルファの①と②、Ⅳ章"),
+        ("が", "が"),
+        ("schÃ¶n", "schön"),
+        ("a\u200bb\ufeffc\x07d\u202ee", "abcde"),
+        ("one\r\ntwo\rthree\u3000 \n\n\n\n\n\nfour", "one\ntwo\nthree\n\n\nfour"),
+        ("👩\u200d🚀が行く", "👩\u200d🚀が行く"),
+        ("150－0001 スーパーー", "150－0001 スーパーー"),
+    ],
+)
+def test_texts_become_what_was_meant(typed: str, meant: str) -> None:
+    assert tidy(typed) == meant
+    assert tidy(meant) == meant
+
+
+def test_names_and_ids_are_left_alone() -> None:
+    row = {"id": "ＡＢ", "prompt": "ＡＢ", "source": "ＡＢ", "deep": [{"text": "ＡＢ"}], "n": 1}
+    changed = {"id": "ＡＢ", "prompt": "AB", "source": "ＡＢ", "deep": [{"text": "AB"}], "n": 1}
+    assert change_texts(row, tidy) == changed
+
+
+def test_comparison_takes_forms_for_the_same() -> None:
+    assert normalise("㈱アルファ！  Ａ") == normalise("(株)アルファ a")
