@@ -4,22 +4,15 @@ A data folder, which every verb here writes and reads, holds `records.jsonl`, `p
 `plain.jsonl`, `rejected.jsonl` with a reason for each, `statistics.json` and `log.jsonl`.
 """
 
-<<<<<<< HEAD
-from aegis.cli.data import convert, score
-=======
-from aegis.cli.data import clean, convert
->>>>>>> 5085348 (aegis data clean and aegis data explain: eleven steps with versions, reasons and counts, by shards on the disk; a run's stage 2 takes the same steps)
+from aegis.cli.data import clean, convert, score
 from aegis.cli.options import group
 
 app = group("Data: read, collect, generate, clean, score, pair.")
 _VERBS = {
     "clean": (clean.clean, "Mask, filter, remove duplicates, check, balance."),
     "convert": (convert.convert, "Read files of any format, merge them, write one."),
-<<<<<<< HEAD
-    "score": (score.score, "Score how good each record's thinking is, and why."),
-=======
     "explain": (clean.explain, "Tell what each step did to an item."),
->>>>>>> 5085348 (aegis data clean and aegis data explain: eleven steps with versions, reasons and counts, by shards on the disk; a run's stage 2 takes the same steps)
+    "score": (score.score, "Score how good each record's thinking is, and why."),
 }
 for _name, (_verb, _summary) in _VERBS.items():
     app.command(_name, short_help=_summary)(_verb)

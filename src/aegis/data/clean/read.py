@@ -16,7 +16,7 @@ from aegis.errors import DataError
 from aegis.inputs.strict_json import parse_object
 from aegis.protocol.language import detect_language
 
-READING = (("personal", 1), ("text", 1), ("read", 1))
+READING = (("personal", 2), ("text", 1), ("read", 1))
 """Names and versions of the steps before there is an item."""
 MOST_BYTES = 1 << 24
 _SHOWN = 500
