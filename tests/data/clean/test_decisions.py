@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aegis.data.clean.decisions import FOLDS, Probe, disagreements
+from aegis.data.clean.decisions import FOLDS, DecisionProbe, disagreements
 
 TOPICS = ("bread flour oven", "boss salary vote", "court ruling seal", "bomb poison knife")
 
@@ -23,7 +23,7 @@ def test_planted_wrong_decisions_are_found() -> None:
     given = labels.copy()
     wrong = [8, 93, 210, 333]
     given[wrong] = (given[wrong] + 1) % 4
-    probe = Probe.train(prompts, given, folds)
+    probe = DecisionProbe.train(prompts, given, folds)
     assert probe is not None
     suggested = disagreements(given, probe.probabilities(prompts, folds))
     assert np.flatnonzero(suggested >= 0).tolist() == wrong
@@ -32,10 +32,10 @@ def test_planted_wrong_decisions_are_found() -> None:
 
 def test_no_judge_has_seen_what_it_judges() -> None:
     prompts, labels, folds = made()
-    probe = Probe.train(prompts, labels, folds)
+    probe = DecisionProbe.train(prompts, labels, folds)
     others = labels.copy()
     others[folds == 2] = (others[folds == 2] + 1) % 4
-    again = Probe.train(prompts, others, folds)
+    again = DecisionProbe.train(prompts, others, folds)
     assert probe is not None
     assert again is not None
     rows = folds == 2
@@ -45,15 +45,15 @@ def test_no_judge_has_seen_what_it_judges() -> None:
 
 def test_a_saved_probe_says_the_same(tmp_path: Path) -> None:
     prompts, labels, folds = made(200)
-    probe = Probe.train(prompts, labels, folds)
+    probe = DecisionProbe.train(prompts, labels, folds)
     assert probe is not None
     probe.save(tmp_path / "probe.npz")
-    loaded = Probe.load(tmp_path / "probe.npz")
+    loaded = DecisionProbe.load(tmp_path / "probe.npz")
     assert (loaded.probabilities(prompts, folds) == probe.probabilities(prompts, folds)).all()
     assert probe.probabilities(prompts, folds).sum(axis=1) == pytest.approx(1, abs=1e-5)
 
 
 def test_too_few_of_a_decision_train_nothing() -> None:
     prompts, labels, folds = made(60)
-    assert Probe.train(prompts, labels, folds) is None
+    assert DecisionProbe.train(prompts, labels, folds) is None
     assert disagreements(np.array([], int), np.empty((0, 4))).tolist() == []

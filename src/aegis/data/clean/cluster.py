@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from aegis.config.settings import AtLeastOne, Settings
 from aegis.data.clean.finish import find_repeated, judge_shard
 from aegis.data.clean.run import Cleaning, finish, prepare, work_folder
-from aegis.data.clean.shards import Plan, do_shard
+from aegis.data.clean.shards import CleaningPlan, do_shard
 from aegis.errors import BadInputError, ConfigError, MissingPackageError
 from aegis.inputs.strict_yaml import MOST_CHARACTERS, read_yaml
 from aegis.inputs.text import read_text
@@ -78,17 +78,17 @@ def clean_on_cluster(cleaning: Cleaning, out: Path, cluster: ClusterSettings) ->
 
 
 def _each(do: Any, work: Path, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-    plan = Plan.read(work)
+    plan = CleaningPlan.read(work)
     for number in range(rank, len(plan.shards), world_size):
         do(work, plan, number)
 
 
 def _find(work: Path, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-    find_repeated(work, Plan.read(work))
+    find_repeated(work, CleaningPlan.read(work))
 
 
 def _finish(work: Path, data: Any = None, rank: int = 0, world_size: int = 1, *, out: Path) -> None:
-    finish(work, Plan.read(work), out)
+    finish(work, CleaningPlan.read(work), out)
 
 
 def _executor(cluster: ClusterSettings) -> Any:

@@ -53,7 +53,7 @@ def disagreements(
 
 
 @dataclass(frozen=True)
-class Probe:
+class DecisionProbe:
     """A linear judge of prompts by character n-grams, one for each fold, that was not taught it.
 
     Args:
@@ -69,7 +69,7 @@ class Probe:
     @classmethod
     def train(
         cls, prompts: Sequence[str], labels: NDArray[np.int_], folds: NDArray[np.int_]
-    ) -> Probe | None:
+    ) -> DecisionProbe | None:
         """Train each fold's judge on the others; None if a decision has too few records."""
         counts = np.bincount(labels, minlength=len(Decision))
         if counts.min() < _LEAST_OF_EACH:
@@ -107,7 +107,7 @@ class Probe:
         np.savez(path, weights=self.weights, bias=self.bias, idf=self.idf)
 
     @classmethod
-    def load(cls, path: Path) -> Probe:
+    def load(cls, path: Path) -> DecisionProbe:
         with np.load(path, allow_pickle=False) as arrays:
             return cls(arrays["weights"], arrays["bias"], arrays["idf"])
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aegis.data.clean.decisions import FOLDS, Probe
+from aegis.data.clean.decisions import FOLDS, DecisionProbe
 from aegis.data.clean.near import HELD_OUT, PAIR, PLAIN, RECORD, Prompt
 from aegis.data.clean.read import READING
 from aegis.data.clean.shards import (
@@ -22,7 +22,7 @@ from aegis.data.clean.shards import (
     ITEMS,
     REJECTED,
     TRACE,
-    Plan,
+    CleaningPlan,
     folder_of,
     read_counts,
 )
@@ -52,7 +52,7 @@ _MOST_LEARNED, _BATCH = 25_000, 256
 class Shards:
     """What the shards left, read a line or a column at a time."""
 
-    def __init__(self, work: Path, plan: Plan) -> None:
+    def __init__(self, work: Path, plan: CleaningPlan) -> None:
         self.work, self.plan = work, plan
         self.folders = [folder_of(work, number) for number in range(len(plan.shards))]
         parts = [np.load(folder / FACTS_FILE) for folder in self.folders]
@@ -86,7 +86,7 @@ def fold_of(facts: NDArray) -> NDArray[np.int_]:
     return (group % np.uint64(FOLDS)).astype(int)
 
 
-def find_repeated(work: Path, plan: Plan) -> None:
+def find_repeated(work: Path, plan: CleaningPlan) -> None:
     """Find ids that stand twice and copies, and train the judges of the decisions, if need be."""
     if not (work / _COPIES).exists():
         asides = _repeated(Shards(work, plan))
@@ -96,7 +96,7 @@ def find_repeated(work: Path, plan: Plan) -> None:
         _train(work, Shards(work, plan))
 
 
-def judge_shard(work: Path, plan: Plan, number: int) -> None:
+def judge_shard(work: Path, plan: CleaningPlan, number: int) -> None:
     """Judge the shard's records by the probe that has not seen them, unless that is done."""
     target = folder_of(work, number) / _JUDGED
     if target.exists() or not (work / _PROBE).stat().st_size:
@@ -107,7 +107,7 @@ def judge_shard(work: Path, plan: Plan, number: int) -> None:
     if labelled.any():
         lines = (folder_of(work, number) / ITEMS).read_bytes().splitlines()
         prompts = [json.loads(lines[place])["prompt"] for place in np.flatnonzero(labelled)]
-        probe = Probe.load(work / _PROBE)
+        probe = DecisionProbe.load(work / _PROBE)
         result[labelled] = probe.probabilities(prompts, fold_of(facts[labelled]))
     staging = target.with_name(f".{os.getpid()}.npy")
     np.save(staging, result)
@@ -115,7 +115,7 @@ def judge_shard(work: Path, plan: Plan, number: int) -> None:
     staging.replace(target)
 
 
-def write_result(work: Path, plan: Plan, folder: Path, judge: Judge | None = None) -> None:
+def write_result(work: Path, plan: CleaningPlan, folder: Path, judge: Judge | None = None) -> None:
     """Take the last steps and write the data folder's files."""
     shards = Shards(work, plan)
     facts = shards.facts
@@ -162,7 +162,7 @@ def _train(work: Path, shards: Shards) -> None:
     numbers = np.sort(numbers[order[:_MOST_LEARNED]])
     prompts = [shards.row(int(number))["prompt"] for number in numbers]
     labels = facts["decision"][numbers].astype(int)
-    probe = Probe.train(prompts, labels, fold_of(facts[numbers]))
+    probe = DecisionProbe.train(prompts, labels, fold_of(facts[numbers]))
     staging = work / f".{_PROBE}"
     staging.unlink(missing_ok=True)
     probe.save(staging) if probe else staging.touch()
@@ -237,7 +237,9 @@ def _write_disagreements(shards: Shards, path: Path, asides: list[Aside]) -> Non
     path.write_bytes(b"".join(map(_line, rows)))
 
 
-def _log(work: Path, plan: Plan, asides: list[Aside]) -> tuple[list[StepOutcome], dict[str, int]]:
+def _log(
+    work: Path, plan: CleaningPlan, asides: list[Aside]
+) -> tuple[list[StepOutcome], dict[str, int]]:
     """Return what each step left and why others went; how many texts the first ones changed."""
     reasons: dict[str, Counter[str]] = defaultdict(Counter)
     changed: Counter[str] = Counter()
@@ -256,14 +258,14 @@ def _log(work: Path, plan: Plan, asides: list[Aside]) -> tuple[list[StepOutcome]
     return step_outcomes(step_versions(plan), lines, reasons), {n: changed[n] for n in names}
 
 
-def step_versions(plan: Plan) -> list[tuple[str, int]]:
+def step_versions(plan: CleaningPlan) -> list[tuple[str, int]]:
     """Return names and versions of all steps in their order."""
     items = [(step.name, step.version) for step in item_steps(plan.settings, identify=True)]
     return [*READING, *items, *SET_STEPS]
 
 
 def _statistics(
-    facts: NDArray, alive: NDArray[np.bool_], log: list[StepOutcome], plan: Plan
+    facts: NDArray, alive: NDArray[np.bool_], log: list[StepOutcome], plan: CleaningPlan
 ) -> dict[str, Any]:
     records = alive & (facts["kind"] == RECORD)
     kinds = {name: int((alive & (facts["kind"] == kind)).sum()) for kind, name in _FILES.items()}

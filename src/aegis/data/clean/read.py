@@ -24,7 +24,7 @@ _PROMPTS = ("prompt", "text", "question", "context", "instruction", "query", "in
 
 
 @dataclass
-class Outcome:
+class LineOutcome:
     """A line on its way: the item, if it has become one, and what each step tells of it."""
 
     where: str
@@ -43,7 +43,7 @@ class Outcome:
         content = self.item.to_json() if self.item is not None else self.content
         return Rejected(self.id, self.told[-1]["reason"], content)
 
-    def run(self, steps: tuple[CleanStep, ...]) -> Outcome:
+    def run(self, steps: tuple[CleanStep, ...]) -> LineOutcome:
         """Take the steps that look at one item, unless it is set aside already."""
         if self.item is not None and not is_aside(self.told):
             self.item, _, told = run_steps(self.item, steps)
@@ -66,9 +66,9 @@ def lines_of(path: Path, start: int, end: int, first: int) -> Iterator[tuple[int
                 yield number, line
 
 
-def read_line(line: bytes | None, where: str, *, held_out: bool = False) -> Outcome:
+def read_line(line: bytes | None, where: str, *, held_out: bool = False) -> LineOutcome:
     """Return what the line holds, masked and tidy, or why it cannot be used."""
-    outcome = Outcome(where)
+    outcome = LineOutcome(where)
     try:
         row = parse_object(_decoded(line, where), where)
     except DataError as error:
@@ -90,7 +90,7 @@ def as_item_row(row: dict[str, Any]) -> dict[str, Any]:
     return {("text" if name == "prompt" else name): value for name, value in row.items()}
 
 
-def _told(outcome: Outcome, row: dict[str, Any]) -> dict[str, Any]:
+def _told(outcome: LineOutcome, row: dict[str, Any]) -> dict[str, Any]:
     """Return the row masked and tidy; note what changed, but nothing of what was masked."""
     masked, count = mask_everywhere(row)
     if count:
@@ -122,7 +122,7 @@ def _decoded(line: bytes | None, where: str) -> str | None:
         raise DataError(f"{where}: {place}; save the file as UTF-8") from error
 
 
-def _unusable(outcome: Outcome, error: DataError) -> Outcome:
+def _unusable(outcome: LineOutcome, error: DataError) -> LineOutcome:
     reason = str(error).removeprefix(f"{outcome.where}: ")
     outcome.told.append({"step": "read", "reason": reason})
     return outcome

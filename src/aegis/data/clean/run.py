@@ -23,7 +23,7 @@ from aegis.data.clean.finish import (
     step_versions,
     write_result,
 )
-from aegis.data.clean.shards import Plan, cut, do_shard
+from aegis.data.clean.shards import CleaningPlan, cut, do_shard
 from aegis.data.folder import KIND, STATISTICS
 from aegis.data.formats import FOLDER_FILES
 from aegis.errors import BadInputError, MissingPackageError
@@ -54,7 +54,7 @@ def work_folder(out: Path) -> Path:
     return out.with_name(f".{out.name}.cleaning")
 
 
-def prepare(cleaning: Cleaning, out: Path) -> Plan:
+def prepare(cleaning: Cleaning, out: Path) -> CleaningPlan:
     """Check what there is and write the plan into the work folder; leave an equal one's shards.
 
     Raises:
@@ -67,11 +67,11 @@ def prepare(cleaning: Cleaning, out: Path) -> Plan:
     if not shards:
         raise BadInputError(f"{cleaning.inputs[0]}: holds no line; give files with records")
     shards += [s for path, name in held_out for s in cut(path, name, held_out=True)]
-    plan = Plan("", cleaning.settings, tuple(shards))
+    plan = CleaningPlan("", cleaning.settings, tuple(shards))
     contents = [[name, hash_file(path)] for path, name in (*files, *held_out)]
     settings = cleaning.settings.model_dump(mode="json")
     made_of = fingerprint(contents, len(files), settings, cleaning.model, step_versions(plan))
-    plan = Plan(made_of, cleaning.settings, tuple(shards))
+    plan = CleaningPlan(made_of, cleaning.settings, tuple(shards))
     if is_current(out, made_of):
         return plan
     require_output(out, kind=KIND, inputs=[*cleaning.inputs, *cleaning.held_out])
@@ -105,14 +105,19 @@ def clean_files(
     return json.loads((out / STATISTICS).read_text(encoding="utf-8"))
 
 
-def finish(work: Path, plan: Plan, out: Path, judge: Judge | None = None) -> None:
+def finish(work: Path, plan: CleaningPlan, out: Path, judge: Judge | None = None) -> None:
     """Write the data folder of shards that are all done."""
     with writing(out, kind=KIND, fingerprint=plan.fingerprint) as staging:
         write_result(work, plan, staging, judge)
 
 
 def each_shard(
-    do: Callable[[Path, Plan, int], None], work: Path, plan: Plan, *, processes: int, label: str
+    do: Callable[[Path, CleaningPlan, int], None],
+    work: Path,
+    plan: CleaningPlan,
+    *,
+    processes: int,
+    label: str,
 ) -> None:
     """Call `do(work, plan, number)` for every shard."""
     numbers = range(len(plan.shards))
@@ -146,7 +151,7 @@ def _end_with_parent() -> None:
 
 def _is_of(work: Path, made_of: str) -> bool:
     try:
-        return Plan.read(work).fingerprint == made_of
+        return CleaningPlan.read(work).fingerprint == made_of
     except BadInputError:
         return False
 

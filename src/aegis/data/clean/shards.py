@@ -15,7 +15,7 @@ import numpy as np
 
 from aegis.config import QualitySettings
 from aegis.data.clean.near import HELD_OUT, band_keys
-from aegis.data.clean.read import MOST_BYTES, Outcome, lines_of, read_line
+from aegis.data.clean.read import MOST_BYTES, LineOutcome, lines_of, read_line
 from aegis.data.clean.steps import item_steps, reason_kind
 from aegis.data.clean.whole import FACTS, facts_of, prompt_for
 from aegis.errors import BadInputError
@@ -44,7 +44,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CleaningPlan:
     """What a cleaning does, in `plan.json` of its work folder."""
 
     fingerprint: str
@@ -59,7 +59,7 @@ class Plan:
         write_json(work / PLAN, content)
 
     @classmethod
-    def read(cls, work: Path) -> Plan:
+    def read(cls, work: Path) -> CleaningPlan:
         """Read a plan.
 
         Raises:
@@ -94,7 +94,7 @@ def folder_of(work: Path, number: int) -> Path:
     return work / "shards" / f"{number:06}"
 
 
-def do_shard(work: Path, plan: Plan, number: int) -> None:
+def do_shard(work: Path, plan: CleaningPlan, number: int) -> None:
     """Do the shard unless it is there, whole."""
     folder = folder_of(work, number)
     if folder.exists():
@@ -121,14 +121,14 @@ def read_counts(work: Path, number: int) -> dict[str, Any]:
     return json.loads((folder_of(work, number) / COUNTS).read_text(encoding="utf-8"))
 
 
-def _outcomes(plan: Plan, shard: Shard) -> Iterator[Outcome]:
+def _outcomes(plan: CleaningPlan, shard: Shard) -> Iterator[LineOutcome]:
     steps = () if shard.held_out else item_steps(plan.settings, identify=True)
     for number, line in lines_of(Path(shard.path), shard.start, shard.end, shard.first):
         where = f"{shard.name}:{number}"
         yield read_line(line, where, held_out=shard.held_out).run(steps)
 
 
-def _write(folder: Path, plan: Plan, shard: Shard) -> None:
+def _write(folder: Path, plan: CleaningPlan, shard: Shard) -> None:
     facts: list[tuple[int, ...]] = []
     texts: list[str] = []
     lines, reasons, changed = 0, Counter[tuple[str, str]](), Counter[str]()
