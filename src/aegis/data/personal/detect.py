@@ -23,24 +23,32 @@ from aegis.data.personal.telephone import find_telephones
 # What a detector needs before it is worth its time: so many digits, and one of these in the text's
 # lower case. The surest first: where two overlap, the first one stands.
 _DETECTORS: tuple[tuple[int, str, Detector], ...] = (
-    (0, r"pass|pwd|pw|key|token|secret|bearer|basic |pin\b|://|private", find_named_secrets),
-    (0, "パスワード|合言葉|暗証|キー|トークン|シークレット|秘密鍵", find_named_secrets),
+    (
+        0,
+        r"pass|pwd|pw|key|token|secret|bearer|basic |pin(?![a-z])|://|private|cv[vc]|otp|code| -u ",
+        find_named_secrets,
+    ),
+    (0, "パス|コード|合言葉|暗証|キー|トークン|シークレット|秘密鍵", find_named_secrets),
     (2, r"[0-9a-z_-]{16}", find_keys),
     (0, r"@|at[\])]", find_emails),
     (6, r"[a-z]{2}\d\d", find_ibans),
     (3, r"\d\.\d+\.\d|:[0-9a-f]*:", find_addresses_of_machines),
     (12, r"\d{4}", find_national_numbers),
     (14, r"\d{4}", find_cards),
-    (6, "旅券|パスポート|passport|免許|licen[cs]e|dl", find_documents),
-    (5, "口座|普|当座|記号|account|acct|a/c|routing|sort", find_bank_accounts),
+    (6, r"旅券|パスポート|passport|免許|licen[cs]e|dl|[a-z9]{5}\d{6}", find_documents),
+    (
+        5,
+        "口座|普|蓄|当座|記号|account|acct|a/c|routing|sort|checking|savings|aba|ゆうちょ|郵便局",
+        find_bank_accounts,
+    ),
     (9, r"\d\D{0,3}\d", find_telephones),
-    (0, r"生|birth|born|dob|d\.o\.b", find_birth_dates),
+    (0, r"生|うまれ|バースデー|birth|born|dob|d\.o\.b", find_birth_dates),
     (0, "[市区郡町村県都道府〒]|郵便", find_japanese_addresses),
     (1, "[a-z]{2}", find_latin_addresses),
     (0, MARKS_OF_NAMES, find_names),
 )
 _MARKED = tuple((least, re.compile(mark).search, detector) for least, mark, detector in _DETECTORS)
-_PLAIN_WORD = re.compile(r"[A-Za-z_-]*")
+_PLAIN_WORD = re.compile(r"[A-Za-z_]*")
 
 
 def find_personal(text: str) -> list[Span]:

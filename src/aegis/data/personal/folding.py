@@ -10,12 +10,12 @@ import unicodedata
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufe00-\ufe0f\ufeff]")
 _DASHES = dict.fromkeys("‐‑‒–—―−－﹣➖", "-")
-_KANJI_DIGITS = str.maketrans("〇零○一二三四五六七八九", "000123456789")
+_KANJI_DIGITS = str.maketrans("〇零○一二三四五六七八九のー", "000123456789--")
 # A telephone number, an account; not 二三日 or 一九四五年.
 _KANJI_RUN = re.compile(
     r"[〇零○一二三四五六七八九](?:[-() .・のー]{0,2}[〇零○一二三四五六七八九\d]){6,}"
 )
-_LONG_DASH = re.compile(r"(?<=\d)ー(?=\d)")
+_LONG_DASH = re.compile(r"(?<=\d)[ー・~〜](?=\d)")
 
 
 class _Folding(dict[int, str]):

@@ -24,7 +24,7 @@ from aegis.data.personal.span import (
 _START, _END = r"(?<![0-9A-Za-z_])(?<!\d[-.,])", r"(?![0-9A-Za-z_]|[-.,]\d)"
 
 _CARD = re.compile(
-    rf"{_START}(?:\d{{4}}(?P<mark>[- ])\d{{4}}(?P=mark)\d{{4}}(?P=mark)\d{{4}}"
+    rf"{_START}(?:\d{{4}}(?P<mark>[-. ])\d{{4}}(?P=mark)\d{{4}}(?P=mark)\d{{4}}"
     rf"|\d{{4}}[- ]\d{{6}}[- ]\d{{4,5}}|\d{{14,16}}){_END}"
 )
 _BRAND = re.compile(
@@ -35,41 +35,52 @@ _NO_CARD = re.compile(
     r"(?:注文|追跡|伝票|管理|契約|シリアル|問い?合わ?せ)(?:番号|ID)?|order|tracking|serial|IMEI",
     re.IGNORECASE,
 )
-_IBAN = re.compile(rf"{NO_WORD_BEFORE}[A-Za-z]{{2}}\d{{2}}(?: ?[0-9A-Za-z]){{11,30}}")
-_PERSON = re.compile(rf"{_START}\d{{4}}[- ]?\d{{4}}[- ]?\d{{4}}{_END}")
-_PERSON_LABEL = re.compile(r"マイナンバー|個人番号|my ?number|individual number", re.IGNORECASE)
+_CARD_LABEL = re.compile("カード|クレジット|card|visa|master|jcb|amex", re.IGNORECASE)
+_IBAN = re.compile(rf"{NO_WORD_BEFORE}[A-Za-z]{{2}}\d{{2}}(?:[- ]?[0-9A-Za-z]){{11,30}}")
+_PERSON = re.compile(rf"{_START}\d{{4}}[-. ]?\d{{4}}[-. ]?\d{{4}}{_END}")
+_PERSON_LABEL = re.compile(
+    r"マイナ(?:ンバー|番号)|個人番号|my ?number|individual number", re.IGNORECASE
+)
 _COMPANY = re.compile(rf"{NO_WORD_BEFORE}(?:T-?)?\d-?\d{{4}}-?\d{{4}}-?\d{{4}}{_END}")
 _COMPANY_LABEL = re.compile(
-    r"法人番号|corporate number|houjin bangou|hojin bango|適格請求書|インボイス", re.IGNORECASE
+    r"法人番号|corporate (?:number|no\b)|houjin bangou|hojin bango|適格請求書|インボイス",
+    re.IGNORECASE,
 )
 _PASSPORT = re.compile(
-    r"(?:旅券|パスポート|(?i:passport))[^0-9A-Za-z]{0,12}"
-    r"(?:(?i:number|no|nr|is|id|番号)\b[^0-9A-Za-z]{0,8}){0,2}"
-    rf"(?P<value>[A-Z]{{1,2}}\d{{6,8}}[A-Z]?|[A-Z]\d\d[A-Z]\d\d[A-Z]\d\d|\d{{9}}){NO_WORD_AFTER}"
+    rf"(?:旅券|パスポート|(?i:passport))[^0-9\n]{{0,25}}?{NO_WORD_BEFORE}"
+    r"(?P<value>[A-Za-z]{2} ?\d{7}|[A-Z]\d{8}|[A-Z]\d{7}[A-Z]?|[A-Z]\d\d[A-Z]\d\d[A-Z]\d\d|\d{9})"
+    rf"{NO_WORD_AFTER}"
 )
 _LICENCE = re.compile(
-    r"(?:免許証?の?番号|運転免許証?)[^0-9A-Za-z第]{0,8}"
+    r"免許(?:証?の?番号|証)(?:No\.?|[^0-9A-Za-z第]){0,8}"
     rf"(?P<value>第?\d{{4}}[- ]?\d{{4}}[- ]?\d{{4}}号?){NO_WORD_AFTER}"
 )
 _LICENCE_ENGLISH = re.compile(
-    r"(?:(?i:driver'?s?|driving) (?i:licen[cs]e)|\bDL)(?: (?i:number|no|id|is)\b\.?| ?#){0,3}"
-    rf"[: ]{{1,3}}(?P<value>[A-Z0-9][A-Z0-9-]{{5,18}}[A-Z0-9]){NO_WORD_AFTER}"
+    r"(?:(?i:driver[’']?s?|driving) (?i:licen[cs]e)|\bDL)(?: (?i:number|no|id|is)\b\.?| ?#){0,3}"
+    rf"[: (]{{1,3}}(?P<value>[A-Z0-9][A-Z0-9-]{{5,18}}[A-Z0-9]){NO_WORD_AFTER}"
+    # Of Great Britain: five letters of the surname, date of birth, initials.
+    rf"|{NO_WORD_BEFORE}(?P<british>[A-Z9]{{5}}\d{{6}}[A-Z9]{{2}}[0-9A-Z]{{3}}){NO_WORD_AFTER}"
 )
 _NOT_COUNTED = r"(?![0-9A-Za-z_]|[-.,]\d|[円人件個回年%万億])"
-_POST_BANK = re.compile(r"記号[: ]?(1\d{4})[^0-9]{0,3}番号[: ]?(\d{7,8})(?!\d)")
+_POST_BANK = re.compile(
+    r"(?:ゆうちょ|郵便局|記号)[^0-9]{0,12}(?P<mark>1\d{4})(?:[^0-9]{0,3}番号[^0-9]{0,2}|[- ])"
+    r"(?P<number>\d{6,8})(?!\d)"
+)
 _BANK = (
     re.compile(
-        r"(?:口座(?:の?番号)?|普通預金|当座預金"
-        r"|(?:支店|本店|銀行|金庫|組合|営業部) ?[(（]?(?:普通|当座|普)"
-        r"|普通|当座)(?:口座|預金)?(?:番号|No\.?)?[) :=はの番号、【】「]{0,4}"
-        rf"(?<![はのでに]普通)(?P<value>\d{{7}}){_NOT_COUNTED}"
+        r"(?:口座(?:の?番号)?|(?:普通|当座|貯蓄)預金|普通|当座"
+        r"|(?:支店|本店|銀行|金庫|組合|営業部) ?[(（]?(?:普通|当座|普))"
+        r"(?:口座|預金)?(?:番号|No\.?)?[() :=はのが番号、【】「]{0,4}"
+        r"(?:[(]?普通[)]?[の ]?(?:No\.)?)?"
+        rf"(?<![はがでに]普通)(?P<value>\d{{7}}){_NOT_COUNTED}"
     ),
     re.compile(rf"{_START}(?P<value>\d{{7}}) ?[(（](?:普通|当座)"),
     re.compile(
-        r"(?i)\b(?:account|acct|a/c|routing|iban)(?: ?(?:number|no\.?|num|#|is|:|=)){0,3} ?"
-        rf"(?P<value>\d{{6,14}}){_END}"
+        r"(?i)\b(?:(?:account|acct|a/c)\.?|account number at [a-z ]{2,20}|routing|ABA"
+        r"|(?:checking|savings)(?=:))(?:[ _]?(?:number|no\.?|num|#|is|:|=)){0,3} ?"
+        rf"(?P<value>\d{{6,14}}|\d{{3,6}}(?:[- ]\d{{2,6}}){{1,3}}){_END}"
     ),
-    re.compile(rf"(?i)\bsort code(?: is|:)? (?P<value>\d\d-\d\d-\d\d){_END}"),
+    re.compile(rf"(?i)\bsort code(?: is|:)? (?P<value>\d\d-?\d\d-?\d\d){_END}"),
 )
 
 
@@ -80,7 +91,8 @@ def find_cards(text: str) -> Iterator[Span]:
         digits = digits_of(text[span.start : span.end])
         if not _BRAND.fullmatch(digits) or not luhn(digits):
             continue
-        if not _NO_CARD.search(context_before(text, span.start, 14)):
+        before = context_before(text, span.start, 14)
+        if _CARD_LABEL.search(before) or not _NO_CARD.search(before):
             yield span
 
 
@@ -88,12 +100,16 @@ def find_ibans(text: str) -> Iterator[Span]:
     """Yield international account numbers by country, length and remainder."""
     for match in _IBAN.finditer(text):
         length = IBAN_LENGTHS.get(match[0][:2].upper(), 99)
-        places = [at for at, character in enumerate(match[0]) if character != " "]
-        if len(places) < length or not iban(match[0].replace(" ", "")[:length].upper()):
+        places = [at for at, character in enumerate(match[0]) if character not in " -"]
+        if len(places) < length or not iban(_letters(match[0])[:length].upper()):
             continue
         end = match.start() + places[length - 1] + 1
         if not text[end : end + 1].isalnum() or not text[end : end + 1].isascii():
             yield Span(match.start(), end, "IBAN")
+
+
+def _letters(text: str) -> str:
+    return text.replace(" ", "").replace("-", "")
 
 
 def find_national_numbers(text: str) -> Iterator[Span]:
@@ -102,27 +118,36 @@ def find_national_numbers(text: str) -> Iterator[Span]:
         for span in spans(
             _PERSON, text, "MY_NUMBER", when=lambda value: my_number(digits_of(value))
         ):
-            if _PERSON_LABEL.search(context_before(text, span.start)):
+            if _PERSON_LABEL.search(_around(text, span)):
                 yield span
     for span in spans(_COMPANY, text, "CORPORATE_NUMBER"):
         value = text[span.start : span.end]
-        labelled = value[0] == "T" or _COMPANY_LABEL.search(context_before(text, span.start))
+        labelled = value[0] == "T" or _COMPANY_LABEL.search(_around(text, span))
         if labelled and corporate_number(digits_of(value)):
             yield span
+
+
+def _around(text: str, span: Span) -> str:
+    return context_before(text, span.start) + text[span.end : span.end + 16]
 
 
 def find_documents(text: str) -> Iterator[Span]:
     """Yield numbers of passports and driving licences behind their names."""
     yield from spans(_PASSPORT, text, "PASSPORT")
     yield from spans(_LICENCE, text, "LICENCE")
-    yield from spans(
-        _LICENCE_ENGLISH, text, "LICENCE", when=lambda value: len(digits_of(value)) >= 5
-    )
+    for match in _LICENCE_ENGLISH.finditer(text):
+        part = match.lastgroup or 0
+        if len(digits_of(match[part])) >= 5:
+            yield Span(*match.span(part), "LICENCE")
 
 
 def find_bank_accounts(text: str) -> Iterator[Span]:
     """Yield account numbers behind their names."""
     for match in _POST_BANK.finditer(text):
-        yield from (Span(*match.span(part), "BANK_ACCOUNT") for part in (1, 2))
+        parts = ("mark", "number")
+        if match.end("mark") + 1 == match.start("number"):
+            yield Span(match.start("mark"), match.end(), "BANK_ACCOUNT")
+        else:
+            yield from (Span(*match.span(part), "BANK_ACCOUNT") for part in parts)
     for pattern in _BANK:
         yield from spans(pattern, text, "BANK_ACCOUNT")

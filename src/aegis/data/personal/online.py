@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from aegis.data.personal.span import Span, context_before
 
 _AT = re.compile(r" ?(?:@|[\[(]at[\])]) ?", re.IGNORECASE)
-_LOCAL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._%+'-]{0,62}[A-Za-z0-9_+-])?\Z")
+_LOCAL = re.compile(r"[A-Za-z0-9À-ɏ_][A-Za-z0-9À-ɏ._%+'-]{0,63}\Z")
 _DOMAIN = re.compile(r"(?:[0-9A-Za-zぁ-ヿ一-鿿-]{1,63}\.){1,6}[A-Za-z]{2,24}(?![0-9A-Za-z])")
 
-_V4 = re.compile(r"(?<![0-9A-Za-z_.])(?:\d{1,3}\.){3}\d{1,3}(?![0-9A-Za-z_]|\.\d)")
+_V4 = re.compile(r"(?<![0-9A-Za-z_.])(?:\d{1,3}\.){3}\d{1,3}(?![0-9A-Za-z_]|\.[0-9A-Za-z])")
 _VERSION_BEFORE = re.compile(
     r"(?:\bv|\bver\.?|version|release|build|\brev\.?|firmware|section|chapter|§|\boid|==|第"
-    r"|バージョン|リリース|ビルド|ファームウェア|[A-Za-z]/)[ :]?\Z",
+    r"|バージョン|リリース|ビルド|ファームウェア|[A-Za-z]/)[ :は]{0,2}\Z",
     re.IGNORECASE,
 )
 _VERSION_AFTER = re.compile(r"\s?[節項版章条]")
 _NETWORK = re.compile(
-    r"\bIP|DNS|address|host|server|ping|from|client|gateway|://|アドレス|サーバ|ホスト|接続|通信",
+    r"\bIP|DNS|resolver|address|host|server|ping|from|client|gateway|://|アドレス|サーバ|ホスト|接続|通信",
     re.IGNORECASE,
 )
 _V6 = re.compile(
@@ -47,7 +47,8 @@ def find_addresses_of_machines(text: str) -> Iterator[Span]:
         before = context_before(text, match.start(), 20)
         if _VERSION_BEFORE.search(before) or _VERSION_AFTER.match(text, match.end()):
             continue
-        if len(match[0]) == 7 and not _NETWORK.search(before):
+        around = before + text[match.end() : match.end() + 20]
+        if len(match[0]) == 7 and not _NETWORK.search(around):
             continue  # 3.2.1.4 is a section more often than a machine
         if _personal(match[0]):
             yield Span(*match.span(), "IP")

@@ -10,17 +10,28 @@ from aegis.data.personal.span import Span, context_before, spans
 _NUMBER = r"(?:\d{1,5}|[一二三四五六七八九十百千〇]{1,5})"
 # 1-9-1, 三丁目1番3号, 279番地, 北1条西2丁目; not 12号, 5-3 behind a particle, 20-30代.
 _HOUSE = re.compile(
-    rf"{_NUMBER}(?:(?:条[東西南北]?|丁目|番町|番地の?|番|号|[-のノ]){_NUMBER}){{1,4}}(?:丁目|番地?|号)?"
+    rf"{_NUMBER}(?:(?:条[東西南北通]?|丁目|番町|番地の?|番|号|[-のノー]){_NUMBER}){{1,4}}(?:丁目|番地?|号)?"
     rf"(?![0-9年月日人円回代割個点時対件本%])|{_NUMBER}(?:丁目|番地)"
 )
-_BARE = re.compile(r"(?<=[一-鿿ァ-ヿ])\d{1,4}(?![0-9年月日人円回代割個点時対件本号条歳%.,-])")
+_BARE = re.compile(
+    r"(?<=[一-鿿ァ-ヿ])\d{1,4}(?![0-9年月日人円回代割個点時対件本号条歳%.,万億千か-])"
+)
 _PREFECTURE = r"(?:東京都|北海道|(?:京都|大阪)府|(?:神奈川|和歌山|鹿児島|[一-鿿]{2})県)"
+# Hiragana before 市 may be any words; these are names.
+_KANA_TOWN = (
+    "(?:つくば|さいたま|いわき|ひたちなか|あきる野|ふじみ野|かすみがうら|いすみ|みどり|あわら|たつの"
+    "|うきは|うるま|えびの|むつ|つがる|にかほ|つくばみらい|みやま|みよし)市"
+)
 _TOWN = r"(?:[一-鿿ぁ-んァ-ヶー々]{1,6}?[市区郡町村島])"
 _PLACE = re.compile(
-    rf"(?:{_PREFECTURE} ?(?:{_TOWN} ?){{0,3}}|[一-鿿ァ-ヶ々]{{1,5}}[市区郡] ?(?:{_TOWN} ?){{0,2}})"
+    rf"(?:{_PREFECTURE} ?(?:{_TOWN} ?){{0,3}}"
+    rf"|(?:{_KANA_TOWN}|[一-鿿ァ-ヶ々]{{1,5}}[市区郡]) ?(?:{_TOWN} ?){{0,2}})"
     r"(?![のはがをにでと、])(?P<street>[一-鿿々ァ-ヶーのがぬざりるい ]{0,16})\Z"
 )
-_FULL_PLACE = re.compile(rf"{_PREFECTURE}(?:{_TOWN}){{2,3}}[一-鿿々ァ-ヶ]{{0,8}}\Z")
+_FULL_PLACE = re.compile(
+    rf"(?:{_PREFECTURE}(?:(?:{_TOWN}){{2,3}}|{_TOWN}(?=[一-鿿]))[一-鿿々ァ-ヶ]{{0,12}}"
+    r"|[一-鿿]{1,4}市(?:[一-鿿]{1,4}区)?[一-鿿々]{1,14}[町通])\Z"
+)
 _POSTAL_CODE = re.compile(
     r"(?:〒 ?|(?:郵便番号|postal code|postcode|zip code)[ :はis]{0,5})"
     r"(?P<value>\d{3}-?\d{4})(?![0-9-])"
@@ -28,20 +39,22 @@ _POSTAL_CODE = re.compile(
 _WORD = r"[A-Z][A-Za-z'.]{0,20}(?![0-9A-Za-z])"
 _KIND = (
     r"(?:(?:Street|Avenue|Road|Boulevard|Lane|Drive|Court|Square|Terrace|Place|Parkway|Highway"
-    r"|Crescent|Close|Gardens|Mews|Way)\b|(?:St|Ave|Rd|Blvd|Ln|Dr|Ct|Sq|Pl|Pkwy|Hwy)\b\.?)"
+    r"|Crescent|Close|Gardens|Mews|Way|Loop)\b|(?:St|Ave|Rd|Blvd|Ln|Dr|Ct|Sq|Pl|Pkwy|Hwy)\b\.?)"
 )
 _ENGLISH = re.compile(
-    rf"(?<![0-9A-Za-z_.,-])\d{{1,5}}[A-Z]? (?:{_WORD} ){{1,5}}{_KIND}"
-    r"(?: (?:NW|NE|SW|SE|N|S|E|W)\b)?"
+    r"(?:(?:Flat|Apt|Unit|Suite)\.? [0-9A-Z]{1,5}, )?(?<![0-9A-Za-z_.,-])(?<!The )"
+    rf"\d{{1,5}}(?:-\d{{1,5}}|[A-Z])? (?:(?:{_WORD}|\d{{1,3}}(?:st|nd|rd|th)) ){{1,5}}{_KIND}"
+    r"(?: (?:NW|NE|SW|SE|N|S|E|W)\b\.?)?"
     r"(?:,? (?:Apt|Suite|Ste|Unit|Floor|Flat|No)\.? ?[0-9A-Z-]{1,6}\b|,? #\d{1,5})?"
     rf"(?:, {_WORD}(?: {_WORD}){{0,2}})?"
-    r"(?:,? [A-Z]{2} \d{5}(?:-\d{4})?|,? [A-Z]{1,2}\d[A-Z0-9]? \d[A-Z]{2}\b)?"
+    rf"(?:,? (?:[A-Z]{{2}}|{_WORD}) \d{{5}}(?:-\d{{4}})?|, [A-Z]{{2}}\b"
+    r"|,? [A-Z]{1,2}\d[A-Z0-9]? \d[A-Z]{2}\b)?"
 )
 _BOX = re.compile(r"\bP\.? ?O\.? Box \d{1,6}\b", re.IGNORECASE)
 _ROMAN = re.compile(
-    r"(?<![0-9A-Za-z_.,-])\d{1,4}(?:-\d{1,4}){1,3},? "
-    r"(?:[A-Z][A-Za-z]{1,20}(?:-[A-Za-z]{1,20})?,? ){1,3}"
-    r"(?:[A-Z][a-z]{2,14}\b)?(?: \d{3}-\d{4}\b)?"
+    r"(?<![0-9A-Za-z_.,-])(?:[A-Z][a-z]{2,20} )?\d{1,4}(?:-\d{1,4}){1,3},? "
+    r"[A-Z][A-Za-z]{1,20}(?:-[A-Za-z]{1,20})?(?:,? [A-Z][A-Za-z]{1,20}(?:-[A-Za-z]{1,20})?){1,5}"
+    r"(?: \d{3}-\d{4}\b)?(?:, Japan)?"
 )
 _WARD = re.compile(r"-(?:ku|shi|cho|machi|gun|mura|to|ken|fu)\b|Tokyo|Osaka|Kyoto|Japan")
 
@@ -64,7 +77,7 @@ def find_latin_addresses(text: str) -> Iterator[Span]:
         yield from spans(_BOX, text, "ADDRESS")
     for match in _ROMAN.finditer(text) if "-" in text else ():
         if _WARD.search(match[0]):
-            yield Span(match.start(), match.start() + len(match[0].rstrip(" ,")), "ADDRESS")
+            yield Span(*match.span(), "ADDRESS")
 
 
 def _start_of_code(match: re.Match[str]) -> int:

@@ -7,16 +7,18 @@ from collections.abc import Iterator
 
 from aegis.data.personal.span import Span, context_before, digits_of
 
-_BETWEEN = r"[-. ()]{1,2}"
+_BETWEEN = r"[-. ()]{1,3}"
 _SHAPES = re.compile(
-    r"(?<![0-9A-Za-z_.,/#-])(?<!\d[ (])(?:"
+    r"(?:(?<![0-9A-Za-z_.,/#-])(?<!\d[ (])|(?<=tel)|(?<=fax))(?:"
     rf"(?P<abroad>\+\d{{1,3}}(?:[-. ()]{{0,2}}\d){{7,12}})"
-    rf"|(?P<home>0\d{{9,10}}|\(?0\d{{1,4}}{_BETWEEN}\d{{1,4}}{_BETWEEN}\d{{3,4}})"
-    rf"|(?P<america>(?:1[-. ])?\(?[2-9]\d\d(?:\) ?|[-. ])[2-9]\d\d[-. ]\d{{4}})"
-    r")(?![0-9A-Za-z_]|[-.,/]\d)"
+    rf"|(?P<home>0\d{{9,10}}|\(?0\d{{1,4}}{_BETWEEN}\d{{1,4}}{_BETWEEN}\d{{3,4}}|0\d{{4}} \d{{6}}"
+    r"|0[5789]0[-. ]?\d{4}[-. ]?\d{4})"
+    rf"|(?P<america>(?:1[-. ])?\(?[2-9]\d\d(?:\) ?|[-. ])[2-9]\d\d[-. ]\d{{4}}|[2-9]\d{{9}})"
+    r")(?![0-9A-Za-z_]|[-.,/]\d)",
+    re.IGNORECASE,
 )
 _REGIONS = {"abroad": (None,), "home": ("JP", "GB"), "america": ("US",)}
-_LENGTHS = {"home": range(10, 12), "abroad": range(9, 15), "america": range(0)}
+_LENGTHS = {"home": range(10, 12), "abroad": range(9, 15), "america": range(10, 12)}
 _OTHER_NUMBER = re.compile(
     r"(?:注文|伝票|会員|管理|受付|追跡|製造|商品|整理|契約|問い?合わ?せ|登録|予約|顧客|社員|学籍|ロット)"
     r"(?:番号|ID|No\.?|コード)?|ISBN|ISSN|座標|order|tracking|invoice|serial|ticket|part|account"
@@ -29,11 +31,14 @@ _TELEPHONE = re.compile(r"電話|携帯|TEL|FAX|phone|call|dial|fax|mobile|cell|
 def find_telephones(text: str) -> Iterator[Span]:
     """Yield numbers of Japan with or without separators, of the USA, and of all lands after a +."""
     for match in _SHAPES.finditer(text):
-        before = context_before(text, match.start(), 12)
-        if _OTHER_NUMBER.search(before) and not _TELEPHONE.search(before):
+        before, shape = context_before(text, match.start(), 14), match.lastgroup or "home"
+        called = bool(_TELEPHONE.search(before))
+        if not called and (
+            _OTHER_NUMBER.search(before) or (shape == "america" and match[0].isdigit())
+        ):
             continue
-        shape = match.lastgroup or "home"
-        told = not match[0].isdigit() and len(digits_of(match[0])) in _LENGTHS[shape]
+        told = not match[0].isdigit() and (called or shape != "america")
+        told = told and len(digits_of(match[0])) in _LENGTHS[shape]
         if any(_valid(match[0], region, told=told) for region in _REGIONS[shape]):
             yield Span(*match.span(), "PHONE")
 
