@@ -39,7 +39,7 @@ def test_the_users_files_come_first_and_all_of_them_are_sources(tmp_path: Path) 
 
 def test_an_id_that_stands_twice_is_an_error(tmp_path: Path) -> None:
     rows = [{"id": "a", "prompt": f"Number {n}?", "decision": "ALLOW"} for n in range(2)]
-    with pytest.raises(DataError, match=r"data\.records: the id 'a' is used more than once"):
+    with pytest.raises(DataError, match=r"mine\.jsonl:2: the id 'a' is used more than once"):
         collect(data(tmp_path, rows))
 
 

@@ -67,12 +67,15 @@ class QualitySettings(Settings):
 
 
 class SplitSettings(Settings):
-    """Shares held out; contrast twins always stay on one side."""
+    """Shares held out; contrast twins, items of one page and near-duplicates stay on one side."""
 
     validation: OpenShare = 0.08
     """Share for calibration and model choice; higher measures more finely and trains on less."""
     test: OpenShare = 0.12
     """Share for the report alone; higher narrows its intervals and trains on less."""
+    by_source: bool = False
+    """Whether all records of one source stay on one side, too: what is held out then comes from
+    sources that training never saw, and the shares hold less exactly."""
 
     @model_validator(mode="after")
     def _leave_something(self) -> SplitSettings:
@@ -93,9 +96,11 @@ class DataSettings(Settings):
     """Whether those in other registers (chats, mails, slang, blunt and long wishes) are used too:
     the verdict learns other people's manners, and training takes three times as long an epoch."""
     records: Annotated[tuple[PathText, ...], Field(strict=False)] = ()
-    """JSON Lines files of your records, {"prompt", "decision"} a line."""
+    """Files or folders of your records, with at least `prompt` and `decision`: JSON Lines, JSON,
+    CSV, Parquet, Arrow, Hugging Face data sets, instruction data, chats."""
     pairs: Annotated[tuple[PathText, ...], Field(strict=False)] = ()
-    """JSON Lines files of preference pairs, {"prompt", "chosen", "rejected"} a line."""
+    """Files or folders of preference pairs, with `prompt`, `chosen`, `rejected`, in the same
+    formats."""
     skip_bad: bool = False
     """Whether bad lines are set aside in rejected.jsonl instead of stopping the run."""
     generate: GenerateSettings = GenerateSettings()

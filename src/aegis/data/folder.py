@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from aegis.data.records import Item, Pair, Plain, Record, Rejected
+from aegis.data.report import Rejects, Statistics, write_report
 from aegis.storage.artifact import writing
 from aegis.storage.files import to_json
 
@@ -40,20 +41,37 @@ class StepOutcome:
 
 
 class DataWriter:
-    """Write items as they come, each into the file of its kind; at most four files are open."""
+    """Write items as they come, each into the file of its kind, and count what they are like.
+
+    Attributes:
+        counts: items by kind.
+        before: statistics of what came in, by `saw`; where nothing was seen, of what was added.
+        after: statistics of what was added.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.counts = Counter[str]()
+        self.before, self.after, self.rejects = Statistics(), Statistics(), Rejects()
+        self._steps: list[dict[str, Any]] = []
         self._files: dict[str, TextIO] = {}
+
+    def saw(self, item: Item) -> None:
+        """Count an item as it was before the work."""
+        self.before.add(item)
 
     def add(self, item: Item | Rejected) -> None:
         name = FILES[type(item)]
         self._write(name, item.to_json())
         self.counts[name.removesuffix(".jsonl")] += 1
+        if isinstance(item, Rejected):
+            self.rejects.add(item)
+        else:
+            self.after.add(item)
 
     def log(self, step: StepOutcome) -> None:
         self._write(LOG, step.to_json())
+        self._steps.append(step.to_json())
 
     def _write(self, name: str, row: dict[str, Any]) -> None:
         if name not in self._files:
@@ -70,7 +88,15 @@ class DataWriter:
         for name in (FILES[Record], FILES[Rejected], LOG):
             if name not in self._files:
                 (self.folder / name).touch()
-        statistics = {"counts": dict(sorted(self.counts.items()))}
+        before = self.before if self.before.facets else self.after
+        statistics = {
+            "counts": dict(sorted(self.counts.items())),
+            "before": before.to_json(),
+            "after": self.after.to_json(),
+            "rejected": dict(self.rejects.counts.most_common()),
+        }
+        reported = {"before": before, "after": self.after, "rejects": self.rejects}
+        write_report(self.folder, **reported, steps=self._steps)
         (self.folder / STATISTICS).write_text(to_json(statistics), encoding="utf-8")
 
 

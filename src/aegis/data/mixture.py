@@ -125,10 +125,10 @@ def mix(
         normalise(record.prompt) for record in chain(own, *fresh) if record.thinking
     }
     own = _prefer_thinking(own, with_thinking)
-    shares = {"validation": config.data.split.validation, "test": 0.0}
+    share, seed = config.data.split.validation, config.seed
+    kept = [_prefer_thinking(records, with_thinking) for records in fresh]
     splits = [
-        split_records(_prefer_thinking(records, with_thinking), **shares, seed=config.seed)
-        for records in fresh
+        split_records(each, validation=share, test=0.0, seed=seed, near=near) for each in kept
     ]
     trained = [item.prompt for item in chain(own, *(split["train"] for split in splits), own_pairs)]
     validation = [_without_near(trained, split["validation"], near) for split in splits]

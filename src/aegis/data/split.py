@@ -1,44 +1,94 @@
-"""Hold records out so that contrast twins never sit on both sides."""
+"""Hold items out so that nothing leaks: twins, pages and near-duplicates stay on one side."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
-from aegis.data.records import Record
+from aegis.data.clean import SimilarTexts
+from aegis.data.records import Item, Pair, Plain, Record
 
+T = TypeVar("T", bound=Item)
 SPLITS = ("train", "validation", "test")
 
 
-def contrast_groups(records: Sequence[Record]) -> list[list[Record]]:
+def contrast_groups(records: Sequence[T]) -> list[list[T]]:
     """Group the records that `contrast_of` links, over any number of links; others stand alone."""
-    parent: dict[str, str] = {}
+    return _grouped(records, [_twin(record) for record in records])
 
-    def root(name: str) -> str:
-        while parent.get(name, name) != name:
-            name = parent[name]
-        return name
 
-    for record in records:
-        if record.contrast_of:
-            parent[root(record.id)] = root(record.contrast_of)
-    groups: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        groups[root(record.id)].append(record)
+def leak_groups(
+    items: Sequence[T], *, near: float | None = None, by_source: bool = False
+) -> list[list[T]]:
+    """Group what would leak from one split into another; other items stand alone.
+
+    Together are items that `contrast_of` links, those of one page (`provenance.url`), those whose
+    texts are nearly the same, and whatever such links join over any number of steps.
+
+    Args:
+        near: Jaccard similarity from which two texts are nearly the same; None compares none.
+        by_source: keep all items of one `source` together, too.
+    """
+    keys = [_twin(item) for item in items]
+    similar = SimilarTexts(near) if near is not None else None
+    for number, item in enumerate(items):
+        if item.provenance and item.provenance.url:
+            keys[number].append(f"page {item.provenance.url}")
+        if by_source:
+            keys[number].append(f"source {item.source}")
+        if similar:
+            text = item.text if isinstance(item, Plain) else item.prompt
+            keys[number] += [f"item {items[other].id}" for other in similar.alike(text)]
+            similar.add(number, text)
+    return _grouped(items, keys)
+
+
+def _twin(item: Item) -> list[str]:
+    """Return what the item shares with its twin: both have the twin's name."""
+    twin = item.contrast_of if isinstance(item, Record) else None
+    return [f"item {twin}"] if twin else []
+
+
+def _grouped(items: Sequence[T], keys: Sequence[Sequence[str]]) -> list[list[T]]:
+    """Join items by what they share, their own id included."""
+    first: dict[str, int] = {}
+    parent = list(range(len(items)))
+    for number, item in enumerate(items):
+        for key in (f"item {item.id}", *keys[number]):
+            other = first.setdefault(key, number)
+            parent[_root(parent, number)] = _root(parent, other)
+    groups: dict[int, list[T]] = defaultdict(list)
+    for number, item in enumerate(items):
+        groups[_root(parent, number)].append(item)
     return list(groups.values())
 
 
+def _root(parent: list[int], number: int) -> int:
+    while parent[number] != number:
+        parent[number] = parent[parent[number]]
+        number = parent[number]
+    return number
+
+
 def split_records(
-    records: Sequence[Record], *, validation: float, test: float, seed: int
+    records: Sequence[Record],
+    *,
+    validation: float,
+    test: float,
+    seed: int,
+    near: float | None = None,
+    by_source: bool = False,
 ) -> dict[str, list[Record]]:
-    """Deal whole contrast groups to train, validation and test, evenly over decision and language.
+    """Deal whole `leak_groups` to train, validation and test, evenly over decision and language.
 
     The order inside a stratum comes from a hash of seed and group, so adding a record moves few
     others. Each split keeps the records' order.
     """
     strata: dict[tuple[str, ...], list[list[Record]]] = defaultdict(list)
-    for group in contrast_groups(records):
+    for group in leak_groups(records, near=near, by_source=by_source):
         strata[_stratum(group)].append(group)
     placed: dict[str, str] = {}
     for stratum in sorted(strata):
@@ -51,6 +101,18 @@ def split_records(
             placed.update({record.id: name for record in group})
             done += len(group)
     return {name: [record for record in records if placed[record.id] == name] for name in SPLITS}
+
+
+def split_pairs(
+    pairs: Sequence[Pair], *, near: float, validation: float, test: float, seed: int
+) -> list[Pair]:
+    """Return the pairs with their split, nearly the same prompts in one."""
+    split = {
+        pair.id: pick_split(min(p.id for p in group), validation=validation, test=test, seed=seed)
+        for group in leak_groups(pairs, near=near)
+        for pair in group
+    }
+    return [replace(pair, split=split[pair.id]) for pair in pairs]
 
 
 def pick_split(item_id: str, *, validation: float, test: float, seed: int) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aegis.config import DataSettings
 from aegis.data.clean import clean
 from aegis.data.clean.shards import TRACE
 from aegis.data.folder import LOG, STATISTICS
+from aegis.data.formats import data_files, read_items
 from aegis.data.generate import Complete, generate
 from aegis.data.personal import mask_everywhere
 from aegis.data.records import (
@@ -26,17 +26,24 @@ from aegis.data.records import (
     write_jsonl,
 )
 from aegis.data.seed import SEED_FOLDER, seed_files, seed_pairs, seed_records
-from aegis.data.split import SPLITS, counts, pick_split, split_records
+from aegis.data.split import SPLITS, counts, split_pairs, split_records
 from aegis.data.topics import Topic, parse_topic
 from aegis.errors import DataError
 from aegis.storage.files import to_json
 from aegis.storage.journal import Remember
 
+T = TypeVar("T", Record, Pair)
+
 
 def source_files(data: DataSettings) -> list[Path]:
-    """Return every file that stage 1 reads."""
+    """Return every file that stage 1 reads.
+
+    Raises:
+        DataError: if a folder holds none.
+    """
     seed = seed_files(registers=data.registers) if data.seed_records else []
-    return [*map(Path, (*data.records, *data.pairs)), topics_file(data), *seed]
+    own = [file for path in (*data.records, *data.pairs) for file in data_files(Path(path))]
+    return [*own, topics_file(data), *seed]
 
 
 def topics_file(data: DataSettings) -> Path:
@@ -50,23 +57,33 @@ def collect(data: DataSettings) -> tuple[list[Record], list[Pair], list[Topic], 
         DataError: if a file or line cannot be used, or an id stands twice.
     """
     rejected: list[Rejected] = []
-
-    def read(paths: Sequence[str | Path], parse: Callable[..., Any]) -> list[Any]:
-        items = []
-        for path in paths:
-            good, bad = read_jsonl(Path(path), parse, skip_bad=data.skip_bad)
-            items += good
-            rejected.extend(bad)
-        return items
-
-    records, pairs = read(data.records, parse_record), read(data.pairs, parse_pair)
+    records = _usable(data.records, Record, data.skip_bad, rejected)
+    pairs = _usable(data.pairs, Pair, data.skip_bad, rejected)
     if data.seed_records:
         records += seed_records(registers=data.registers)
         pairs += seed_pairs(registers=data.registers)
-    topics = read([topics_file(data)], parse_topic)[: data.generate.samples]
+    topics, bad = read_jsonl(topics_file(data), parse_topic, skip_bad=data.skip_bad)
+    rejected += bad
     check_unique(records, "data.records")
     check_unique(pairs, "data.pairs")
-    return records, pairs, topics, rejected
+    return records, pairs, topics[: data.generate.samples], rejected
+
+
+def _usable(
+    paths: Sequence[str], kind: type[T], skip_bad: bool, rejected: list[Rejected]
+) -> list[T]:
+    """Return the items of this kind in the user's files, in any format; set the others aside."""
+    usable: list[T] = []
+    items = read_items([*map(Path, paths)], kinds=[kind], whole_paths=True) if paths else ()
+    for item in items:
+        if isinstance(item, kind):
+            usable.append(item)
+        elif isinstance(item, Rejected):
+            if not skip_bad:
+                remedy = "(or pass --skip-bad to leave such lines out)"
+                raise DataError(f"{item.where}: {item.reason} {remedy}")
+            rejected.append(item)
+    return usable
 
 
 def write_raw(folder: Path, data: DataSettings, complete: Complete) -> dict[str, int]:
@@ -110,12 +127,13 @@ def write_records(
     records = _read(raw / "records.jsonl", parse_record)
     cleaned = clean(records, pairs, data.quality, too_long=too_long, remember=remember)
     shares = {"validation": data.split.validation, "test": data.split.test, "seed": seed}
-    splits = split_records(cleaned.records, **shares)
+    near = data.quality.near_duplicate
+    splits = split_records(cleaned.records, **shares, near=near, by_source=data.split.by_source)
     if empty := [name for name in SPLITS if not splits[name]]:
         raise DataError(
             f"data.split: nothing is left for {empty[0]} after cleaning; give more records"
         )
-    pairs = [replace(pair, split=pick_split(pair.id, **shares)) for pair in cleaned.pairs]
+    pairs = split_pairs(cleaned.pairs, **shares, near=near)
     lines = (raw / "rejected.jsonl").read_text(encoding="utf-8").split("\n")
     rejected = [Rejected(**json.loads(line)) for line in lines if line] + cleaned.rejected
     for name in SPLITS:

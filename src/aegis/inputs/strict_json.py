@@ -12,7 +12,7 @@ from typing import Any
 from aegis.errors import DataError
 from aegis.inputs.text import read_lines
 
-_MOST_CHARACTERS, _MOST_DEEP = 1 << 24, 100
+MOST_CHARACTERS, _MOST_DEEP = 1 << 24, 100
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -23,7 +23,7 @@ def json_lines(path: Path, name: str) -> Iterator[tuple[str, str | None]]:
         DataError: if the file cannot be read, or holds one value spread over lines: of those, some
             lines might pass for records.
     """
-    first, limits = True, {"most": _MOST_CHARACTERS, "kind": "JSON Lines", "error": DataError}
+    first, limits = True, {"most": MOST_CHARACTERS, "kind": "JSON Lines", "error": DataError}
     for where, whole in read_lines(path, name=name, **limits):
         line = whole and whole.rstrip()
         if line == "":
@@ -47,7 +47,7 @@ def parse_object(line: str | None, where: str) -> dict[str, Any]:
             number that is not finite, or text that is not.
     """
     if line is None:
-        raise DataError(f"{where}: longer than {_MOST_CHARACTERS:,} characters; shorten the line")
+        raise DataError(f"{where}: longer than {MOST_CHARACTERS:,} characters; shorten the line")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)

@@ -1,4 +1,4 @@
-"""aegis data convert: files of any format into one data folder."""
+"""aegis data convert: files of any format into one data folder, or one file."""
 
 from __future__ import annotations
 
@@ -7,33 +7,42 @@ from typing import Annotated
 
 import typer
 
-from aegis.cli.options import INPUT, OUTPUT_FOLDER, AsJson
-from aegis.cli.show import echo, print_json
+from aegis.cli.options import INPUT, MAX_SEED, OUTPUT_FOLDER, AsJson, number
+from aegis.cli.show import print_json, print_note, print_table
+from aegis.errors import BadInputError
 
-_INPUTS = "Files of records, pairs or texts, or data folders."
-_OUTPUT = "The data folder to write."
+_INPUTS = "Files of records, pairs or texts in any format, data folders, Hugging Face folders."
+_OUTPUT = "The data folder to write, or a file: .jsonl, .json, .csv, .tsv or .parquet."
+_WEIGHT = (
+    "Share of an input's items to take, one for each IN in their order, e.g. 0.5; 1 by default."
+)
+_SEED = "Put the items in an order that depends on this number and their ids alone."
+_HUB = "Write a folder that Hugging Face's load_dataset reads: Parquet files and a card."
 
 
 def convert(
     inputs: Annotated[list[Path], typer.Argument(metavar="IN…", help=_INPUTS, callback=INPUT)],
     output: Annotated[Path, typer.Option("-o", "--output", help=_OUTPUT, callback=OUTPUT_FOLDER)],
+    weight: Annotated[list[float] | None, number(help=_WEIGHT, least=0.0001, most=1)] = None,
+    seed: Annotated[int | None, number(help=_SEED, least=0, most=MAX_SEED)] = None,
+    hugging_face: Annotated[bool, typer.Option("--hugging-face", help=_HUB)] = False,
     json: AsJson = False,
 ) -> None:
-    """Read everything, write one data folder; what is no record is kept in rejected.jsonl."""
-    from aegis.data.folder import KIND, StepOutcome, writing_data
-    from aegis.data.formats import read_items
-    from aegis.storage.artifact import require_output
-    from aegis.storage.files import fingerprint
+    """Read everything, merge it, write it; what cannot be used is kept with its reason.
 
-    require_output(output, kind=KIND, inputs=inputs)
-    with writing_data(output, fingerprint("convert", *map(str, inputs))) as writer:
-        for item in read_items(inputs):
-            writer.add(item)
-        total, rejected = writer.counts.total(), writer.counts["rejected"]
-        reasons = {"not usable": rejected} if rejected else {}
-        writer.log(StepOutcome("convert", 1, total, total - rejected, reasons))
+    Which items a weight takes depends on their ids and the seed; the others are kept among the
+    rejects, as everything that is left out.
+    """
+    from aegis.data.merge import Merge, convert_files
+
+    if weight and len(weight) != len(inputs):
+        raise BadInputError(
+            f"--weight must be given once for each of the {len(inputs)} inputs, got {len(weight)}"
+        )
+    merge = Merge(tuple(inputs), tuple(weight or [1.0] * len(inputs)), seed)
+    counts = convert_files(merge, output, hugging_face=hugging_face, say=print_note)
     if json:
-        print_json({"folder": str(output), "counts": dict(writer.counts)})
+        print_json({"output": str(output), "counts": counts})
         return
-    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(writer.counts.items()))
-    echo(f"{output}: {counts or 'nothing'}")
+    rows = [(kind, f"{count:,}") for kind, count in sorted(counts.items())]
+    print_table(("", "items"), rows, title=str(output))
