@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from aegis.data.formats.forms import recognised
-from aegis.data.formats.rows import Row, open_rows
+from aegis.data.formats.rows import RawRow, open_rows
 from aegis.data.records import Item, Plain, Record, Rejected, parse_item
 from aegis.errors import DataError
 
@@ -110,7 +110,7 @@ def data_files(path: Path) -> list[Path]:
     raise DataError(f"{path}: is a folder without a file of records ({suffixes}); give files")
 
 
-def _item(row: Row) -> Item | Rejected:
+def _item(row: RawRow) -> Item | Rejected:
     if row.problem:
         return Rejected(row.where, row.problem, {"line": row.text[:_SHOWN]} if row.text else {})
     try:

@@ -33,7 +33,7 @@ _BATCH = 1000
 
 
 @dataclass(frozen=True)
-class Row:
+class RawRow:
     """One row of a file as a mapping, or why it is none."""
 
     where: str
@@ -47,7 +47,7 @@ class Opened:
     """A file's format, its encoding included, and its rows, read as they are asked for."""
 
     format: str
-    rows: Iterator[Row]
+    rows: Iterator[RawRow]
 
 
 def open_rows(path: Path, name: str) -> Opened:
@@ -96,17 +96,17 @@ def _open_text(path: Path, name: str, encoding: str) -> Opened:
     return Opened(f"{kind}, {NAMES[encoding]}", rows)
 
 
-def _json_row(line: EncodedLine) -> Row:
+def _json_row(line: EncodedLine) -> RawRow:
     if line.problem:
-        return Row(line.where, text=line.text, problem=line.problem)
+        return RawRow(line.where, text=line.text, problem=line.problem)
     return _parsed(line.where, line.text.strip())
 
 
-def _parsed(where: str, text: str) -> Row:
+def _parsed(where: str, text: str) -> RawRow:
     try:
-        return Row(where, parse_object(text, where))
+        return RawRow(where, parse_object(text, where))
     except DataError as error:
-        return Row(where, text=text, problem=str(error).removeprefix(f"{where}: "))
+        return RawRow(where, text=text, problem=str(error).removeprefix(f"{where}: "))
 
 
 def _is_json(text: str) -> bool:
@@ -119,7 +119,7 @@ def _is_json(text: str) -> bool:
 
 def _object_rows(
     path: Path, name: str, encoding: str, lines: Iterator[EncodedLine]
-) -> Iterator[Row]:
+) -> Iterator[RawRow]:
     """Read one object spread over lines; if the file is more than that, its lines."""
     with path.open(encoding=encoding, errors="replace") as file:
         text = file.read(MOST_CHARACTERS + 1)
@@ -129,7 +129,7 @@ def _object_rows(
         yield from map(_json_row, lines)
 
 
-def _array_rows(path: Path, name: str, encoding: str) -> Iterator[Row]:
+def _array_rows(path: Path, name: str, encoding: str) -> Iterator[RawRow]:
     """Read an array an element at a time, so that its size is no matter.
 
     Where it is no JSON any more nothing after it can be told apart: the rest is one row.
@@ -154,12 +154,12 @@ def _array_rows(path: Path, name: str, encoding: str) -> Iterator[Row]:
                 continue
             if problem:
                 problem = f"not valid JSON ({problem}); nothing from here on can be used"
-                yield Row(where, text=text[position:], problem=problem)
+                yield RawRow(where, text=text[position:], problem=problem)
                 return
             element = text[position:end]
             if "\ufffd" in element:
                 problem = f"holds characters that are no {NAMES[encoding]}; save the file as UTF-8"
-                yield Row(where, text=element, problem=problem)
+                yield RawRow(where, text=element, problem=problem)
             else:
                 yield _parsed(where, element)
             position, index = end + text.startswith(",", end), index + 1
@@ -183,7 +183,7 @@ def _end_of_space(text: str, position: int) -> int:
     return _SPACE.match(text, position).end()  # pyright: ignore[reportOptionalMemberAccess]
 
 
-def _csv_rows(lines: Iterator[EncodedLine], name: str, first: str) -> Iterator[Row]:
+def _csv_rows(lines: Iterator[EncodedLine], name: str, first: str) -> Iterator[RawRow]:
     delimiter = max(_DELIMITERS, key=first.count)
     csv.field_size_limit(MOST_CHARACTERS)
     used: list[EncodedLine] = []  # by the row that is being read: a quoted cell may have several
@@ -201,7 +201,7 @@ def _csv_rows(lines: Iterator[EncodedLine], name: str, first: str) -> Iterator[R
             cells = next(reader, None)
         except csv.Error as error:
             problem = f"not valid CSV ({error}); correct the quotes"
-            yield Row(used[0].where, text="".join(line.text for line in used), problem=problem)
+            yield RawRow(used[0].where, text="".join(line.text for line in used), problem=problem)
             continue
         if cells is None:
             return
@@ -212,7 +212,7 @@ def _csv_rows(lines: Iterator[EncodedLine], name: str, first: str) -> Iterator[R
         if len(cells) != len(header):
             problem = problem or f"has {len(cells)} fields, and the header {len(header)}"
         if problem:
-            yield Row(where, text="".join(line.text for line in used), problem=problem)
+            yield RawRow(where, text="".join(line.text for line in used), problem=problem)
         else:
             yield _csv_row(where, dict(zip(header, cells, strict=True)))
 
@@ -224,20 +224,20 @@ def _header(cells: list[str], name: str) -> list[str]:
     return names
 
 
-def _csv_row(where: str, cells: dict[str, str]) -> Row:
+def _csv_row(where: str, cells: dict[str, str]) -> RawRow:
     values: dict[str, Any] = {}
     for name, text in cells.items():
         if name in STRUCTURED and text.lstrip().startswith(("{", "[")):
             row = _parsed(where, f'{{"value": {text}}}')
             if row.problem:
-                return Row(where, text=text, problem=f"{name}: {row.problem}")
+                return RawRow(where, text=text, problem=f"{name}: {row.problem}")
             values |= {name: row.values["value"]}
         elif text:
             values[name] = text
-    return Row(where, values)
+    return RawRow(where, values)
 
 
-def _parquet_rows(path: Path, name: str) -> Iterator[Row]:
+def _parquet_rows(path: Path, name: str) -> Iterator[RawRow]:
     pyarrow = import_pyarrow()
     from pyarrow import parquet
 
@@ -248,7 +248,7 @@ def _parquet_rows(path: Path, name: str) -> Iterator[Row]:
         _damaged(name, "Parquet", error)
 
 
-def _arrow_rows(path: Path, name: str, *, stream: bool) -> Iterator[Row]:
+def _arrow_rows(path: Path, name: str, *, stream: bool) -> Iterator[RawRow]:
     pyarrow = import_pyarrow()
     try:
         with pyarrow.memory_map(str(path)) as source:
@@ -269,7 +269,7 @@ def _damaged(name: str, kind: str, error: Exception) -> NoReturn:
     ) from error
 
 
-def _table_rows(batches: Iterable[Any], name: str) -> Iterator[Row]:
+def _table_rows(batches: Iterable[Any], name: str) -> Iterator[RawRow]:
     index = 0
     for batch in batches:
         for values in batch.to_pylist():
@@ -277,9 +277,9 @@ def _table_rows(batches: Iterable[Any], name: str) -> Iterator[Row]:
             index += 1
             try:  # once through JSON: what is none (bytes, dates, NaN) is told, not lost
                 text = json.dumps(_without_nulls(values), ensure_ascii=False, allow_nan=False)
-                yield Row(where, json.loads(text))
+                yield RawRow(where, json.loads(text))
             except (TypeError, ValueError) as error:
-                yield Row(
+                yield RawRow(
                     where, text=str(values), problem=f"holds a value that is no JSON ({error})"
                 )
 
