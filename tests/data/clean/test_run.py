@@ -125,6 +125,23 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     assert rows(out, "records.jsonl")[0]["prompt"] == "And copper?"
 
 
+def test_other_formats_and_encodings_give_the_same_items(tmp_path: Path) -> None:
+    prompts = ["住民票はどこで取れますか", "Why do trains brake in the rain?", "壊れた行"]
+    items = [{"id": str(n), "prompt": p, "decision": "ALLOW"} for n, p in enumerate(prompts)]
+    lines = write(tmp_path / "lines.jsonl", items)
+    array, table = tmp_path / "array.json", tmp_path / "table.csv"
+    array.write_text(json.dumps(items, ensure_ascii=False), encoding="utf-16")
+    cells = "".join(f"{row['id']},{row['prompt']},ALLOW\n" for row in items)
+    table.write_text(f"id,prompt,decision\n{cells}", encoding="cp932")
+    found = []
+    for path in (lines, array, table):
+        out = tmp_path / f"{path.stem}-out"
+        clean_files(Cleaning((path,), SETTINGS), out)
+        found.append((out / "records.jsonl").read_bytes())
+        assert (out / "data_report.html").is_file()
+    assert found[0] == found[1] == found[2]
+
+
 @pytest.mark.parametrize("bad", ["missing", "empty", "folder", "twice"])
 def test_what_cannot_be_cleaned_leaves_nothing(tmp_path: Path, bad: str) -> None:
     path = tmp_path / "in.jsonl"
@@ -172,7 +189,7 @@ def killed_and_resumed(tmp_path: Path, times: int, seed: int) -> None:
 
 
 def test_a_killed_cleaning_goes_on(tmp_path: Path) -> None:
-    killed_and_resumed(tmp_path, times=2, seed=3)
+    killed_and_resumed(tmp_path, times=1, seed=3)
 
 
 @pytest.mark.slow

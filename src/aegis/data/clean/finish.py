@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aegis.config import QualitySettings
 from aegis.data.clean.decisions import FOLDS, DecisionProbe
 from aegis.data.clean.near import HELD_OUT, PAIR, PLAIN, RECORD, Prompt
 from aegis.data.clean.read import READING
@@ -27,6 +28,7 @@ from aegis.data.clean.shards import (
     read_counts,
 )
 from aegis.data.clean.steps import item_steps, reason_kind, step_outcomes
+from aegis.data.clean.tally import count_item, take_away, unpack
 from aegis.data.clean.whole import (
     SET_STEPS,
     Aside,
@@ -38,6 +40,7 @@ from aegis.data.clean.whole import (
 )
 from aegis.data.folder import FILES, LOG, STATISTICS, StepOutcome
 from aegis.data.records import Pair, Plain, Record, Rejected, parse_item, write_jsonl
+from aegis.data.report import Rejects, Statistics, write_report
 from aegis.protocol.decisions import Decision
 from aegis.storage.files import sync_file, to_json, write_bytes
 
@@ -125,11 +128,21 @@ def write_result(work: Path, plan: CleaningPlan, folder: Path, judge: Judge | No
     probabilities = _probabilities(shards, alive, judge) if plan.settings.check_decisions else None
     whole = Whole(facts, (), shards.prompt)
     asides += set_aside_rest(whole, alive, plan.settings, probabilities)
-    _write_items(shards, folder, {aside.number: aside for aside in asides})
+    before, after, rejects = Statistics(), Statistics(), Rejects()
+    gone = _write_items(shards, folder, {aside.number: aside for aside in asides}, rejects)
     _write_disagreements(shards, folder / DISAGREEMENTS, asides)
+    for number, shard in enumerate(plan.shards):
+        if not shard.held_out:
+            counts = read_counts(work, number)
+            unpack(before, counts["before"])
+            unpack(after, counts["kept"])
+    take_away(after, gone)
     log, changed = _log(work, plan, asides)
-    write_jsonl(folder / LOG, (step.to_json() for step in log))
+    steps = [step.to_json() for step in log]
+    write_jsonl(folder / LOG, steps)
+    write_report(folder, before=before, after=after, rejects=rejects, steps=steps)
     statistics = _statistics(facts, alive, log, plan) | {"changed": changed}
+    statistics |= {"before": before.to_json(), "after": after.to_json()}
     (folder / STATISTICS).write_text(to_json(statistics), encoding="utf-8")
 
 
@@ -186,14 +199,24 @@ def _probabilities(
     return result
 
 
-def _write_items(shards: Shards, folder: Path, asides: dict[int, Aside]) -> None:
-    """Write items, rejects and traces in the input's order; most lines are copied as they are."""
+def _write_items(
+    shards: Shards, folder: Path, asides: dict[int, Aside], rejects: Rejects
+) -> Statistics:
+    """Write items, rejects and traces in the input's order; most lines are copied as they are.
+
+    Returns:
+        what those were like that went last, which `rejects` gets, too.
+    """
+    gone = Statistics()
     names = {*_FILES.values(), FILES[Rejected], TRACE}
     files = {name: (folder / name).open("wb") for name in names}
     for place, shard in enumerate(shards.folders):
         if shards.plan.shards[place].held_out:
             continue
-        files[FILES[Rejected]].write((shard / REJECTED).read_bytes())
+        with (shard / REJECTED).open("rb") as lines:
+            for line in lines:
+                rejects.add(Rejected(**json.loads(line)))
+                files[FILES[Rejected]].write(line)
         number, kinds = int(shards.starts[place]), shards.facts["kind"]
         with (shard / ITEMS).open("rb") as items, (shard / TRACE).open("rb") as traces:
             for trace in traces:
@@ -205,8 +228,10 @@ def _write_items(shards: Shards, folder: Path, asides: dict[int, Aside]) -> None
                     told = json.loads(trace)
                     told["steps"].append(aside.to_json())
                     files[TRACE].write(_line(told))
-                    row = {"where": told["id"], "reason": aside.reason, "content": json.loads(line)}
-                    files[FILES[Rejected]].write(_line(row))
+                    rejected = Rejected(told["id"], aside.reason, json.loads(line))
+                    count_item(gone, parse_item(rejected.content, where=""), told["steps"])
+                    rejects.add(rejected)
+                    files[FILES[Rejected]].write(_line(rejected.to_json()))
                 else:
                     files[TRACE].write(trace)
                     files[_FILES[int(kinds[number])]].write(line)
@@ -215,6 +240,7 @@ def _write_items(shards: Shards, folder: Path, asides: dict[int, Aside]) -> None
         file.close()
         if name in (FILES[Pair], FILES[Plain]) and not (folder / name).stat().st_size:
             (folder / name).unlink()
+    return gone
 
 
 def _write_disagreements(shards: Shards, path: Path, asides: list[Aside]) -> None:
@@ -255,12 +281,14 @@ def _log(
     for aside in asides:
         reasons[aside.step][reason_kind(aside.reason)] += 1
     names = ("personal", "text", "toxicity")
-    return step_outcomes(step_versions(plan), lines, reasons), {n: changed[n] for n in names}
+    return step_outcomes(step_versions(plan.settings), lines, reasons), {
+        n: changed[n] for n in names
+    }
 
 
-def step_versions(plan: CleaningPlan) -> list[tuple[str, int]]:
+def step_versions(settings: QualitySettings) -> list[tuple[str, int]]:
     """Return names and versions of all steps in their order."""
-    items = [(step.name, step.version) for step in item_steps(plan.settings, identify=True)]
+    items = [(step.name, step.version) for step in item_steps(settings, identify=True)]
     return [*READING, *items, *SET_STEPS]
 
 

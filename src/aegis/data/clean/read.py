@@ -10,6 +10,7 @@ from typing import Any
 
 from aegis.data.clean.steps import CleanStep, is_aside, run_steps
 from aegis.data.clean.texts import change_texts, tidy
+from aegis.data.formats.forms import recognised
 from aegis.data.personal import mask_everywhere
 from aegis.data.records import Item, Plain, Rejected, parse_item
 from aegis.errors import DataError
@@ -19,6 +20,8 @@ from aegis.protocol.language import detect_language
 READING = (("personal", 2), ("text", 1), ("read", 1))
 """Names and versions of the steps before there is an item."""
 MOST_BYTES = 1 << 24
+UNREADABLE = "(not a row)"
+"""The field of a line that stands for a row of another format that could not be read."""
 _SHOWN = 500
 _PROMPTS = ("prompt", "text", "question", "context", "instruction", "query", "input")
 
@@ -77,17 +80,16 @@ def read_line(line: bytes | None, where: str, *, held_out: bool = False) -> Line
         return _unusable(outcome, error)
     outcome.content = masked = _told(outcome, row)
     try:
-        outcome.item = _held_out(masked, where) if held_out else parse_item(masked, where=where)
+        if row.keys() == {UNREADABLE, "line"}:
+            raise DataError(f"{where}: {row[UNREADABLE]}")
+        outcome.item = (
+            _held_out(masked, where)
+            if held_out
+            else parse_item(recognised(masked, where), where=where)
+        )
     except DataError as error:
         return _unusable(outcome, error)
     return outcome
-
-
-def as_item_row(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the row of a prompt that nobody has decided on as that of a plain text."""
-    if "prompt" not in row or row.keys() & {"decision", "chosen", "rejected", "thinking", "text"}:
-        return row
-    return {("text" if name == "prompt" else name): value for name, value in row.items()}
 
 
 def _told(outcome: LineOutcome, row: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +102,7 @@ def _told(outcome: LineOutcome, row: dict[str, Any]) -> dict[str, Any]:
     if neat != masked:
         before = {name: masked[name] for name in masked if neat[name] != masked[name]}
         outcome.told.append({"step": "text", "before": {k: _shown(v) for k, v in before.items()}})
-    return as_item_row(neat)
+    return neat
 
 
 def _held_out(row: dict[str, Any], where: str) -> Item:

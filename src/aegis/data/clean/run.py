@@ -23,13 +23,15 @@ from aegis.data.clean.finish import (
     step_versions,
     write_result,
 )
+from aegis.data.clean.read import UNREADABLE
 from aegis.data.clean.shards import CleaningPlan, cut, do_shard
 from aegis.data.folder import KIND, STATISTICS
-from aegis.data.formats import FOLDER_FILES
+from aegis.data.formats import data_files
+from aegis.data.formats.rows import open_rows
 from aegis.errors import BadInputError, MissingPackageError
 from aegis.runs.reporter import bar
 from aegis.storage.artifact import is_current, require_output, was_made_by, writing
-from aegis.storage.files import fingerprint, hash_file
+from aegis.storage.files import fingerprint, hash_file, make_folder
 from aegis.storage.lock import only_process
 
 
@@ -63,23 +65,39 @@ def prepare(cleaning: Cleaning, out: Path) -> CleaningPlan:
     _require_packages()
     files = _files(cleaning.inputs)
     held_out = _files(cleaning.held_out)
-    shards = [shard for path, name in files for shard in cut(path, name)]
-    if not shards:
-        raise BadInputError(f"{cleaning.inputs[0]}: holds no line; give files with records")
-    shards += [s for path, name in held_out for s in cut(path, name, held_out=True)]
-    plan = CleaningPlan("", cleaning.settings, tuple(shards))
     contents = [[name, hash_file(path)] for path, name in (*files, *held_out)]
     settings = cleaning.settings.model_dump(mode="json")
-    made_of = fingerprint(contents, len(files), settings, cleaning.model, step_versions(plan))
-    plan = CleaningPlan(made_of, cleaning.settings, tuple(shards))
+    made_of = fingerprint(
+        contents, len(files), settings, cleaning.model, step_versions(cleaning.settings)
+    )
     if is_current(out, made_of):
-        return plan
+        return CleaningPlan(made_of, cleaning.settings, ())
     require_output(out, kind=KIND, inputs=[*cleaning.inputs, *cleaning.held_out])
     work = work_folder(out)
     if work.exists() and not _is_of(work, made_of):
         shutil.rmtree(work)
+    shards = [shard for path, name in files for shard in cut(_as_lines(path, name, work), name)]
+    if not shards:
+        raise BadInputError(f"{cleaning.inputs[0]}: holds no line; give files with records")
+    for path, name in held_out:
+        shards += cut(_as_lines(path, name, work), name, held_out=True)
+    plan = CleaningPlan(made_of, cleaning.settings, tuple(shards))
     plan.write(work)
     return plan
+
+
+def _as_lines(path: Path, name: str, work: Path) -> Path:
+    """Return the file, or where its rows stand as JSON Lines in UTF-8 if they do not there."""
+    opened = open_rows(path, name)
+    if opened.format.startswith("JSON Lines, UTF-8"):
+        return path
+    target = work / "input" / f"{fingerprint(str(path))[:16]}.jsonl"
+    make_folder(target.parent)
+    with target.open("w", encoding="utf-8", newline="\n") as file:
+        for row in opened.rows:
+            values = {UNREADABLE: row.problem, "line": row.text} if row.problem else row.values
+            file.write(json.dumps(values, ensure_ascii=False) + "\n")
+    return target
 
 
 def clean_files(
@@ -162,11 +180,7 @@ def _files(paths: Sequence[Path]) -> list[tuple[Path, str]]:
     for path in paths:
         if not path.exists():
             raise BadInputError(f"{path}: no such file; give JSON Lines files or data folders")
-        inner = [path / name for name in FOLDER_FILES if (path / name).is_file()]
-        if path.is_dir() and not inner:
-            names = ", ".join(FOLDER_FILES)
-            raise BadInputError(f"{path}: holds none of {names}; give files or a data folder")
-        files += inner or [path]
+        files += data_files(path)
     counts = Counter(path.name for path in files)
     names = [p.name if counts[p.name] == 1 else f"{p.parent.name}/{p.name}" for p in files]
     if again := [path for path, count in Counter(map(Path.resolve, files)).items() if count > 1]:

@@ -17,7 +17,9 @@ from aegis.config import QualitySettings
 from aegis.data.clean.near import HELD_OUT, band_keys
 from aegis.data.clean.read import MOST_BYTES, LineOutcome, lines_of, read_line
 from aegis.data.clean.steps import item_steps, reason_kind
+from aegis.data.clean.tally import count_item, pack
 from aegis.data.clean.whole import FACTS, facts_of, prompt_for
+from aegis.data.report import Statistics
 from aegis.errors import BadInputError
 from aegis.storage.files import make_folder, sync_file, sync_folder, write_json
 
@@ -132,6 +134,7 @@ def _write(folder: Path, plan: CleaningPlan, shard: Shard) -> None:
     facts: list[tuple[int, ...]] = []
     texts: list[str] = []
     lines, reasons, changed = 0, Counter[tuple[str, str]](), Counter[str]()
+    before, kept = Statistics(), Statistics()
     with (
         (folder / ITEMS).open("wb") as items,
         (folder / REJECTED).open("wb") as rejects,
@@ -140,6 +143,8 @@ def _write(folder: Path, plan: CleaningPlan, shard: Shard) -> None:
         for outcome in _outcomes(plan, shard):
             lines += 1
             changed.update(told["step"] for told in outcome.told if "reason" not in told)
+            if outcome.item:
+                count_item(before, outcome.item, outcome.told)
             trace.write(_line({"id": outcome.id, "from": outcome.where, "steps": outcome.told}))
             if rejected := outcome.rejected():
                 last = outcome.told[-1]
@@ -147,6 +152,7 @@ def _write(folder: Path, plan: CleaningPlan, shard: Shard) -> None:
                 rejects.write(_line(rejected.to_json()))
             elif item := outcome.item:
                 items.write(_line(item.to_json()))
+                count_item(kept, item, outcome.told)
                 prompt = prompt_for(item)
                 facts.append(facts_of(item, prompt, items.tell()))
                 texts.append(prompt.text)
@@ -158,6 +164,8 @@ def _write(folder: Path, plan: CleaningPlan, shard: Shard) -> None:
     counts = {
         "lines": lines,
         "changed": dict(changed),
+        "before": pack(before),
+        "kept": pack(kept),
         "reasons": [[step, kind, count] for (step, kind), count in reasons.items()],
     }
     (folder / COUNTS).write_text(json.dumps(counts, ensure_ascii=False), encoding="utf-8")
