@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -157,8 +158,23 @@ def peer(source: Path, out: Path, processes: int) -> None:
         LocalPipelineExecutor(pipeline, tasks=tasks, logging_dir=logs, **shared).run()
 
 
-def measured(work: Path, name: str, source: Path, processes: int) -> tuple[float, float]:
-    """Return seconds, and MiB of the largest process, of one run in a process of its own."""
+@dataclass(frozen=True)
+class Run:
+    """One run in processes of its own.
+
+    Args:
+        wall_s: from start to end.
+        cpu_s: of all processes together, which other work on the machine hardly changes.
+        peak_mib: resident memory of the largest process.
+    """
+
+    wall_s: float
+    cpu_s: float
+    peak_mib: float
+
+
+def measured(work: Path, name: str, source: Path, processes: int) -> Run:
+    """Run once and measure."""
     out = work / f"{name}-{processes}"
     command = [sys.executable, __file__, "--run", name, str(source), str(out), str(processes)]
     begun = time.perf_counter()
@@ -167,7 +183,8 @@ def measured(work: Path, name: str, source: Path, processes: int) -> tuple[float
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
     shutil.rmtree(out, ignore_errors=True)
-    return took, float(done.stdout.split()[-1]) / 1024
+    cpu_s, peak = map(float, done.stdout.split()[-2:])
+    return Run(took, cpu_s, peak / 1024)
 
 
 def main() -> None:
@@ -175,7 +192,8 @@ def main() -> None:
         name, source, out, processes = sys.argv[2:6]
         {"ours": ours, "peer": peer}[name](Path(source), Path(out), int(processes))
         kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        print(max(resource.getrusage(kind).ru_maxrss for kind in kinds))
+        usages = [resource.getrusage(kind) for kind in kinds]
+        print(sum(use.ru_utime + use.ru_stime for use in usages), max(u.ru_maxrss for u in usages))
         return
     parser = argparse.ArgumentParser(description="Cleaning against datatrove and against itself.")
     parser.add_argument("--records", type=int, default=20_000)
@@ -188,44 +206,44 @@ def main() -> None:
         work = Path(folder)
         source = work / "records.jsonl"
         write_records(source, options.records)
-        times: dict[str, list[float]] = {"ours 1": [], "ours 2": [], "peer 1": []}
-        memory: dict[str, float] = {}
+        runs: dict[str, list[Run]] = {"ours 1": [], "ours 2": [], "peer 1": []}
         for _ in range(options.repeats):  # in turns: what else the machine does meets all alike
-            for key in times:
+            for key, done in runs.items():
                 name, processes = key.split()
-                took, peak = measured(work, name, source, int(processes))
-                times[key].append(took)
-                memory[key] = max(peak, memory.get(key, 0))
-        for key, values in times.items():
-            rates = ", ".join(f"{options.records / value:,.0f}" for value in sorted(values))
-            print(f"{key} process(es): {rates} records/s, largest process {memory[key]:.0f} MiB")
-        ratios = [b / a for a, b in zip(times["ours 1"], times["peer 1"], strict=True)]
-        gains = [a / b for a, b in zip(times["ours 1"], times["ours 2"], strict=True)]
-        facts |= {"times_s": times, "peak_mib": memory, "against_peer": ratios, "two": gains}
-        for name, values, floor in (
-            ("against datatrove", ratios, 1.0),
-            ("two processes", gains, 1.7),
-        ):
-            low, high = min(values), max(values)
-            print(f"{name}: {median(values):.2f}× [{low:.2f}, {high:.2f}], limit ≥ {floor}×")
+                done.append(measured(work, name, source, int(processes)))
+        for key, done in runs.items():
+            wall = ", ".join(f"{options.records / run.wall_s:,.0f}" for run in done)
+            cpu = ", ".join(f"{options.records / run.cpu_s:,.0f}" for run in done)
+            peak = max(run.peak_mib for run in done)
+            print(f"{key}: {wall} records/s, {cpu} a CPU second, largest process {peak:.0f} MiB")
+        facts["runs"] = {key: [asdict(run) for run in done] for key, done in runs.items()}
+        pairs = list(zip(runs["ours 1"], runs["peer 1"], strict=True))
+        compare("against datatrove", [peer.wall_s / our.wall_s for our, peer in pairs], 1.0)
+        compare("against datatrove, by CPU", [p.cpu_s / o.cpu_s for o, p in pairs], 1.0)
+        gains = zip(runs["ours 1"], runs["ours 2"], strict=True)
+        compare("two processes", [one.wall_s / two.wall_s for one, two in gains], 1.7)
         if options.many:
             facts["growth"] = growth(work, options.many)
     if options.json:
         options.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
-def growth(work: Path, many: int) -> dict[str, list[float]]:
+def compare(name: str, ratios: list[float], floor: float) -> None:
+    """Print the ratios' median and spread beside their limit."""
+    shown = f"{median(ratios):.2f}× [{min(ratios):.2f}, {max(ratios):.2f}]"
+    print(f"{name}: {shown}, n {len(ratios)}, limit ≥ {floor}×")
+
+
+def growth(work: Path, many: int) -> dict[str, Any]:
     """Measure a hundredth, a tenth and all of the records, in two processes."""
     found = {}
     for count in (many // 100, many // 10, many):
         source = work / f"{count}.jsonl"
         write_records(source, count)
-        took, peak = measured(work, "ours", source, 2)
-        found[str(count)] = [took, peak]
-        each = took / count * 1e6
-        print(
-            f"{count:,} records: {took:.0f} s, {each:.0f} µs each, largest process {peak:.0f} MiB"
-        )
+        run = measured(work, "ours", source, 2)
+        found[str(count)] = asdict(run)
+        each = f"{run.wall_s / count * 1e6:.0f} µs each, {run.cpu_s / count * 1e6:.0f} µs of CPU"
+        print(f"{count:,} records: {run.wall_s:.0f} s, {each}, largest {run.peak_mib:.0f} MiB")
         source.unlink()
     return found
 
