@@ -78,9 +78,9 @@ LINES_NOW = {
     "config": 1_017,
     "protocol": 919,
     "evaluate": 4_870,
-    "data": 6_620,
+    "data": 6_717,
     "inputs": 545,
-    "total": 41_161,
+    "total": 41_258,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
