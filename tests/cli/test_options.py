@@ -32,6 +32,7 @@ POSSIBLE = ("full", "text")
 ESCAPES = "\x1b[31m\x9b2J\u202e"
 # Where the work of a verb begins: nothing that an option says may be found wrong after it.
 WORK = (
+    "aegis.data.sources.generate.run.generate",
     "aegis.engine.judge.Judge.load",
     "aegis.engine.local_thinker.LocalThinker.load",
     "aegis.evaluate.benchmarks.models.name_model",
@@ -69,6 +70,7 @@ GOOD = {
     "--tokens": "tokens.json",
     "--tasks": "arc_easy",
     "--inputs": "rows.jsonl",
+    "--topics": "topics.jsonl",
     "--files": "model/gguf/model-Q8_0.gguf",
 }
 UNUSED = (("autostart remove", "--config"), ("audit show", "--keys"))  # or not needed any more
@@ -136,6 +138,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "model" / "gguf" / "model-Q8_0.gguf").write_text("")
     (tmp_path / "config.yaml").write_text("seed: 1\n")
     (tmp_path / "rows.jsonl").write_text('{"prompt": "x", "decision": "ALLOW"}\n')
+    (tmp_path / "topics.jsonl").write_text('{"question": "x"}\n')
     (tmp_path / "text").write_text("hello\n")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "text").write_text("hello\n")

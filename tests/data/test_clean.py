@@ -8,10 +8,9 @@ import pytest
 
 from aegis.config import QualitySettings
 from aegis.data.clean import SimilarTexts, clean, near, problem_of, repetition, steps
-from aegis.data.generate import generate
 from aegis.data.records import Record, parse_record
-from aegis.data.topics import Topic
 from aegis.protocol.decisions import Decision
+from aegis.protocol.thinking import SECTIONS, Thinking
 from tests.data.near import near_duplicates
 
 
@@ -67,10 +66,15 @@ def test_balance_takes_from_the_large_and_keeps_twins() -> None:
     assert [item.id for item in kept if item.decision == Decision.ALLOW] == ["first", "fifth"]
 
 
+def thought(text: str) -> Record:
+    thinking = Thinking.from_bodies(dict.fromkeys(SECTIONS, text), text, where="t")
+    made = {"language": "ja", "domain": "disaster", "thinking": thinking}
+    return Record(id="t", prompt="地震のときは？", decision=Decision.ALLOW, **made)
+
+
 def test_quality_asks_for_the_prompts_language() -> None:
-    topic = Topic("t", "地震のときは？", "ja", "disaster", Decision.ALLOW)
-    bad, _ = generate([topic], lambda prompts: ["All in English."] * len(prompts))
-    assert problem_of(bad[0], QualitySettings()) == "task is not Japanese"
+    bad = thought("All in English.")
+    assert problem_of(bad, QualitySettings()) == "task is not Japanese"
 
 
 def test_repetition_is_between_prose_and_a_stuck_generator() -> None:
@@ -81,9 +85,8 @@ def test_repetition_is_between_prose_and_a_stuck_generator() -> None:
 
 
 def test_sections_that_say_the_same_are_no_thinking() -> None:
-    topic = Topic("t", "地震のときは？", "ja", "disaster", Decision.ALLOW)
-    found, _ = generate([topic], lambda prompts: ["安全な場所に移ってください。"] * len(prompts))
-    assert "only repeats the" in str(problem_of(found[0], QualitySettings()))
+    same = thought("安全な場所に移ってください。")
+    assert "only repeats the" in str(problem_of(same, QualitySettings()))
 
 
 def shingled(text: str) -> set[str]:

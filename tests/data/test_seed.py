@@ -7,10 +7,9 @@ from collections import Counter
 import pytest
 
 from aegis.data.clean import normalise
-from aegis.data.records import read_jsonl
 from aegis.data.seed import SEED_FOLDER, seed_pairs, seed_records
 from aegis.data.split import contrast_groups
-from aegis.data.topics import parse_topic
+from aegis.data.topics import read_topics
 from aegis.evaluate.answers import plain_questions
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import compose, parse
@@ -90,7 +89,7 @@ def test_the_test_messages_of_people_in_crisis_are_not_among_the_records() -> No
 
 
 def test_topics_ask_for_japanese_first() -> None:
-    topics = read_jsonl(SEED_FOLDER / "topics.jsonl", parse_topic)[0]
+    topics = read_topics(SEED_FOLDER / "topics.jsonl").topics
     assert len(topics) >= 24
     assert all(topic.language == "ja" for topic in topics[:12])
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aegis.config import DataSettings, GenerateSettings
+from aegis.data.sources.generate.calls import Calls
+from aegis.data.sources.generate.ledger import Ledger
+from aegis.data.sources.generate.local import LocalBackend
 from aegis.data.stage import (
     collect,
     read_pairs,
@@ -23,6 +25,11 @@ def data(tmp_path: Path, rows: list[dict[str, Any]], **changes: Any) -> DataSett
     path = tmp_path / "mine.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return DataSettings(records=(str(path),), **changes)
+
+
+def calls(tmp_path: Path, answer: str) -> Calls:
+    backend = LocalBackend(lambda prompts: [answer] * len(prompts))
+    return Calls(backend, Ledger(tmp_path / "ledger.db"))
 
 
 def test_the_users_files_come_first_and_all_of_them_are_sources(tmp_path: Path) -> None:
@@ -48,14 +55,11 @@ def test_what_is_collected_is_masked_cleaned_and_split(tmp_path: Path) -> None:
     raw, folder = tmp_path / "raw", tmp_path / "records"
     raw.mkdir()
     folder.mkdir()
-
-    def complete(prompts: Sequence[str]) -> list[str]:
-        return ["It is clear."] * len(prompts)
-
+    asked = calls(tmp_path, "地図を見ます。")
     without = data(tmp_path, [{"prompt": "Write for me?", "decision": "ALLOW"}])
-    masked = write_raw(raw, without, complete)["personal_data_masked"]
+    masked = write_raw(raw, without, asked)["personal_data_masked"]
     settings = data(tmp_path, rows, generate=GenerateSettings(samples=1))
-    counts = write_raw(raw, settings, complete)
+    counts = write_raw(raw, settings, asked)
     assert counts["personal_data_masked"] == masked + 1
     assert counts["generated"] == 1
     sizes = write_records(folder, raw, settings, seed=0, too_long=lambda _: None)
@@ -74,6 +78,6 @@ def test_what_is_collected_is_masked_cleaned_and_split(tmp_path: Path) -> None:
 def test_a_split_that_would_be_empty_is_an_error(tmp_path: Path) -> None:
     rows = [{"prompt": "Only one?", "decision": "ALLOW"}]
     settings = data(tmp_path, rows, seed_records=False, generate=GenerateSettings(samples=0))
-    write_raw(tmp_path, settings, lambda prompts: [])
+    write_raw(tmp_path, settings, calls(tmp_path, ""))
     with pytest.raises(DataError, match="nothing is left for"):
         write_records(tmp_path, tmp_path, settings, seed=0, too_long=lambda _: None)

@@ -13,7 +13,6 @@ from aegis.data.clean import clean
 from aegis.data.clean.shards import TRACE
 from aegis.data.folder import LOG, STATISTICS
 from aegis.data.formats import data_files, read_items
-from aegis.data.generate import Complete, generate
 from aegis.data.personal import mask_everywhere
 from aegis.data.records import (
     Pair,
@@ -26,8 +25,10 @@ from aegis.data.records import (
     write_jsonl,
 )
 from aegis.data.seed import SEED_FOLDER, seed_files, seed_pairs, seed_records
+from aegis.data.sources.generate.calls import Calls
+from aegis.data.sources.generate.run import TopicPlan, generate
 from aegis.data.split import SPLITS, counts, split_pairs, split_records
-from aegis.data.topics import Topic, parse_topic
+from aegis.data.topics import Topic, read_topics
 from aegis.errors import DataError
 from aegis.storage.files import to_json
 from aegis.storage.journal import Remember
@@ -62,11 +63,11 @@ def collect(data: DataSettings) -> tuple[list[Record], list[Pair], list[Topic], 
     if data.seed_records:
         records += seed_records(registers=data.registers)
         pairs += seed_pairs(registers=data.registers)
-    topics, bad = read_jsonl(topics_file(data), parse_topic, skip_bad=data.skip_bad)
-    rejected += bad
+    read = read_topics(topics_file(data), skip_bad=data.skip_bad)
+    rejected += read.rejected
     check_unique(records, "data.records")
     check_unique(pairs, "data.pairs")
-    return records, pairs, topics[: data.generate.samples], rejected
+    return records, pairs, read.topics[: data.generate.samples], rejected
 
 
 def _usable(
@@ -86,15 +87,21 @@ def _usable(
     return usable
 
 
-def write_raw(folder: Path, data: DataSettings, complete: Complete) -> dict[str, int]:
-    """Collect, generate, mask personal data, write; return the counts."""
+def write_raw(folder: Path, data: DataSettings, calls: Calls) -> dict[str, int]:
+    """Collect, generate, mask personal data, write; return the counts.
+
+    Raises:
+        StoppedError: if a stop was asked for; the answers so far are in the ledger.
+    """
     records, pairs, topics, rejected = collect(data)
-    generated, broken = generate(topics, complete) if topics else ([], [])
+    generated = generate(topics, calls, TopicPlan(steps=("thinking",)))
+    if generated.stopped:
+        raise generated.stopped
     masked = 0
     for name, items in (
-        ("records.jsonl", records + generated),
+        ("records.jsonl", records + generated.records),
         ("pairs.jsonl", pairs),
-        ("rejected.jsonl", rejected + broken),
+        ("rejected.jsonl", rejected + generated.rejected),
     ):
         rows = [mask_everywhere(item.to_json()) for item in items]
         masked += sum(count for _, count in rows)
@@ -102,7 +109,7 @@ def write_raw(folder: Path, data: DataSettings, complete: Complete) -> dict[str,
     statistics = {
         "records": len(records),
         "pairs": len(pairs),
-        "generated": len(generated),
+        "generated": len(generated.records),
         "personal_data_masked": masked,
     }
     (folder / STATISTICS).write_text(to_json(statistics), encoding="utf-8")

@@ -16,7 +16,7 @@ from aegis.model.own_chat import OwnChat
 from aegis.model.prompt import PromptEncoder, pad
 from aegis.runs.reporter import bar
 from aegis.storage.files import fingerprint
-from aegis.storage.journal import Journal
+from aegis.storage.journal import Remember
 
 
 @torch.inference_mode()
@@ -69,7 +69,7 @@ class BaseSampler:
         base: Base,
         settings: GenerateSettings,
         seed: int,
-        journal: Journal,
+        journal: Remember,
         *,
         say: Callable[[str], None],
     ) -> None:

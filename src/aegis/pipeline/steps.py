@@ -12,6 +12,9 @@ from typing import Any
 from aegis.config import Config
 from aegis.data.mixture import mix, mixture_identity
 from aegis.data.records import Record
+from aegis.data.sources.generate.calls import Calls
+from aegis.data.sources.generate.ledger import Ledger
+from aegis.data.sources.generate.local import LocalBackend
 from aegis.data.stage import read_pairs, read_split, source_files, write_raw, write_records
 from aegis.engine.generate import BaseSampler
 from aegis.engine.judge import Judge
@@ -137,7 +140,9 @@ def _collect(context: StepContext, folder: Path) -> None:
     sampler = BaseSampler(
         context.base, config.data.generate, config.seed, context.journal(), say=reporter.message
     )
-    counts = write_raw(folder, config.data, sampler)
+    backend = LocalBackend(sampler, model=context.base.spec, batch=config.data.generate.batch_size)
+    ledger = Ledger(context.unfinished / f"raw.{context.fingerprint[:16]}.db")
+    counts = write_raw(folder, config.data, Calls(backend, ledger, check=context.interrupt.check))
     reporter.message(
         f"{counts['records']} records and {counts['pairs']} pairs collected, "
         f"{counts['generated']} records generated"
@@ -360,7 +365,7 @@ _RAW_SETTINGS = tuple(
     f"data.{name}"
     for name in ("seed_records", "registers", "records", "pairs", "skip_bad", "generate")
 )
-_RAW = Step("raw", 2, (_sources_content, _base_content), (*_RAW_SETTINGS, "seed"), _collect)
+_RAW = Step("raw", 3, (_sources_content, _base_content), (*_RAW_SETTINGS, "seed"), _collect)
 _RECORDS_SETTINGS = ("data.quality", "data.split", "model.system_prompt", "seed")
 _RECORDS = Step("records", 4, (_base_content, "raw"), _RECORDS_SETTINGS, _clean)
 _TEACHER = Step("teacher", 2, (_base_content, "records"), ("train.distillation", "seed"), _teach)

@@ -1,0 +1,1 @@
+"""Where new records come from: models that write, the web."""

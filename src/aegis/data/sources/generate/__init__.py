@@ -1,0 +1,1 @@
+"""Records written by a model: topics → research notes → questions → thinking → pairs."""

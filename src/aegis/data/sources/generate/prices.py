@@ -1,0 +1,68 @@
+"""What tokens cost, by model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from aegis.data.sources.generate.backend import CallUsage
+from aegis.errors import ConfigError
+from aegis.inputs.strict_yaml import MOST_CHARACTERS, read_yaml
+from aegis.inputs.text import read_text
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars a million tokens."""
+
+    input: float
+    output: float
+
+    def cost(self, usage: CallUsage) -> float:
+        tokens = (usage.input_tokens or 0, usage.output_tokens or 0)
+        return (tokens[0] * self.input + tokens[1] * self.output) / 1e6
+
+
+def load_prices(own: Path | None = None) -> dict[str, Price]:
+    """Return prices by the beginnings of models' names: the user's, then those shipped.
+
+    Raises:
+        ConfigError: if the user's file is no table of prices.
+    """
+    shipped = (
+        files("aegis.data.sources.generate").joinpath("prices.yaml").read_text(encoding="utf-8")
+    )
+    table = _read(shipped, "prices.yaml")
+    if own is None:
+        return table
+    text = read_text(own, most=MOST_CHARACTERS, kind="YAML", error=ConfigError)
+    rows = _read(text, str(own))
+    return rows | {name: price for name, price in table.items() if name not in rows}
+
+
+def find_price(prices: Mapping[str, Price], model: str | None) -> Price | None:
+    """Return the price of the first name that the model's own begins with."""
+    plain = (model or "").rpartition("/")[2]
+    names = (name for name in prices if plain.startswith(name) or (model or "").startswith(name))
+    return next((prices[name] for name in names), None)
+
+
+def _read(text: str, where: str) -> dict[str, Price]:
+    rows = read_yaml(text, where)
+    if not isinstance(rows, dict):
+        raise ConfigError(f"{where}: must be rows of MODEL: {{input: USD, output: USD}}")
+    return {name: _price(row, f"{where}: {name}") for name, row in rows.items()}
+
+
+def _price(row: Any, where: str) -> Price:
+    if not isinstance(row, dict) or row.keys() != {"input", "output"}:
+        raise ConfigError(f"{where} must be {{input: USD, output: USD}} a million tokens")
+    for name, value in row.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or value < 0:
+            raise ConfigError(f"{where}.{name} must be a number of dollars >= 0, got {value!r}")
+    return Price(**row)
