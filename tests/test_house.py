@@ -73,14 +73,14 @@ LINES_NOW = {
     "train": 5_387,
     "export": 2_219,
     "serve": 2_622,
-    "pipeline": 1_032,
-    "cli": 3_098,
+    "pipeline": 1_037,
+    "cli": 3_345,
     "config": 1_017,
     "protocol": 919,
     "evaluate": 4_870,
-    "data": 6_717,
+    "data": 8_836,
     "inputs": 545,
-    "total": 41_258,
+    "total": 43_629,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
