@@ -9,7 +9,7 @@ import pytest
 from aegis.data.formats import read_items
 from aegis.data.merge import Merge, convert_files, merged
 from aegis.data.records import Rejected
-from aegis.errors import BadInputError
+from aegis.errors import BadInputError, DataError
 from aegis.storage.artifact import read_manifest
 from tests.data.test_formats import ROWS, text_of
 from tests.data.test_records import SIDE
@@ -96,6 +96,7 @@ def test_cells_are_read_again(tmp_path: Path, name: str) -> None:
     assert after[4].to_json() == {**before[4].to_json(), "n": "3", "tags": '["x", 1]'}
 
 
+@pytest.mark.slow
 def test_hugging_face_loads_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     datasets = pytest.importorskip("datasets")
@@ -132,3 +133,23 @@ def test_inputs_and_other_folders_are_not_overwritten(tmp_path: Path) -> None:
         with pytest.raises(BadInputError):
             convert_files(Merge((path,), (1.0,)), target, hugging_face=False, say=print)
     assert path.read_text() == text
+
+
+@pytest.mark.parametrize("name", ["out", "out.jsonl", "out.parquet"])
+def test_an_input_that_breaks_off_leaves_what_was_there(tmp_path: Path, name: str) -> None:
+    (path,) = inputs(tmp_path, 3)
+    merge = Merge((path,), (1.0,))
+    convert_files(merge, tmp_path / name, hugging_face=False, say=print)
+    before = list(read_items([tmp_path / name]))
+    rows = [{"id": str(n), "prompt": f"p{n}", "decision": "DENY"} for n in range(5000)]
+    convert_files(
+        Merge(inputs(tmp_path, 2), (1.0,)), tmp_path / "x.parquet", hugging_face=False, say=print
+    )
+    whole = (tmp_path / "x.parquet").read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(whole[:-10])
+    path.write_text(text_of(rows))
+    broken = Merge((path, tmp_path / "cut.parquet"), (1.0, 1.0), seed=1)
+    with pytest.raises(DataError, match=r"cut\.parquet: damaged or cut short"):
+        convert_files(broken, tmp_path / name, hugging_face=False, say=print)
+    assert list(read_items([tmp_path / name])) == before
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]

@@ -73,6 +73,8 @@ def test_what_is_collected_is_masked_cleaned_and_split(tmp_path: Path) -> None:
     statistics = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
     assert statistics["personal_data_masked"] == masked + 1
     assert sum(statistics["rejected"].values()) == sizes["rejected"]
+    report = (folder / "data_report.html").read_text(encoding="utf-8")
+    assert f"{len(prompts) + sum(statistics['pairs'].values()):,} went out" in report
 
 
 def test_a_split_that_would_be_empty_is_an_error(tmp_path: Path) -> None:

@@ -69,6 +69,9 @@ class Provenance(_Row):
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+_PROVENANCE = TypeAdapter(Provenance)
+
+
 @dataclass(frozen=True)
 class Record(_Row):
     """A prompt and the right decision; with `thinking`, the whole right response.
@@ -296,7 +299,7 @@ def _provenance(raw: dict[str, Any], where: str) -> Provenance | None:
     if given is None:
         return None
     try:
-        return TypeAdapter(Provenance).validate_python(given)
+        return _PROVENANCE.validate_python(given)
     except ValidationError as error:
         place = ".".join(["provenance", *map(str, error.errors()[0]["loc"])])
         problem = error.errors()[0]["msg"]

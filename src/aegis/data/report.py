@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,14 @@ class Statistics:
     facets: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     lengths: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     quality: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+
+    @classmethod
+    def of(cls, items: Iterable[Item]) -> Statistics:
+        """Count all of these."""
+        statistics = cls()
+        for item in items:
+            statistics.add(item)
+        return statistics
 
     def add(self, item: Item) -> None:
         decision = item.chosen.decision if isinstance(item, Pair) else None
@@ -68,6 +76,14 @@ class Rejects:
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[Rejected]] = field(default_factory=lambda: defaultdict(list))
+
+    @classmethod
+    def of(cls, items: Iterable[Rejected]) -> Rejects:
+        """Count all of these."""
+        rejects = cls()
+        for item in items:
+            rejects.add(item)
+        return rejects
 
     def add(self, item: Rejected) -> None:
         kind = _count(self.counts, reason_kind(item.reason))

@@ -24,6 +24,7 @@ from aegis.data.records import (
     read_jsonl,
     write_jsonl,
 )
+from aegis.data.report import Rejects, Statistics, write_report
 from aegis.data.seed import SEED_FOLDER, seed_files, seed_pairs, seed_records
 from aegis.data.sources.generate.calls import Calls
 from aegis.data.sources.generate.run import TopicPlan, generate
@@ -130,9 +131,9 @@ def write_records(
     Raises:
         DataError: if a split would be empty.
     """
-    pairs = _read(raw / "pairs.jsonl", parse_pair)
+    raw_pairs = _read(raw / "pairs.jsonl", parse_pair)
     records = _read(raw / "records.jsonl", parse_record)
-    cleaned = clean(records, pairs, data.quality, too_long=too_long, remember=remember)
+    cleaned = clean(records, raw_pairs, data.quality, too_long=too_long, remember=remember)
     shares = {"validation": data.split.validation, "test": data.split.test, "seed": seed}
     near = data.quality.near_duplicate
     splits = split_records(cleaned.records, **shares, near=near, by_source=data.split.by_source)
@@ -147,7 +148,11 @@ def write_records(
         write_jsonl(folder / f"{name}.jsonl", splits[name])
     write_jsonl(folder / "pairs.jsonl", pairs)
     write_jsonl(folder / "rejected.jsonl", rejected)
-    write_jsonl(folder / LOG, (step.to_json() for step in cleaned.log()))
+    steps = [step.to_json() for step in cleaned.log()]
+    write_jsonl(folder / LOG, steps)
+    kept = [*(record for name in SPLITS for record in splits[name]), *pairs]
+    reported = {"before": Statistics.of([*records, *raw_pairs]), "after": Statistics.of(kept)}
+    write_report(folder, **reported, rejects=Rejects.of(rejected), steps=steps)
     write_jsonl(folder / TRACE, cleaned.trace())
     masked = json.loads((raw / STATISTICS).read_text(encoding="utf-8"))["personal_data_masked"]
     statistics = _statistics(splits, pairs, rejected) | {"personal_data_masked": masked}
