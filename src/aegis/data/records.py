@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
@@ -20,6 +21,7 @@ from aegis.protocol.stance import require_consistent
 from aegis.protocol.thinking import Thinking
 
 T = TypeVar("T")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _Row:
@@ -213,7 +215,7 @@ def require_text(value: object, name: str, where: str) -> str:
         raise DataError(
             f"{where}: {name} must be non-empty text, got {_shortened(value)}; correct the line"
         )
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if _SURROGATE.search(value):
         raise DataError(
             f"{where}: {name} holds a lone surrogate, which is not text; correct the line"
         )

@@ -63,7 +63,7 @@ def detect_encoding(path: Path) -> str:
         for mark, encoding in _MARKS.items():
             if start.startswith(mark):
                 return encoding
-        if wide := _utf16_without_mark(start):
+        if wide := _utf16_without_mark(start[: 1 << 16]):
             return wide
         if any(escape in start for escape in (b"\x1b$B", b"\x1b$@")):
             return "iso2022_jp"
