@@ -152,6 +152,23 @@ def test_the_graded_items_are_many_and_of_every_grade(language: str) -> None:
     assert min(np.bincount(grades, minlength=6)[1:]) >= 10
 
 
+def kappa(one: Sequence[int], other: Sequence[int]) -> float:
+    """Return Cohen's kappa of grades from 1 to 5, weighted by squared distance."""
+    seen = np.zeros((5, 5))
+    for a, b in zip(one, other, strict=True):
+        seen[a - 1, b - 1] += 1
+    expected = np.outer(seen.sum(1), seen.sum(0)) / seen.sum()
+    weights = np.subtract.outer(range(5), range(5)) ** 2
+    return float(1 - (weights * seen).sum() / (weights * expected).sum())
+
+
+def test_the_two_readings_agree() -> None:
+    first, second = zip(*(grades for _, grades in graded()), strict=True)
+    assert first != second
+    assert kappa(first, second) >= 0.6
+    assert correlation(first, second) >= 0.6
+
+
 @pytest.mark.parametrize("languages", [("en",), ("ja",), ("en", "ja")])
 def test_the_score_agrees_with_the_grades_of_what_it_was_not_fitted_on(
     languages: tuple[str, ...],

@@ -45,7 +45,7 @@ def test_nothing_vanishes(tmp_path: Path, scoring: Scoring) -> None:
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"records.jsonl", "rejected.jsonl", "scores.jsonl", "score.json", "log.jsonl"} <= names
     extras = [each.extra for each in out if not isinstance(each, Rejected)]
-    kept = [extra["score"] for extra in extras if "score" in extra]
+    kept = [extra["score"]["overall"] for extra in extras if "score" in extra]
     assert len(kept) == len(scored.kept)
     assert all(value >= scoring.least - 1e-4 for value in kept)
     assert scored.summary["scored"] >= len(kept)

@@ -4,7 +4,7 @@ A data folder, which every verb here writes and reads, holds `records.jsonl`, `p
 `plain.jsonl`, `rejected.jsonl` with a reason for each, `statistics.json` and `log.jsonl`.
 """
 
-from aegis.cli.data import clean, convert, generate, score
+from aegis.cli.data import clean, convert, generate, pairs, score
 from aegis.cli.options import group
 
 app = group("Data: read, collect, generate, clean, score, pair.")
@@ -13,6 +13,7 @@ _VERBS = {
     "convert": (convert.convert, "Read files of any format, merge them, write one."),
     "explain": (clean.explain, "Tell what each step did to an item."),
     "generate": (generate.generate, "Have a model write records about topics."),
+    "pairs": (pairs.pairs, "Make pairs of chosen and rejected responses from samples."),
     "score": (score.score, "Score how good each record's thinking is, and why."),
 }
 for _name, (_verb, _summary) in _VERBS.items():

@@ -42,8 +42,15 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Scored:
-    """A scored set: what stays, in the order in which it grows where it grows, and what goes."""
+    """A scored set.
 
+    Args:
+        seen: every item that came in.
+        kept: what stays, in the order in which the set grows, if it grows.
+        others: what has no thinking, and stays.
+    """
+
+    seen: list[Item]
     kept: list[tuple[Record, RecordScore]]
     others: list[Item]
     rejected: list[Rejected]
@@ -61,7 +68,9 @@ def score_items(
     Raises:
         DataError: if nothing has thinking.
     """
+    items = list(items)
     records, others, rejected = _sorted_out(items)
+    seen = [item for item in items if not isinstance(item, Rejected)]
     if not records:
         raise DataError("no record has thinking to score; give records with thinking and final")
     if scoring.sizes:
@@ -91,17 +100,18 @@ def score_items(
         "stages": [stage.to_json() for stage in stages],
         "set_aside": dict(reasons),
     }
-    return Scored(kept, others, rejected, summed)
+    return Scored(seen, kept, others, rejected, summed)
 
 
 def write_scored(target: Path, scored: Scored, scoring: Scoring, *, inputs: Sequence[Path]) -> None:
     """Write a data folder with `scores.jsonl` (each part and its reason) and `score.json` beside
-    the records, which carry the overall score as the field `score`."""
+    the records, which carry the overall score and the parts as the field `score`."""
     made_of = fingerprint("score", VERSION, str(scoring), *map(str, inputs))
     with writing_data(target, made_of) as writer:
+        for item in scored.seen:
+            writer.saw(item)
         for record, score in scored.kept:
-            extra = {**record.extra, "score": round(score.overall, 4)}
-            writer.add(replace(record, extra=extra))
+            writer.add(replace(record, extra={**record.extra, "score": score.values()}))
         for item in (*scored.others, *scored.rejected):
             writer.add(item)
         total = len(scored.kept) + len(scored.others) + len(scored.rejected)

@@ -38,6 +38,11 @@ class RecordScore:
         varied = self.parts["diversity"].value if "diversity" in self.parts else 1.0
         return mean * (0.4 + 0.6 * gate) * (1 - _DIVERSITY * (1 - varied))
 
+    def values(self) -> dict[str, float]:
+        """Return the overall score and each part's value."""
+        parts = {name: round(part.value, 4) for name, part in self.parts.items()}
+        return {"overall": round(self.overall, 4), **parts}
+
     def to_json(self) -> dict[str, Any]:
         parts = {name: part.to_json() for name, part in self.parts.items()}
         return {"id": self.id, "overall": round(self.overall, 4), "parts": parts}
