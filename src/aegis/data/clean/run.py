@@ -140,7 +140,7 @@ def each_shard(
     """Call `do(work, plan, number)` for every shard."""
     numbers = range(len(plan.shards))
     with bar(label, len(numbers)) as advance:
-        if processes == 1:
+        if min(processes, len(numbers)) == 1:
             for number in numbers:
                 do(work, plan, number)
                 advance()
