@@ -19,6 +19,7 @@ from aegis.protocol.decisions import Decision
 FOLDS = 5
 _FEATURES, _NGRAMS = 1 << 16, (1, 3)
 _MARGIN = 0.4
+_EPOCHS = 6
 _MOST_LEARNED, _LEAST_OF_EACH = 20_000, 20
 
 
@@ -75,14 +76,15 @@ class DecisionProbe:
         if counts.min() < _LEAST_OF_EACH:
             return None
         from sklearn.feature_extraction.text import TfidfTransformer
-        from sklearn.linear_model import LogisticRegression
+        from sklearn.linear_model import SGDClassifier
 
         hashed = _hashed(prompts)
+        kind: Any = {"loss": "log_loss", "max_iter": _EPOCHS, "tol": None}
         parts = []
         for fold in range(FOLDS):
             others = np.flatnonzero(folds != fold)[:_MOST_LEARNED]
             scale = TfidfTransformer(sublinear_tf=True).fit(hashed[others])
-            model = LogisticRegression(class_weight="balanced", max_iter=200, tol=1e-3)
+            model: Any = SGDClassifier(alpha=1e-4, random_state=0, **kind)
             model.fit(scale.transform(hashed[others]), labels[others])
             parts.append((model.coef_.T, model.intercept_, scale.idf_))
         return cls(*(np.stack([part[i] for part in parts]).astype(np.float32) for i in range(3)))
@@ -99,8 +101,8 @@ class DecisionProbe:
             if len(rows):
                 scaled = normalize(hashed[rows].multiply(self.idf[fold]).tocsr())
                 logits = scaled @ self.weights[fold] + self.bias[fold]
-                powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-                result[rows] = powers / powers.sum(axis=1, keepdims=True)
+                chances = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))  # one against the rest
+                result[rows] = chances / chances.sum(axis=1, keepdims=True)
         return result
 
     def save(self, path: Path) -> None:
