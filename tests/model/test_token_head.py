@@ -77,19 +77,22 @@ def test_a_probe_becomes_rows_that_win_at_a_prompts_end_only(architecture: str) 
     head = adapted.head
     assert isinstance(head, TokenHead)
     torch.manual_seed(0)
-    ends, others = torch.randn(300, 64), torch.randn(900, 64)
+    ends, others, behind = torch.randn(300, 64), torch.randn(900, 64), torch.randn(200, 64)
     ends[:, :4] += 6.0  # what all ends have in common
+    behind[:, :4] += 6.0  # and what stands behind a decision, but for one dimension
+    behind[:, 4] += 6.0
     head.set_scale(ends)
     head.linear.weight.normal_(std=0.3)
     head.linear.bias.copy_(torch.tensor([1.0, 0.0, -5.0, 0.5]))
     probed = head.from_pooled(ends)
-    head.settle(model, ends, others, level=9.0)
+    head.settle(model, ends, others, behind, level=9.0)
     rows = head.logits(model, ends[:, None], torch.ones(300, 1))
     assert (rows.argmax(-1) == probed.argmax(-1)).float().mean() > 0.95
     assert (rows.softmax(-1) - probed.softmax(-1)).abs().mean() < 0.03
-    assert rows.logsumexp(-1).mean() == pytest.approx(9.0, abs=0.2)
-    elsewhere = head.logits(model, others[:, None], torch.ones(900, 1))
-    assert elsewhere.logsumexp(-1).mean() < 6.0
+    assert rows.logsumexp(-1).mean() == pytest.approx(9.0, abs=0.5)
+    for places in (others, behind):
+        elsewhere = head.logits(model, places[:, None], torch.ones(len(places), 1))
+        assert elsewhere.logsumexp(-1).mean() < 6.0
 
 
 def test_the_tokens_are_hidden_and_known_again(tmp_path: Path) -> None:

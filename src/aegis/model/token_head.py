@@ -17,7 +17,8 @@ from aegis.model.tags import known_tags
 from aegis.protocol.decisions import NAMES, TOKENS
 
 METADATA_FILE = "metadata.json"
-_ELSEWHERE = 0.02  # weight of the places at which no decision is written
+_ELSEWHERE = 0.05  # weight of the places at which no decision is written
+_BEHIND = 0.05  # and of those behind one, which look much like a prompt's end
 _RIDGE = 3e-3  # of the mean square of a dimension
 
 
@@ -61,10 +62,13 @@ class TokenHead(DecisionHead):
         return TokenHead(self.features, system_prompt=self.system_prompt, ids=self.ids)
 
     @torch.no_grad()
-    def settle(self, model: Any, states: Tensor, others: Tensor, *, level: float) -> None:
+    def settle(
+        self, model: Any, states: Tensor, others: Tensor, behind: Tensor, *, level: float
+    ) -> None:
         """Turn the probe that was put into the head into rows, by least squares: on (n, d) prompts'
         last states they differ as the probe's logits do, and come to `level` together on average;
-        on the (m, d) states of other places each is as probable as an average word.
+        on the (m, d) states of other places each is as probable as an average word, and so it is on
+        the (k, d) states right behind a decision, where a plain chat goes on with the answer.
 
         There is no intercept among them. What stands for one is what all prompts' ends have in
         common and other places have not.
@@ -74,18 +78,23 @@ class TokenHead(DecisionHead):
         wanted = wanted + level - wanted.logsumexp(-1).mean()
         table = model.get_output_embeddings().weight
         head, word = table[list(self.ids)].float(), table.mean(0, dtype=torch.float32)
-        here, elsewhere = (behind_gate(model, each).double() for each in (states, others))
+        here = behind_gate(model, states).double()
         plain = here.float() @ head.T
         # A base may scale its logits, and an additive gate does; both as one factor.
         given = logits_of(model, states, self.ids, added=torch.zeros_like(head))
         factor = float((given * plain).sum() / (plain * plain).sum().clamp(min=1e-12))
         wanted = (wanted / factor - plain).double()
-        gram = here.T @ here / len(here) + _ELSEWHERE * elsewhere.T @ elsewhere / len(elsewhere)
+        gram, aims = here.T @ here / len(here), here.T @ wanted / len(here)
+        seen = [here]
+        for places, weight in ((others, _ELSEWHERE), (behind, _BEHIND)):
+            away = behind_gate(model, places).double()
+            apart = away @ (word - head).double().T
+            gram += weight * away.T @ away / len(away)
+            aims += weight * away.T @ apart / len(away)
+            seen.append(away)
         gram += _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
-        apart = elsewhere @ (word - head).double().T
-        aims = here.T @ wanted / len(here) + _ELSEWHERE * elsewhere.T @ apart / len(elsewhere)
         self.start.copy_(torch.linalg.solve(gram, aims).T)
-        self.scale.copy_(torch.cat([here, elsewhere]).square().mean(0).sqrt() + 1e-3)
+        self.scale.copy_(torch.cat(seen).square().mean(0).sqrt() + 1e-3)
         for settled in (self.mean, self.linear.weight, self.linear.bias):
             settled.zero_()
 

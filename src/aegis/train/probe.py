@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -23,7 +24,8 @@ from aegis.runs.reporter import bar
 from aegis.storage.journal import Remember, compute_anew
 from aegis.train.examples import Example, collate, epoch_batches, prompts_of, to_device
 
-_WHOLE = 48  # examples that show what stands elsewhere than at a prompt's end
+_WHOLE = 96  # examples that show what stands elsewhere than at a prompt's end
+_LED = 192  # prompts that show what stands behind a decision
 _MARGIN = 8.0  # nats of the decisions above the likeliest other token
 _STRENGTH = 0.003  # inverse regularisation of the probe: few records, many dimensions
 
@@ -152,24 +154,45 @@ def _settled(
     if fitted is None or not isinstance(adapted.head, TokenHead):
         return fitted and fitted[1]
     head, (states, accuracy) = adapted.head, fitted
-    whole = [example for example in examples if example.weights] or list(examples)
-    whole = random.Random("settle").sample(whole, min(_WHOLE, len(whole)))
-    others = []
-    with bar("settling the decisions", len(whole)) as advance:
-        for indices in by_length([len(e.ids) for e in whole], batch_tokens=settings.batch_tokens):
-            batch = to_device(collate([whole[i] for i in indices], pad_id=pad_id), adapted.device)
-            with autocast(settings.autocast, adapted.device):
-                hidden = adapted.hidden(batch.ids, batch.mask)
-            elsewhere = batch.mask.bool()
-            elsewhere[range(len(indices)), batch.prompt_mask.sum(1) - 1] = False
-            others.append(hidden[elsewhere].float())
-            advance(len(indices))
+    others, behind = _elsewhere(adapted, examples, settings, pad_id, head.ids)
     weight = adapted.base.get_output_embeddings().weight
     words = adapted.logits(states[:_WHOLE].to(weight.dtype)).float()
     words[:, list(head.ids)] = -torch.inf
     level = float(words.amax(-1).mean()) + _MARGIN
-    head.settle(adapted.base, states, torch.cat(others), level=level)
+    head.settle(adapted.base, states, others, behind, level=level)
     return accuracy
+
+
+def _elsewhere(
+    adapted: Adapted,
+    examples: Sequence[Example],
+    settings: TrainSettings,
+    pad_id: int,
+    decisions: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """Return the states of places in prompts and responses that no decision follows, and those
+    right behind a decision's token."""
+    drawn = random.Random("settle")
+    whole = [example for example in examples if example.weights] or list(examples)
+    led = prompts_of(drawn.sample(list(examples), min(_LED, len(examples))))
+    rows = drawn.sample(whole, min(_WHOLE, len(whole)))
+    count = len(rows)
+    rows += [replace(e, ids=(*e.ids, decisions[e.decision]), weights=(0.0,)) for e in led]
+    others, behind = list[Tensor](), list[Tensor]()
+    with bar("settling the decisions", len(rows)) as advance:
+        lengths = [len(each.ids) for each in rows]
+        for indices in by_length(lengths, batch_tokens=settings.batch_tokens):
+            batch = to_device(collate([rows[i] for i in indices], pad_id=pad_id), adapted.device)
+            with autocast(settings.autocast, adapted.device):
+                hidden = adapted.hidden(batch.ids, batch.mask).float()
+            for index, states in zip(indices, hidden, strict=True):
+                begin, end = rows[index].prompt_length, lengths[index]
+                if index >= count:
+                    behind.append(states[begin:end])
+                else:
+                    others += [states[: begin - 1], states[begin:end]]
+            advance(len(indices))
+    return torch.cat(others), torch.cat(behind)
 
 
 def _copy(adapted: Adapted, fitted: LogisticRegression) -> None:
