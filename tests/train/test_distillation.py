@@ -12,6 +12,8 @@ from aegis.data.records import parse_record
 from aegis.model.adapted import attach
 from aegis.model.prompt import PromptEncoder
 from aegis.model.tags import add_tags, known_tags
+from aegis.protocol.decisions import Decision
+from aegis.protocol.fixed_texts import fixed_text
 from aegis.train.distillation import distilled, plainly_answered
 from aegis.train.examples import EncodingSettings, Example, collate
 from aegis.train.sft import token_loss
@@ -117,14 +119,18 @@ def test_records_answer_in_plain_chat_behind_their_decision() -> None:
     tokenizer = byte_tokenizer()
     tags = add_tags(tokenizer, tiny_model(), decisions=True)
     rows = [
-        {"id": f"{n}", "prompt": f"p{n}", "decision": "DENY", "thinking": THOUGHT, "final": "No."}
-        for n in range(5)
+        {"id": f"{n}", "prompt": f"p{n}", "decision": "DENY", "language": "en"} for n in range(4)
     ]
+    told = {"decision": "ALLOW", "thinking": THOUGHT, "final": "Yes."}
+    rows.append({"id": "9", "prompt": "p9", "language": "en", **told})
     records = [*RECORDS, *(parse_record(row, where="t:1") for row in rows)]
-    made = plainly_answered(PromptEncoder(tokenizer), records, SETTINGS, most=3)
-    assert len(made) == 3
-    said = [*tokenizer("No.")["input_ids"], tokenizer.eos_token_id]
+    encoder = PromptEncoder(tokenizer)
+    assert len(plainly_answered(encoder, records, SETTINGS, most=3)) == 3
+    made = plainly_answered(encoder, records, SETTINGS, most=9)
+    assert sorted(example.decision for example in made) == [0, 2, 2, 2, 2]  # RECORDS say nothing
     for example in made:
-        assert list(example.ids[example.prompt_length :]) == [tags.decisions[2], *said]
+        text = fixed_text(Decision.DENY, "en") if example.decision else "Yes."
+        said = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+        behind = list(example.ids[example.prompt_length :])
+        assert behind == [tags.decisions[example.decision], *said]
         assert example.weights == (0.5, *[1.0] * len(said))
-        assert example.decision == 2

@@ -15,6 +15,7 @@ from aegis.data.records import Record
 from aegis.model.prompt import PromptEncoder, end_ids
 from aegis.model.tags import known_tags
 from aegis.protocol.decisions import Decision
+from aegis.protocol.fixed_texts import fixed_text
 from aegis.protocol.thinking import PrivateText, Thinking, looks_like_a_tag
 from aegis.train.examples import EncodingSettings, Example, Targets, response_ids
 from aegis.train.teacher import BaseAnswer
@@ -61,21 +62,30 @@ def distilled(
 def plainly_answered(
     encoder: PromptEncoder, records: Sequence[Record], settings: EncodingSettings, *, most: int
 ) -> list[Example]:
-    """Return examples in plain chat, a decision's token and the record's answer behind it, of at
-    most so many records, chosen by seed."""
+    """Return examples in plain chat, a decision's token and what is said behind it, of at most so
+    many records, chosen by seed: the record's own answer where it is allowed, else the decision's
+    fixed text, as it is served."""
     tags, end = known_tags(encoder.tokenizer), end_ids(encoder.tokenizer)
-    examples, longest = list[Example](), settings.thinking_tokens or settings.max_length
-    for record in records:
-        if record.thinking is None:
+    longest = settings.thinking_tokens or settings.max_length
+    order, examples = list(records), list[Example]()
+    random.Random(f"plain:{settings.seed}").shuffle(order)
+    for record in order:
+        if record.decision is not Decision.ALLOW:
+            text = fixed_text(record.decision, record.language)
+        elif record.thinking:
+            text = record.thinking.public
+        else:
             continue
         prompt, lead = encoder.ids(record.prompt), tags.lead(record.decision)
-        said = encoder.tokenizer(record.thinking.public, add_special_tokens=False)["input_ids"]
+        said = encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
         ids = (*prompt, *lead, *said, *end)
         weights = (settings.section_weight,) * len(lead)
         weights += (settings.final_weight,) * (len(said) + len(end))
         if len(ids) <= settings.max_length and len(weights) <= longest:
             examples.append(Example(ids, len(prompt), int(record.decision), weights))
-    return random.Random(f"plain:{settings.seed}").sample(examples, min(most, len(examples)))
+        if len(examples) == most:
+            break
+    return examples
 
 
 def _nothing_thought(record: Record) -> bool:
