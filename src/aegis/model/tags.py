@@ -46,9 +46,10 @@ def add_tags(tokenizer: Any, model: Any, *, decisions: bool = False) -> Tags:
 
     An opening tag starts as the mean of the pieces it was spelled with before. A closing tag starts
     as a line break, which every base already writes where a thought is over: it would take
-    thousands of examples to learn that from elsewhere. So does a decision: read again, what chat
-    forms end with changes the answer least. Always the same for the same base, so that an adapter
-    only needs to keep what training adds to the rows.
+    thousands of examples to learn that from elsewhere. So does ALLOW: read again, what chat forms
+    end with changes the answer least. The other decisions start as their pieces, for what follows
+    them is to be another text. Always the same for the same base, so that an adapter only needs to
+    keep what training adds to the rows.
     """
     texts = [*TAGS, *(TOKENS if decisions else ())]
     pieces = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
@@ -69,7 +70,7 @@ def add_tags(tokenizer: Any, model: Any, *, decisions: bool = False) -> Tags:
                 table[rows:] = table[:rows].float().mean(0).to(table.dtype)
             for text, tag_id, spelled in zip(texts, ids, pieces, strict=True):
                 if spelled != [tag_id]:  # a base that knows the tags already keeps its rows
-                    broken = text.startswith("</") or text in TOKENS
+                    broken = text.startswith("</") or text == TOKENS[Decision.ALLOW]
                     like = (line_break or spelled) if broken else spelled
                     table[tag_id] = table[like].float().mean(0).to(table.dtype)
     return known_tags(tokenizer)
