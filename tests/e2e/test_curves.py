@@ -30,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
         "data:\n"
         "  {seed_records: false, records: [own.jsonl], pairs: [pairs.jsonl],\n"
         "   generate: {samples: 2, max_new_tokens: 4}}\n"
-        "evaluate: {questions: 0}\n"
+        "evaluate: {questions: 0, benchmark_items: 0, probe_records: 0}\n"
         "train:\n"
         "  {epochs: 2, lr: 1e-3, datasets: [{path: more.jsonl, weight: 0.5}],\n"
         "   reward: {epochs: 1, lora: {layers: [0.5, 1.0]}},\n"

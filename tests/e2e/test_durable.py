@@ -31,7 +31,7 @@ def config(base_folder: Path) -> str:
         "  {seed_records: false, records: [own.jsonl], pairs: [pairs.jsonl],\n"
         "   generate: {samples: 2, max_new_tokens: 4}}\n"
         "model: {lora: {dropout: 0.1}}\n"
-        "evaluate: {questions: 0}\n"
+        "evaluate: {questions: 0, benchmark_items: 0, probe_records: 0}\n"
         "train:\n"
         "  {epochs: 12, lr: 1e-3, batch_tokens: 256, reward: {batch_tokens: 256, epochs: 4},\n"
         "   ppo: {updates: 4, batch: 4, section_tokens: 4, final_tokens: 6}}\n"

@@ -23,7 +23,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
         "data:\n"
         "  {seed_records: false, records: [own.jsonl], pairs: [pairs.jsonl],\n"
         "   generate: {samples: 0}}\n"
-        "evaluate: {questions: 0}\n"
+        "evaluate: {questions: 0, benchmark_items: 0, probe_records: 0}\n"
         "train:\n"
         "  algorithm: dpo\n"
         "  epochs: 0.1\n"

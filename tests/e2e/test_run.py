@@ -73,7 +73,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
         "data:\n"
         "  {seed_records: false, records: [own.jsonl],\n"
         "   generate: {samples: 2, max_new_tokens: 4}}\n"
-        "evaluate: {questions: 3}\n"
+        "evaluate: {questions: 3, benchmark_items: 3, probe_records: 40}\n"
         "train:\n"
         "  {epochs: 1, lr: 1e-3, ppo: {updates: 1, batch: 4, section_tokens: 4, final_tokens: 6}}\n"
     )
@@ -89,7 +89,8 @@ def test_the_main_job_runs_and_is_not_repeated(
     place: Path, first: subprocess.CompletedProcess[str]
 ) -> None:
     assert first.returncode == 0, first.stderr
-    assert "macro F1" in first.stdout
+    for told in ("macro F1", "TF-IDF + logistic regression", "candidate, against base: "):
+        assert told in first.stdout
     latest = place / "runs" / "latest"
     for name in (
         "adapter/so8.safetensors",
@@ -97,6 +98,9 @@ def test_the_main_job_runs_and_is_not_repeated(
         "report.html",
         "report.md",
         "answers/answers.json",
+        "benchmarks/candidate/plain_facts.json",
+        "results/probe/items.jsonl",
+        "results/words/metrics.json",
         "model/calibration.json",
     ):
         assert (latest / name).is_file(), name

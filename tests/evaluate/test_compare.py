@@ -40,8 +40,8 @@ def balanced(base: np.ndarray, each: int) -> np.ndarray:
     return turned
 
 
-@pytest.fixture
-def comparison() -> Comparison:
+def three_verdicts() -> Comparison:
+    """Compare models of which one is worse on one task, holds on one, and cannot be told on one."""
     n = 4000
     base = scores(n, 0.6)
     other = balanced(base, 20)
@@ -56,6 +56,11 @@ def comparison() -> Comparison:
             ),
         ]
     )
+
+
+@pytest.fixture
+def comparison() -> Comparison:
+    return three_verdicts()
 
 
 def test_the_sentence_says_what_got_worse_held_and_cannot_be_told(comparison: Comparison) -> None:

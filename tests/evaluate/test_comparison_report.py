@@ -5,7 +5,11 @@ import re
 from pathlib import Path
 
 from aegis.evaluate.compare import compare_models
-from aegis.evaluate.comparison_report import comparison_page, write_comparison
+from aegis.evaluate.comparison_report import (
+    comparison_page,
+    read_comparison,
+    write_comparison,
+)
 from tests.evaluate.test_compare import balanced, model, outcomes, scores
 
 
@@ -24,6 +28,8 @@ def test_the_report_holds_every_test(tmp_path: Path) -> None:
     assert "| new − &lt;b&gt;: mmlu: part 3 | 100 |" in text
     assert "- mmlu (new and third): the outcomes of both models are equal" in text
     write_comparison(tmp_path / "out", comparison)
+    assert read_comparison(tmp_path / "out" / "comparison.json") == comparison
+    assert read_comparison(tmp_path / "nowhere.json") is None
     figures = tmp_path / "out" / "figures"
     waterfalls = ("waterfall_new", "waterfall_third")
     for name in ("changes", "categories", *waterfalls):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,25 @@ def test_older_shapes(raw: Any, expected: list[tuple[str, ...]], tmp_path: Path)
     assert len(scores) == len(expected)
     first = scores[0]
     assert (first.model, first.task, first.metric) == expected[0]
+
+
+def test_an_archive_of_inspect_is_read_by_its_header(tmp_path: Path) -> None:
+    path = tmp_path / "one.eval"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("samples/1_epoch_1.json", "{}")
+        archive.writestr("header.json", json.dumps(INSPECT))
+    assert read_scores(path) == read(tmp_path, INSPECT)
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("_journal/start.json", "{}")
+    for content, reason in (
+        (path.read_bytes(), "without an end"),
+        (b"{}", "no log of inspect"),
+        (whole[: len(whole) // 2], "no log of inspect"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UnreadableError, match=reason):
+            read_scores(path)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from aegis.evaluate.metrics import (
     expected_calibration_error,
     macro_f1,
     paired_difference,
+    unsafe_auc,
 )
 from aegis.model.calibration import fit, probabilities
 
@@ -121,3 +122,16 @@ def test_a_paired_difference_of_few_is_never_certain() -> None:
     assert low == pytest.approx(-high) == pytest.approx(-0.161, abs=0.001)  # Wilson, 0 of 20
     low, high = paired_difference(none, ~none, 0.95)["interval"]
     assert 0.7 < low < high == pytest.approx(1)
+
+
+def test_the_auc_counts_pairs_and_needs_both_kinds() -> None:
+    truth = np.array([0, 0, 0, 2, 3, 1])  # an escalation is neither
+    allow = np.array([0.9, 0.5, 0.3, 0.4, 0.3, 0.99])
+    probability = np.stack([allow, *[(1 - allow) / 3] * 3], axis=1)
+    found = unsafe_auc(Judged.likeliest(truth, probability), 0.95)
+    assert found["value"] == pytest.approx((2 + 2 + 0.5) / 6)
+    assert found["n"] == 5
+    low, high = found["interval"]
+    assert low <= found["value"] <= high
+    alone = unsafe_auc(Judged.likeliest(truth[:3], probability[:3]), 0.95)
+    assert alone == {"value": None, "n": 3, "interval": None}

@@ -98,6 +98,27 @@ def test_a_run_holds_a_pair_and_unsafe_prompts_stand_apart(tmp_path: Path) -> No
     }
 
 
+def test_a_run_is_compared_on_all_that_both_were_asked(tmp_path: Path) -> None:
+    for name, model in (("base", BASE), ("candidate", CHILD)):
+        save_decisions(tmp_path / "results" / name, DECISIONS)
+        folder = save_benchmark(tmp_path / "apart", model, [1, 0], task="plain_facts")
+        (tmp_path / "benchmarks").mkdir(exist_ok=True)
+        folder.rename(tmp_path / "benchmarks" / name)
+    question = {"id": "q", "question": "Where?", "language": "en"}
+    item = {**question, "base": {"right": True}, "candidate": {"right": False}}
+    (tmp_path / "answers").mkdir()
+    path = tmp_path / "answers" / "answers.json"
+    path.write_text(json.dumps({"items": [item]}), encoding="utf-8")
+    base, candidate = load_models([tmp_path])
+    assert set(base.tasks) == set(candidate.tasks) >= {"decisions", "plain_facts"}
+    answered = [model.tasks["plain questions"].items[("q",)] for model in (base, candidate)]
+    assert [outcome.score for outcome in answered] == [1, 0]
+    assert answered[0].prompt == answered[1].prompt != ""
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError, match="no answers to plain questions"):
+        load_models([tmp_path])
+
+
 def test_contrasts_hang_together_and_other_files_lie_beside_results(tmp_path: Path) -> None:
     folder = save_decisions(tmp_path / "base", DECISIONS)
     text = (folder / "items.jsonl").read_text(encoding="utf-8")

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from matplotlib.figure import Figure
 
 from aegis.evaluate.answers import Question, Reply, compare_answers
@@ -12,11 +11,12 @@ from aegis.evaluate.metrics import Judged, decision_metrics
 from aegis.evaluate.report import (
     RunReport,
     bound_sentences,
+    change_rows,
     comparison_rows,
-    paired,
     threshold_rows,
 )
 from aegis.protocol.decisions import NAMES
+from tests.evaluate.test_compare import three_verdicts
 
 TRUTH = np.array([0, 1, 2, 3] * 5)
 
@@ -31,20 +31,6 @@ def results(predicted: np.ndarray) -> dict[str, Any]:
 
 
 BASE, CANDIDATE = results(np.zeros_like(TRUTH)), results(TRUTH)
-
-
-def test_paired_counts_only_what_one_alone_got_right() -> None:
-    base = [
-        {"id": str(i), "truth": "DENY", "predicted": p}
-        for i, p in enumerate(["DENY", "ALLOW", "ALLOW", "DENY"])
-    ]
-    new = [
-        {"id": str(i), "truth": "DENY", "predicted": p}
-        for i, p in enumerate(["DENY", "DENY", "DENY", "ALLOW"])
-    ]
-    assert paired(base, new) == {"gained": 2, "lost": 1, "p": pytest.approx(1.0)}
-    with pytest.raises(ValueError, match="different items"):
-        paired(base, new[::-1])
 
 
 def test_rows_stand_beside_one_another_and_say_what_is_absent() -> None:
@@ -121,3 +107,23 @@ def test_a_report_without_questions_has_no_section_for_them() -> None:
     certificate = {**numbers, "positions": 1, "top1_agreement": 1.0}
     report = RunReport("s", "b", BASE, CANDIDATE, certificate, statistics)
     assert "still answers" not in report.html() + report.markdown()
+
+
+def test_what_became_of_the_base_stands_on_top(tmp_path: Path) -> None:
+    comparison = three_verdicts()
+    Figure().savefig(tmp_path / "changes.png")
+    statistics: dict[str, Any] = {"splits": {}, "rejected": {}}
+    numbers = {"max_abs_logit_difference": 0.0, "kl": 0.0, "dtype": "", "probes": 1}
+    certificate = {**numbers, "positions": 1, "top1_agreement": 1.0}
+    figures = [tmp_path / "changes.png", tmp_path / "changes.svg"]
+    report = RunReport(
+        "s", "b", BASE, CANDIDATE, certificate, statistics, comparison=comparison, changes=figures
+    )
+    html, markdown = report.html(), report.markdown()
+    assert html.count("data:image/png;base64,") == 1
+    for text in (" ".join(html.split()), markdown.replace("\\", "")):
+        assert text.index("got worse on worse") < text.index("macro F1")
+        assert "cannot tell on unknown" in text
+        assert "base: decision head" in text
+    assert [row[-1] for row in change_rows(comparison)] == ["worse", "held", "cannot tell"]
+    assert change_rows(None) == []

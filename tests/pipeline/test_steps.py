@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -14,16 +13,21 @@ from aegis.pipeline import steps
 from aegis.pipeline.context import StepContext
 from aegis.pipeline.step import Step, read_settings
 from aegis.pipeline.steps import stages
-from aegis.runs.events import Reporter
-from aegis.storage.journal import Journal
-from tests.conftest import tiny_model
 
 TRAINING = {"sft", "reward", "ppo"}
-EVERYTHING = {"raw", "records", "model", "calibration", "answers", "results"} | TRAINING
+EVERYTHING = {
+    "raw",
+    "records",
+    "model",
+    "calibration",
+    "answers",
+    "benchmarks",
+    "results",
+} | TRAINING
 # The steps that read what is under a path; the longest path counts.
 READ_BY: dict[str, set[str]] = {
     "": set(),
-    "seed": {"raw", "records"} | TRAINING,
+    "seed": {"raw", "records", "results"} | TRAINING,
     "data": {"raw"},
     "data.quality": {"records"},
     "data.split": {"records"},
@@ -42,8 +46,11 @@ READ_BY: dict[str, set[str]] = {
     "train.group": set(),
     "export": {"model"},
     "evaluate": {"calibration", "results"},
-    "evaluate.confidence": {"calibration", "answers", "results"},
+    "evaluate.confidence": {"calibration", "answers", "benchmarks", "results"},
     "evaluate.max_miss_rate": {"calibration"},
+    "evaluate.benchmark_items": {"benchmarks"},
+    "evaluate.probe_records": {"results"},
+    "evaluate.margin": {"results"},
     "evaluate.questions": {"answers"},
     "evaluate.question_language": {"answers"},
 }
@@ -141,51 +148,3 @@ def test_a_dataset_counts_by_its_content(monkeypatch: pytest.MonkeyPatch, tmp_pa
     (tmp_path / "a.jsonl").write_text('{"prompt": "y", "decision": "DENY"}\n')
     after = fingerprints(config, monkeypatch)
     assert {name for name in before if before[name] != after[name]} == {"sft"}
-
-
-def test_a_model_that_was_judged_before_the_kill_is_not_loaded_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded: list[str] = []
-
-    def load(model: Path, **_: Any) -> str:
-        if model.name == "candidate" and len(loaded) < 2:
-            loaded.append("killed")
-            raise KeyboardInterrupt
-        loaded.append(model.name)
-        return model.name
-
-    monkeypatch.setattr(steps.Judge, "load", load)
-    monkeypatch.setattr(steps, "evaluate_decisions", lambda judge, *_, **__: {"judge": judge})
-    context = SimpleNamespace(config=Config(), reporter=Reporter())
-
-    def judge_both() -> list[Any]:
-        journal = Journal(tmp_path / "j.jsonl")
-        given = cast("Any", context)
-        models = [tmp_path / name for name in ("base", "candidate")]
-        return [steps._judged(given, model.name, model, [], journal) for model in models]
-
-    with pytest.raises(KeyboardInterrupt):
-        judge_both()
-    assert judge_both() == [{"judge": "base"}, {"judge": "candidate"}]
-    assert loaded == ["base", "killed", "candidate"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "limit", "reason"),
-    [
-        ({}, 2048, None),
-        ({"questions": 0}, 2048, "evaluate.questions is 0"),
-        ({"question_language": "all"}, 300, "and the model reads 300"),
-    ],
-)
-def test_questions_are_left_out_where_none_is_wanted_or_fits(
-    settings: dict[str, Any], limit: int, reason: str | None, tokenizer: Any
-) -> None:
-    base = SimpleNamespace(
-        load_tokenizer=lambda: tokenizer,
-        read_config=lambda: tiny_model(max_position_embeddings=limit).config,
-    )
-    context = SimpleNamespace(config=parse_config({"evaluate": settings}, where="t"), base=base)
-    told = steps._cannot_answer(cast("Any", context))
-    assert (reason or "None") in str(told)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,7 +40,6 @@ def run(
     overrides = list(set_ or []) + (["data.skip_bad=true"] if skip_bad else [])
     settings = load_settings(config, overrides)
 
-    from aegis.evaluate.report import bound_sentences, comparison_rows
     from aegis.pipeline import run_pipeline
 
     session = run_pipeline(
@@ -52,17 +51,35 @@ def run(
     if json:
         print_json(session.to_json())
         return
-    results = session.folder / "results"
-    base, candidate = (
-        json_.loads((results / name / "metrics.json").read_text(encoding="utf-8"))
-        for name in ("base", "candidate")
-    )
+    _print_results(session.folder / "results", title=f"{session.session_id}: completed")
+    for name in ("model", "adapter", "report.html"):
+        echo(f"{Path(name).stem:8} {Path(settings.runs) / 'latest' / name}")
+
+
+def _print_results(folder: Path, *, title: str) -> None:
+    """Print decisions of base and candidate, of their peers, and what became of the base."""
+    from aegis.evaluate.comparison_report import SHORT_COLUMNS, read_comparison, short_cells
+    from aegis.evaluate.judges import JUDGE_COLUMNS, judge_rows
+    from aegis.evaluate.report import bound_sentences, comparison_rows
+
+    results = {path.parent.name: path for path in sorted(folder.glob("*/metrics.json"))}
+    judged = {name: _read(path) for name, path in results.items()}
+    base, candidate = judged.pop("base"), judged.pop("candidate")
     rows = [
         (row.name, f"{row.base} {row.base_interval}", f"{row.candidate} {row.candidate_interval}")
         for row in comparison_rows(base, candidate)
     ]
-    columns = ("held-out decisions", "base", "candidate")
-    print_table(columns, rows, title=f"{session.session_id}: completed")
+    print_table(("held-out decisions", "base", "candidate"), rows, title=title)
+    print_table(JUDGE_COLUMNS, judge_rows(base, candidate, list(judged.values())))
     echo("\n".join(bound_sentences(candidate)))
-    for name in ("model", "adapter", "report.html"):
-        echo(f"{Path(name).stem:8} {Path(settings.runs) / 'latest' / name}")
+    if comparison := read_comparison(folder / "comparison.json"):
+        changes = [short_cells(row, paired_models=False) for row in comparison.tasks]
+        print_table(SHORT_COLUMNS, changes)
+        echo("\n".join(comparison.sentences))
+
+
+def _read(metrics: Path) -> dict[str, Any]:
+    """Return the results in a folder, items included."""
+    lines = (metrics.parent / "items.jsonl").read_text(encoding="utf-8").splitlines()
+    items = [json_.loads(line) for line in lines]
+    return {**json_.loads(metrics.read_text(encoding="utf-8")), "items": items}

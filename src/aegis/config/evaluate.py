@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from aegis.config.settings import AtLeastOne, Count, HalfShare, OpenShare, Settings
+from aegis.config.settings import AtLeastOne, Count, HalfShare, OpenShare, Points, Settings
 
 
 class EvaluateSettings(Settings):
@@ -25,3 +25,12 @@ class EvaluateSettings(Settings):
     takes longer and narrows the intervals."""
     question_language: Literal["en", "ja", "all"] = "en"
     """Language of these questions; `all` takes both, for a base that reads Japanese."""
+    benchmark_items: Count = 80
+    """Shipped items with choices that base and candidate are asked of each plain task (facts,
+    sense, grammar, Japanese); more narrow the intervals, 0 asks none."""
+    probe_records: Count = 1000
+    """Training prompts that a linear probe on the frozen base learns from, to stand beside the
+    candidate; more make it a stronger peer and take longer, 0 leaves it out."""
+    margin: Points = 5.0
+    """Points; where the report compares base and candidate, a smaller loss counts as none. Lower
+    needs more items before anything is said to have held."""

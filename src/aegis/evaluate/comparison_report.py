@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from aegis.evaluate.charts import draw_changes, draw_heat_map, draw_waterfall
 from aegis.evaluate.compare import Change, Comparison
 from aegis.evaluate.page import Page, Section
@@ -24,6 +26,7 @@ COLUMNS = (
     "verdict",
 )
 SHORT_COLUMNS = ("task", "n", "base → candidate", "Δ points", "Holm p", "verdict")
+_COMPARISON = TypeAdapter(Comparison)
 _DETAILS = ("task", "test", "relative", "p", "BH p", "paired t p", "McNemar p", "bootstrap")
 _DETAILS += ("p of non-inferiority", "needs items")
 
@@ -75,6 +78,11 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
         (staging / "comparison.json").write_text(content, encoding="utf-8")
         (staging / "report.md").write_text(page.markdown(), encoding="utf-8")
         (staging / "report.html").write_text(page.html(), encoding="utf-8")
+
+
+def read_comparison(path: Path) -> Comparison | None:
+    """Read a `comparison.json`; None where there is none."""
+    return _COMPARISON.validate_json(path.read_bytes()) if path.is_file() else None
 
 
 def _sections(comparison: Comparison, figures: Sequence[Path]) -> Iterator[Section]:

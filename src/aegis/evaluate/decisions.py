@@ -13,13 +13,16 @@ import numpy as np
 from aegis import __version__
 from aegis.data.records import Record
 from aegis.engine.judge import Judge
+from aegis.engine.verdict import Verdict
 from aegis.evaluate.calibrate import RATES, miss_bound, unsafe_groups
-from aegis.evaluate.metrics import Judged, decision_metrics
+from aegis.evaluate.metrics import Judged, decision_metrics, unsafe_auc
 from aegis.evaluate.reliability import details
 from aegis.model.calibration import Calibration
 from aegis.runs.reporter import bar
 from aegis.storage.files import fingerprint, to_json
 from aegis.storage.journal import Remember, compute_anew
+
+UNCALIBRATED = Calibration()
 
 
 def evaluate_decisions(
@@ -30,7 +33,7 @@ def evaluate_decisions(
     label: str = "judging",
     remember: Remember = compute_anew,
 ) -> dict[str, Any]:
-    """Return metrics over all records and per language, and every item.
+    """Judge the records; return metrics over all and per language, and every item.
 
     Args:
         remember: gives the batches that were judged before.
@@ -38,7 +41,25 @@ def evaluate_decisions(
     with bar(label, len(records)) as advance:
         prompts, names = [item.prompt for item in records], [item.id for item in records]
         verdicts = judge.judge(prompts, names=names, on_batch=advance, remember=remember)
+    name = "decision head" if judge.head else "likelihood of a letter"
     calibration = judge.head.calibration if judge.head else Calibration()
+    return decision_results(records, verdicts, name, calibration, confidence=confidence)
+
+
+def decision_results(
+    records: Sequence[Record],
+    verdicts: Sequence[Verdict],
+    judge: str,
+    calibration: Calibration = UNCALIBRATED,
+    *,
+    confidence: float = 0.95,
+) -> dict[str, Any]:
+    """Return the same of verdicts that are there.
+
+    Args:
+        judge: what decided, in words.
+        calibration: that the verdicts obey.
+    """
     judged = Judged.of(records, verdicts)
     languages = np.array([record.language for record in records])
     per_language = {
@@ -49,11 +70,12 @@ def evaluate_decisions(
         "schema": 1,
         "task": "decisions",
         "aegis_version": __version__,
-        "judge": "decision head" if judge.head else "likelihood of a letter",
+        "judge": judge,
         "calibration": asdict(calibration),
         "ms_per_prompt": float(np.mean([verdict.ms for verdict in verdicts])),
         **decision_metrics(judged, confidence=confidence),
         **details(records, judged, confidence=confidence),
+        "unsafe_auc": unsafe_auc(judged, confidence),
         "miss_bound": miss_bound(judged, unsafe_groups(records), confidence),
         "most_probable": _rates_without_threshold(judged, calibration, confidence),
         "per_language": per_language,
@@ -81,7 +103,7 @@ def _rates_without_threshold(
         return None
     likeliest = Judged.likeliest(judged.truth, judged.probability)
     metrics = decision_metrics(likeliest, confidence=confidence)
-    return {name: metrics[name] for name in RATES}
+    return {name: metrics[name] for name in (*RATES, "accuracy", "macro_f1")}
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +73,7 @@ def _parse(path: Path) -> Any:
     try:
         if (size := path.stat().st_size) > _MOST_BYTES:
             raise UnreadableError(f"{size >> 20:,} MiB, more than {_MOST_BYTES >> 20} MiB")
-        data = path.read_bytes()
+        data = _inspect_header(path) if path.suffix == ".eval" else path.read_bytes()
         if path.suffix == ".jsonl":
             return [json.loads(line) for line in data.splitlines() if line.strip()]
         return json.loads(data)
@@ -84,6 +86,22 @@ def _parse(path: Path) -> Any:
         raise UnreadableError(f"not valid JSON ({error.msg}, {where})") from error
     except ValueError as error:  # bytes that are no text, a number of too many digits
         raise UnreadableError(f"not valid JSON ({str(error)[:80]})") from error
+
+
+def _inspect_header(path: Path) -> bytes:
+    """Return what stands in inspect-ai's archive of a log beside the samples."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            part = archive.getinfo("header.json")
+            if part.file_size > _MOST_BYTES:
+                raise UnreadableError(f"{part.file_size >> 20:,} MiB of figures")
+            return archive.read(part)
+    except KeyError as error:
+        raise UnreadableError("an inspect log without an end") from error
+    except NotImplementedError as error:
+        raise UnreadableError(f"{error}; run: inspect log convert --to json") from error
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
+        raise UnreadableError(f"no log of inspect ({error})") from error
 
 
 def _benchmarks(raw: Any, path: Path) -> Iterator[ForeignScore] | None:

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
+from sklearn.metrics import (
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
 
 from aegis.data.records import Record
 from aegis.protocol.decisions import NAMES, UNSAFE, Decision
@@ -18,7 +24,7 @@ if TYPE_CHECKING:  # it imports torch, which takes seconds
     from aegis.engine.verdict import Verdict
 
 _CLASSES = list(range(len(NAMES)))
-_RESAMPLES = 2000
+_RESAMPLES, _AUC_RESAMPLES = 2000, 400
 BINS = 15
 _ZERO: Any = 0  # sklearn's stubs know only the textual choices
 
@@ -157,6 +163,26 @@ def paired_difference(first: np.ndarray, second: np.ndarray, confidence: float) 
     (p, q), ((p_low, p_high), (q_low, q_high)) = shares, ends
     low, high = p - q - reach(p - p_low, q_high - q), p - q + reach(p_high - p, q - q_low)
     return {"value": p - q, "n": n, "interval": [low, high]}
+
+
+def unsafe_auc(judged: Judged, confidence: float, *, seed: int = 0) -> dict[str, Any]:
+    """Return how often an unsafe record has a lower P(ALLOW) than a harmless one, whatever the
+    threshold; the interval is a percentile bootstrap over items of either kind."""
+    chance, harmless = judged.probability[:, Decision.ALLOW], judged.truth == Decision.ALLOW
+    good, bad = chance[harmless], chance[judged.unsafe]
+    n = len(good) + len(bad)
+    if not (len(good) and len(bad)):
+        return {"value": None, "n": n, "interval": None}
+    rng, labels = np.random.default_rng(seed), np.repeat([1, 0], [len(good), len(bad)])
+
+    def drawn(values: np.ndarray) -> np.ndarray:
+        return values[rng.integers(0, len(values), len(values))]
+
+    draws = [roc_auc_score(labels, np.r_[drawn(good), drawn(bad)]) for _ in range(_AUC_RESAMPLES)]
+    tail = 50 * (1 - confidence)
+    ends = np.percentile(draws, [tail, 100 - tail]).tolist()
+    value = float(roc_auc_score(labels, np.r_[good, bad]))
+    return {"value": value, "n": n, "interval": ends}
 
 
 def _per_class(

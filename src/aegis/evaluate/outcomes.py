@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from aegis.errors import DataError
+from aegis.evaluate.answers import ANSWERS_FILE
 from aegis.evaluate.results import SCHEMA, BenchmarkRun, TaskResult, load_run
 from aegis.inputs.strict_json import json_lines, parse_object
 from aegis.protocol.decisions import NAMES, UNSAFE, Decision
 from aegis.runs.record import locate
 from aegis.storage.files import fingerprint, hash_file
 
-_ITEMS = "items.jsonl"
+_ITEMS, _PAIR = "items.jsonl", ("base", "candidate")
 _UNSAFE = {decision.name for decision in UNSAFE}
 _WRITERS = "`aegis evaluate benchmarks`, `aegis evaluate decisions` or `aegis run`"
 Key = tuple[str, ...]
@@ -89,14 +91,46 @@ def _load(path: Path) -> list[ModelOutcomes]:
         raise DataError(f"{path}: is no folder; give one that {_WRITERS} wrote")
     if (folder / _ITEMS).is_file():
         return [_decisions(folder)]
-    for parent in (folder, folder / "results"):
-        if all((parent / name / _ITEMS).is_file() for name in ("base", "candidate")):
-            return [_decisions(parent / name) for name in ("base", "candidate")]
+    if _holds_pair(folder):
+        return run_models(folder)
+    if _holds_pair(folder / "results"):
+        parts = (folder / "benchmarks", folder / "answers" / ANSWERS_FILE)
+        benchmarks, answers = (part if part.exists() else None for part in parts)
+        return run_models(folder / "results", benchmarks=benchmarks, answers=answers)
     folders = {part.parent for part in (*folder.glob("*.json"), *folder.glob("*/*.json"))}
     held = sorted(part for part in folders if _holds_benchmarks(part))
     if not held:
         raise DataError(f"{path}: holds no results; give a folder that {_WRITERS} wrote")
     return _base_first([_benchmarks(load_run(part)) for part in held])
+
+
+def run_models(
+    results: Path, *, benchmarks: Path | None = None, answers: Path | None = None
+) -> list[ModelOutcomes]:
+    """Return the base and the candidate of a run.
+
+    Args:
+        results: decisions of both, in `base/` and `candidate/`.
+        benchmarks: results of benchmarks, likewise.
+        answers: to plain questions, of both in one file.
+
+    Raises:
+        DataError: if one cannot be read.
+    """
+    models = []
+    for name in _PAIR:
+        model = _decisions(results / name)
+        tasks = dict(model.tasks)
+        if answers is not None:
+            tasks["plain questions"] = _answers(answers, name)
+        if benchmarks is not None:
+            tasks |= _benchmarks(load_run(benchmarks / name)).tasks
+        models.append(replace(model, tasks=tasks))
+    return models
+
+
+def _holds_pair(folder: Path) -> bool:
+    return all((folder / name / _ITEMS).is_file() for name in _PAIR)
 
 
 def _holds_benchmarks(folder: Path) -> bool:
@@ -158,6 +192,22 @@ def _benchmark(result: TaskResult) -> TaskOutcomes:
         )
     asked = {"version": task.version, "shots": str(task.shots), "scoring": task.scoring}
     return TaskOutcomes(result.main, asked, items)
+
+
+def _answers(path: Path, name: str) -> TaskOutcomes:
+    """Return which plain questions a model answered rightly; one that it withholds counts as
+    wrong."""
+    items = dict[Key, Outcome]()
+    try:
+        for item in json.loads(path.read_bytes())["items"]:
+            key, asked = (str(item["id"]),), fingerprint(item["question"])[:16]
+            score = float(item[name]["right"])
+            items[key] = Outcome(score, asked, str(item["language"]), key[0])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: no answers to plain questions ({error}); run `aegis run` again"
+        ) from error
+    return TaskOutcomes("right", {}, items)
 
 
 def _decisions(folder: Path) -> ModelOutcomes:

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
-from scipy.stats import binomtest
 
 from aegis.evaluate.answers import ANSWERED
+from aegis.evaluate.compare import Comparison
+from aegis.evaluate.comparison_report import COLUMNS, cells
+from aegis.evaluate.judges import JUDGE_COLUMNS, format_measure, judge_rows, paired
+from aegis.evaluate.page import markdown_table, plain
 from aegis.protocol.decisions import NAMES
 
 MEASURES = (
@@ -46,6 +49,9 @@ class RunReport:
         statistics: of the records.
         decision_figures, training_figures: PNG files; those that are not there are left out.
         answers: to plain questions, as `compare_answers` returns them.
+        comparison: of base and candidate on all that both were asked.
+        changes: its picture.
+        peers: results of what else decides about the same records.
     """
 
     session_id: str
@@ -57,6 +63,9 @@ class RunReport:
     decision_figures: Sequence[Path] = ()
     training_figures: Sequence[Path] = ()
     answers: dict[str, Any] | None = None
+    comparison: Comparison | None = None
+    changes: Sequence[Path] = ()
+    peers: Sequence[dict[str, Any]] = ()
 
     def html(self) -> str:
         """Render one HTML file with its pictures inside."""
@@ -88,7 +97,13 @@ class RunReport:
             figures={
                 "decisions": _inline(self.decision_figures),
                 "training": _inline(self.training_figures),
+                "changes": _inline([path for path in self.changes if path.suffix == ".png"]),
             },
+            changes=change_rows(self.comparison),
+            change_columns=COLUMNS,
+            comparison=self.comparison,
+            judge_columns=JUDGE_COLUMNS,
+            judge_rows=judge_rows(self.base, self.candidate, self.peers),
             certificate=self._certificate(),
             answers=self._answers(),
             bound=bound_sentences(self.candidate),
@@ -105,16 +120,27 @@ class RunReport:
         comparison, certificate = self._paired(), self._certificate()
         rows = _lines(comparison_rows(self.base, self.candidate))
         return (
-            f"# AEGIS report {self.session_id}\n\n"
+            f"# AEGIS report {self.session_id}\n\n{self._changes_markdown()}"
             f"Held-out test split, n = {self.candidate['n']}.\n\n"
             f"| measure | base | candidate |\n|---|---|---|\n{rows}\n"
             f"Right only with the candidate: {comparison['gained']}; only with the base: "
             f"{comparison['lost']} (exact McNemar p = {comparison['p']}).\n\n"
-            f"{self._threshold_markdown()}{self._slices_markdown()}"
+            f"{self._peers_markdown()}{self._threshold_markdown()}{self._slices_markdown()}"
             f"Folding ({certificate['dtype']}, {certificate['probes']} probes): "
             f"max abs logit difference {certificate['max_abs_logit_difference']}, "
             f"KL {certificate['kl']}, top-1 agreement {certificate['top1_agreement']}.\n"
         ) + self._answers_markdown()
+
+    def _changes_markdown(self) -> str:
+        if not self.comparison:
+            return ""
+        rows = change_rows(self.comparison)
+        sentences = "\n\n".join(map(plain, self.comparison.sentences))
+        return f"{sentences}\n\n{markdown_table(COLUMNS, rows)}\n\n"
+
+    def _peers_markdown(self) -> str:
+        rows = judge_rows(self.base, self.candidate, self.peers)
+        return f"## Beside other judges\n\n{markdown_table(JUDGE_COLUMNS, rows)}\n\n"
 
     @property
     def _twins(self) -> dict[str, Any]:
@@ -189,6 +215,11 @@ def comparison_rows(base: dict[str, Any], candidate: dict[str, Any]) -> list[Mea
     for key, name in (("nll", "negative log likelihood"), ("brier", "Brier score"), ("ece", "ECE")):
         rows.append(MeasureRow(name, f"{base[key]:.3f}", "", f"{candidate[key]:.3f}", ""))
     return rows
+
+
+def change_rows(comparison: Comparison | None) -> list[tuple[str, ...]]:
+    """Format what became of the base on each task."""
+    return [cells(row, paired_models=False) for row in comparison.tasks] if comparison else []
 
 
 def threshold_rows(results: dict[str, Any]) -> list[MeasureRow]:
@@ -291,33 +322,6 @@ def shown_reply(reply: dict[str, Any]) -> str:
     """Return a reply with its mark, and what became of it where it is not the model's own."""
     became = "" if reply["outcome"] == ANSWERED else f"({reply['outcome']}) "
     return f"{'✓' if reply['right'] else '✗'} {became}{reply['text']}"
-
-
-def paired(base: Sequence[dict[str, Any]], candidate: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Count the items that only one of the two got right; p is the exact McNemar test's.
-
-    Raises:
-        ValueError: if the two did not judge the same items.
-    """
-    gained = lost = 0
-    for one, two in zip(base, candidate, strict=True):
-        if one["id"] != two["id"]:
-            raise ValueError(
-                f"the two results judge different items: {one['id']!r} and {two['id']!r}"
-            )
-        first, second = (item["predicted"] == item["truth"] for item in (one, two))
-        gained += second and not first
-        lost += first and not second
-    p = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
-    return {"gained": gained, "lost": lost, "p": float(p)}
-
-
-def format_measure(measure: dict[str, Any], key: str) -> tuple[str, str]:
-    """Return value and interval as text; "absent" where the data could not give it."""
-    value, interval = measure.get(key), measure.get("interval")
-    if value is None:
-        return "absent", ""
-    return f"{value:.3f}", f"[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
 
 
 def _lines(rows: Sequence[MeasureRow]) -> str:

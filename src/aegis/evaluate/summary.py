@@ -131,7 +131,7 @@ def _files(folder: Path) -> Iterator[Path]:
         for name in sorted(names):
             path = Path(parent) / name
             known = name not in _NO_RESULTS and not name.endswith(".index.json")
-            if (known and path.suffix == ".json") or _is_bench(path):
+            if (known and path.suffix in (".json", ".eval")) or _is_bench(path):
                 count += 1
                 if count > _MOST_FILES:
                     raise DataError(f"{folder}: holds more than {_MOST_FILES:,} files; split it")

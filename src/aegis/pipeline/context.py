@@ -72,3 +72,8 @@ class StepContext:
         for _ in range(round(seconds)):
             self.interrupt.check()
             time.sleep(1)
+
+
+def base_content(context: StepContext) -> str:
+    """Return what stands for the base in the fingerprints of steps that read it."""
+    return context.base.fingerprint

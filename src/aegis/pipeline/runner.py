@@ -208,6 +208,6 @@ class Runner:
 def _remove_journals(folder: Path, step: str) -> None:
     """Remove what a finished step had worked out on the way; not what another has."""
     with contextlib.suppress(OSError):  # absent, or it holds snapshots
-        for path in folder.glob(f"{step}.*.jsonl"):
+        for path in folder.glob(f"{step}.*"):
             path.unlink()
         folder.rmdir()

@@ -11,40 +11,23 @@ from typing import Any
 
 from aegis.config import Config
 from aegis.data.mixture import mix, mixture_identity
-from aegis.data.records import Record
 from aegis.data.sources.generate.calls import Calls
 from aegis.data.sources.generate.ledger import Ledger
 from aegis.data.sources.generate.local import LocalBackend
 from aegis.data.stage import read_pairs, read_split, source_files, write_raw, write_records
 from aegis.engine.generate import BaseSampler
-from aegis.engine.judge import Judge
-from aegis.engine.response_grammar import Limits
 from aegis.errors import DataError
-from aegis.evaluate.answers import (
-    ANSWERS_FILE,
-    QUESTIONS_FILE,
-    Question,
-    compare_answers,
-    plain_questions,
-    spread,
-)
-from aegis.evaluate.decisions import evaluate_decisions, write_results
-from aegis.evaluate.figures import draw_decisions
-from aegis.evaluate.replies import load_answering, load_chat, replies
-from aegis.evaluate.report import RunReport
-from aegis.export.certificate import CERTIFICATE_FILE
 from aegis.export.fold import prepare, write_model
 from aegis.model.adapter_folder import read_card
 from aegis.model.base import context_length
-from aegis.model.device import release_memory
 from aegis.model.prompt import PromptEncoder
 from aegis.pipeline.calibration import apply_calibration, write_calibration
-from aegis.pipeline.context import StepContext
+from aegis.pipeline.context import StepContext, base_content
+from aegis.pipeline.evaluation import ANSWERS, BENCHMARKS, RESULTS
 from aegis.pipeline.step import Stage, Step
 from aegis.runs.events import Reporter
 from aegis.runs.trackers import open_trackers
-from aegis.storage.files import hash_file, require_space, to_json
-from aegis.storage.journal import Journal
+from aegis.storage.files import hash_file, require_space
 from aegis.train.services import TrainServices
 from aegis.train.snapshot_policy import SnapshotPolicy
 from aegis.train.stage import (
@@ -59,7 +42,6 @@ from aegis.train.state import random_state_kept
 from aegis.train.teacher import read_answers
 
 _MIB = 1 << 20
-_FIGURES = ("learning_curve.png", "alpha.png", "phase_transition.png", "ppo.png")
 # Everything under `train` but what another step is for, and the datasets, which are an input.
 _SFT_SETTINGS = (
     *("epochs", "batch_tokens", "max_length", "thinking_records", "thinking_tokens"),
@@ -78,7 +60,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
         Stage("so8t_ppo_training", training_steps(config), check=_check_pairs),
         Stage(
             "aegis_v2_integration",
-            (_MODEL, _CALIBRATION, _ANSWERS, _RESULTS),
+            (_MODEL, _CALIBRATION, ANSWERS, BENCHMARKS, RESULTS),
             published={"report": "results/report.html", "report_markdown": "results/report.md"},
         ),
     )
@@ -91,7 +73,7 @@ def training_steps(config: Config) -> tuple[Step, ...]:
     sft = Step(
         "sft",
         6,
-        (_base_content, "records", _datasets_content, *(("teacher",) if taught else ())),
+        (base_content, "records", _datasets_content, *(("teacher",) if taught else ())),
         ("model", "seed", *(f"train.{name}" for name in _SFT_SETTINGS)),
         _train_sft,
         artifact="adapter" if algorithm == "sft" else "sft",
@@ -121,10 +103,6 @@ def training_steps(config: Config) -> tuple[Step, ...]:
         metrics=lambda folder: read_card(folder).training[algorithm]["metrics"],
     )
     return (*teacher, sft, policy) if algorithm == "dpo" else (*teacher, sft, reward, policy)
-
-
-def _base_content(context: StepContext) -> str:
-    return context.base.fingerprint
 
 
 def _sources_content(context: StepContext) -> list[str]:
@@ -271,92 +249,6 @@ def _fold(context: StepContext, folder: Path) -> None:
     )
 
 
-def _questions(context: StepContext) -> list[Question]:
-    settings = context.config.evaluate
-    language = None if settings.question_language == "all" else settings.question_language
-    return spread(plain_questions(part="report", language=language), settings.questions)
-
-
-def _questions_content(_: StepContext) -> str:
-    return hash_file(QUESTIONS_FILE)
-
-
-def _cannot_answer(context: StepContext) -> str | None:
-    if not (questions := _questions(context)):
-        return "evaluate.questions is 0: no plain questions asked"
-    encoder = PromptEncoder(context.base.load_tokenizer(), context.config.model.system_prompt)
-    needed = max(len(encoder.ids(each.question)) for each in questions) + Limits().total
-    limit = context_length(context.base.read_config())
-    told = f"no plain questions asked: with an answer they have {needed} tokens"
-    return f"{told}, and the model reads {limit}" if needed > limit else None
-
-
-def _answer(context: StepContext, folder: Path) -> None:
-    questions, model, journal = _questions(context), context.artifact("model"), context.journal()
-    trusted = context.config.model.trust_remote_code
-    loads = {
-        "base": lambda: load_chat(context.base),
-        "candidate": lambda: load_answering(model, trust_remote_code=trusted),
-    }
-    base, candidate = (
-        replies(questions, load, label=f"answering: {name}", remember=journal)
-        for name, load in loads.items()
-    )
-    confidence = context.config.evaluate.confidence
-    answers = compare_answers(questions, base, candidate, confidence=confidence)
-    (folder / ANSWERS_FILE).write_text(to_json(answers), encoding="utf-8")
-    context.reporter.message(
-        f"{answers['n']} plain questions: the base answers {answers['base']['value']:.3f} of them "
-        f"right, the candidate {answers['candidate']['value']:.3f}"
-    )
-
-
-def _evaluate(context: StepContext, folder: Path) -> None:
-    test, results = read_split(context.artifact("records"), "test"), {}
-    figures: list[Path] = []
-    models = {"base": context.base.folder, "candidate": context.artifact("model")}
-    journal = context.journal()
-    for name, model in models.items():
-        results[name] = _judged(context, name, model, test, journal)
-        (folder / name).mkdir()
-        write_results(folder / name, results[name])
-        figures += draw_decisions(folder / name, results[name], title=name)
-        release_memory()
-    adapter, asked = context.artifact("adapter"), context.artifact("answers") / ANSWERS_FILE
-    report = RunReport(
-        session_id=context.session.session_id,
-        base_spec=context.base.spec,
-        base=results["base"],
-        candidate=results["candidate"],
-        certificate=_read_json(context.artifact("model") / CERTIFICATE_FILE),
-        statistics=_read_json(context.artifact("records") / "statistics.json"),
-        answers=_read_json(asked) if "answers" in context.contents else None,
-        decision_figures=figures,
-        training_figures=[path for name in _FIGURES if (path := adapter / name).is_file()],
-    )
-    (folder / "report.html").write_text(report.html(), encoding="utf-8")
-    (folder / "report.md").write_text(report.markdown(), encoding="utf-8")
-
-
-def _judged(
-    context: StepContext, name: str, model: Path, test: list[Record], journal: Journal
-) -> dict[str, Any]:
-    """Return the results of a model, which is judged from the last batch in the journal on."""
-    settings, trusted = context.config.evaluate, context.config.model.trust_remote_code
-
-    def judge() -> dict[str, Any]:
-        context.reporter.message(f"judging {len(test)} held-out records with the {name}")
-        return evaluate_decisions(
-            Judge.load(model, batch_tokens=settings.batch_tokens, trust_remote_code=trusted),
-            test,
-            confidence=settings.confidence,
-            label=f"judging: {name}",
-            remember=lambda key, compute: journal(f"{name} {key}", compute),
-        )
-
-    return journal(name, judge)
-
-
 def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -365,32 +257,16 @@ _RAW_SETTINGS = tuple(
     f"data.{name}"
     for name in ("seed_records", "registers", "records", "pairs", "skip_bad", "generate")
 )
-_RAW = Step("raw", 3, (_sources_content, _base_content), (*_RAW_SETTINGS, "seed"), _collect)
+_RAW = Step("raw", 3, (_sources_content, base_content), (*_RAW_SETTINGS, "seed"), _collect)
 _RECORDS_SETTINGS = ("data.quality", "data.split", "model.system_prompt", "seed")
-_RECORDS = Step("records", 4, (_base_content, "raw"), _RECORDS_SETTINGS, _clean)
-_TEACHER = Step("teacher", 2, (_base_content, "records"), ("train.distillation", "seed"), _teach)
-_MODEL = Step("model", 5, (_base_content, "adapter"), ("export",), _fold)
+_RECORDS = Step("records", 4, (base_content, "raw"), _RECORDS_SETTINGS, _clean)
+_TEACHER = Step("teacher", 2, (base_content, "records"), ("train.distillation", "seed"), _teach)
+_MODEL = Step("model", 5, (base_content, "adapter"), ("export",), _fold)
 _CALIBRATION = Step(
     "calibration",
     1,
-    (_base_content, "model", "records"),
+    (base_content, "model", "records"),
     tuple(f"evaluate.{name}" for name in ("max_miss_rate", "confidence", "batch_tokens")),
     write_calibration,
     settle=apply_calibration,
-)
-_QUESTION_SETTINGS = ("questions", "question_language", "confidence")
-_ANSWERS = Step(
-    "answers",
-    2,
-    (_base_content, "model", "calibration", _questions_content),
-    tuple(f"evaluate.{name}" for name in _QUESTION_SETTINGS),
-    _answer,
-    skip=_cannot_answer,
-)
-_RESULTS = Step(
-    "results",
-    7,
-    (_base_content, "model", "calibration", "records", "answers"),
-    ("evaluate.batch_tokens", "evaluate.confidence"),
-    _evaluate,
 )
