@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from aegis.evaluate.benchmarks.tasks import load_benchmark
 from aegis.runs.reporter import bar
 
 LIMITS = {"arc_easy": 2.0, "arc_challenge": 2.0, "hellaswag": 2.0, "mmlu": 4.0}
+TASKS = (*LIMITS, "winogrande", "gsm8k")  # of the others only the answers count
 ALIKE, CLOSE, ONE_BY_ONE = 0.995, 1.0, 2.0
 Scores = list[list[float]]
 
@@ -41,10 +43,12 @@ def main() -> None:
         "--gguf", type=Path, help="measures a file of the model, f16 for the claim, too"
     )
     parser.add_argument("--data-dir", type=Path, default=Path("../shared/data/bench"))
-    parser.add_argument("--tasks", nargs="*", default=[*LIMITS], choices=[*LIMITS])
+    parser.add_argument("--tasks", nargs="*", default=[*TASKS], choices=TASKS)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--items", type=int, default=32, help="of a round")
     parser.add_argument("--batch-size", type=int, default=16, help="of lm-evaluation-harness")
+    parser.add_argument("--written", type=int, default=20, help="items of GSM8K")
+    parser.add_argument("--no-times", action="store_true", help="the answers alone")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     scorer: Any = name_model(arguments.model, precision="float32").load()
@@ -52,9 +56,16 @@ def main() -> None:
     peer = harness(scorer, arguments.batch_size)
     claims: list[Claim] = []
     for task in arguments.tasks:
+        if task == "gsm8k":
+            claims.append(written_alike(scorer, peer, arguments))
+            continue
         rounds = rounds_of(task, arguments)
-        times, ours, theirs = in_turns(rounds, lambda part: score(scorer, part), peer, name=task)
-        claims += [speed(task, times, LIMITS[task]), *agreement(task, ours, theirs)]
+        times, ours, theirs = in_turns(
+            rounds, lambda part: score(scorer, part), partial(weighed, peer), name=task
+        )
+        if task in LIMITS and not arguments.no_times:
+            claims.append(speed(task, times, LIMITS[task]))
+        claims += agreement(task, ours, theirs)
     if arguments.gguf:
         file = name_model(str(arguments.gguf)).load()
         rounds = rounds_of("hellaswag", arguments)
@@ -62,7 +73,8 @@ def main() -> None:
             rounds, lambda part: score(file, part), lambda part: one_by_one(file, part), name="GGUF"
         )
         folder = [scores for part in rounds for scores in score(scorer, part)]
-        claims.append(speed("GGUF, hellaswag, over one request a choice", times, ONE_BY_ONE))
+        if not arguments.no_times:
+            claims.append(speed("GGUF, hellaswag, over one request a choice", times, ONE_BY_ONE))
         claims.append(alike("GGUF, hellaswag: same choice as the folder", found, folder, 0.99))
     sys.exit(not report(claims, json_path=arguments.json, details={"model": arguments.model}))
 
@@ -136,24 +148,43 @@ def rows_of(scorer: Scorer, items: Sequence[Item]) -> list[Row]:
     ]
 
 
-def harness(scorer: TransformersScorer, batch_size: int) -> Callable[[list[Item]], Scores]:
-    """What lm-evaluation-harness makes of items, with the same model."""
-    from lm_eval.api.instance import Instance
+def harness(scorer: TransformersScorer, batch_size: int) -> Any:
+    """lm-evaluation-harness's `hf` backend with the same model."""
     from lm_eval.models.huggingface import HFLM
 
     make: Any = HFLM
-    peer = make(pretrained=scorer.model, tokenizer=scorer.tokenizer, batch_size=batch_size)
+    return make(pretrained=scorer.model, tokenizer=scorer.tokenizer, batch_size=batch_size)
 
-    def score(items: Sequence[Item]) -> Scores:
-        requests = [
-            Instance("loglikelihood", item.doc, pair, number)
-            for item in items
-            for number, pair in enumerate(item.pairs)
-        ]
-        answers = iter(peer.loglikelihood(requests, disable_tqdm=True))
-        return [[next(answers)[0] for _ in item.pairs] for item in items]
 
-    return score
+def weighed(peer: Any, items: Sequence[Item]) -> Scores:
+    """Log-probabilities as the peer computes them."""
+    from lm_eval.api.instance import Instance
+
+    requests = [
+        Instance("loglikelihood", item.doc, pair, number)
+        for item in items
+        for number, pair in enumerate(item.pairs)
+    ]
+    answers = iter(peer.loglikelihood(requests, disable_tqdm=True))
+    return [[next(answers)[0] for _ in item.pairs] for item in items]
+
+
+def written_alike(scorer: TransformersScorer, peer: Any, arguments: argparse.Namespace) -> Claim:
+    """Whether the same answers are taken out of what both write."""
+    from lm_eval.api.instance import Instance
+
+    items = load_benchmark("gsm8k", data=arguments.data_dir, limit=arguments.written).items
+    same = []
+    with bar("gsm8k", len(items)) as advance:
+        for item in items:
+            settings = {"until": list(item.stops), "do_sample": False}
+            settings["max_gen_toks"] = item.most_tokens
+            request = Instance("generate_until", item.doc, (item.prompt, settings), 0)
+            theirs = peer.generate_until([request], disable_tqdm=True)[0]
+            ours = scorer.write([scorer.ids(item.prompt)], item.stops, item.most_tokens)[0]
+            same.append(float(item.written(ours).extracted == item.written(theirs).extracted))
+            advance()
+    return Claim("gsm8k: same extracted answers", mean(same), 1.0, len(same), floor=True)
 
 
 def speed(name: str, times: Sequence[tuple[float, float]], limit: float) -> Claim:
