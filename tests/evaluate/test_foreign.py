@@ -169,6 +169,25 @@ def test_an_archive_of_inspect_is_read_by_its_header(tmp_path: Path) -> None:
             read_scores(path)
 
 
+def test_an_archive_of_inspect_may_be_compressed_as_it_writes_them(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    text = json.dumps(INSPECT).encode()
+    packed = pyarrow.compress(text, codec="zstd", asbytes=True)
+    path = tmp_path / "one.eval"
+    part = zipfile.ZipInfo("header.json")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("samples/1_epoch_1.json", "{}")
+        archive.writestr(part, packed)
+        part.compress_type, part.file_size = 93, len(text)  # goes into the directory at the end
+    assert read_scores(path)[1] == read(tmp_path, INSPECT)[1]
+    whole = bytearray(path.read_bytes())
+    at = whole.index(packed)
+    whole[at : at + 8] = b"\0" * 8
+    path.write_bytes(whole)
+    with pytest.raises(UnreadableError, match="no log of inspect"):
+        read_scores(path)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

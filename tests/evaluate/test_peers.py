@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,10 @@ def test_the_probe_reads_what_the_base_knows_and_learns_from_training_alone(
     assert probe_verdicts(reader, train, test, most=120, seed=1) != found
 
 
-def test_states_do_not_depend_on_the_batch_and_are_read_once(reader: StateReader) -> None:
+def test_states_do_not_depend_on_the_batch_and_are_read_once(
+    reader: StateReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "autocast", lambda *_: contextlib.nullcontext())
     prompts = [record.prompt * (1 + number % 3) for number, record in enumerate(records(7))]
     kept: dict[str, Any] = {}
 

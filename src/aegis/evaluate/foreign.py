@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 from aegis.evaluate.results import SCHEMA
 
 _MOST_BYTES, _MOST_SCORES, _MOST_CHARACTERS = 1 << 26, 10_000, 200
+_ZSTD = 93  # of the zip format
 _MEASURES = ("accuracy", "macro_f1", "miss_rate", "over_refusal_rate")
 _METRICS = {"acc", "acc_norm", "accuracy", "exact_match", "em", "f1", "macro_f1", "score", "mean"}
 _METRICS |= {"bleu", "rouge", "rougeL", "mcc", "perplexity", "pass@1", "value", "brier", "auc"}
@@ -95,13 +97,29 @@ def _inspect_header(path: Path) -> bytes:
             part = archive.getinfo("header.json")
             if part.file_size > _MOST_BYTES:
                 raise UnreadableError(f"{part.file_size >> 20:,} MiB of figures")
-            return archive.read(part)
+            return _zstandard(path, part) if part.compress_type == _ZSTD else archive.read(part)
     except KeyError as error:
         raise UnreadableError("an inspect log without an end") from error
-    except NotImplementedError as error:
-        raise UnreadableError(f"{error}; run: inspect log convert --to json") from error
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
+    except ImportError as error:
+        told = "compressed as Zstandard; run: pip install pyarrow"
+        raise UnreadableError(told) from error
+    except (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError) as error:
         raise UnreadableError(f"no log of inspect ({error})") from error
+
+
+def _zstandard(path: Path, part: zipfile.ZipInfo) -> bytes:
+    """Return a part that Python's own zipfile cannot decompress, as inspect-ai writes them."""
+    import pyarrow
+
+    with path.open("rb") as file:
+        file.seek(part.header_offset)
+        *_, name, extra = struct.unpack("<4s5H3L2H", file.read(30))
+        file.seek(name + extra, 1)
+        packed = file.read(part.compress_size)
+    try:
+        return pyarrow.decompress(packed, part.file_size, codec="zstd", asbytes=True)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise UnreadableError(f"no log of inspect ({str(error)[:80]})") from error
 
 
 def _benchmarks(raw: Any, path: Path) -> Iterator[ForeignScore] | None:
