@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from aegis import pipeline
-from aegis.cli.run import run
+from aegis.cli.run import _print_results, run
 from aegis.errors import DataError
+from aegis.evaluate.decisions import write_results
+from tests.evaluate.test_compare import three_verdicts
+from tests.evaluate.test_report import BASE, CANDIDATE
 
 
 def test_the_run_carries_the_call_that_goes_on_with_it(
@@ -47,3 +50,21 @@ def test_records_are_read_before_torch_is(
     config.write_text(f"data: {{{setting}}}\n", encoding="utf-8")
     with pytest.raises(DataError, match="none: cannot be read"):
         run(config)
+
+
+def test_the_last_tables_say_what_became_of_the_base(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    comparison = three_verdicts()
+    for name, judged in (("base", BASE), ("candidate", CANDIDATE), ("words", BASE)):
+        (tmp_path / name).mkdir()
+        write_results(tmp_path / name, {**judged, "judge": f"a judge {name}"})
+    _print_results(tmp_path, title="t")
+    assert "got worse" not in capsys.readouterr().out
+    text = json.dumps(comparison.to_json())
+    (tmp_path / "comparison.json").write_text(text, encoding="utf-8")
+    _print_results(tmp_path, title="t")
+    told = capsys.readouterr().out
+    assert comparison.sentences[0] in " ".join(told.split())
+    for word in ("macro F1", "judge words", "judge base", "15 / 0", "cannot tell"):
+        assert word in told

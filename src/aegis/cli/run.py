@@ -70,7 +70,11 @@ def _print_results(folder: Path, *, title: str) -> None:
         for row in comparison_rows(base, candidate)
     ]
     print_table(("held-out decisions", "base", "candidate"), rows, title=title)
-    print_table(JUDGE_COLUMNS, judge_rows(base, candidate, list(judged.values())))
+    judges = judge_rows(base, candidate, list(judged.values()))
+    values = [
+        (name, *(cell.partition(" ")[0] for cell in row), told) for name, *row, told in judges
+    ]
+    print_table(JUDGE_COLUMNS, values)
     echo("\n".join(bound_sentences(candidate)))
     if comparison := read_comparison(folder / "comparison.json"):
         changes = [short_cells(row, paired_models=False) for row in comparison.tasks]
