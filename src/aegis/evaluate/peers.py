@@ -122,7 +122,7 @@ def probe_verdicts(
 def words_verdicts(head: LexicalHead, test: Sequence[Record]) -> list[Verdict]:
     """Return what the n-grams alone decide."""
     begun = time.perf_counter()
-    logits = head.logits([record.prompt for record in test])
+    logits = head.logits([record.prompt for record in test]).astype(float)
     each = 1000 * (time.perf_counter() - begun) / len(test)
     return verdicts(logits, np.full(len(test), each))
 
