@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aegis.data.personal import find_personal, mask_everywhere, mask_personal_data
-from tests.data.personal.labelled import labelled_strings
+from tests.data.personal.labelled import VARIANTS, labelled_strings
 from tests.data.personal.scores import score
 
 ALPHABET = (
@@ -62,6 +62,13 @@ def test_the_strings_reach_their_recall_and_precision(held_back: bool, recall: f
     result = score(rows, find_personal)
     assert result.recall >= recall
     assert result.precision >= 0.95
+
+
+def test_forms_found_once_stay_found() -> None:
+    rows = labelled_strings(VARIANTS)
+    missed = [row.text for row in rows if score([row], find_personal).wrong]
+    assert len(rows) > 500
+    assert not missed
 
 
 def test_masked_text_holds_nothing_more() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STRINGS = Path(__file__).with_name("strings.txt")
+VARIANTS = Path(__file__).with_name("variants.txt")
 _MARK = re.compile(r"⟦([A-Z_]+) ([^⟧]*)⟧")
 
 
@@ -43,7 +44,7 @@ def parse(line: str) -> Labelled:
     return Labelled(text + line[at:], tuple(spans))
 
 
-def labelled_strings() -> list[Labelled]:
-    """Read all of them."""
-    lines = STRINGS.read_text(encoding="utf-8").splitlines()
+def labelled_strings(path: Path = STRINGS) -> list[Labelled]:
+    """Read all of a file's."""
+    lines = path.read_text(encoding="utf-8").splitlines()
     return [parse(line) for line in lines if line and not line.startswith("#")]

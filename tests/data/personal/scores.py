@@ -20,6 +20,10 @@ class Score:
     right: int
 
     @property
+    def wrong(self) -> int:
+        return self.marked - self.covered + self.found - self.right
+
+    @property
     def recall(self) -> float:
         return self.covered / self.marked
 
