@@ -120,7 +120,8 @@ def write_report(
     counted = [
         (kind, n, _examples(rejects.examples[kind])) for kind, n in rejects.counts.most_common()
     ]
-    totals = {name: sum(values["kinds"].values()) for name, values in (("in", one), ("out", other))}
+    read = steps[0]["in"] if steps else sum(one["kinds"].values())  # with what was no item
+    totals = {"in": read, "out": sum(other["kinds"].values())}
     page = template.render(facets=facets, rejects=counted, steps=steps, totals=totals)
     (folder / REPORT).write_text(page, encoding="utf-8")
 

@@ -36,3 +36,10 @@ def test_weights_and_seed_are_given_as_options(tmp_path: Path) -> None:
     assert 60 < counts["record"] < 90
     done = called("data", "convert", *files, "--weight", "0.5", "-o", str(tmp_path / "x"))
     assert "--weight must be given once for each of the 2 inputs, got 1" in str(done.exception)
+
+
+def test_the_report_counts_what_was_no_item_as_well(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,decision\nx,DENY\ny\n")
+    called("data", "convert", str(tmp_path / "a.csv"), "-o", str(tmp_path / "out"))
+    page = (tmp_path / "out" / "data_report.html").read_text(encoding="utf-8")
+    assert "2 items came in, 1 went out" in page
