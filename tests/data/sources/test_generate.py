@@ -78,6 +78,7 @@ def test_a_folder_is_written_and_gone_on_with(place: Path, aegis: Any) -> None:
     code, out, _ = aegis(*words, "--json")
     told = json.loads(out)
     assert (code, told["finished"], told["requests"], told["interrupted"]) == (0, 3, 24, 0)
+    assert told["cost"] is None, "nobody knows the price"
     records, pairs = rows(place / "out" / "records.jsonl"), rows(place / "out" / "pairs.jsonl")
     assert (len(records), len(pairs)) == (3, 3)
     assert records[0]["provenance"]["backend"] == "codex"

@@ -53,7 +53,7 @@ def summarize(generated: Generated, calls: Calls) -> dict[str, Any]:
         "model": calls.backend.model,
         "requests": spent.requests,
         "tokens": spent.tokens,
-        "cost": round(spent.cost, 6) if spent.cost or not spent.tokens else None,
+        "cost": round(spent.cost, 6) if spent.cost or calls.backend.name == "local" else None,
         "interrupted": calls.ledger.interrupted,
     }
 
