@@ -176,7 +176,8 @@ def test_the_side_that_people_chose_is_chosen(tmp_path: Path) -> None:
     assert max(counts) <= 1.5 * min(counts)
     before, after = result.report["length_before"], result.report["length_after"]
     assert abs(after["longer_wins"] - 0.5) <= min(0.05, abs(before["longer_wins"] - 0.5))
-    rejected = [json.loads(row) for row in (tmp_path / "out/rejected.jsonl").open("rb")]
+    lines = (tmp_path / "out/rejected.jsonl").read_text(encoding="utf-8").splitlines()
+    rejected = [json.loads(line) for line in lines]
     assert 2 * len(pairs) + len(rejected) + len(result.others) == len(items)
     assert all(row["reason"] for row in rejected)
 
