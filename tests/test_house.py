@@ -91,6 +91,7 @@ NO_TEST_OF_ITS_OWN = {
     "protocol/decisions.py": "constants",
     "protocol/fixed_texts.py": "texts",
     "data/sources/__init__.py": "a docstring",
+    "data/sources/web/__init__.py": "a docstring",
     "evaluate/benchmarks/__init__.py": "a docstring",
     "model/calibration.py": "tests/engine/test_verdict.py, where it is read",
     "model/lexical.py": "tests/engine/test_judge.py, with the head that it stands beside",

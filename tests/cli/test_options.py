@@ -33,6 +33,7 @@ ESCAPES = "\x1b[31m\x9b2J\u202e"
 # Where the work of a verb begins: nothing that an option says may be found wrong after it.
 WORK = (
     "aegis.data.sources.generate.run.generate",
+    "aegis.data.sources.web.collect.collect",
     "aegis.engine.judge.Judge.load",
     "aegis.engine.local_thinker.LocalThinker.load",
     "aegis.evaluate.benchmarks.models.name_model",
@@ -47,6 +48,10 @@ WORK = (
     "aegis.train.memory.plan.plan",
 )
 
+SITES = """
+contact: crawl@somewhere.jp
+sites: [{start: [https://a.jp/], licence: CC0-1.0, terms: https://a.jp/terms}]
+"""
 
 GOOD = {
     "--model": "model",
@@ -71,6 +76,7 @@ GOOD = {
     "--tasks": "arc_easy",
     "--inputs": "rows.jsonl",
     "--topics": "topics.jsonl",
+    "--sites": "sites.yaml",
     "--files": "model/gguf/model-Q8_0.gguf",
 }
 UNUSED = (("autostart remove", "--config"), ("audit show", "--keys"))  # or not needed any more
@@ -137,6 +143,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "model" / "config.json").write_text("{}")
     (tmp_path / "model" / "gguf" / "model-Q8_0.gguf").write_text("")
     (tmp_path / "config.yaml").write_text("seed: 1\n")
+    (tmp_path / "sites.yaml").write_text(SITES)
     (tmp_path / "rows.jsonl").write_text('{"prompt": "x", "decision": "ALLOW"}\n')
     (tmp_path / "topics.jsonl").write_text('{"question": "x"}\n')
     (tmp_path / "text").write_text("hello\n")
@@ -212,6 +219,7 @@ def test_mistakes_are_told_before_the_work(
         "think",
         "fold",
         "serve",
+        "data collect",
         "evaluate decisions",
         "evaluate damage",
         "export gguf",

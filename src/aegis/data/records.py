@@ -57,6 +57,7 @@ class Provenance(_Row):
         time: when it was written or fetched, in UTC, as 2026-11-30T12:00:00Z.
         prompt_version: of the prompts that asked for it.
         cost: in US dollars.
+        robots: what robots.txt said when the page was fetched.
     """
 
     source: str | None = None
@@ -67,6 +68,7 @@ class Provenance(_Row):
     time: str | None = None
     prompt_version: str | None = None
     cost: float | None = None
+    robots: str | None = None
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", allow_inf_nan=False)
 

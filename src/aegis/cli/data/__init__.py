@@ -4,12 +4,13 @@ A data folder, which every verb here writes and reads, holds `records.jsonl`, `p
 `plain.jsonl`, `rejected.jsonl` with a reason for each, `statistics.json` and `log.jsonl`.
 """
 
-from aegis.cli.data import clean, convert, generate, pairs, score
+from aegis.cli.data import clean, collect, convert, generate, pairs, score
 from aegis.cli.options import group
 
 app = group("Data: read, collect, generate, clean, score, pair.")
 _VERBS = {
     "clean": (clean.clean, "Mask, filter, remove duplicates, check, balance."),
+    "collect": (collect.collect, "Collect web pages as their owners allow."),
     "convert": (convert.convert, "Read files of any format, merge them, write one."),
     "explain": (clean.explain, "Tell what each step did to an item."),
     "generate": (generate.generate, "Have a model write records about topics."),
