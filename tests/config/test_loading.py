@@ -13,6 +13,8 @@ from aegis.config.explain import OTHER_NAMES, explain
 from aegis.errors import ConfigError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+OF_OTHER_VERBS = {"cluster.yaml", "sites.yaml", "topics_ja.yaml"}
+CONFIGS = sorted(path for path in EXAMPLES.glob("*.yaml") if path.name not in OF_OTHER_VERBS)
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -21,7 +23,7 @@ def written(tmp_path: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_the_examples_load(path: Path) -> None:
     assert load_config(path).base
 
@@ -264,7 +266,7 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
         load_config(tmp_path / "none.yaml")
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_what_is_written_loads_as_the_same(path: Path, tmp_path: Path) -> None:
     config = load_config(path, ["train.datasets=[{path: a.jsonl, weight: 1e-5}]"])
     assert load_config(written(tmp_path, dump_yaml(config))) == config

@@ -124,6 +124,6 @@ def _decoded(path: Path) -> tuple[str, str | None]:
         reason = error.strerror or error
         raise DataError(f"{path}: cannot be read ({reason}); give a file of topics") from error
     except UnicodeDecodeError as error:
-        place = f"{NAMES[codec]} is damaged at byte {error.start}"
+        place = f"{error.encoding} is damaged at byte {error.start}"
         raise DataError(f"{path}: {place}; save the file as UTF-8") from error
     return text, None if codec.startswith("utf-8") else NAMES[codec]

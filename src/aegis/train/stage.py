@@ -178,7 +178,7 @@ def _plain_chat(
     amount = {"weight": taught.weight, "thinking": taught.thinking}
     examples = distilled(encoder, data.answers, data.train, settings, **amount)
     if job.config.model.head == "token":
-        allow, most = Decision.ALLOW, max(_PLAIN, len(data.answers) // 4)
+        allow, most = Decision.ALLOW, max(_PLAIN, len(data.answers) // 2)
         rest = [each for each in data.train if each.decision is not allow or not data.answers]
         examples += plainly_answered(encoder, rest, settings, most=most)
     return examples
