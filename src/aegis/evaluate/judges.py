@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scipy.stats import binomtest
+from aegis.evaluate.paired import FlipTest
 
 _MEASURES = ("macro_f1", "miss_rate", "over_refusal_rate", "unsafe_auc")
 JUDGE_COLUMNS = (
@@ -56,8 +56,7 @@ def paired(base: Sequence[dict[str, Any]], candidate: Sequence[dict[str, Any]]) 
         first, second = (item["predicted"] == item["truth"] for item in (one, two))
         gained += second and not first
         lost += first and not second
-    p = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
-    return {"gained": gained, "lost": lost, "p": float(p)}
+    return {"gained": gained, "lost": lost, "p": FlipTest(len(base), gained, lost).p}
 
 
 def format_measure(measure: dict[str, Any], key: str) -> tuple[str, str]:

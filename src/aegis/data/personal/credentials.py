@@ -26,7 +26,6 @@ _LOGIN = re.compile(
     r"://[^\s:/@]{0,64}:(?P<value>[^\s:/@\[\]]{1,64})@|\s-u [^\s:]{1,64}:(?P<told>[^\s\[\]]{1,64})"
 )
 _IS = r"[\"'」』]? ?(?:[:=]>? ?|- |は、?|が|に|を| (?:is|was) | )[\"'「『]?"
-_VALUE = r"(?P<value>[!-~]{4,200})"
 _PASSWORD = re.compile(
     rf"(?i)(?:(?<![0-9a-z])(?:password|passwd|pwd|pass ?phrase|pass|pw)|パス(?:ワード)?|合言葉)"
     rf"(?:{_IS}|(?<=[ド葉])[「『]?)(?P<value>[!-~]{{4,100}})"
