@@ -61,7 +61,11 @@ class Statistics:
             self.lengths["answer"][_length(answer)] += 1
         for name, value in _shares("", item.extra):
             if name in self.quality or len(self.quality) < _BARS:
-                self.quality[name][f"{min(int(value * 10), 9) / 10:.1f}"] += 1
+                self.add_quality(name, value)
+
+    def add_quality(self, name: str, value: float) -> None:
+        """Count a score in [0, 1], by tenths."""
+        self.quality[name][f"{min(int(value * 10), 9) / 10:.1f}"] += 1
 
     def to_json(self) -> dict[str, Any]:
         counts = {name: dict(self.facets[name].most_common()) for name in _FACETS}

@@ -8,7 +8,6 @@ from aegis.data.records import Item
 from aegis.data.report import Statistics
 
 _GROUPS = ("facets", "lengths", "quality")
-_BINS = 10
 
 
 def count_item(statistics: Statistics, item: Item, told: list[dict[str, Any]]) -> None:
@@ -16,8 +15,7 @@ def count_item(statistics: Statistics, item: Item, told: list[dict[str, Any]]) -
     statistics.add(item)
     for note in told:
         for name, part in note.get("score", {}).items():
-            place = min(int(part * _BINS), _BINS - 1) / _BINS
-            statistics.quality[name][f"{place:.1f}"] += 1
+            statistics.add_quality(name, part)
 
 
 def pack(statistics: Statistics) -> dict[str, Any]:

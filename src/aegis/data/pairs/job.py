@@ -66,8 +66,7 @@ def make_pairs(
         seen.append(item)
         if isinstance(item, Record):
             records.append(item)
-            others += [item] if item.thinking is None else []
-        else:
+        if not isinstance(item, Record) or item.thinking is None:
             others.append(item)
     prompts = gather(records, chances)
     choices = [_matches(number, prompt, chances) for number, prompt in enumerate(prompts)]
