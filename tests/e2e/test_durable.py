@@ -118,8 +118,9 @@ def test_killed_and_resumed_is_uninterrupted(
     folder = place(tmp_path / "killed", config)
     process = start(folder)
     wait_for(lambda: in_training(folder), process)
-    wait_for(lambda: status(folder)["progress"]["doing"] == "training", process)
+    process.send_signal(signal.SIGSTOP)  # it trains no further while it is looked at
     alive = status(folder)
+    assert alive["progress"]["doing"] == "training"
     assert (alive["alive"], alive["interrupted"]) == (True, False)
     assert alive["last_snapshot"]["age_s"] < 60
     refused = aegis("run", "config.yaml", cwd=folder)
