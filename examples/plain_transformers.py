@@ -22,4 +22,6 @@ print(" ".join(f"{chance:.4f}" for chance in chances.tolist()))
 if chances.argmax() == 0:
     ids = torch.cat([ids, torch.tensor([tokens[:1]])], dim=1)
     said = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=160)
-    print(tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True).strip())
+    ends = model.generation_config.eos_token_id  # the tags of the protocol, too
+    answer = [token for token in said[0, ids.shape[1] :].tolist() if token not in ends]
+    print(tokenizer.decode(answer, skip_special_tokens=True).strip())

@@ -5,6 +5,7 @@ from typing import Any
 from aegis.config import GenerateSettings
 from aegis.engine.generate import complete, most_probable
 from aegis.model.prompt import PLAIN_TEMPLATE
+from aegis.model.tags import add_tags
 from tests.conftest import byte_tokenizer, tiny_model
 
 
@@ -23,6 +24,13 @@ def test_the_most_probable_text_of_a_prompt_is_the_same_in_any_batch(tokenizer: 
     alone = [most_probable(model, tokenizer, [each], max_new_tokens=6)[0] for each in prompts]
     assert together == alone
     assert len(set(together)) > 1
+
+
+def test_an_answer_in_plain_chat_ends_at_a_tag() -> None:
+    tokenizer, model = byte_tokenizer(), tiny_model()
+    (tag,) = add_tags(tokenizer, model).pairs[4][1:]
+    model.generation_config.sequence_bias = {(tag,): 99.0}
+    assert most_probable(model, tokenizer, ["a"], max_new_tokens=3) == [""]
 
 
 def test_a_base_is_asked_behind_examples_and_ends_at_an_empty_line() -> None:

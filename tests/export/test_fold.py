@@ -69,6 +69,8 @@ def test_a_folder_whose_weights_decide_needs_no_head(deciding: Path) -> None:
         with torch.no_grad():
             last = model(ids).logits[0, -1, list(known_tags(tokenizer).decisions)]
         assert verdict.probabilities == pytest.approx(last.softmax(-1).tolist(), abs=0.02)
+    tags = {tag_id for pair in known_tags(tokenizer).pairs for tag_id in pair}
+    assert tags < set(model.generation_config.eos_token_id)
     thinking = ThinkingRequest("Hi", Decision.ALLOW, Sampling(Limits(4, 4)))
     assert LocalThinker.load(deciding).think([thinking])[0]
 
@@ -90,3 +92,4 @@ def test_transformers_alone_decide_and_answer(
     expected = pytest.approx(verdict.probabilities, abs=1e-3)
     assert list(map(float, chances.split())) == expected
     assert bool(answer) == (decision == "ALLOW")
+    assert not re.search("</?(think|final)", "".join(answer))

@@ -12,6 +12,7 @@ from aegis.errors import ModelError
 from aegis.export import modelfile
 from aegis.export.modelfile import go_template, make_modelfile
 from aegis.model.prompt import PromptEncoder
+from aegis.protocol.thinking import TAGS
 from tests.conftest import TEMPLATE
 from tests.export.conftest import merging_tokenizer
 
@@ -133,6 +134,11 @@ def test_the_default_system_text_of_weights_that_decide_becomes_ollamas(deciding
     made = make_modelfile(deciding, deciding / "model-f16.gguf")
     assert made.system == "Be careful."
     assert "careful" not in made.template
+    assert made.parameters["stop"] == ["<|end|>", *TAGS]
+
+
+def test_weights_beside_a_head_may_think_before_they_answer(folded: Path) -> None:
+    assert make_modelfile(folded, folded / "m.gguf").parameters["stop"] == ["<|end|>", "</final>"]
 
 
 def ollama_renders(template: str, messages: list[dict[str, str]]) -> str:

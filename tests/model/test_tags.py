@@ -10,7 +10,7 @@ from aegis.config import GateSettings, LoraSettings, ModelSettings
 from aegis.errors import AdapterError
 from aegis.export.fold import fold_in_place
 from aegis.model.adapted import Adapted, attach
-from aegis.model.tags import TagRows, add_tags, known_tags
+from aegis.model.tags import TagRows, add_tags, end_at_tags, known_tags
 from tests.conftest import ARCHITECTURES, byte_tokenizer, tiny_model
 
 SETTINGS = ModelSettings(
@@ -46,6 +46,21 @@ def test_tags_are_one_token_each_and_come_back() -> None:
         tokenizer.decode(ids, skip_special_tokens=True)
         == "<think-task>a</think-task><final>b</final>"
     )
+
+
+@pytest.mark.parametrize("ends", [None, 1, [1, 7]])
+def test_a_generated_answer_ends_at_any_tag(ends: Any) -> None:
+    tokenizer, model = byte_tokenizer(), tiny_model()
+    tags = add_tags(tokenizer, model, decisions=True)
+    model.generation_config.eos_token_id = ends
+    end_at_tags(model, tokenizer)
+    assert tokenizer.eos_token_id == model.generation_config.eos_token_id[0]
+    assert (7 in model.generation_config.eos_token_id) == (ends == [1, 7])
+    for wanted, written in ((tags.pairs[0][0], 4), (tags.pairs[4][1], 4), (tags.decisions[0], 9)):
+        options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 1}
+        bias = {(wanted,): 99.0}
+        ids = model.generate(torch.tensor([[5, 6, 8]]), sequence_bias=bias, **options)
+        assert ids.shape[1] == written  # a decision is what an answer begins with: no end
 
 
 def test_tags_start_from_what_the_base_knows() -> None:

@@ -14,6 +14,7 @@ from aegis.model.base import Base
 from aegis.model.device import fast_dtype, pick_device
 from aegis.model.own_chat import OwnChat
 from aegis.model.prompt import PromptEncoder, pad
+from aegis.protocol.thinking import TAGS
 from aegis.runs.reporter import bar
 from aegis.storage.files import fingerprint
 from aegis.storage.journal import Remember
@@ -46,8 +47,8 @@ def most_probable(
     chat = OwnChat(tokenizer)
     options |= chat.stopping() if base else {}
     rows = list(map(chat.ids if base else chat.encoder.ids, prompts))
-    texts = _generated(model, tokenizer, rows, **options)
-    return [cut(text, chat.stops) for text in texts] if base else texts
+    stops = chat.stops if base else TAGS  # an answer in plain chat ends at any tag
+    return [cut(text, stops) for text in _generated(model, tokenizer, rows, **options)]
 
 
 def _generated(model: Any, tokenizer: Any, rows: list[list[int]], /, **options: Any) -> list[str]:

@@ -34,7 +34,7 @@ from aegis.model.lexical import LEXICAL_HEAD_FILE
 from aegis.model.lm_head import lm_head_refusal
 from aegis.model.prompt import set_default_system
 from aegis.model.quantize import count, dequantised, require_package
-from aegis.model.tags import add_tags
+from aegis.model.tags import add_tags, end_at_tags
 from aegis.model.token_head import METADATA_FILE, TokenHead
 from aegis.protocol.decisions import TOKENS
 from aegis.so8 import fold
@@ -112,6 +112,8 @@ def write_model(folding: Folding, staging: Path, settings: ExportSettings) -> Ce
             del adapted
             adapted, tokenizer = _live(folding, plain=True)
         folded = fold_in_place(adapted)
+        if folding.decides_by_tokens:
+            end_at_tags(folded, tokenizer)
         folded.to(dtype).save_pretrained(staging)
         system = folding.card.settings.system_prompt
         if folding.decides_by_tokens and system is not None:

@@ -23,6 +23,7 @@ from aegis.export.licences import licence_of
 from aegis.model.base import DAY, ModelFolder, context_length
 from aegis.model.prompt import PromptEncoder
 from aegis.model.token_head import system_prompt_beside
+from aegis.protocol.decisions import TOKENS
 from aegis.protocol.thinking import TAGS
 
 # Sentinels that no template changes: put in for what people write, and searched in what comes out.
@@ -92,7 +93,9 @@ def make_modelfile(model: Path, gguf: Path, *, temperature: float = 0.7) -> Mode
         template, system = template[default.end() :], system or SYSTEM_TEXT
     if (day := DAY.strftime("%d %b %Y")) in template:  # a value that a reader finds and can change
         template = f'{{{{- $day := "{day}" }}}}' + template.replace(day, "{{ $day }}")
-    ends = dict.fromkeys((tokenizer.eos_token, TAGS[-1]))  # of a response, of the public answer
+    # Where the model decides by tokens, no tag belongs to an answer; elsewhere it may think first.
+    tags = TAGS if TOKENS[0] in added else TAGS[-1:]
+    ends = dict.fromkeys((tokenizer.eos_token, *tags))
     return Modelfile(
         gguf=gguf,
         template=template,

@@ -92,6 +92,16 @@ def known_tags(tokenizer: Any) -> Tags:
     return Tags(tuple(zip(ids[::2], ids[1::2], strict=True)), tuple(decisions) if known else ())
 
 
+def end_at_tags(model: Any, tokenizer: Any) -> None:
+    """Have `generate` end an answer at any tag: behind a decision in plain chat there is none that
+    belongs to it. What the model's own settings end at stays an end."""
+    config = model.generation_config
+    ends = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    tags = (tag_id for pair in known_tags(tokenizer).pairs for tag_id in pair)
+    config.eos_token_id = list(dict.fromkeys([*ends, *tags]))
+
+
 def verdict_ids(tokenizer: Any, decision: Decision) -> tuple[int, ...]:
     """Return the ids of the line that the policy section begins with."""
     return tuple(tokenizer(verdict_line(decision), add_special_tokens=False)["input_ids"])
