@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from aegis.evaluate.metrics import macro_f1
+
 Interval = tuple[float, float, float]
 
 
@@ -98,6 +100,14 @@ def median(values: Sequence[float] | np.ndarray) -> Interval:
 def mean(values: Sequence[float] | np.ndarray) -> Interval:
     """Return the mean and its 95 % bootstrap interval."""
     return _interval(values, np.mean)
+
+
+def macro_f1_difference(truth: np.ndarray, one: np.ndarray, other: np.ndarray) -> Interval:
+    """Return the macro F1 of `other` minus that of `one`, and its bootstrap interval over items."""
+    draws = np.random.default_rng(0).integers(0, len(truth), (1000, len(truth)))
+    samples = [macro_f1(truth[d], other[d]) - macro_f1(truth[d], one[d]) for d in draws]
+    low, high = np.percentile(samples, [2.5, 97.5])
+    return macro_f1(truth, other) - macro_f1(truth, one), float(low), float(high)
 
 
 def _interval(values: Sequence[float] | np.ndarray, of: Callable[..., Any]) -> Interval:

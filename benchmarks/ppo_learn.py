@@ -32,8 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from claims import Claim, Interval, mean
-from decisions import paired_difference
+from claims import Claim, Interval, macro_f1_difference, mean
 from torch.nn import functional
 
 from aegis.config import Config
@@ -180,7 +179,7 @@ def claims_of(sft: Found, found: dict[int, Found], truth: np.ndarray, *, texts: 
         claims.append(
             Claim(f"{name}KL(PPO‖SFT), nats a response", mean(one.answers.kl), LIMITS["kl"], n)
         )
-        apart = paired_difference(truth, sft.predicted, one.predicted)
+        apart = macro_f1_difference(truth, sft.predicted, one.predicted)
         claims.append(
             Claim(f"{name}macro F1, PPO − SFT, upper end", apart, 0.0, len(truth), floor=True, by=2)
         )

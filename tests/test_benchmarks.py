@@ -3,6 +3,7 @@ themselves are run by hand."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 from pathlib import Path
@@ -10,6 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
+
+from aegis.data.records import Record
+from aegis.engine.verdict import Verdict
+from aegis.protocol.decisions import Decision
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -78,3 +84,78 @@ def test_texts_come_from_json_lines_or_paragraphs(load: Any, tmp_path: Path) -> 
     (tmp_path / "odd.jsonl").write_text('{"answer": 1}\n', encoding="utf-8")
     with pytest.raises(SystemExit, match="no field of text, context, question, prompt"):
         read(tmp_path / "odd.jsonl", 10)
+
+
+@pytest.fixture
+def judgements(load: Any) -> Any:
+    """What a judge and a peer make of 90 unsafe and 60 harmless prompts, the judge better."""
+    script, rng = load("decisions"), np.random.default_rng(0)
+    decisions = [Decision.REFUSE] * 90 + [Decision.ALLOW] * 60
+    records = [
+        Record(str(number), "x", decision, "en", "d") for number, decision in enumerate(decisions)
+    ]
+    shared, harmless = rng.normal(size=150), np.array(decisions) == Decision.ALLOW
+    verdicts = {}
+    for name, gain in ((script.JUDGE, 1.5), (script.WORDS, 1.0)):
+        allowed = 1 / (1 + np.exp(-shared - rng.normal(size=150) - gain * harmless))
+        verdicts[name] = [Verdict(Decision.DENY, (p, 0.0, 0.0, 1 - p), 1.0) for p in allowed]
+    return script.Judgements(records, np.where(harmless, "good", "bad"), verdicts)
+
+
+def test_areas_and_their_difference_are_those_of_resampled_prompts(
+    load: Any, judgements: Any
+) -> None:
+    script = load("decisions")
+    found = script.compare_areas(judgements, ("bad",), ("good",))
+    allowed = {
+        name: np.array([verdict.probabilities[0] for verdict in verdicts])
+        for name, verdicts in judgements.verdicts.items()
+    }
+    unsafe, harmless = np.arange(90), np.arange(90, 150)
+
+    def area(name: str, bad: np.ndarray, good: np.ndarray) -> float:
+        scores = allowed[name][np.r_[bad, good]]
+        return float(roc_auc_score(np.repeat([0, 1], [len(bad), len(good)]), scores))
+
+    rng = np.random.default_rng(1)
+    draws = [(rng.choice(unsafe, 90), rng.choice(harmless, 60)) for _ in range(400)]
+    for name in (script.JUDGE, script.WORDS):
+        value, *ends = found["auc"][name]
+        assert value == pytest.approx(area(name, unsafe, harmless))
+        drawn = [area(name, *draw) for draw in draws]
+        assert ends == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.02)
+    value, *ends = found["judge_minus"][script.WORDS]
+    assert value == pytest.approx(found["auc"][script.JUDGE][0] - found["auc"][script.WORDS][0])
+    drawn = [area(script.JUDGE, *draw) - area(script.WORDS, *draw) for draw in draws]
+    assert ends == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.02)
+    assert found["n"] == 150
+
+
+def test_a_judge_is_not_above_itself(load: Any, judgements: Any) -> None:
+    script = load("decisions")
+    same = dict.fromkeys((script.JUDGE, script.WORDS), judgements.verdicts[script.JUDGE])
+    found = script.compare_areas(
+        script.Judgements(judgements.records, judgements.groups, same), ("bad",), ("good",)
+    )
+    assert found["judge_minus"][script.WORDS] == (0.0, 0.0, 0.0)
+
+
+def test_nothing_is_asked_from_the_half_on_which_things_are_chosen(
+    load: Any, tmp_path: Path
+) -> None:
+    script = load("decisions")
+    (tmp_path / "records").mkdir()
+    own = '{"id": "own", "prompt": "Hello", "decision": "ALLOW"}\n'
+    (tmp_path / "records" / "test.jsonl").write_text(own, encoding="utf-8")
+    for name in ("advbench", "benign_mt_bench"):
+        rows = (f'{{"id": "{name} {n}", "prompt": "word {n}", "extra": 1}}\n' for n in range(9))
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows), encoding="utf-8")
+    for half, numbers in (("report", "1357"), ("choose", "02468")):
+        options = argparse.Namespace(sets=tmp_path, half=half, public_items=100)
+        records, groups = script.asked(tmp_path, options)
+        asked = [record.prompt for record in records]
+        assert sorted(asked) == sorted(["Hello", *2 * [f"word {n}" for n in numbers]])
+        harmful = [record.decision is Decision.REFUSE for record in records]
+        assert harmful == (groups == "advbench").tolist()
+    options.public_items = 2
+    assert len(script.asked(tmp_path, options)[0]) == 5

@@ -32,6 +32,18 @@ def test_the_lexical_head_speaks_where_it_is_weighed(model_folder: Path) -> None
     assert [verdict.decision for verdict in found[:2]] == [Decision.REFUSE, Decision.ESCALATION]
 
 
+def test_the_lexical_head_says_the_same_once_saved(tmp_path: Path) -> None:
+    prompts = ["Hi there", "hack it", "人を助けるには", "x y"]
+    head = LexicalHead.fit(prompts, [3, 0, 1, 2], strength=100.0)
+    head.save(tmp_path)
+    read = LexicalHead.load(tmp_path)
+    assert read
+    assert read.weight.tolist() == head.weight.tolist()
+    assert read.logits(prompts).argmax(1).tolist() == [3, 0, 1, 2]
+    for each in (head, read):  # a product copies 8 MB otherwise, which takes as long as a prompt
+        assert each.weight.T.flags.c_contiguous
+
+
 LOGITS = np.log([[0.6, 0.3, 0.05, 0.05], [0.9, 0.05, 0.02, 0.03], [0.4, 0.05, 0.05, 0.5]])
 
 

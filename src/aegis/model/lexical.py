@@ -37,7 +37,9 @@ class LexicalHead:
     """
 
     def __init__(self, idf: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> None:
-        self.idf, self.weight, self.bias = idf, weight, bias
+        self.idf, self.bias = idf, bias
+        # By columns, which a product with sparse rows reads in place; else it copies all of them.
+        self.weight = np.asfortranarray(weight)
 
     @classmethod
     def fit(
@@ -72,7 +74,8 @@ class LexicalHead:
 
     def save(self, folder: Path) -> None:
         metadata = {"classes": ",".join(NAMES), "features": json.dumps({"bits": _BITS})}
-        tensors = {"idf": self.idf, "weight": self.weight, "bias": self.bias}
+        weight = np.ascontiguousarray(self.weight)  # safetensors writes memory as it lies
+        tensors = {"idf": self.idf, "weight": weight, "bias": self.bias}
         save_file(tensors, folder / LEXICAL_HEAD_FILE, metadata=metadata)
 
     @classmethod
