@@ -68,7 +68,7 @@ LINES_NOW = {
     "storage": 900,
     "runs": 3_069,
     "audit": 1_929,
-    "model": 2_971,
+    "model": 2_974,
     "engine": 3_378,
     "train": 5_420,
     "export": 2_224,
@@ -80,7 +80,7 @@ LINES_NOW = {
     "evaluate": 5_236,
     "data": 10_821,
     "inputs": 545,
-    "total": 46_427,
+    "total": 46_430,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
