@@ -22,6 +22,7 @@ def test_topics_that_would_write_harm_are_refused() -> None:
 def test_a_topic_gets_its_defaults_and_knows_its_fields() -> None:
     topic = parse_topic({"question": "地震のときは？"}, where="t:1")
     assert (topic.id, topic.language, topic.domain) == ("t:1", "ja", "general")
+    assert parse_topic({"question": "x"}, where="/home/me/t:1").id == "t:1"
     with pytest.raises(DataError, match="'level' is not a field; known fields: id, question"):
         parse_topic({"question": "x", "level": 3}, where="t:1")
 

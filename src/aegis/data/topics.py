@@ -58,7 +58,8 @@ def parse_topic(raw: dict[str, Any], *, where: str) -> Topic:
         )
     domain = str(raw.get("domain", "general"))
     language = parse_language(raw, question, where)
-    return Topic(str(raw.get("id", where)), question, language, domain, decision)
+    name = str(raw.get("id", Path(where).name))  # ids are published, and folders tell of a person
+    return Topic(name, question, language, domain, decision)
 
 
 def read_topics(path: Path, *, skip_bad: bool = False) -> TopicList:

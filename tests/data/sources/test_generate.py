@@ -108,6 +108,21 @@ def test_what_cannot_be_is_told_before_the_first_call(place: Path, aegis: Any) -
     assert calls(place) == []
 
 
+def test_lines_that_are_no_topics_are_kept_with_their_reason(place: Path, aegis: Any) -> None:
+    install(place, "w", like="plain")
+    lines = ['{"question": "堤防とは何ですか。"}', '{"ask": "taro@example.com"}']
+    (place / "t.jsonl").write_text("\n".join(lines))
+    assert aegis("t.jsonl", "--skip-bad", "--backend", "cli:w", "-o", "out")[0] == 0
+    (row,) = rows(place / "out" / "rejected.jsonl")
+    assert row["where"] == "t.jsonl:2"
+    assert "'ask' is not a field" in row["reason"]
+    assert "taro" not in json.dumps(row)
+    assert rows(place / "out" / "records.jsonl")[0]["id"] == "generated-t.jsonl:1-1"
+    (first, *_) = rows(place / "out" / "log.jsonl")
+    assert (first["step"], first["in"], first["out"]) == ("generate topics", 2, 1)
+    assert sum(first["reasons"].values()) == 1
+
+
 def test_topics_in_shift_jis_are_read(place: Path, aegis: Any) -> None:
     install(place, "w", like="plain")
     (place / "t.yaml").write_bytes("- 堤防とは何ですか。\n".encode("cp932"))
@@ -131,6 +146,11 @@ def test_prices_of_the_user_come_first(tmp_path: Path) -> None:
     found = [find_price(prices, name) for name in ("gpt-5-2025", "mine-1", "openai/gpt-4o", None)]
     assert [price and price.input for price in found] == [7, 0, 2.5, None]
     assert find_price(load_prices(), "gpt-5-mini-2025-08-07") == load_prices()["gpt-5-mini"]
+    assert find_price(load_prices(), "gpt-5.9") is None, "a newer model's price is not known"
+    (tmp_path / "p.yaml").write_text("m: {input: 1, output: 1}\nm-pro: {input: 9, output: 9}\n")
+    price = find_price(load_prices(tmp_path / "p.yaml"), "m-pro-2026")
+    assert price
+    assert price.input == 9, "the longest name counts"
 
 
 def work(place: Path, target: Path) -> None:

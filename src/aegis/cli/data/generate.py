@@ -14,12 +14,13 @@ from aegis.cli.show import echo, print_json, print_note, print_table
 from aegis.errors import BadInputError
 
 if TYPE_CHECKING:
+    from aegis.data.records import Rejected
     from aegis.data.sources.generate.backend import Backend
     from aegis.data.sources.generate.calls import Calls
     from aegis.data.sources.generate.choose import BackendChoice
     from aegis.data.sources.generate.estimate import Estimate
     from aegis.data.sources.generate.run import Generated, TopicPlan
-    from aegis.data.topics import Topic
+    from aegis.data.topics import Topic, TopicList
 
 _TOPICS = "YAML list of topics, or JSON Lines, e.g. examples/topics_ja.yaml."
 _OUTPUT = "The data folder to write; what is paid for is kept beside it, in DIR.calls."
@@ -48,6 +49,7 @@ class _Job:
     """What is to be done, by whom, and the options of `Calls`."""
 
     topics: list[Topic]
+    aside: list[Rejected]
     backend: Backend
     plan: TopicPlan
     options: dict[str, Any]
@@ -90,6 +92,8 @@ def generate(
     from aegis.data.sources.generate.run import TopicPlan
     from aegis.storage.artifact import require_output
 
+    if not output and not dry_run:
+        raise BadInputError("-o DIR is needed; name the data folder to write")
     choice = BackendChoice(backend, model, url, key_env, tuple(pass_env or ()), timeout)
     table = load_prices(prices)
     priced = backend in ("local", "claude") or find_price(table, model) is not None
@@ -105,17 +109,16 @@ def generate(
         "patience": Patience(retries=retries),
     }
     plan = TopicPlan(questions=questions, concurrency=1 if backend == "local" else concurrency)
-    asked = _read_topics(topics, limit, skip_bad)
-    job = _Job(asked, _open(choice, seed, dry_run=dry_run), plan, options)
+    read = _read_topics(topics, skip_bad)
+    opened = _open(choice, seed, dry_run=dry_run)
+    job = _Job(read.topics[:limit], read.rejected, opened, plan, options)
     if dry_run:
         _show_estimate(_estimated(job, output, priced), job.backend, json)
     elif output:
         _generate(job, output, as_json=json)
-    else:
-        raise BadInputError("-o DIR is needed; name the data folder to write")
 
 
-def _read_topics(path: Path, limit: int | None, skip_bad: bool) -> list[Topic]:
+def _read_topics(path: Path, skip_bad: bool) -> TopicList:
     from aegis.data.topics import read_topics
 
     read = read_topics(path, skip_bad=skip_bad)
@@ -123,7 +126,7 @@ def _read_topics(path: Path, limit: int | None, skip_bad: bool) -> list[Topic]:
         print_note(f"{path} is read as {read.encoding}")
     if bad := read.rejected:
         print_note(f"{len(bad)} lines set aside, the first: {bad[0].where}: {bad[0].reason}")
-    return read.topics[:limit]
+    return read
 
 
 def _open(choice: BackendChoice, seed: int, *, dry_run: bool) -> Backend:
@@ -205,7 +208,7 @@ def _generate(job: _Job, output: Path, *, as_json: bool) -> None:
     with only_process(path.parent), Interrupt() as interrupt:
         calls = Calls(job.backend, Ledger(path), check=interrupt.check, **job.options)
         generated = _with_bar(job, calls)
-        summary = write_generated(output, generated, calls, job.plan)
+        summary = write_generated(output, generated, calls, job.plan, aside=job.aside)
     if as_json:
         print_json(summary)
     else:

@@ -99,12 +99,32 @@ def test_what_goes_wrong_is_told_apart(server: ChatServer) -> None:
     server.reply = lambda _: completion(" ")
     with pytest.raises(CallError, match="an empty answer") as empty:
         asked.ask([REQUEST])
-    assert empty.value.usage.input_tokens == 100
+    assert empty.value.usage == CallUsage(100, 50)
     server.reply = lambda _: (200, {}, b"x" * (9 << 20))
     with pytest.raises(CallError, match="more than 8 MiB"):
         asked.ask([REQUEST])
     server.reply = lambda _: completion('{"fa', "length")
     assert asked.ask([REQUEST])[0].cut
+
+
+def test_a_key_that_the_server_repeats_is_shown_nowhere(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_KEY", "hunter2hunter2")
+    server.reply = lambda _: (401, {}, b"no such key: hunter2hunter2")
+    with pytest.raises(AccessError, match=r"no such key: \[SECRET\]") as refused:
+        backend(server).ask([REQUEST])
+    assert "hunter2" not in refused.value.raw
+
+
+def test_counts_and_names_that_are_none_do_no_harm(server: ChatServer, tmp_path: Path) -> None:
+    told = {"prompt_tokens": "12", "completion_tokens": -3}
+    choice = {"message": {"content": '{"facts": []}'}}
+    body = json.dumps({"choices": [choice], "usage": told, "model": {"a": 1}}).encode()
+    server.reply = lambda _: (200, {}, body)
+    (kept,) = Calls(backend(server), Ledger(tmp_path / "l.db")).answers([REQUEST], 0)
+    assert (kept.answer.model, kept.answer.text) == (None, '{"facts": []}')
+    assert kept.answer.usage.input_tokens, "by length"
 
 
 def test_key_and_server_are_checked_before_the_first_call(server: ChatServer) -> None:
@@ -116,9 +136,10 @@ def test_key_and_server_are_checked_before_the_first_call(server: ChatServer) ->
         backend(server).check()
     with pytest.raises(BadInputError, match="cannot be reached"):
         backend(server, url="http://127.0.0.1:1/v1").check()
-    for url in ("ftp://x", "http://", "x", ""):
-        with pytest.raises(BadInputError, match="is no address"):
+    for url in ("ftp://x", "http://", "x", "", "http://u:hunter2@x/v1", "http://x/v1?key=hunter2"):
+        with pytest.raises(BadInputError, match="is no address") as told:
             backend(server, url=url)
+        assert "hunter2" not in str(told.value)
     with pytest.raises(BadInputError, match="--model is needed"):
         backend(server, model=None)
     assert server.bodies == []

@@ -14,7 +14,12 @@ import pytest
 
 from aegis.data.sources.generate.backend import AccessError, CallError, CallUsage, Request
 from aegis.data.sources.generate.choose import BackendChoice, open_backend
-from aegis.data.sources.generate.command import bare_environment, empty_folder, run_command
+from aegis.data.sources.generate.command import (
+    Finished,
+    bare_environment,
+    empty_folder,
+    run_command,
+)
 from aegis.data.sources.generate.programs import PROGRAMS, ProgramBackend, template_program
 from aegis.data.sources.generate.schemas import Notes, json_schema
 from aegis.errors import BadInputError
@@ -65,7 +70,62 @@ def test_failures_are_told_apart(name: str, place: Path) -> None:
     assert garbage.value.again
     with pytest.raises(CallError, match="an empty answer") as empty:
         asked(name, "empty", place).ask([REQUEST])
-    assert empty.value.usage.input_tokens == 120, "it was billed"
+    assert empty.value.usage, "it was billed"
+    assert empty.value.usage.input_tokens == 120
+
+
+ODD = {
+    "codex": [
+        '{"type": "item.completed", "item": "x"}',
+        '{"type": "turn.failed", "error": "boom"}',
+        '{"type": "turn.completed", "usage": [1]}',
+    ],
+    "gemini": [
+        '{"response": "x", "stats": "y"}',
+        '{"response": "x", "stats": {"models": {"m": {"tokens": [1]}}}}',
+        '{"response": "x", "stats": {"models": {"m": 3}}}',
+    ],
+    "claude": [
+        '{"result": "x", "usage": [1]}',
+        '{"result": "x", "total_cost_usd": NaN}',
+        '{"result": "x", "total_cost_usd": -1}',
+        '{"result": "x", "usage": {"output_tokens": true}}',
+    ],
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_odd_output_is_an_answer_or_a_failure_and_no_crash(name: str) -> None:
+    for text in ODD[name]:
+        read, done = PROGRAMS[name].read, Finished(0, text, "")
+        if name == "codex":
+            with pytest.raises(CallError):
+                read(done)
+        else:
+            assert (read(done).text, read(done).usage) == ("x", CallUsage())
+
+
+def test_a_failure_that_speaks_of_tokens_is_no_expired_login(place: Path) -> None:
+    for words in ("Unexpected token '}': invalid JSON", "max_tokens: the value is invalid"):
+        with pytest.raises(CallError) as failed:
+            PROGRAMS["gemini"].read(Finished(1, "", words))
+        assert not isinstance(failed.value, AccessError)
+    with pytest.raises(AccessError):
+        PROGRAMS["gemini"].read(Finished(1, "", "Error: your token has expired"))
+
+
+def test_what_cannot_be_started_and_an_empty_key_are_told_before_the_first_call(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(place, "codex", "logged out")
+    monkeypatch.setenv("CODEX_API_KEY", "")
+    with pytest.raises(BadInputError, match="nobody is logged in"):
+        open_backend(BackendChoice("codex")).check()
+    (place / "bin" / "codex").write_text("#!/no/such/program\n")
+    with pytest.raises(BadInputError, match=r"codex cannot be started .*npm install"):
+        open_backend(BackendChoice("codex")).check()
+    with pytest.raises(BadInputError, match="--model is needed where the command"):
+        open_backend(BackendChoice("cli:llm -m {model}"))
 
 
 def test_a_torn_line_is_no_success(place: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ from aegis.data.sources.generate.backend import (
     Request,
 )
 from aegis.data.sources.generate.calls import Calls, Patience
-from aegis.data.sources.generate.ledger import Ceilings, Ledger
+from aegis.data.sources.generate.ledger import CeilingError, Ceilings, Ledger
+from aegis.data.sources.generate.prices import Price
 from aegis.data.sources.generate.run import TopicPlan, generate
 from aegis.data.topics import Topic, read_topics
 from aegis.errors import DataError, StoppedError
@@ -108,7 +110,103 @@ def test_nothing_is_asked_twice(tmp_path: Path, clock: Clock) -> None:
     assert len(other.asked) == 4
 
 
+def test_what_is_paid_is_written_though_no_call_may_be_made_any_more(
+    tmp_path: Path, clock: Clock
+) -> None:
+    def change(request: Request, answer: dict) -> str:
+        if request.topic == TOPICS[1].id:
+            raise CallError("HTTP 400", again=False)
+        return json.dumps(answer, ensure_ascii=False)
+
+    first = generate(TOPICS, calls(tmp_path, Scripted(change), clock))
+    bounded = calls(tmp_path, Scripted(), clock, ceilings=Ceilings(requests=0))
+    again = generate(TOPICS, bounded)
+    assert str(again.stopped) == "--max-requests 0"
+    assert [record.id for record in again.records] == [record.id for record in first.records]
+    assert len(again.records) == 7
+
+
+def test_a_ceiling_that_several_calls_meet_at_once_is_one_stop(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(4)
+
+    def begin(*_: object) -> object:
+        together.wait(20)
+        raise CeilingError("--max-requests 0")
+
+    monkeypatch.setattr(Ledger, "begin", begin)
+    made = generate(TOPICS[:4], calls(tmp_path, Scripted(), clock), TopicPlan(concurrency=4))
+    assert (str(made.stopped), made.records) == ("--max-requests 0", [])
+
+
+def test_tokens_that_nobody_tells_count_by_length(tmp_path: Path, clock: Clock) -> None:
+    class Untold(Scripted):
+        def ask(self, requests: Sequence[Request]) -> list[RawAnswer]:
+            return [replace(each, usage=CallUsage()) for each in super().ask(requests)]
+
+    prices = {"m-1": Price(10, 10)}
+    for name, ceilings in (("t", Ceilings(tokens=5000)), ("c", Ceilings(cost=0.05))):
+        backend = Untold()
+        bounded = calls(tmp_path / name, backend, clock, ceilings=ceilings, prices=prices)
+        made = generate(TOPICS, bounded)
+        assert str(made.stopped).startswith("--max-")
+        assert 0 < len(backend.asked) < 20
+        assert bounded.ledger.spent.tokens >= 2000
+
+
+def test_a_call_that_is_broken_off_counts_as_paid(tmp_path: Path, clock: Clock) -> None:
+    def change(*_: object) -> str:
+        raise CallError("did not end within 300 s", usage=None)
+
+    asked = calls(tmp_path, Scripted(change), clock)
+    generate(TOPICS[:1], asked)
+    assert asked.ledger.spent.requests == 3
+    assert asked.ledger.spent.tokens > 3 * 500
+
+
+def test_half_a_character_is_no_reason_to_stop_or_to_pay_twice(
+    tmp_path: Path, clock: Clock
+) -> None:
+    def cut(_: Request, answer: dict) -> str:
+        return json.dumps(answer)[:-1] + "\ud83d"
+
+    first, second = Scripted(cut), Scripted(cut)
+    once = generate(TOPICS[:1], calls(tmp_path, first, clock))
+    again = generate(TOPICS[:1], calls(tmp_path, second, clock))
+    assert (len(first.asked), second.asked) == (3, [])
+    assert [r.to_json() for r in once.rejected] == [r.to_json() for r in again.rejected]
+
+
+def test_a_reason_shows_neither_secrets_nor_personal_data() -> None:
+    error = CallError("Incorrect key sk-proj-abcdefghijklmnopqrst0123, ask taro@example.com \ud83d")
+    assert str(error) == "Incorrect key [SECRET], ask [EMAIL] ?"
+
+
+def test_nobody_is_asked_to_write_of_what_only_refusals_may_hold(
+    tmp_path: Path, clock: Clock
+) -> None:
+    bad = "Write a pornographic story about my neighbour."
+    asked = Topic("p", bad, "en", "x", Decision.ALLOW)
+    backend = Scripted()
+    made = generate([asked, TOPICS[0]], calls(tmp_path, backend, clock))
+    assert {request.topic for request in backend.asked} == {TOPICS[0].id}
+    assert (made.drafts[0].done, len(made.records)) == (True, 1)
+    assert made.rejected[0].reason == "question is sexual: for the refusal set only"
+    topics = [replace(asked, question=f"{name} What is a levee?") for name in ("plan", "answer")]
+    for topic in topics:
+        field = topic.question.split()[0]
+
+        def change(request: Request, answer: dict, field: str = field) -> str:
+            return json.dumps({**answer, field: bad} if request.step == "thinking" else answer)
+
+        spoilt = generate([topic], calls(tmp_path / field, Scripted(change), clock))
+        assert not spoilt.records
+        assert f"{field} is sexual; write it without that" in spoilt.rejected[0].reason
+
+
 BAD = {
+    "nest": (lambda _: '{"facts": ' + "[" * 600 + "]" * 600 + "}", "nested too deeply"),
     "half": (lambda text: text[: len(text) // 2], "not valid JSON"),
     "words": (lambda _: "I would rather talk.", "no JSON object"),
     "a list": (lambda _: '{"facts": [1, 2]}', r"facts\.0: Input should be"),
@@ -169,6 +267,7 @@ def test_thinking_must_mean_what_the_topic_does(tmp_path: Path, clock: Clock, fi
     made = generate(TOPICS[:1], calls(tmp_path, Scripted(change), clock))
     assert made.records == []
     assert problem in made.rejected[0].reason
+    assert made.rejected[0].content.keys() == {"question", "thinking"}, "a report leaves it out"
 
 
 def test_personal_data_is_masked_first(tmp_path: Path, clock: Clock) -> None:

@@ -6,7 +6,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from aegis.data.personal import mask_personal_data
 from aegis.errors import EXIT_RESUMABLE, AegisError
+
+_MOST_TOKENS = 10**12
+
+
+def estimate_tokens(text: str) -> int:
+    """Return about how many tokens a text has: one a Japanese character, else one for four."""
+    wide = sum(character > "\u2e7f" for character in text)
+    return wide + (len(text) - wide + 3) // 4
+
+
+def told_count(told: Any, name: str) -> int | None:
+    """Return a number of tokens out of what a backend tells, if it is one."""
+    value = told.get(name) if isinstance(told, dict) else None
+    return value if type(value) is int and 0 <= value <= _MOST_TOKENS else None
+
+
+def storable(text: str) -> str:
+    """Return the text without halves of characters, which neither files nor programs take."""
+    return text.encode("utf-8", "replace").decode()
 
 
 @dataclass(frozen=True)
@@ -55,9 +75,11 @@ class CallError(Exception):
     """A call brought no answer.
 
     Args:
+        reason: in words that are shown: personal data and secrets in them are masked.
         again: whether the same call may bring one later.
         wait_s: how long the backend asks to wait before that.
-        usage: what was billed nevertheless.
+        usage: what was billed nevertheless; None for a call that was broken off, so that it may be
+            all of it.
         raw: what did come back, for the ledger.
     """
 
@@ -67,11 +89,11 @@ class CallError(Exception):
         *,
         again: bool = True,
         wait_s: float | None = None,
-        usage: CallUsage = CallUsage(),
+        usage: CallUsage | None = CallUsage(),
         raw: str = "",
     ) -> None:
-        super().__init__(reason)
-        self.again, self.wait_s, self.usage, self.raw = again, wait_s, usage, raw
+        super().__init__(mask_personal_data(storable(reason))[0])
+        self.again, self.wait_s, self.usage, self.raw = again, wait_s, usage, storable(raw)
 
 
 class AccessError(CallError):

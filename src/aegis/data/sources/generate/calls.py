@@ -14,7 +14,10 @@ from aegis.data.sources.generate.backend import (
     BackendDownError,
     CallError,
     CallUsage,
+    RawAnswer,
     Request,
+    estimate_tokens,
+    storable,
 )
 from aegis.data.sources.generate.ledger import CeilingError, Ceilings, Kept, Ledger, Origin
 from aegis.data.sources.generate.prices import Price, find_price
@@ -25,12 +28,6 @@ from aegis.storage.files import fingerprint
 OUTPUT_TOKENS = {"notes": 500, "questions": 250, "thinking": 600, "pair": 500}
 """What an answer is taken to have until the ledger knows better."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S, _SLICE_S = 2.0, 300.0, 0.2
-
-
-def estimate_tokens(text: str) -> int:
-    """Return about how many tokens a text has: one a Japanese character, else one for four."""
-    wide = sum(character > "\u2e7f" for character in text)
-    return wide + (len(text) - wide + 3) // 4
 
 
 @dataclass(frozen=True)
@@ -163,8 +160,7 @@ class Calls:
             for key, request, usage in zip(keys, requests, likely, strict=True):
                 begun.append(self.ledger.begin(key, request, origin, usage, self.ceilings))
         except CeilingError as error:
-            reached = error
-            self._stop(error)
+            reached = self._stop(error)
         kept = []
         if begun:
             likely = likely[: len(begun)]
@@ -172,22 +168,23 @@ class Calls:
                 answers = backend.ask(requests[: len(begun)])
             except CallError as error:
                 for call, usage in zip(begun, likely, strict=True):
-                    self.ledger.end(call, usage, self._priced(error.usage, None), error)
+                    told = usage if error.usage is None else self._priced(error.usage, None)
+                    self.ledger.end(call, usage, told, error)
                 raise
             done = zip(begun, requests[: len(begun)], likely, answers, strict=True)
-            for call, request, usage, answer in done:
-                spent = self._priced(answer.usage, answer.model)
+            for call, request, usage, told in done:
+                spent = self._priced(_counted(request, told), told.model)
+                model = told.model and storable(told.model)
+                answer = replace(told, text=storable(told.text), usage=spent, model=model)
                 ended = self.ledger.end(call, usage, spent, answer)
                 self._learn(request.step, spent)
-                kept.append(Kept(replace(answer, usage=spent), ended, spent.cost or 0.0))
+                kept.append(Kept(answer, ended, spent.cost or 0.0))
         if reached:
             raise reached
         return kept
 
     def likely(self, request: Request) -> CallUsage:
         """Return what a call will use, by those before it where there are some."""
-        if self.backend.name == "local":
-            return CallUsage(0, 0, 0.0)
         count, used = self.used.get(request.step, (0, CallUsage()))
         if count:
             return CallUsage(
@@ -217,6 +214,18 @@ class Calls:
         price = find_price(self.prices, model) or find_price(self.prices, self.backend.model)
         return replace(usage, cost=price.cost(usage) if price else 0.0)
 
-    def _stop(self, reason: Exception) -> None:
+    def _stop(self, reason: Exception) -> Exception:
+        """Begin no call any more; return why, which is the first reason that there was."""
         with self.lock:
             self.stopped = self.stopped or reason
+            return self.stopped
+
+
+def _counted(request: Request, answer: RawAnswer) -> CallUsage:
+    """Return what a call used, tokens that nobody told counted by length: a ceiling must hold."""
+    inputs, outputs = answer.usage.input_tokens, answer.usage.output_tokens
+    return CallUsage(
+        estimate_tokens(request.prompt) if inputs is None else inputs,
+        estimate_tokens(answer.text) if outputs is None else outputs,
+        answer.usage.cost,
+    )

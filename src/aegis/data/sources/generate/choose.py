@@ -43,6 +43,8 @@ def open_backend(choice: BackendChoice) -> Backend:
         )
     if name.startswith("cli:"):
         program = template_program(name.removeprefix("cli:"))
+        if not model and any("{model}" in word for word in program.arguments):
+            raise BadInputError("--model is needed where the command of --backend has {model}")
     elif name in PROGRAMS:
         program = PROGRAMS[name]
     else:

@@ -16,6 +16,7 @@ from aegis.data.sources.generate.backend import (
     CallUsage,
     RawAnswer,
     Request,
+    told_count,
 )
 from aegis.errors import BadInputError, MissingPackageError
 from aegis.storage.files import fingerprint
@@ -58,11 +59,15 @@ class HttpBackend:
             address = httpx.URL(url)
             if address.scheme not in ("http", "https") or not address.host:
                 raise ValueError("must begin with http:// or https:// and a host")
+            if address.userinfo or address.query or address.fragment:
+                raise ValueError("must hold no password and no ?query: a key belongs in --key-env")
         except (httpx.InvalidURL, ValueError, TypeError) as error:
-            raise BadInputError(f"--url {url[:200]!r} is no address: {error}; correct it") from None
+            shown = repr(url[:200]) if "@" not in url and "?" not in url else "(not shown)"
+            raise BadInputError(f"--url {shown} is no address: {error}; correct it") from None
         self.model: str | None = model
         self.url, self.most_tokens = url.rstrip("/"), most_tokens
-        self.key_env, key = key_env, os.environ.get(key_env, "")
+        self.key_env, self.key = key_env, os.environ.get(key_env, "")
+        key = self.key
         if not key.isascii() or any(character.isspace() for character in key):
             raise BadInputError(f"{key_env} holds no key: white space or non-ASCII; set it anew")
         self.identity = fingerprint(self.url, model)
@@ -118,13 +123,20 @@ class HttpBackend:
                 for chunk in reply.iter_bytes():
                     data += chunk
                     if len(data) > _MOST_BYTES:
-                        raise CallError(f"sent more than {_MOST_BYTES >> 20} MiB", again=False)
+                        problem = f"sent more than {_MOST_BYTES >> 20} MiB"
+                        raise CallError(problem, again=False, usage=None)
                     if time.monotonic() > deadline:  # httpx's own limit is for each read
-                        raise CallError(f"did not end within {self.timeout_s:.0f} s")
-            return reply.status_code, data.decode("utf-8", "replace"), reply.headers
+                        raise CallError(f"did not end within {self.timeout_s:.0f} s", usage=None)
+            return reply.status_code, self._without_key(data), reply.headers
         except httpx.HTTPError as error:
             reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-            raise CallError(reason, raw=data.decode("utf-8", "replace")) from error
+            usage = CallUsage() if isinstance(error, httpx.ConnectError) else None
+            raise CallError(reason, usage=usage, raw=self._without_key(data)) from error
+
+    def _without_key(self, data: bytearray) -> str:
+        """Return what the server sent, which may repeat the key that it refuses."""
+        text = data.decode("utf-8", "replace")
+        return text.replace(self.key, "[SECRET]") if self.key else text
 
 
 def _refusal(status: int, text: str, headers: Any) -> CallError:
@@ -154,11 +166,11 @@ def _read(text: str) -> RawAnswer:
     try:
         reply = json.loads(text)
         choice, told = reply["choices"][0], reply.get("usage") or {}
-        content, usage = choice["message"].get("content") or "", CallUsage(None, None)
-        usage = CallUsage(told.get("prompt_tokens"), told.get("completion_tokens"))
+        content, model = choice["message"].get("content") or "", reply.get("model")
+        usage = CallUsage(told_count(told, "prompt_tokens"), told_count(told, "completion_tokens"))
         if not content.strip():
             raise CallError("an empty answer", usage=usage, raw=text)
         cut = choice.get("finish_reason") == "length"
-        return RawAnswer(content, usage, model=reply.get("model"), cut=cut)
+        return RawAnswer(content, usage, model if isinstance(model, str) else None, cut)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise CallError("not a chat completion", raw=text[:20_000]) from error

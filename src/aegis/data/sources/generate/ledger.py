@@ -179,7 +179,6 @@ class Ledger:
         """Put on the disk how a call ended; return the time."""
         answered = isinstance(outcome, RawAnswer)
         raw, model = outcome.text if answered else outcome.raw, answered and outcome.model
-        raw = raw.encode("utf-8", "replace").decode()  # half a character cannot be stored
         reason, ended = None if answered else str(outcome), _now()
         values = ("answered" if answered else "failed", raw, reason, answered and outcome.cut)
         values = (*values, ended, self.clock() - call[1], model or None)

@@ -6,7 +6,12 @@ import json
 import re
 from collections.abc import Callable, Sequence
 
-from aegis.data.sources.generate.backend import RawAnswer, Request
+from aegis.data.sources.generate.backend import (
+    CallUsage,
+    RawAnswer,
+    Request,
+    estimate_tokens,
+)
 
 Complete = Callable[[Sequence[str]], list[str]]
 """Instructions in, the model's answers out, in the same order."""
@@ -33,12 +38,12 @@ class LocalBackend:
             written = self.complete([requests[index].parts[name] for index in asked])
             for index, text in zip(asked, written, strict=True):
                 texts[index][name] = tidy(text)
-        return [
-            RawAnswer(
-                json.dumps(request.assemble(parts), ensure_ascii=False, indent=1), model=self.model
-            )
-            for request, parts in zip(requests, texts, strict=True)
-        ]
+        answers = []
+        for request, parts in zip(requests, texts, strict=True):
+            used = [sum(map(estimate_tokens, each.values())) for each in (request.parts, parts)]
+            text = json.dumps(request.assemble(parts), ensure_ascii=False, indent=1)
+            answers.append(RawAnswer(text, CallUsage(*used), self.model))
+        return answers
 
 
 def tidy(text: str) -> str:

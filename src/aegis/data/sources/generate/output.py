@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from aegis.data.folder import StepOutcome, writing_data
-from aegis.data.records import write_jsonl
+from aegis.data.personal import mask_everywhere
+from aegis.data.records import Rejected, write_jsonl
+from aegis.data.report import reason_kind
 from aegis.data.sources.generate.calls import Calls
 from aegis.data.sources.generate.run import Draft, Generated, TopicPlan
-from aegis.data.sources.generate.steps import prompt_version
+from aegis.data.sources.generate.steps import STEPS, prompt_version
 from aegis.storage.files import fingerprint, to_json
 
 NOTES, SUMMARY = "notes.jsonl", "generate.json"
@@ -22,9 +26,20 @@ def ledger_path(target: Path) -> Path:
 
 
 def write_generated(
-    target: Path, generated: Generated, calls: Calls, plan: TopicPlan
+    target: Path,
+    generated: Generated,
+    calls: Calls,
+    plan: TopicPlan,
+    *,
+    aside: Sequence[Rejected] = (),
 ) -> dict[str, Any]:
-    """Write the folder, return what is in `generate.json`."""
+    """Write the folder, return what is in `generate.json`.
+
+    Args:
+        aside: what of the file of topics is none.
+    """
+    lines = [Rejected(**mask_everywhere(item.to_json())[0]) for item in aside]
+    generated = replace(generated, rejected=[*lines, *generated.rejected])
     identity = (calls.backend.name, calls.backend.identity, prompt_version())
     done = [draft.topic.id for draft in generated.drafts if draft.done]
     summary = summarize(generated, calls)
@@ -60,7 +75,7 @@ def summarize(generated: Generated, calls: Calls) -> dict[str, Any]:
 
 def step_logs(generated: Generated, plan: TopicPlan) -> list[StepOutcome]:
     """Return a line a step: what went in, what came out, why the rest did not."""
-    drafts = [draft for draft in generated.drafts if draft.done]
+    drafts = [each for each in generated.drafts if each.done or each.notes or each.items]
     items = [item for draft in drafts for item in draft.items]
     out = {
         "notes": sum(draft.notes is not None for draft in drafts),
@@ -68,8 +83,13 @@ def step_logs(generated: Generated, plan: TopicPlan) -> list[StepOutcome]:
         "thinking": sum(item.thought is not None for item in items),
         "pair": sum(item.worse is not None for item in items),
     }
-    version = int(prompt_version())
-    logs, into = [], len(drafts)
+    version, logs, into = int(prompt_version()), list[StepOutcome](), len(drafts)
+    steps = tuple(f"{step}: " for step in STEPS)
+    unasked = [row.reason for row in generated.rejected if not row.reason.startswith(steps)]
+    if unasked:  # lines that are no topics, and topics that nobody is asked about
+        into -= sum(not draft.asked for draft in drafts)
+        reasons = dict(Counter(map(reason_kind, unasked)))
+        logs.append(StepOutcome("generate topics", version, into + len(unasked), into, reasons))
     for step in plan.steps:
         reasons = Counter(
             rejected.reason.partition(": ")[2]
@@ -77,6 +97,8 @@ def step_logs(generated: Generated, plan: TopicPlan) -> list[StepOutcome]:
             for rejected in draft.rejected
             if rejected.reason.startswith(f"{step}: ")
         )
+        if (missing := into - out[step] - reasons.total()) > 0:
+            reasons["no answer yet"] = missing
         logs.append(StepOutcome(f"generate {step}", version, into, out[step], dict(reasons)))
         into = out[step]
     return logs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -28,7 +29,8 @@ class Price:
 
 
 def load_prices(own: Path | None = None) -> dict[str, Price]:
-    """Return prices by the beginnings of models' names: the user's, then those shipped.
+    """Return prices by the beginnings of models' names: the user's, then those shipped, of each the
+    longest names first.
 
     Raises:
         ConfigError: if the user's file is no table of prices.
@@ -45,17 +47,22 @@ def load_prices(own: Path | None = None) -> dict[str, Price]:
 
 
 def find_price(prices: Mapping[str, Price], model: str | None) -> Price | None:
-    """Return the price of the first name that the model's own begins with."""
-    plain = (model or "").rpartition("/")[2]
-    names = (name for name in prices if plain.startswith(name) or (model or "").startswith(name))
-    return next((prices[name] for name in names), None)
+    """Return the price of the first name that the model's own begins with, as whole words: what
+    `gpt-5` costs says nothing about `gpt-5.9`."""
+    whole = model or ""
+    for name, price in prices.items():
+        for given in (whole, whole.rpartition("/")[2]):
+            if given.startswith(name) and not re.match(r"[0-9A-Za-z.]", given[len(name) :]):
+                return price
+    return None
 
 
 def _read(text: str, where: str) -> dict[str, Price]:
     rows = read_yaml(text, where)
     if not isinstance(rows, dict):
         raise ConfigError(f"{where}: must be rows of MODEL: {{input: USD, output: USD}}")
-    return {name: _price(row, f"{where}: {name}") for name, row in rows.items()}
+    named = sorted(((str(name), row) for name, row in rows.items()), key=lambda one: -len(one[0]))
+    return {name: _price(row, f"{where}: {name}") for name, row in named}
 
 
 def _price(row: Any, where: str) -> Price:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ from aegis.data.sources.generate.backend import (
     CallUsage,
     RawAnswer,
     Request,
+    told_count,
 )
 from aegis.data.sources.generate.command import (
     Finished,
@@ -37,7 +39,8 @@ _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _NO_ACCESS = re.compile(
     r"\b401\b|unauthori[sz]ed|not logged in|log ?in again|please (?:run )?/?log ?in"
     r"|invalid.{0,12}api.?key|api.?key.{0,20}(?:not valid|invalid|expired|missing)"
-    r"|(?:token|session|login|credentials?).{0,20}(?:expired|revoked|invalid)|authenticat",
+    r"|\b(?:token|session|login|credentials?) (?:\w+ ){0,2}(?:expired|revoked|invalid)"
+    r"|authentication (?:failed|required|error)|not authenticated",
     re.I,
 )
 _UNTOLD = CallUsage()
@@ -99,14 +102,19 @@ class ProgramBackend:
         name = program.arguments[0]
         if shutil.which(name) is None:
             raise BadInputError(f"--backend {self.name}: no program {name!r}; {program.remedy}")
-        if any(key in self.environment for key in program.keys):
+        if any(self.environment.get(key) for key in program.keys):
             return
         problem = ""
         if program.credentials:
             places = [Path.home() / path for path in program.credentials]
             problem = "" if any(path.is_file() for path in places) else "nobody is logged in"
         elif program.status:
-            done = self._run([name, *program.status], "", _STATUS_S)
+            try:
+                done = self._run([name, *program.status], "", _STATUS_S)
+            except CallError as error:
+                raise BadInputError(
+                    f"--backend {self.name}: {name} {error}; {program.remedy}"
+                ) from error
             if done.code != 0:
                 words = done.ended_because or done.stdout.strip() or done.stderr.strip()
                 problem = f"nobody is logged in ({words[:_QUOTED]})"
@@ -120,7 +128,7 @@ class ProgramBackend:
         (request,) = requests
         done = self._run(self.program.arguments, request.prompt, self.timeout_s, request)
         if done.ended_because:
-            raise CallError(done.ended_because, raw=_raw(done))
+            raise CallError(done.ended_because, usage=None, raw=_raw(done))
         return [self.program.read(done)]
 
     def _run(
@@ -180,15 +188,15 @@ def _read_codex(done: Finished) -> RawAnswer:
     """Read one event a line; what is torn or noise is passed over."""
     texts, errors, usage, completed = list[str](), list[str](), CallUsage(), False
     for event in filter(None, map(_object, done.stdout.splitlines())):
-        kind, item = event.get("type"), event.get("item") or {}
+        kind, item = event.get("type"), _mapping(event.get("item"))
         if kind == "item.completed" and item.get("type") == "agent_message":
             texts.append(str(item.get("text", "")))
         elif kind in ("turn.failed", "error"):  # an item of type error comes in good runs, too
-            errors.append(str((event.get("error") or event).get("message", "")))
+            errors.append(_words(event))
         elif kind == "turn.completed":
             completed = True
-        if isinstance(told := event.get("usage"), dict):
-            usage = CallUsage(_count(told, "input_tokens"), _count(told, "output_tokens"))
+        if told := _mapping(event.get("usage")):
+            usage = CallUsage(told_count(told, "input_tokens"), told_count(told, "output_tokens"))
     if done.code != 0 or not completed:
         raise _failure(done, errors[-1] if errors else done.stderr, usage)
     return _answer(done, texts[-1] if texts else "", usage)
@@ -196,42 +204,28 @@ def _read_codex(done: Finished) -> RawAnswer:
 
 def _read_gemini(done: Finished) -> RawAnswer:
     result = _last_object(done.stdout) or _last_object(done.stderr) or {}
-    told = [model for model in _models(result).values() if isinstance(model, dict)]
-    counts = [model.get("tokens") or {} for model in told]
-    usage = CallUsage()
-    if counts:
-        spent = [
-            sum(_count(row, name) or 0 for row in counts for name in names)
-            for names in (("prompt",), ("candidates", "thoughts"))
-        ]
-        usage = CallUsage(*spent)
+    models = _mapping(_mapping(result.get("stats")).get("models"))
+    told = [_mapping(_mapping(model).get("tokens")) for model in models.values()]
+    usage = CallUsage(_sum(told, "prompt"), _sum(told, "candidates", "thoughts"))
+    words = _words(result) or done.stderr or done.stdout
     if done.code in (41, 145):
-        raise AccessError(_words(done, result) or "nobody is logged in", raw=_raw(done))
+        raise AccessError(words or "nobody is logged in", raw=_raw(done))
     if done.code != 0 or "response" not in result:
-        raise _failure(done, _words(done, result), usage, again=done.code not in (42, 52))
-    models = list(_models(result))
-    return replace(
-        _answer(done, str(result["response"] or ""), usage),
-        model=models[0] if len(models) == 1 else None,
-    )
-
-
-def _models(result: dict[str, Any]) -> dict[str, Any]:
-    models = (result.get("stats") or {}).get("models") or {}
-    return models if isinstance(models, dict) else {}
+        raise _failure(done, words, usage, again=done.code not in (42, 52))
+    answer = _answer(done, str(result["response"] or ""), usage)
+    return replace(answer, model=next(iter(models)) if len(models) == 1 else None)
 
 
 def _read_claude(done: Finished) -> RawAnswer:
     result = _last_object(done.stdout) or {}
-    told, cost = result.get("usage") or {}, result.get("total_cost_usd")
+    told, cost = [_mapping(result.get("usage"))], result.get("total_cost_usd")
     inputs = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
-    usage = CallUsage(
-        sum(_count(told, name) or 0 for name in inputs) if told else None,
-        _count(told, "output_tokens"),
-        float(cost) if isinstance(cost, int | float) else None,
-    )
+    if not isinstance(cost, int | float) or not math.isfinite(cost) or cost < 0:
+        cost = None
+    usage = CallUsage(_sum(told, *inputs), _sum(told, "output_tokens"), cost)
     if done.code != 0 or result.get("is_error") or "result" not in result:
-        raise _failure(done, str(result.get("result") or _words(done, result)), usage)
+        words = result.get("result") or _words(result) or done.stderr or done.stdout
+        raise _failure(done, str(words), usage)
     return _answer(done, str(result["result"] or ""), usage)
 
 
@@ -256,19 +250,26 @@ def _failure(
     return CallError(reason, again=again, usage=usage, raw=_raw(done))
 
 
-def _words(done: Finished, result: dict[str, Any]) -> str:
-    error = result.get("error")
-    told = error.get("message") if isinstance(error, dict) else error
-    return str(told or done.stderr or done.stdout)
+def _words(told: dict[str, Any]) -> str:
+    """Return what a program's own JSON says about an error, or nothing."""
+    error = told.get("error") or told
+    return str((error.get("message") if isinstance(error, dict) else error) or "")
 
 
 def _raw(done: Finished) -> str:
     return f"{done.stdout[-20_000:]}\n--- stderr\n{done.stderr[-4_000:]}"
 
 
-def _count(told: dict[str, Any], name: str) -> int | None:
-    value = told.get(name)
-    return value if isinstance(value, int) and value >= 0 else None
+def _mapping(value: Any) -> dict[str, Any]:
+    """Return a part of a program's JSON that should be an object, empty if it is none."""
+    return value if isinstance(value, dict) else {}
+
+
+def _sum(told: Sequence[dict[str, Any]], *names: str) -> int | None:
+    """Return the sum of the tokens that are told, None where none are."""
+    counts = [told_count(each, name) for each in told for name in names]
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 def _object(text: str) -> dict[str, Any] | None:

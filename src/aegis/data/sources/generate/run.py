@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from aegis.data.clean.toxicity import find_toxic
 from aegis.data.personal import mask_personal_data
 from aegis.data.records import Pair, Provenance, Record, Rejected, Side
 from aegis.data.sources.generate.backend import Backend, BackendDownError, CallError
@@ -63,6 +64,7 @@ class Draft:
 
     Args:
         failure: why a call brought nothing; the topic is tried again by the next run.
+        asked: whether anybody is asked about it.
         done: all steps are over, whatever came of them.
     """
 
@@ -72,6 +74,7 @@ class Draft:
     items: list[Written] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     failure: str = ""
+    asked: bool = True
     done: bool = False
 
 
@@ -121,8 +124,9 @@ def generate(
         on_topics: called with the number of topics that have just been left.
     """
     size = calls.backend.batch
-    drafts = [Draft(_masked(topic)) for topic in topics]
-    batches = [drafts[start : start + size] for start in range(0, len(drafts), size)]
+    drafts = [_begun(topic) for topic in topics]
+    live = [draft for draft in drafts if not draft.done]
+    batches = [live[start : start + size] for start in range(0, len(live), size)]
     watch = _Watch(calls, limit=max(_IN_A_ROW, 2 * plan.concurrency))
     for batch in _each_done(batches, lambda batch: _write(batch, calls, plan), plan.concurrency):
         watch.look(batch)
@@ -137,8 +141,15 @@ def generate(
     )
 
 
-def _masked(topic: Topic) -> Topic:
-    return replace(topic, question=mask_personal_data(topic.question)[0])
+def _begun(topic: Topic) -> Draft:
+    """Mask the topic's question; a sexual or hateful one is asked of nobody."""
+    draft = Draft(replace(topic, question=mask_personal_data(topic.question)[0]))
+    if toxic := find_toxic(draft.topic.question):
+        reason = f"question is {toxic.kind}: for the refusal set only"
+        content = {"question": draft.topic.question}
+        draft.rejected.append(Rejected(f"generated-{topic.id}", reason, content))
+        draft.asked, draft.done = False, True
+    return draft
 
 
 class _Watch:
@@ -177,9 +188,7 @@ def _each_done(
 
 
 def _write(batch: list[Draft], calls: Calls, plan: TopicPlan) -> None:
-    """Take a batch through all steps, as far as calls may be made."""
-    if calls.stopped:
-        return
+    """Take a batch through all steps, as far as calls may be made or answers are there already."""
     try:
         live = _write_notes(batch, calls) if "notes" in plan.steps else batch
         if "questions" in plan.steps:
@@ -266,8 +275,12 @@ def _forms(places: Sequence[Place], asks: Sequence[Ask], calls: Calls) -> dict[i
             break
     for index in sorted(pending):
         (draft, item), (problem, text) = places[index], problems[index]
-        content = {"question": item.question, "answer": mask_personal_data(text)[0]}
-        reason = f"{asks[index].request.step}: {problem}"
+        step = asks[index].request.step
+        name = (
+            "thinking" if step in ("thinking", "pair") else "answer"
+        )  # reports leave thinking out
+        content = {"question": item.question, name: mask_personal_data(text)[0]}
+        reason = f"{step}: {problem}"
         draft.rejected.append(Rejected(f"generated-{draft.topic.id}", reason, content))
     return forms
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from aegis.data.clean.toxicity import find_toxic
 from aegis.data.personal import mask_everywhere
 from aegis.data.topics import Topic
 from aegis.errors import DataError
@@ -16,6 +17,7 @@ from aegis.protocol.language import detect_language
 from aegis.protocol.stance import STANCE_OF, does, require_consistent
 from aegis.protocol.thinking import Thinking
 
+TEXTS = ("task", "safety", "policy", "plan", "answer")  # of a response
 Text = Annotated[str, Field(min_length=2, max_length=4000)]
 _DROPPED = ("minLength", "maxLength", "title", "default")  # strict schemas allow none of them
 T = TypeVar("T", bound=BaseModel)
@@ -51,9 +53,6 @@ class Thought(_Form):
     plan: Text
     decision: Literal["ALLOW", "ESCALATION"]
     answer: Text
-
-    def thinking(self, where: str) -> Thinking:
-        return thinking_of(self, where)
 
 
 class WorseThought(_Form):
@@ -92,9 +91,11 @@ def read_answer(text: str, form: type[T]) -> T:
     Raises:
         DataError: that tells the writer what is wrong; it quotes nothing.
     """
-    value, _ = mask_everywhere(_object_in(text))
     try:
+        value, _ = mask_everywhere(_object_in(text))
         return form.model_validate_json(json.dumps(value))
+    except RecursionError:
+        raise DataError("nested too deeply; answer in the form that was asked for") from None
     except ValidationError as error:
         problems = [
             f"{'.'.join(map(str, problem['loc'])) or 'the object'}: {problem['msg']}"
@@ -109,16 +110,17 @@ def _object_in(text: str) -> Mapping[str, Any]:
         raise DataError("no JSON object; answer with the object alone")
     try:
         return decoder.raw_decode(text, start)[0]
-    except RecursionError:
-        raise DataError("nested too deeply; answer in the form that was asked for") from None
     except ValueError as error:
         reason = getattr(error, "msg", "a number has too many digits")
         raise DataError(f"not valid JSON ({reason}); answer with one whole object") from None
 
 
-def require_language(topic: Topic, **texts: str) -> None:
-    """Check that texts are in the topic's language; DataError tells which one is not."""
+def require_usable(topic: Topic, **texts: str) -> None:
+    """Check that texts are in the topic's language, and neither sexual nor hateful: they become
+    what a model learns to write. DataError tells which one is not."""
     for name, text in texts.items():
+        if toxic := find_toxic(text):
+            raise DataError(f"{name} is {toxic.kind}; write it without that")
         if detect_language(text) != topic.language:
             wanted = {"ja": "Japanese", "en": "English"}[topic.language]
             raise DataError(f"{name} must be in {wanted}")
@@ -130,14 +132,13 @@ def require_right(thought: Thought, topic: Topic) -> None:
     Raises:
         DataError: if not.
     """
-    decision, thinking = Decision[thought.decision], thought.thinking("answer")
+    decision, thinking = Decision[thought.decision], thinking_of(thought, "answer")
     if decision != topic.decision:
         raise DataError(
             f"decision is {decision.name}, and this topic's is {topic.decision.name}: "
             "write the response that belongs to it"
         )
-    sections = ("task", "safety", "policy", "plan", "answer")
-    require_language(topic, **{name: getattr(thought, name) for name in sections})
+    require_usable(topic, **{name: getattr(thought, name) for name in TEXTS})
     require_consistent(decision, thinking, where="answer")
     if not does(decision, thought.answer):
         wanted = STANCE_OF[decision]
@@ -151,7 +152,7 @@ def require_worse(worse: WorseThought, better: Thought, topic: Topic) -> None:
         DataError: if not.
     """
     thinking = thinking_of(worse, "answer")
-    require_language(topic, answer=worse.answer)
+    require_usable(topic, **{name: getattr(worse, name) for name in TEXTS})
     require_consistent(Decision[worse.decision], thinking, where="answer")
     if worse.answer == better.answer:
         raise DataError("answer is that of the good response; write a worse one")

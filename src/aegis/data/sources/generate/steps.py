@@ -19,8 +19,8 @@ from aegis.data.sources.generate.schemas import (
     WorseThought,
     json_schema,
     read_answer,
-    require_language,
     require_right,
+    require_usable,
     require_worse,
 )
 from aegis.data.topics import Topic
@@ -65,7 +65,7 @@ def ask_notes(topic: Topic) -> Ask:
 
     def read(text: str) -> Notes:
         notes = read_answer(text, Notes)
-        require_language(topic, **{"the statement": notes.facts[0].statement})
+        require_usable(topic, **{"the statement": notes.facts[0].statement})
         return notes
 
     values = {"facts": _FACTS}
@@ -77,7 +77,7 @@ def ask_questions(topic: Topic, notes: Notes | None, count: int) -> Ask:
 
     def read(text: str) -> list[str]:
         questions = list(dict.fromkeys(read_answer(text, Questions).questions))[:count]
-        require_language(topic, **{f"questions.{n}": text for n, text in enumerate(questions)})
+        require_usable(topic, **{f"questions.{n}": text for n, text in enumerate(questions)})
         return questions
 
     values = {"notes": _listed(notes), "count": count}
