@@ -235,6 +235,54 @@ def test_a_site_that_fails_again_and_again_is_left(tmp_path: Path, server: RudeS
     assert sum(path.startswith("site.test/") and path[10:].isdigit() for path in server.asked) == 5
 
 
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_server_that_is_busy_again_and_again_is_left(
+    tmp_path: Path, server: RudeServer, status: int
+) -> None:
+    paths = [f"/{number}" for number in range(9)]
+    server.answers |= dict.fromkeys(paths, answer(status=status))
+    _, refused = gathered(tmp_path, sites_of(server, *paths))
+    assert [reason.partition(":")[0] for reason in refused.values()].count("status") == 5
+    assert sum(path[9:] in paths for path in server.asked) == 2 * 5  # each once more, when it says
+
+
+def test_what_leads_astray_or_to_a_page_is_not_asked_for_again(
+    tmp_path: Path, server: RudeServer
+) -> None:
+    server.answers |= {
+        "/d/astray": answer(status=302, location="/else"),
+        "/d/go": answer(status=301, location="/d/a"),
+        "/d/a": page("<p>a</p>"),
+        "/d/who": answer(status=302, location="/d/x?to=taro@mail.jp"),
+        "/else": page("<p>else</p>"),
+    }
+    sites = sites_of(server, "/d/astray", "/d/go", "/d/a")
+    pages, refused = gathered(tmp_path, sites)
+    assert refused == {
+        "/d/astray": "list: leads to a page that is not of the listed site",
+        "/d/a": f"duplicate: of {server.url('/d/go')}",
+    }
+    assert server.asked.count("site.test/d/a") == 1
+    asked = len(server.asked)
+    assert gathered(tmp_path, sites) == (pages, refused)
+    assert len(server.asked) == asked
+    wider = sites_of(server, "/d/astray", "/d/go", "/d/a", paths=["/"])
+    assert [row["text"] for row in gathered(tmp_path, wider)[0]] == ["else", "a"]
+    gathered(tmp_path, sites_of(server, "/d/who"))
+    assert not any(b"taro" in path.read_bytes() for path in tmp_path.rglob("*.json"))
+
+
+def test_what_was_too_large_is_asked_for_again_where_more_is_allowed(
+    tmp_path: Path, server: RudeServer
+) -> None:
+    server.answers["/a"] = page("<p>" + "word " * 1000)
+    for most, count in ((1000, 0), (1000, 0), (100_000, 1)):
+        sites = sites_of(server, "/a").model_copy(update={"page_bytes": most})
+        pages, _ = gathered(tmp_path, sites, make_fetcher(page_bytes=most))
+        assert len(pages) == count
+    assert server.asked.count("site.test/a") == 2
+
+
 def test_sites_take_turns_and_are_written_in_their_order(
     tmp_path: Path, server: RudeServer
 ) -> None:

@@ -93,6 +93,9 @@ def test_depth_counts_what_nests() -> None:
     assert depth("<ul>" + "<li>x" * 1000) == 1
     assert depth("<div><section></section></div></div></div><a>") == 2
     assert depth("<DIV>" * 40) == 40
+    icon = "<svg><g><path d='M0'/><use href='#a' /></g></svg>"
+    assert depth(f"<main>{icon * 1000}</main>") == 3
+    assert depth("<path/>" * 40) == 40, "outside a drawing the slash ends nothing"
     assert depth("a < b and <3 <!-- <>") == 0
 
 

@@ -61,7 +61,17 @@ def test_every_step_of_a_redirect_must_be_permitted(server: RudeServer, fetcher:
 
 @pytest.mark.parametrize(
     "location",
-    ["", "http://", "mailto:a@b.jp", "http://user:pw@site.test/", "http://[::1", "/a/%2e%2e/b"],
+    [
+        *(
+            "",
+            "http://",
+            "mailto:a@b.jp",
+            "http://user:pw@site.test/",
+            "http://[::1",
+            "/a/%2e%2e/b",
+        ),
+        *("/a/..%2fb", "/a%2f..%2fb", "/a%5c..%5cb", "/a/%2E%2e\\b"),
+    ],
 )
 def test_redirects_to_no_page_are_refused(
     server: RudeServer, fetcher: Fetcher, location: str

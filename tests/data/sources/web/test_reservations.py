@@ -14,6 +14,7 @@ RESERVED = [
     ("X-Robots-Tag", "max-snippet: 20, noarchive"),
     ("X-Robots-Tag", "otherbot: noindex, aegis-collect: noai"),
     ("X-Robots-Tag", "unavailable_after: 1 Jan 2030 00:00:00 GMT, noai"),
+    ("X-Robots-Tag", "unavailable_after: Wed, 3 Jan 2030 10:00:00 GMT, noai"),
     ("tdm-reservation", "1"),
     ("TDM-Reservation", "yes"),
     ("robots", "noai, noimageai"),
@@ -67,7 +68,12 @@ def test_places_of_tdmrep_json(path: str, reserved: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[1]", '[{"location": "/"}]', '[{"tdm-reservation": 1}]', "[" * 99999]
+    "text",
+    [
+        *("{", "[1]", '[{"location": "/"}]', '[{"tdm-reservation": 1}]', "[" * 99999),
+        *('[{"location": "https://somewhere.jp/a", "tdm-reservation": 1}]', '"/"'),
+        *('[{"location": "a/*", "tdm-reservation": 1}]', '[{"location": 5}]'),
+    ],
 )
 def test_a_file_that_cannot_be_understood_reserves_everything(text: str) -> None:
     with pytest.raises(RefusedError, match="cannot be understood"):

@@ -110,6 +110,27 @@ def test_rules_are_kept_for_a_day_and_no_longer(
         of(rules, server)
 
 
+@pytest.mark.parametrize("damaged", ["{", "[]", '{"time_s": 1}', '{"time_s": "x", "status": 1}'])
+def test_rules_that_are_damaged_on_the_disk_are_asked_for_again(
+    tmp_path: Path, rules: RulesCache, server: RudeServer, clock: Clock, damaged: str
+) -> None:
+    server.answers["/robots.txt"] = FORBIDS
+    of(rules, server)
+    (path,) = tmp_path.iterdir()
+    path.write_text(damaged)
+    with pytest.raises(RefusedError, match="disallowed"):
+        of(RulesCache(tmp_path, rules.fetcher, now=clock), server).require_permitted(server.url())
+    assert server.asked.count("site.test/robots.txt") == 2
+
+
+def test_no_type_is_asked_for_that_would_make_a_strict_server_say_406(
+    rules: RulesCache, server: RudeServer
+) -> None:
+    server.answers["/robots.txt"] = ALLOWS
+    of(rules, server)
+    assert {headers["accept"] for headers in server.headers} == {"*/*"}
+
+
 def test_redirects_of_robots_txt_are_followed_to_other_hosts_for_this_host(
     rules: RulesCache, server: RudeServer
 ) -> None:

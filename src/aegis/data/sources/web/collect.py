@@ -31,6 +31,8 @@ from aegis.storage.lock import only_process
 
 _MOST_LINKS = 2000
 _MOST_FAILURES = 5  # one after the other, before a site is left
+_FAILURES = ("network", "time: no", "status: 429", "status: 5")
+_PERSONAL = "personal data"
 SITES_FILE = "sites.json"
 
 
@@ -74,6 +76,7 @@ class Collector:
         visits: what was read within the last day is not asked for again.
         rules: robots.txt and reservations of hosts.
         now: seconds since 1970.
+        limits: of size and time; what was too much for others is asked for again.
     """
 
     fetcher: Fetcher
@@ -81,6 +84,7 @@ class Collector:
     visits: VisitStore
     extract: Callable[[bytes, str], Any]
     now: Callable[[], float]
+    limits: str = ""
 
     def crawl(self, sites: Iterable[Site], advance: Callable[[], None]) -> list[_Queue]:
         """Ask for every page of every site, as far as the site's limits go."""
@@ -97,7 +101,7 @@ class Collector:
                 queue.follow(visit.links, depth + 1)
             except RefusedError as error:
                 queue.done.append((url, error.reason, ""))
-                failed = error.reason.startswith(("network", "time: no"))
+                failed = error.reason.startswith(_FAILURES)
                 queue.failures = queue.failures + 1 if failed else 0
             advance()
         return queues
@@ -111,10 +115,11 @@ class Collector:
         Raises:
             RefusedError: if it must not be collected, or cannot.
         """
-        words = ""
+        words, place = "", url
 
         def permit(address: httpx.URL) -> None:
-            nonlocal words
+            nonlocal words, place
+            words, place = "", str(address)
             words = self._permission(site, address)
 
         known = self.visits.get(url)
@@ -122,9 +127,10 @@ class Collector:
             permit(httpx.URL(known.url))
             if known.place != known.url:
                 permit(httpx.URL(known.place))
-            if known.reason:
+            if not known.reason:
+                return known, words
+            if known.place == known.url and known.limits == self.limits:
                 raise RefusedError(known.reason)
-            return known, words
         usable = known if known and not known.reason else None
         conditions = {
             "If-None-Match": usable.etag if usable else "",
@@ -138,10 +144,15 @@ class Collector:
             )
             visit = self._read(url, fetched, usable, site)
         except RefusedError as error:
+            refused = Visit(url, url, self.now(), reason=error.reason, limits=self.limits)
             if error.lasting:
-                self.visits.put(Visit(url, url, self.now(), reason=error.reason))
+                self.visits.put(refused)
+            elif not words and place != url and not error.reason.startswith(_PERSONAL):
+                self.visits.put(replace(refused, place=place))  # it leads astray: not once more
             raise
         self.visits.put(visit)
+        if visit.place != url:
+            self.visits.put(replace(visit, url=visit.place))  # nor is where it led asked for again
         return visit, words
 
     def _permission(self, site: Site, address: httpx.URL) -> str:
@@ -149,7 +160,7 @@ class Collector:
         if not site.holds(address):
             raise RefusedError("list: leads to a page that is not of the listed site")
         if _tells_of_somebody(address):
-            raise RefusedError("personal data: in the address")
+            raise RefusedError(f"{_PERSONAL}: in the address")
         delays = self.fetcher.delays
         delays[address.host] = max(site.delay_s, delays.get(address.host, 0.0))
         return self.rules.of(address).require_permitted(str(address))
@@ -213,7 +224,8 @@ def collect(
     extractor = Extractor(most_depth=sites.most_depth)
     rules, visits = RulesCache(cache / "rules", fetcher, now=now), VisitStore(cache / "pages")
     with only_process(cache), contextlib.closing(fetcher), contextlib.closing(extractor):
-        collector = Collector(fetcher, rules, visits, extractor, now)
+        limited = f"{sites.page_bytes} bytes, {sites.seconds:g} s, {sites.most_depth} deep"
+        collector = Collector(fetcher, rules, visits, extractor, now, limited)
         most = (site.pages if site.depth else len(site.start) for site in sites.sites)
         with bar("collecting", sum(most)) as advance:
             queues = collector.crawl(sites.sites, advance)
@@ -241,7 +253,7 @@ def _write(writer: DataWriter, queues: list[_Queue], visits: VisitStore) -> dict
                 writer.add(_plain(queue.site, visit, words))
                 masked += visit.masked
                 continue
-            where = mask_personal_data(unquote(url))[0] if reason.startswith("personal") else url
+            where = mask_personal_data(unquote(url))[0] if reason.startswith(_PERSONAL) else url
             writer.add(Rejected(where, reason or "cache: gone", {"site": queue.site.start[0]}))
             reasons[reason.partition(":")[0]] += 1
         pages = writer.counts["plain"] - before

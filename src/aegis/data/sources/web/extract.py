@@ -15,7 +15,7 @@ from typing import Any
 
 from aegis.data.sources.web.fetch import HTML, PDF, PLAIN, RefusedError
 
-_TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)")
+_TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)[^<>]*?(/?)(?=[<>]|\Z)")
 # Elements without an end tag, and those whose end tag may be left out: without another element
 # between they do not nest.
 _NOT_COUNTED = re.compile(
@@ -66,11 +66,14 @@ def page_text(body: bytes, content_type: str, most_depth: int) -> PageText:
 
 def depth(html: str) -> int:
     """Return how deep the elements are nested, at most: resiliparse is quadratic in it."""
-    deepest = now = 0
-    for match in _TAG.finditer(html):
-        if not _NOT_COUNTED.fullmatch(match[2]):
-            now = max(0, now - 1) if match[1] else now + 1
-            deepest = max(deepest, now)
+    deepest = now = drawings = 0
+    for end, name, closed in _TAG.findall(html):
+        if name.lower() in ("svg", "math"):
+            drawings = max(0, drawings - 1) if end else drawings + 1
+        if _NOT_COUNTED.fullmatch(name) or (closed and drawings):  # only there `/>` ends an element
+            continue
+        now = max(0, now - 1) if end else now + 1
+        deepest = max(deepest, now)
     return deepest
 
 
@@ -154,8 +157,8 @@ class Extractor:
         Raises:
             RefusedError: as it does, or if it takes too long or dies.
         """
-        self._process = self._process or self._begin()
         try:
+            self._process = self._process or self._begin()
             self._pipe.send((body, content_type, self.most_depth))
             if not self._pipe.poll(self.seconds):
                 self.close()

@@ -25,7 +25,9 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5
 _PART = 1 << 16
 _TYPES = (*HTML, PLAIN, PDF)
-_DOTS = re.compile(r"/(?:\.|%2e){1,2}(?:/|\Z)", re.IGNORECASE)  # a way out of the folder, for some
+# A way out of the folder, for some servers.
+_SLASH = r"(?:/|%2f|\\|%5c)"
+_DOTS = re.compile(rf"{_SLASH}(?:\.|%2e){{1,2}}(?:{_SLASH}|\Z)", re.IGNORECASE)
 
 
 class RefusedError(Exception):
@@ -234,8 +236,9 @@ class Fetcher:
         self.sleep(max(0.0, self.ready_at.get(url.host, 0.0) - self.clock()))
         self.backend.deadline_s = time.monotonic() + self.seconds
         self.requests += 1
+        accept = {"Accept": "*/*"} if cut_at else {}  # a 406 would read as "there are no rules"
         try:
-            with self._client.stream("GET", url, headers=conditions) as response:
+            with self._client.stream("GET", url, headers={**conditions, **accept}) as response:
                 is_wanted = response.is_success and (cut_at or type_of(response.headers) in _TYPES)
                 body = self._body(response, cut_at) if is_wanted else b""
                 return Fetched(str(url), response.status_code, response.headers, body)

@@ -12,6 +12,7 @@ from aegis.data.sources.web.fetch import AGENT, RefusedError
 
 # Not to be kept, or not to be learned from; `none` is noindex and nofollow.
 _RESERVED = {"noai", "noml", "notrain", "noindex", "noarchive", "none"}
+_BOT = re.compile(r"\*|[a-z][\w-]*")  # and not a date, which has a colon, too
 _VALUES = {"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"}
 
 
@@ -41,7 +42,7 @@ def directives(value: str) -> list[str]:
         name, colon, rest = part.partition(":")
         if name.strip() in _VALUES:
             continue
-        if colon:
+        if colon and _BOT.fullmatch(name.strip()):
             ours, part = name.strip() in ("*", AGENT.lower()), rest
         if ours:
             words += re.split(r"[\s;]+", part.strip())
@@ -56,10 +57,12 @@ class TdmFile:
         try:
             rows = json.loads(text) if text else []
             for row in rows if isinstance(rows, list) else [rows]:
+                if not (place := row["location"]).startswith(("/", "*")):
+                    raise ValueError("an address of another kind")
                 if str(row["tdm-reservation"]) != "0":
-                    rules.append("Disallow: " + re.sub(r"\s", "", row["location"]))
+                    rules.append("Disallow: " + re.sub(r"\s", "", place))
             self._unreadable = False
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             self._unreadable = True
         self._rules = Protego.parse("\n".join(["User-agent: *", *rules]))
 

@@ -80,16 +80,21 @@ class RulesCache:
 
     def _load(self, origin: str) -> HostRules:
         path = self.folder / f"{fingerprint(origin)[:32]}.json"
-        row: dict[str, Any] = {}
-        if path.exists():
-            row = json.loads(path.read_text(encoding="utf-8"))
-        if not row or not self._is_fresh(row["time_s"]):
+        if not (rules := self._read(path, origin)):
             row = self._ask(origin)
             make_folder(self.folder)
             write_json(path, row)
-        robots = Robots(bytes.fromhex(row["robots"]))
-        self._keep_pace(origin, robots)
-        return HostRules(origin, row["status"], row["time_s"], robots, TdmFile(row["tdmrep"]))
+            rules = _rules(origin, row)
+        self._keep_pace(origin, rules.robots)
+        return rules
+
+    def _read(self, path: Path, origin: str) -> HostRules | None:
+        """Return the rules on the disk, if they are of the last day and whole."""
+        try:
+            rules = _rules(origin, json.loads(path.read_text(encoding="utf-8")))
+            return rules if self._is_fresh(rules.time_s) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def _ask(self, origin: str) -> dict[str, Any]:
         try:
@@ -122,6 +127,11 @@ class RulesCache:
 
     def _is_fresh(self, time_s: float) -> bool:
         return 0 <= self.now() - time_s < DAY_S
+
+
+def _rules(origin: str, row: dict[str, Any]) -> HostRules:
+    robots, reservations = Robots(bytes.fromhex(row["robots"])), TdmFile(row["tdmrep"])
+    return HostRules(origin, row["status"], row["time_s"], robots, reservations)
 
 
 def utc(time_s: float) -> str:

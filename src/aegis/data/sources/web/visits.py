@@ -17,9 +17,10 @@ class Visit:
 
     Args:
         url: what was asked for.
-        place: where it led.
+        place: where it led; with a reason, a place that must not be asked for.
         time_s: when it was read or found unchanged, in seconds since 1970.
         reason: why it is not collected, empty if it is.
+        limits: under which it is not.
         links: where it leads on the same host.
         masked: pieces of personal data.
         etag, modified: what a conditional request sends back.
@@ -29,6 +30,7 @@ class Visit:
     place: str
     time_s: float
     reason: str = ""
+    limits: str = ""
     text: str = ""
     title: str = ""
     links: tuple[str, ...] = ()
