@@ -25,7 +25,7 @@ _BEARER = re.compile(r"(?i)\b(?:bearer|basic) (?P<value>[0-9A-Za-z._~+/=-]{16,40
 _LOGIN = re.compile(
     r"://[^\s:/@]{0,64}:(?P<value>[^\s:/@\[\]]{1,64})@|\s-u [^\s:]{1,64}:(?P<told>[^\s\[\]]{1,64})"
 )
-_IS = r"[\"'」』]? ?(?:[:=]>? ?|- |は、?|が|に|を| (?:is|was) | )[\"'「『]?"
+_IS = r"[\"'」』]? ?(?:[:=]>? ?|- |(?:は、?|が|に|を) ?| (?:is|was) | )[\"'「『]?"
 _PASSWORD = re.compile(
     rf"(?i)(?:(?<![0-9a-z])(?:password|passwd|pwd|pass ?phrase|pass|pw)|パス(?:ワード)?|合言葉)"
     rf"(?:{_IS}|(?<=[ド葉])[「『]?)(?P<value>[!-~]{{4,100}})"

@@ -29,7 +29,7 @@ _DETECTORS: tuple[tuple[int, str, Detector], ...] = (
         find_named_secrets,
     ),
     (0, "パス|コード|合言葉|暗証|キー|トークン|シークレット|秘密鍵", find_named_secrets),
-    (2, r"[0-9a-z_-]{16}", find_keys),
+    (0, r"[0-9a-z_-]{16}", find_keys),
     (0, r"@|at[\])]", find_emails),
     (6, r"[a-z]{2}\d\d", find_ibans),
     (3, r"\d\.\d+\.\d|:[0-9a-f]*:", find_addresses_of_machines),

@@ -36,7 +36,8 @@ _NO_CARD = re.compile(
     re.IGNORECASE,
 )
 _CARD_LABEL = re.compile("カード|クレジット|card|visa|master|jcb|amex", re.IGNORECASE)
-_IBAN = re.compile(rf"{NO_WORD_BEFORE}[A-Za-z]{{2}}\d{{2}}(?:[- ]?[0-9A-Za-z]){{11,30}}")
+# Wherever it begins: letters stand right before some, and country, length and remainder tell it.
+_IBAN = re.compile(r"(?=(?P<account>[A-Za-z]{2}\d{2}(?:[- ]?[0-9A-Za-z]){11,30}))")
 _PERSON = re.compile(rf"{_START}\d{{4}}[-. ]?\d{{4}}[-. ]?\d{{4}}{_END}")
 _PERSON_LABEL = re.compile(
     r"マイナ(?:ンバー|番号)|個人番号|my ?number|individual number", re.IGNORECASE
@@ -99,9 +100,10 @@ def find_cards(text: str) -> Iterator[Span]:
 def find_ibans(text: str) -> Iterator[Span]:
     """Yield international account numbers by country, length and remainder."""
     for match in _IBAN.finditer(text):
-        length = IBAN_LENGTHS.get(match[0][:2].upper(), 99)
-        places = [at for at, character in enumerate(match[0]) if character not in " -"]
-        if len(places) < length or not iban(_letters(match[0])[:length].upper()):
+        account = match["account"]
+        length = IBAN_LENGTHS.get(account[:2].upper(), 99)
+        places = [at for at, character in enumerate(account) if character not in " -"]
+        if len(places) < length or not iban(_letters(account)[:length].upper()):
             continue
         end = match.start() + places[length - 1] + 1
         if not text[end : end + 1].isalnum() or not text[end : end + 1].isascii():

@@ -10,7 +10,9 @@ from aegis.data.personal.span import Span, context_before
 
 _AT = re.compile(r" ?(?:@|[\[(]at[\])]) ?", re.IGNORECASE)
 _LOCAL = re.compile(r"[A-Za-z0-9À-ɏ_][A-Za-z0-9À-ɏ._%+'-]{0,63}\Z")
-_DOMAIN = re.compile(r"(?:[0-9A-Za-zぁ-ヿ一-鿿-]{1,63}\.){1,6}[A-Za-z]{2,24}(?![0-9A-Za-z])")
+_DOMAIN = re.compile(
+    r"(?:[0-9A-Za-zぁ-ヿ一-鿿-]{1,63}(?:\.|[\[(]dot[\])])){1,6}[A-Za-z]{2,24}(?![0-9A-Za-z])", re.I
+)
 
 _V4 = re.compile(r"(?<![0-9A-Za-z_.])(?:\d{1,3}\.){3}\d{1,3}(?![0-9A-Za-z_]|\.[0-9A-Za-z])")
 _VERSION_BEFORE = re.compile(

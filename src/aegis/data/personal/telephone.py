@@ -9,12 +9,12 @@ from aegis.data.personal.span import Span, context_before, digits_of
 
 _BETWEEN = r"[-. ()]{1,3}"
 _SHAPES = re.compile(
-    r"(?:(?<![0-9A-Za-z_.,/#-])(?<!\d[ (])|(?<=tel)|(?<=fax))(?:"
+    r"(?:(?<![0-9A-Za-z_.,/#-])(?<!\d[ (])|(?<=tel)|(?<=fax)|(?<=\d{4}/)(?=\(?0))(?:"
     rf"(?P<abroad>\+\d{{1,3}}(?:[-. ()]{{0,2}}\d){{7,12}})"
     rf"|(?P<home>0\d{{9,10}}|\(?0\d{{1,4}}{_BETWEEN}\d{{1,4}}{_BETWEEN}\d{{3,4}}|0\d{{4}} \d{{6}}"
     r"|0[5789]0[-. ]?\d{4}[-. ]?\d{4})"
     rf"|(?P<america>(?:1[-. ])?\(?[2-9]\d\d(?:\) ?|[-. ])[2-9]\d\d[-. ]\d{{4}}|[2-9]\d{{9}})"
-    r")(?![0-9A-Za-z_]|[-.,/]\d)",
+    r")(?![0-9A-Za-z_]|[-.,]\d|/(?!\(?0\d)\d)",  # a slash stands between two numbers
     re.IGNORECASE,
 )
 _REGIONS = {"abroad": (None,), "home": ("JP", "GB"), "america": ("US",)}
