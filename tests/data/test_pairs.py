@@ -17,7 +17,15 @@ from aegis.data.pairs.job import MadePairs, Pairing, make_pairs, write_pairs
 from aegis.data.pairs.lengths import Match, balanced, length_bias, matched, widest
 from aegis.data.pairs.rank import RULES, RankedSample, gather, rank
 from aegis.data.pairs.sample import Draw, sample
-from aegis.data.records import Item, Pair, Record, Rejected, parse_pair, parse_record
+from aegis.data.records import (
+    Item,
+    Pair,
+    Provenance,
+    Record,
+    Rejected,
+    parse_pair,
+    parse_record,
+)
 from aegis.data.seed import seed_pairs
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import Thinking
@@ -229,3 +237,22 @@ def test_samples_are_drawn_once_whatever_is_interrupted(tmp_path: Path) -> None:
     assert chances[PROMPT][Decision.DENY] == 0.8
     assert all(each.provenance and each.provenance.model == "parrot" for each in drawn)
     assert len({each.id for each in drawn}) == len(drawn) == 4
+
+
+def test_the_label_decides_what_is_drawn_and_the_prompts_licence_stays(tmp_path: Path) -> None:
+    origin = Provenance(url="https://a.jp/1", licence="CC-BY-4.0", backend="web", cost=1.0)
+    wrong = response(NO, "b", **DENY)
+    for order in ([label(), wrong], [wrong, label()]):
+        model = Parrot()
+        drawn, _ = sample(
+            [replace(each, provenance=origin, prompt="What is 4 plus 5?") for each in order],
+            model,
+            count=2,
+            seed=10,
+        )
+        assert {draw.decision for draw in model.drawn} == {Decision.ALLOW}
+        (made_of,) = {each.provenance for each in drawn}
+        expected = Provenance(
+            url=origin.url, licence=origin.licence, backend="local", model="parrot"
+        )
+        assert made_of == expected

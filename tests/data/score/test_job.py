@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from aegis.data.score import job
 from aegis.data.score.job import Scoring, score_items, score_set, write_scored
 from aegis.data.seed import seed_pairs, seed_records
 from aegis.errors import DataError
+from aegis.protocol.thinking import Thinking
 
 
 @contextlib.contextmanager
@@ -49,6 +51,20 @@ def test_nothing_vanishes(tmp_path: Path, scoring: Scoring) -> None:
     assert len(kept) == len(scored.kept)
     assert all(value >= scoring.least - 1e-4 for value in kept)
     assert scored.summary["scored"] >= len(kept)
+    lines = (tmp_path / "out" / "scores.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 40, "what was set aside has its parts and reasons, too"
+
+
+def test_reasons_that_are_shown_quote_nothing_of_the_thinking() -> None:
+    (record,) = [each for each in seed_records() if each.thinking][:1]
+    assert record.thinking
+    bodies = {name: text.reveal() for name, text in record.thinking.bodies().items()}
+    bodies["task"] += " 4711 + 1 = 4713."
+    thinking = Thinking.from_bodies(bodies, record.thinking.public, where="x")
+    spoilt = [replace(record, thinking=thinking)]
+    scored = score_items(spoilt, Scoring(least=1), progress=silent)
+    assert "4711" in scored.scores[0].parts["soundness"].reason
+    assert "4711" not in scored.rejected[0].reason + str(scored.summary)
 
 
 def test_a_set_without_thinking_is_an_error() -> None:

@@ -90,7 +90,9 @@ def _sampled(
     readable = [record for record in records if engine.prompt_tokens(record.prompt) <= room]
     if len(readable) < len(records):
         print_note(f"{len(records) - len(readable)} prompts are longer than the model reads")
-    made_of = fingerprint("samples", str(folder.resolve()), str(sampling), count)
+    states = [(str(path), path.stat()) for path in sorted(folder.resolve().rglob("*"))]
+    files = [(name, state.st_size, state.st_mtime_ns) for name, state in states]
+    made_of = fingerprint("samples", files, str(sampling), count)
     remember = Journal(work / f"{made_of[:16]}.jsonl", say=print_note) if work else compute_anew
     with bar("sampling", len({record.prompt for record in readable})) as advance:
         return sample(

@@ -59,7 +59,9 @@ def sample(
     Args:
         remember: (key, make) → what `make` gives, perhaps from an earlier time.
     """
+    # Of records with one prompt, one without thinking is its label; another may be a wrong sample.
     prompts = {record.prompt: record for record in records}
+    prompts |= {record.prompt: record for record in records if record.thinking is None}
     drawn: list[Record] = []
     chances: Chances = {}
     for record in prompts.values():
@@ -73,12 +75,11 @@ def sample(
         for number, (decision, row) in enumerate(zip(decisions, rows, strict=True)):
             name = f"{record.id}~{number}"
             if response := row and _response(name, decision, row):
-                source = Provenance(backend="local", model=model.name)
-                drawn.append(
-                    replace(
-                        record, id=name, decision=decision, thinking=response, provenance=source
-                    )
-                )
+                # The prompt's licence and page stay; when and for how much, the answer's own are.
+                kept = record.provenance or Provenance()
+                source = Provenance(kept.source, kept.url, "local", model.name, kept.licence)
+                made = {"id": name, "decision": decision, "thinking": response}
+                drawn.append(replace(record, **made, provenance=source))
         on_prompt()
     return drawn, chances
 

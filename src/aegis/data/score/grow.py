@@ -7,9 +7,9 @@ its records are scored anew for diversity within it: what a set loses by growing
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from scipy import stats
@@ -76,9 +76,9 @@ def grow(
             verdict = f"{size}: not reached, the set has {len(records)} records with thinking"
             stages.append(GrowthStage(size, 0.0, 0.0, 0.0, False, verdict))
             break
-        values = within(records[:size], scores[:size])
+        values = [score.overall for score in with_diversity(records[:size], scores[:size])]
         added = values[len(before) :]
-        mean = sum(added) / len(added)
+        mean = fmean(added)
         if not before:
             verdict = f"{size}: kept as the first, mean {mean:.3f}"
             stages.append(GrowthStage(size, mean, 0.0, 0.0, True, verdict))
@@ -88,11 +88,6 @@ def grow(
             break
         before = values
     return stages
-
-
-def within(records: Sequence[Record], scores: Sequence[RecordScore]) -> list[float]:
-    """Return the overall scores with each record's diversity within these records."""
-    return [score.overall for score in with_diversity(records, scores)]
 
 
 def with_diversity(records: Sequence[Record], scores: Sequence[RecordScore]) -> list[RecordScore]:
@@ -109,18 +104,11 @@ def with_diversity(records: Sequence[Record], scores: Sequence[RecordScore]) -> 
 def _compared(
     size: int, added: Sequence[float], before: Sequence[float], margin: float, alpha: float
 ) -> GrowthStage:
-    mean, reference = sum(added) / len(added), sum(before) / len(before)
-    difference = mean - reference
-    errors = [_variance(values) / len(values) for values in (added, before)]
-    spread = math.sqrt(sum(errors))
-    if spread == 0:
-        lower = difference
-    else:
-        freedom = sum(errors) ** 2 / sum(
-            error**2 / max(1, len(values) - 1)
-            for error, values in zip(errors, (added, before), strict=True)
-        )
-        lower = difference - float(stats.t.ppf(1 - alpha, freedom)) * spread
+    mean, reference = fmean(added), fmean(before)
+    difference = lower = mean - reference
+    if min(len(added), len(before)) > 1 and len({*added, *before}) > 2:
+        welch = stats.ttest_ind(added, before, equal_var=False, alternative="greater")
+        lower = float(welch.confidence_interval(1 - alpha).low)
     kept = lower > -margin
     word = "kept" if kept else "not kept"
     sign = ">" if kept else "<="
@@ -129,8 +117,3 @@ def _compared(
         f"{lower:+.3f} ({1 - alpha:.0%}), {sign} -{margin:g}"
     )
     return GrowthStage(size, mean, difference, lower, kept, verdict)
-
-
-def _variance(values: Sequence[float]) -> float:
-    mean = sum(values) / len(values)
-    return sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)

@@ -13,6 +13,7 @@ from typing import Any
 
 from aegis.data.folder import StepOutcome, writing_data
 from aegis.data.records import Item, Record, Rejected, write_jsonl
+from aegis.data.report import reason_kind
 from aegis.data.score.diversity import distinct, self_bleu
 from aegis.data.score.grow import grow, in_order, with_diversity
 from aegis.data.score.record import VERSION, RecordScore, score_record
@@ -48,12 +49,14 @@ class Scored:
         seen: every item that came in.
         kept: what stays, in the order in which the set grows, if it grows.
         others: what has no thinking, and stays.
+        scores: of all that has thinking, what was set aside included.
     """
 
     seen: list[Item]
     kept: list[tuple[Record, RecordScore]]
     others: list[Item]
     rejected: list[Rejected]
+    scores: list[RecordScore]
     summary: dict[str, Any]
 
 
@@ -69,8 +72,10 @@ def score_items(
         DataError: if nothing has thinking.
     """
     items = list(items)
-    records, others, rejected = _sorted_out(items)
+    rejected = [item for item in items if isinstance(item, Rejected)]
     seen = [item for item in items if not isinstance(item, Rejected)]
+    records = [item for item in seen if isinstance(item, Record) and item.thinking]
+    others = [item for item in seen if not (isinstance(item, Record) and item.thinking)]
     if not records:
         raise DataError("no record has thinking to score; give records with thinking and final")
     if scoring.sizes:
@@ -100,7 +105,7 @@ def score_items(
         "stages": [stage.to_json() for stage in stages],
         "set_aside": dict(reasons),
     }
-    return Scored(seen, kept, others, rejected, summed)
+    return Scored(seen, kept, others, rejected, scores, summed)
 
 
 def write_scored(target: Path, scored: Scored, scoring: Scoring, *, inputs: Sequence[Path]) -> None:
@@ -119,7 +124,7 @@ def write_scored(target: Path, scored: Scored, scoring: Scoring, *, inputs: Sequ
         reasons = {**scored.summary["set_aside"], **({"not usable": unread} if unread else {})}
         out = total - len(scored.rejected)
         writer.log(StepOutcome("score", VERSION, total, out, reasons))
-        write_jsonl(writer.folder / "scores.jsonl", (score.to_json() for _, score in scored.kept))
+        write_jsonl(writer.folder / "scores.jsonl", (score.to_json() for score in scored.scores))
         (writer.folder / "score.json").write_text(to_json(scored.summary), encoding="utf-8")
 
 
@@ -159,7 +164,7 @@ def summary(
         groups["decision"][record.decision.name].append(score.overall)
     names = list(scores[0].parts) if scores else []
     faults = Counter(
-        f"{name}: {part.reason}"
+        f"{name}: {reason_kind(part.reason)}"
         for score in scores
         for name, part in score.parts.items()
         if part.value < 0.5
@@ -198,25 +203,10 @@ def _mean(values: Sequence[float]) -> float:
     return round(sum(values) / len(values), 4) if values else 0.0
 
 
-def _sorted_out(
-    items: Iterable[Item | Rejected],
-) -> tuple[list[Record], list[Item], list[Rejected]]:
-    records: list[Record] = []
-    others: list[Item] = []
-    rejected: list[Rejected] = []
-    for item in items:
-        if isinstance(item, Rejected):
-            rejected.append(item)
-        elif isinstance(item, Record) and item.thinking:
-            records.append(item)
-        else:
-            others.append(item)
-    return records, others, rejected
-
-
 def _told(reason: str, score: RecordScore) -> str:
-    """Return the reason with the part that is worst, where a score is the reason."""
+    """Return the reason with the part that is worst, where a score is the reason; a report shows
+    it, so that it quotes nothing of the thinking."""
     if not reason.startswith("score"):
         return reason
     name, part = min(score.parts.items(), key=lambda each: each[1].value)
-    return f"{reason} ({score.overall:.2f}): {name}: {part.reason}"
+    return f"{reason} ({score.overall:.2f}): {name}: {reason_kind(part.reason)}"
