@@ -92,8 +92,6 @@ def generate(
     from aegis.data.sources.generate.run import TopicPlan
     from aegis.storage.artifact import require_output
 
-    if not output and not dry_run:
-        raise BadInputError("-o DIR is needed; name the data folder to write")
     choice = BackendChoice(backend, model, url, key_env, tuple(pass_env or ()), timeout)
     table = load_prices(prices)
     priced = backend in ("local", "claude") or find_price(table, model) is not None
@@ -103,14 +101,15 @@ def generate(
         )
     if output:
         require_output(output, kind=KIND, inputs=[topics])
+    elif not dry_run:
+        raise BadInputError("-o DIR is needed; name the data folder to write")
     options: dict[str, Any] = {
         "ceilings": Ceilings(max_requests, max_tokens, max_cost, max_seconds),
         "prices": table,
         "patience": Patience(retries=retries),
     }
     plan = TopicPlan(questions=questions, concurrency=1 if backend == "local" else concurrency)
-    read = _read_topics(topics, skip_bad)
-    opened = _open(choice, seed, dry_run=dry_run)
+    read, opened = _read_topics(topics, skip_bad), _open(choice, seed, dry_run=dry_run)
     job = _Job(read.topics[:limit], read.rejected, opened, plan, options)
     if dry_run:
         _show_estimate(_estimated(job, output, priced), job.backend, json)
