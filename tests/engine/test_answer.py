@@ -69,9 +69,11 @@ def test_nothing_private_is_in_what_leaves(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_an_answer_kept_back_is_drawn_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
+    heats: list[float] = []
 
     def think(self: Any, requests: Sequence[ThinkingRequest]) -> list[Thinking | None]:
         seeds.extend(request.sampling.seed for request in requests)
+        heats.extend(request.sampling.temperature for request in requests)
         bodies = {"task": "the task", "safety": "nobody", "policy": "ALLOW", "final": "short"}
         said = "I can't help with that." if seeds[-1] < last else "In Paris."
         return [Thinking.from_bodies(bodies, said, where="response") for _ in requests]
@@ -86,7 +88,8 @@ def test_an_answer_kept_back_is_drawn_once_more(monkeypatch: pytest.MonkeyPatch)
     assert (given.decision, given.escalated, seeds[2:]) == (Decision.ALLOW, False, [5, 6])
     assert given.to_json()["outcome"] == "withheld"
     answer(local_thinker(Decision.ALLOW), "Where?", Sampling(temperature=0, seed=5))
-    assert seeds[4:] == [5]
+    assert seeds[4:] == [5, 6]
+    assert heats[4:] == [0, 0.7]  # the most probable answer would be the same again
 
 
 @pytest.mark.parametrize("decision", Decision)
@@ -96,10 +99,12 @@ def test_many_at_once_are_answered_as_each_alone(
     finals = {"Where?": "In Paris.", "もう死にたい": "Go on.", "Who?": "I can't help with that."}
 
     def think(self: Any, requests: Sequence[ThinkingRequest]) -> list[Thinking | None]:
-        assert {request.sampling.temperature for request in requests} == {0}
+        (temperature,) = {request.sampling.temperature for request in requests}
         bodies = {"task": "the task", "safety": "nobody", "policy": "ALLOW", "final": "short"}
-        made = [Thinking.from_bodies(bodies, finals[r.prompt], where="r") for r in requests]
-        return list(made)
+        said = [
+            "I can." if temperature and r.prompt == "Who?" else finals[r.prompt] for r in requests
+        ]
+        return [Thinking.from_bodies(bodies, text, where="response") for text in said]
 
     monkeypatch.setattr(LocalThinker, "think", think)
     thinker, greedy = local_thinker(decision), Sampling(temperature=0)

@@ -12,6 +12,7 @@ import torch
 from aegis.config import GateSettings, LoraSettings, ModelSettings
 from aegis.errors import ModelError
 from aegis.export.fold import fold_in_place
+from aegis.model import token_head
 from aegis.model.adapted import Adapted, attach
 from aegis.model.adapter_folder import AdapterCard, load_adapter, save_adapter
 from aegis.model.heads import DecisionHead
@@ -93,6 +94,35 @@ def test_a_probe_becomes_rows_that_win_at_a_prompts_end_only(architecture: str) 
     for places in (others, behind):
         elsewhere = head.logits(model, places[:, None], torch.ones(len(places), 1))
         assert elsewhere.logsumexp(-1).mean() < 6.0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("few", [24, 400])
+def test_few_places_at_which_a_decision_intrudes_count_for_more(
+    few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def intrusions(harder: float) -> tuple[int, float]:
+        monkeypatch.setattr(token_head, "_HARDER", harder)
+        torch.manual_seed(0)
+        model = random_model(tiny_config("llama", vocab_size=400, hidden_size=64))
+        tags = add_tags(byte_tokenizer(), model, decisions=True)
+        model.get_output_embeddings().weight.normal_(std=0.7)
+        head = attach(model, ModelSettings(head="token"), tags=tags).head
+        assert isinstance(head, TokenHead)
+        ends, others, behind = torch.randn(300, 64), torch.randn(900, 64), torch.randn(200, 64)
+        ends[:, :4] += 5.0
+        others[:few, :4] += 5.5  # nearly an end
+        head.set_scale(ends)
+        head.linear.weight.normal_(std=0.3)
+        wanted = head.from_pooled(ends).argmax(-1)
+        head.settle(model, ends, others, behind, level=24.0)
+        same = (head.logits(model, ends[:, None], torch.ones(300, 1)).argmax(-1) == wanted).float()
+        return len(head._intruding(model, others)), float(same.mean())
+
+    (before, usual), (after, same) = intrusions(1.0), intrusions(10.0)
+    assert before > 3
+    assert (after < before / 2) == (few == 24)
+    assert same > usual - 0.05
 
 
 def test_the_tokens_are_hidden_and_known_again(tmp_path: Path) -> None:

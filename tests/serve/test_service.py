@@ -129,11 +129,11 @@ def test_an_answer_kept_back_is_drawn_once_more_and_is_nobodys_case(
     assert "aegis_retries_total 2.0" in metrics
 
 
-def test_what_chance_has_no_say_in_is_not_drawn_again(tmp_path: Path) -> None:
+def test_what_was_the_most_probable_answer_is_drawn_once_more(tmp_path: Path) -> None:
     made = house(tmp_path, FakeEngine(says=lambda *_: None))
     with made.client() as client:
         answer = client.post("/think", json={"query": "hi", "temperature": 0}).json()
-    assert (answer["outcome"], made.engine.thought) == ("withheld", 1)
+    assert (answer["outcome"], made.engine.thought) == ("withheld", 2)
 
 
 def test_a_check_that_fails_withholds_the_answer(

@@ -74,10 +74,10 @@ class Answer:
 
 
 def attempts(sampling: Sampling, paths: int = 1) -> list[Sampling]:
-    """Return how an answer is drawn and, where chance has a say, how once more if a check keeps it
-    back."""
-    again = replace(sampling, seed=sampling.seed + paths)
-    return [sampling, again] if sampling.temperature > 0 else [sampling]
+    """Return how an answer is drawn, and how once more if a check keeps it back: by chance then,
+    where the most probable one was asked for, since that would be the same again."""
+    temperature = sampling.temperature or Sampling.temperature
+    return [sampling, replace(sampling, seed=sampling.seed + paths, temperature=temperature)]
 
 
 def answer(
@@ -125,13 +125,15 @@ def likeliest_answers(
     Raises:
         DataError: if a prompt is longer than the model's context leaves room for.
     """
-    verdicts, sampling = engine.judge(prompts), Sampling(limits, temperature=0)
-    paths: list[list[Thinking | None]] = [[] for _ in prompts]
-    allowed = [i for i, verdict in enumerate(verdicts) if verdict.decision is Decision.ALLOW]
-    requests = [ThinkingRequest(prompts[i], verdicts[i].decision, sampling) for i in allowed]
-    for index, thinking in zip(allowed, engine.think(requests) if requests else (), strict=True):
-        paths[index] = [thinking]
-    return [final_answer(*each) for each in zip(prompts, verdicts, paths, strict=True)]
+    verdicts = engine.judge(prompts)
+    given = [final_answer(*each, [None]) for each in zip(prompts, verdicts, strict=True)]
+    for sampling in attempts(Sampling(limits, temperature=0)):
+        wanting = [index for index, each in enumerate(given) if each.withheld]
+        asked = [ThinkingRequest(prompts[i], Decision.ALLOW, sampling) for i in wanting]
+        ways = engine.think(asked) if asked else ()
+        for index, thinking in zip(wanting, ways, strict=True):
+            given[index] = final_answer(prompts[index], verdicts[index], [thinking])
+    return given
 
 
 def final_answer(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aegis.errors import ModelError
 from aegis.model.heads import DECISION_HEAD_FILE, DecisionHead, Pooling, pool
-from aegis.model.lm_head import behind_gate, logits_of
+from aegis.model.lm_head import behind_gate, logits_of, vocabulary_logits
 from aegis.model.tags import known_tags
 from aegis.protocol.decisions import NAMES, TOKENS
 
@@ -20,6 +20,9 @@ METADATA_FILE = "metadata.json"
 _ELSEWHERE = 0.05  # weight of the places at which no decision is written
 _BEHIND = 0.05  # and of those behind one, which look much like a prompt's end
 _RIDGE = 3e-3  # of the mean square of a dimension
+_ROUNDS, _HARDER = 4, 10.0  # solutions; and how much more a place counts where one fails
+_LOOKED_AT, _CLOSE = 512, 2.0  # places; nats below the likeliest word
+_FEW = 0.05  # of the places: where more fail, all that holds them off would cost decisions
 
 
 class TokenHead(DecisionHead):
@@ -70,6 +73,9 @@ class TokenHead(DecisionHead):
         on the (m, d) states of other places each is as probable as an average word, and so it is on
         the (k, d) states right behind a decision, where a plain chat goes on with the answer.
 
+        Few places hold it against thousands, and where a decision is still among the likeliest
+        tokens, it is solved once more with that place counting for more.
+
         There is no intercept among them. What stands for one is what all prompts' ends have in
         common and other places have not.
         """
@@ -84,19 +90,37 @@ class TokenHead(DecisionHead):
         given = logits_of(model, states, self.ids, added=torch.zeros_like(head))
         factor = float((given * plain).sum() / (plain * plain).sum().clamp(min=1e-12))
         wanted = (wanted / factor - plain).double()
-        gram, aims = here.T @ here / len(here), here.T @ wanted / len(here)
-        seen = [here]
-        for places, weight in ((others, _ELSEWHERE), (behind, _BEHIND)):
-            away = behind_gate(model, places).double()
-            apart = away @ (word - head).double().T
-            gram += weight * away.T @ away / len(away)
-            aims += weight * away.T @ apart / len(away)
-            seen.append(away)
-        gram += _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
-        self.start.copy_(torch.linalg.solve(gram, aims).T)
-        self.scale.copy_(torch.cat(seen).square().mean(0).sqrt() + 1e-3)
+        away = [
+            (places, behind_gate(model, places).double(), here.new_full((len(places), 1), weight))
+            for places, weight in ((others, _ELSEWHERE), (behind, _BEHIND))
+        ]
+        seen = torch.cat([here, *(turned for _, turned, _ in away)])
+        self.scale.copy_(seen.square().mean(0).sqrt() + 1e-3)
         for settled in (self.mean, self.linear.weight, self.linear.bias):
             settled.zero_()
+        for _ in range(_ROUNDS):
+            gram, aims = here.T @ here / len(here), here.T @ wanted / len(here)
+            for _, turned, weights in away:
+                held = (weights * turned).T / len(turned)
+                gram += held @ turned
+                aims += held @ (turned @ (word - head).double().T)
+            gram += _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
+            self.start.copy_(torch.linalg.solve(gram, aims).T)
+            for places, _, weights in away:
+                intruding = self._intruding(model, places)
+                if len(intruding) <= _FEW * len(places):
+                    weights[intruding] *= _HARDER
+
+    def _intruding(self, model: Any, places: Tensor) -> Tensor:
+        """Return the indices of those of the (n, d) places at which a decision is likelier than
+        most other tokens, or nearly so; the likeliest of them are looked at."""
+        decided = logits_of(model, places, self.ids, added=self.rows()).amax(-1)
+        found = list[Tensor]()
+        for part in decided.topk(min(_LOOKED_AT, len(places))).indices.split(128):
+            words = vocabulary_logits(model, places[part].to(model.dtype)).float()
+            words[:, list(self.ids)] = -torch.inf
+            found.append(part[decided[part] > words.amax(-1) - _CLOSE])
+        return torch.cat(found)
 
 
 def folded_head(folder: Path, tokenizer: Any, *, width: int) -> DecisionHead | None:
