@@ -68,8 +68,8 @@ LINES_NOW = {
     "storage": 900,
     "runs": 3_069,
     "audit": 1_929,
-    "model": 2_974,
-    "engine": 3_378,
+    "model": 2_998,
+    "engine": 3_380,
     "train": 5_420,
     "export": 2_224,
     "serve": 2_622,
@@ -80,7 +80,7 @@ LINES_NOW = {
     "evaluate": 5_236,
     "data": 10_926,
     "inputs": 545,
-    "total": 46_539,
+    "total": 46_565,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
