@@ -8,10 +8,11 @@ import pytest
 
 from aegis.config import QualitySettings
 from aegis.data.clean import SimilarTexts, clean, near, problem_of, repetition, steps
-from aegis.data.records import Record, parse_record
+from aegis.data.records import Record, parse_pair, parse_record
 from aegis.protocol.decisions import Decision
 from aegis.protocol.thinking import SECTIONS, Thinking
 from tests.data.near import near_duplicates
+from tests.data.test_records import SIDE
 
 
 def record(prompt: str, decision: str = "ALLOW", **more: str) -> Record:
@@ -42,6 +43,16 @@ def test_what_goes_has_a_reason_and_what_stays_is_unchanged() -> None:
     assert reasons["copy"] == "the same prompt as How do trains brake?"
     assert reasons["clash"].startswith("the same prompt with another decision as")
     assert reasons["stuck"] == "prompt repeats itself"
+
+
+def test_a_record_and_a_pair_of_one_id_are_both_told() -> None:
+    pair = parse_pair(
+        {"id": "a", "prompt": "?", "chosen": SIDE, "rejected": {**SIDE, "final": "No."}},
+        where="t:2",
+    )
+    result = clean([record("Why do trains brake?", id="a")], [pair], QualitySettings())
+    assert [row["id"] for row in result.trace()] == ["a", "a"]
+    assert (result.log()[0].into, result.log()[-1].out) == (2, 1)
 
 
 def test_near_duplicates_go_but_contrast_twins_stay() -> None:

@@ -66,6 +66,9 @@ def test_reasons_of_one_kind_are_counted_together() -> None:
     assert reason_kind("nearly the same prompt as a.jsonl:3") == "nearly the same prompt"
     assert reason_kind("has 3 fields, and the header 4") == "has … fields, and the header …"
     assert reason_kind("the id 'x 9' is used more than once") == "the id … is used more than once"
+    assert reason_kind("'a: b' is given twice; keep one") == "… is given twice"
+    assert reason_kind("not UTF-8 at byte 12; save the file as UTF-8") == "not UTF-8"
+    assert reason_kind("input must be text, got int; correct it") == "input must be text"
     assert reason_kind("not valid JSON (Extra data, column 9, at '}')").startswith("not valid JSON")
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,9 @@ def test_what_is_collected_is_masked_cleaned_and_split(tmp_path: Path) -> None:
     statistics = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
     assert statistics["personal_data_masked"] == masked + 1
     assert sum(statistics["rejected"].values()) == sizes["rejected"]
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+    logged = sum((Counter(step["reasons"]) for step in log), Counter())
+    assert dict(logged) == statistics["rejected"]
     report = (folder / "data_report.html").read_text(encoding="utf-8")
     assert f"{len(prompts) + sum(statistics['pairs'].values()):,} went out" in report
 

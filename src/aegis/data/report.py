@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,48 @@ _NAMES, _BARS, _SHOWN = 1000, 30, 400
 _OTHERS = "(others)"
 _LENGTHS = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 _FACETS = ("kinds", "languages", "decisions", "domains", "sources", "licences", "models")
-_VARIES = re.compile(r"'[^']*'|\"[^\"]*\"|\d[\d,.]*")
+_VARIES = re.compile(r"(?<!\w)'[^']*'(?!\w)|\"[^\"]*\"|(?<![\w-])\d+(?:[,.]\d+)*")
+_TAIL = re.compile(r" as |: |; |, got | at byte ")
+
+
+Profile = tuple[tuple[str, ...], str, str, tuple[tuple[str, str], ...]]
+"""What is counted of an item: its facets, how long its text and its answer ("" without one) are,
+and the tenth that each of its scores lies in."""
+
+
+def profile_of(item: Item, scores: Mapping[str, float] = {}) -> Profile:
+    """Return what is counted of an item, with scores in [0, 1] that a step gave it."""
+    decision = item.chosen.decision if isinstance(item, Pair) else None
+    decision = item.decision if isinstance(item, Record) else decision
+    origin = item.provenance
+    facets = (
+        _kind(item),
+        item.language,
+        decision.name if decision is not None else "none",
+        item.domain,
+        item.source,
+        (origin and origin.licence) or "unknown",
+        (origin and (origin.model or origin.backend)) or "none",
+    )
+    text, answer = item.text if isinstance(item, Plain) else item.prompt, _answer(item)
+    shares = [*scores.items(), *_shares("", item.extra)]
+    tenths = tuple((name, f"0.{min(int(value * 10), 9)}") for name, value in shares)
+    return facets, _length(text), _length(answer) if answer else "", tenths
 
 
 @dataclass
 class Statistics:
-    """Counts of items, taken one at a time, in an amount of memory that does not grow."""
+    """Counts of items, taken one at a time, in an amount of memory that does not grow.
+
+    Args:
+        bounded: count names of facets together that come after the first 1000. Without it, as for a
+            part of the items, parts put together in their order give what counting all gives.
+    """
 
     facets: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     lengths: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     quality: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    bounded: bool = True
 
     @classmethod
     def of(cls, items: Iterable[Item]) -> Statistics:
@@ -41,37 +73,53 @@ class Statistics:
         return statistics
 
     def add(self, item: Item) -> None:
-        decision = item.chosen.decision if isinstance(item, Pair) else None
-        decision = item.decision if isinstance(item, Record) else decision
-        origin = item.provenance
-        facets = {
-            "kinds": _kind(item),
-            "languages": item.language,
-            "decisions": decision.name if decision is not None else "none",
-            "domains": item.domain,
-            "sources": item.source,
-            "licences": (origin and origin.licence) or "unknown",
-            "models": (origin and (origin.model or origin.backend)) or "none",
-        }
-        for name, value in facets.items():
-            _count(self.facets[name], value)
-        text = item.text if isinstance(item, Plain) else item.prompt
-        self.lengths["text or prompt"][_length(text)] += 1
-        if answer := _answer(item):
-            self.lengths["answer"][_length(answer)] += 1
-        for name, value in _shares("", item.extra):
-            if name in self.quality or len(self.quality) < _BARS:
-                self.add_quality(name, value)
+        self.count(profile_of(item))
 
-    def add_quality(self, name: str, value: float) -> None:
-        """Count a score in [0, 1], by tenths."""
-        self.quality[name][f"{min(int(value * 10), 9) / 10:.1f}"] += 1
+    def count(self, profile: Profile, times: int = 1) -> None:
+        """Count so many items that are like this; a negative number takes them away again."""
+        facets, text, answer, tenths = profile
+        for name, value in zip(_FACETS, facets, strict=True):
+            self._count_name(name, value, times)
+        self.lengths["text or prompt"][text] += times
+        if answer:
+            self.lengths["answer"][answer] += times
+        for name, tenth in tenths:
+            self._count_score(name, tenth, times)
+
+    def pack(self) -> dict[str, Any]:
+        """Return what `unpack` takes, as JSON."""
+        groups = {"facets": self.facets, "lengths": self.lengths, "quality": self.quality}
+        return {
+            group: {name: dict(counts) for name, counts in of.items()}
+            for group, of in groups.items()
+        }
+
+    def unpack(self, packed: dict[str, Any]) -> None:
+        """Add what was counted of the items that come next."""
+        for name, counts in packed["facets"].items():
+            for value, times in counts.items():
+                self._count_name(name, value, times)
+        for name, counts in packed["lengths"].items():
+            self.lengths[name].update(counts)
+        for name, counts in packed["quality"].items():
+            for tenth, times in counts.items():
+                self._count_score(name, tenth, times)
 
     def to_json(self) -> dict[str, Any]:
-        counts = {name: dict(self.facets[name].most_common()) for name in _FACETS}
-        lengths = {name: _in_order(bins) for name, bins in self.lengths.items()}
-        quality = {name: dict(sorted(bins.items())) for name, bins in sorted(self.quality.items())}
-        return {**counts, "lengths": lengths, "quality": quality}
+        counts = {name: dict((+self.facets[name]).most_common()) for name in _FACETS}
+        lengths = {name: _in_order(+bins) for name, bins in self.lengths.items()}
+        quality = {name: dict(sorted((+bins).items())) for name, bins in self.quality.items()}
+        return {**counts, "lengths": lengths, "quality": dict(sorted(quality.items()))}
+
+    def _count_name(self, facet: str, name: str, times: int) -> None:
+        if self.bounded:
+            _count(self.facets[facet], name, times)
+        else:
+            self.facets[facet][name] += times
+
+    def _count_score(self, name: str, tenth: str, times: int) -> None:
+        if not self.bounded or name in self.quality or len(self.quality) < _BARS:
+            self.quality[name][tenth] += times
 
 
 @dataclass
@@ -96,8 +144,11 @@ class Rejects:
 
 
 def reason_kind(reason: str) -> str:
-    """Return the reason without what differs from item to item: names, numbers, the other item."""
-    return _VARIES.sub("…", re.split(r" as |: ", reason, maxsplit=1)[0])
+    """Return the reason without what differs from item to item: names, numbers, the other item.
+
+    Log, report and statistics all count rejects by it.
+    """
+    return _TAIL.split(_VARIES.sub("…", reason), maxsplit=1)[0]
 
 
 def write_report(
@@ -170,9 +221,9 @@ def _without_thinking(value: Any) -> Any:
     return value
 
 
-def _count(counts: Counter[str], name: str) -> str:
+def _count(counts: Counter[str], name: str, times: int = 1) -> str:
     name = name if name in counts or len(counts) < _NAMES else _OTHERS
-    counts[name] += 1
+    counts[name] += times
     return name
 
 

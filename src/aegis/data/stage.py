@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from aegis.config import DataSettings
 from aegis.data.clean import clean
 from aegis.data.clean.shards import TRACE
-from aegis.data.folder import LOG, STATISTICS
+from aegis.data.folder import LOG, STATISTICS, StepOutcome
 from aegis.data.formats import data_files, read_items
 from aegis.data.personal import mask_everywhere
 from aegis.data.records import (
@@ -148,14 +148,20 @@ def write_records(
         write_jsonl(folder / f"{name}.jsonl", splits[name])
     write_jsonl(folder / "pairs.jsonl", pairs)
     write_jsonl(folder / "rejected.jsonl", rejected)
-    steps = [step.to_json() for step in cleaned.log()]
+    log, rejects = cleaned.log(), Rejects.of(rejected)
+    unread = Rejects.of(rejected[: len(rejected) - len(cleaned.rejected)]).counts
+    came = log[0].into
+    log.insert(
+        0, StepOutcome("collect", 1, came + unread.total(), came, dict(sorted(unread.items())))
+    )
+    steps = [step.to_json() for step in log]
     write_jsonl(folder / LOG, steps)
     kept = [*(record for name in SPLITS for record in splits[name]), *pairs]
     reported = {"before": Statistics.of([*records, *raw_pairs]), "after": Statistics.of(kept)}
-    write_report(folder, **reported, rejects=Rejects.of(rejected), steps=steps)
+    write_report(folder, **reported, rejects=rejects, steps=steps)
     write_jsonl(folder / TRACE, cleaned.trace())
     masked = json.loads((raw / STATISTICS).read_text(encoding="utf-8"))["personal_data_masked"]
-    statistics = _statistics(splits, pairs, rejected) | {"personal_data_masked": masked}
+    statistics = _statistics(splits, pairs, rejects) | {"personal_data_masked": masked}
     (folder / STATISTICS).write_text(to_json(statistics), encoding="utf-8")
     return {name: len(splits[name]) for name in SPLITS} | {"rejected": len(rejected)}
 
@@ -175,15 +181,14 @@ def _read(path: Path, parse: Callable[..., Any]) -> list[Any]:
 
 
 def _statistics(
-    splits: dict[str, list[Record]], pairs: list[Pair], rejected: list[Rejected]
+    splits: dict[str, list[Record]], pairs: list[Pair], rejects: Rejects
 ) -> dict[str, Any]:
     every = [record for records in splits.values() for record in records]
-    kinds = Counter(item.reason.split(" as ")[0].split(":")[0] for item in rejected)
     return {
         "splits": counts(splits),
         "pairs": dict(sorted(Counter(pair.split or "" for pair in pairs).items())),
         "domains": dict(sorted(Counter(record.domain for record in every).items())),
         "sources": dict(sorted(Counter(record.source for record in every).items())),
         "with_thinking": sum(record.thinking is not None for record in every),
-        "rejected": dict(sorted(kinds.items())),
+        "rejected": dict(sorted(rejects.counts.items())),
     }

@@ -11,6 +11,8 @@ from filelock import FileLock, Timeout
 from aegis.errors import AegisError
 from aegis.storage.files import make_folder
 
+LOCK = ".lock"
+
 
 @contextlib.contextmanager
 def only_process(folder: Path, *, wait_s: float = 0) -> Iterator[None]:
@@ -21,7 +23,7 @@ def only_process(folder: Path, *, wait_s: float = 0) -> Iterator[None]:
     """
     make_folder(folder)
     try:
-        with FileLock(folder / ".lock", thread_local=False).acquire(timeout=wait_s):
+        with FileLock(folder / LOCK, thread_local=False).acquire(timeout=wait_s):
             yield
     except Timeout as error:
         raise AegisError(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,8 @@ def test_datatroves_executor_gives_the_same_set(
     # what datatrove calls finished counts for this cleaning alone
     other = Cleaning(cleaning.inputs, QualitySettings(balance="off", min_characters=25))
     assert clean_on_cluster(other, tmp_path / "cluster", cluster)
+    shutil.rmtree(tmp_path / "cluster")
+    assert clean_on_cluster(other, tmp_path / "cluster", cluster.model_copy(update={"tasks": 2}))
     log = (tmp_path / "cluster" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert any(json.loads(line)["reasons"] for line in log)
 

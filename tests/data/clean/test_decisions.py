@@ -53,6 +53,12 @@ def test_a_saved_probe_says_the_same(tmp_path: Path) -> None:
     assert probe.probabilities(prompts, folds).sum(axis=1) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_decision_that_one_fold_holds_alone_trains_nothing() -> None:
+    prompts, labels, folds = made()
+    folds[labels == 3] = 2
+    assert DecisionProbe.train(prompts, labels, folds) is None
+
+
 def test_too_few_of_a_decision_train_nothing() -> None:
     prompts, labels, folds = made(60)
     assert DecisionProbe.train(prompts, labels, folds) is None

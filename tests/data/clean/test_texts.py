@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from aegis.data.clean.texts import change_texts, normalise, tidy
@@ -21,6 +23,12 @@ from aegis.data.clean.texts import change_texts, normalise, tidy
 def test_texts_become_what_was_meant(typed: str, meant: str) -> None:
     assert tidy(typed) == meant
     assert tidy(meant) == meant
+
+
+def test_a_long_gap_takes_no_longer_than_its_length() -> None:
+    begun = time.perf_counter()
+    assert tidy("a" + " " * 100_000 + "b") == "a" + " " * 100_000 + "b"
+    assert time.perf_counter() - begun < 2  # a quadratic search takes minutes
 
 
 def test_names_and_ids_are_left_alone() -> None:

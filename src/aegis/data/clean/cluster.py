@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from aegis.config.settings import AtLeastOne, Settings
 from aegis.data.clean.finish import find_repeated, judge_shard
-from aegis.data.clean.run import Cleaning, finish, prepare, work_folder
+from aegis.data.clean.run import Cleaning, at_work, finish, prepare, work_folder
 from aegis.data.clean.shards import CleaningPlan, do_shard
 from aegis.errors import BadInputError, ConfigError, MissingPackageError
 from aegis.inputs.strict_yaml import MOST_CHARACTERS, read_yaml
@@ -55,7 +55,8 @@ def clean_on_cluster(cleaning: Cleaning, out: Path, cluster: ClusterSettings) ->
     Raises:
         BadInputError: if the input, or an option of the executor, cannot be used.
     """
-    plan = prepare(cleaning, out)
+    with at_work(out):
+        plan = prepare(cleaning, out)
     if is_current(out, plan.fingerprint):
         return True
     work = work_folder(out).resolve()
@@ -66,10 +67,12 @@ def clean_on_cluster(cleaning: Cleaning, out: Path, cluster: ClusterSettings) ->
     phases.append(("finish", partial(_finish, out=out.resolve()), 1))
     make, last = _executor(cluster), None
     for name, run, tasks in phases:
-        kept = {"logging_dir": str(work / "logs" / plan.fingerprint[:16] / name)}
+        logs = str(work / "logs" / plan.fingerprint[:16] / name)
         shared = {"tasks": tasks, "workers": min(tasks, cluster.workers), "depends": last}
+        # Our shards tell what is done. Its own markers go by rank, whatever the rank had to do.
+        shared |= {"logging_dir": logs, "skip_completed": False}
         try:
-            last = make(pipeline=[partial(run, work)], **shared, **kept, **cluster.options)
+            last = make(pipeline=[partial(run, work)], **shared, **cluster.options)
         except TypeError as error:
             raise BadInputError(f"{cluster.executor}: options: {error}; correct them") from error
     assert last is not None

@@ -71,9 +71,12 @@ class DecisionProbe:
     def train(
         cls, prompts: Sequence[str], labels: NDArray[np.int_], folds: NDArray[np.int_]
     ) -> DecisionProbe | None:
-        """Train each fold's judge on the others; None if a decision has too few records."""
+        """Train each fold's judge on the others; None if a decision has too few records there."""
+        taught = [np.flatnonzero(folds != fold)[:_MOST_LEARNED] for fold in range(FOLDS)]
         counts = np.bincount(labels, minlength=len(Decision))
-        if counts.min() < _LEAST_OF_EACH:
+        if counts.min() < _LEAST_OF_EACH or any(
+            len(np.unique(labels[others])) < len(Decision) for others in taught
+        ):
             return None
         from sklearn.feature_extraction.text import TfidfTransformer
         from sklearn.linear_model import SGDClassifier
@@ -81,8 +84,7 @@ class DecisionProbe:
         hashed = _hashed(prompts)
         kind: Any = {"loss": "log_loss", "max_iter": _EPOCHS, "tol": None}
         parts = []
-        for fold in range(FOLDS):
-            others = np.flatnonzero(folds != fold)[:_MOST_LEARNED]
+        for others in taught:
             scale = TfidfTransformer(sublinear_tf=True).fit(hashed[others])
             model: Any = SGDClassifier(alpha=1e-4, random_state=0, **kind)
             model.fit(scale.transform(hashed[others]), labels[others])

@@ -27,8 +27,7 @@ from aegis.data.clean.shards import (
     folder_of,
     read_counts,
 )
-from aegis.data.clean.steps import item_steps, reason_kind, step_outcomes
-from aegis.data.clean.tally import count_item, take_away, unpack
+from aegis.data.clean.steps import item_steps, step_outcomes
 from aegis.data.clean.whole import (
     SET_STEPS,
     Aside,
@@ -40,7 +39,7 @@ from aegis.data.clean.whole import (
 )
 from aegis.data.folder import FILES, LOG, STATISTICS, StepOutcome
 from aegis.data.records import Pair, Plain, Record, Rejected, parse_item, write_jsonl
-from aegis.data.report import Rejects, Statistics, write_report
+from aegis.data.report import Profile, Rejects, Statistics, profile_of, reason_kind, write_report
 from aegis.protocol.decisions import Decision
 from aegis.storage.files import sync_file, to_json, write_bytes
 
@@ -89,20 +88,28 @@ def fold_of(facts: NDArray) -> NDArray[np.int_]:
     return (group % np.uint64(FOLDS)).astype(int)
 
 
-def find_repeated(work: Path, plan: CleaningPlan) -> None:
-    """Find ids that stand twice and copies, and train the judges of the decisions, if need be."""
+def find_repeated(work: Path, plan: CleaningPlan, *, probe: bool = True) -> None:
+    """Find ids that stand twice and copies, and train the judges of the decisions, if need be.
+
+    Args:
+        probe: whether decisions that are to be checked are checked by a probe.
+    """
     if not (work / _COPIES).exists():
         asides = _repeated(Shards(work, plan))
         rows = [[aside.step, aside.number, aside.reason, aside.note] for aside in asides]
         write_bytes(work / _COPIES, json.dumps(rows, ensure_ascii=False).encode())
-    if plan.settings.check_decisions and not (work / _PROBE).exists():
+    if probe and plan.settings.check_decisions and not (work / _PROBE).exists():
         _train(work, Shards(work, plan))
 
 
-def judge_shard(work: Path, plan: CleaningPlan, number: int) -> None:
-    """Judge the shard's records by the probe that has not seen them, unless that is done."""
+def judge_shard(work: Path, plan: CleaningPlan, number: int, judge: Judge | None = None) -> None:
+    """Judge the shard's records, unless that is done.
+
+    Args:
+        judge: what judges them; by default the probe that has not seen them, if there is one.
+    """
     target = folder_of(work, number) / _JUDGED
-    if target.exists() or not (work / _PROBE).stat().st_size:
+    if target.exists() or (judge is None and not (work / _PROBE).stat().st_size):
         return
     facts = np.load(folder_of(work, number) / FACTS_FILE)
     result = np.full((len(facts), len(Decision)), np.nan, np.float32)
@@ -110,33 +117,37 @@ def judge_shard(work: Path, plan: CleaningPlan, number: int) -> None:
     if labelled.any():
         lines = (folder_of(work, number) / ITEMS).read_bytes().splitlines()
         prompts = [json.loads(lines[place])["prompt"] for place in np.flatnonzero(labelled)]
-        probe = DecisionProbe.load(work / _PROBE)
-        result[labelled] = probe.probabilities(prompts, fold_of(facts[labelled]))
+        if judge is None:
+            probe = DecisionProbe.load(work / _PROBE)
+            result[labelled] = probe.probabilities(prompts, fold_of(facts[labelled]))
+        else:
+            batches = (prompts[at : at + _BATCH] for at in range(0, len(prompts), _BATCH))
+            result[labelled] = [row for batch in batches for row in judge(batch)]
     staging = target.with_name(f".{os.getpid()}.npy")
     np.save(staging, result)
     sync_file(staging)
     staging.replace(target)
 
 
-def write_result(work: Path, plan: CleaningPlan, folder: Path, judge: Judge | None = None) -> None:
+def write_result(work: Path, plan: CleaningPlan, folder: Path) -> None:
     """Take the last steps and write the data folder's files."""
     shards = Shards(work, plan)
     facts = shards.facts
     asides = [Aside(*row) for row in json.loads((work / _COPIES).read_text(encoding="utf-8"))]
     alive = facts["kind"] != HELD_OUT
     alive[[aside.number for aside in asides]] = False
-    probabilities = _probabilities(shards, alive, judge) if plan.settings.check_decisions else None
+    probabilities = _probabilities(shards) if plan.settings.check_decisions else None
     whole = Whole(facts, (), shards.prompt)
     asides += set_aside_rest(whole, alive, plan.settings, probabilities)
     before, after, rejects = Statistics(), Statistics(), Rejects()
-    gone = _write_items(shards, folder, {aside.number: aside for aside in asides}, rejects)
-    _write_disagreements(shards, folder / DISAGREEMENTS, asides)
     for number, shard in enumerate(plan.shards):
         if not shard.held_out:
             counts = read_counts(work, number)
-            unpack(before, counts["before"])
-            unpack(after, counts["kept"])
-    take_away(after, gone)
+            before.unpack(counts["before"])
+            after.unpack(counts["kept"])
+    for profile in _write_items(shards, folder, {aside.number: aside for aside in asides}, rejects):
+        after.count(profile, -1)
+    _write_disagreements(shards, folder / DISAGREEMENTS, asides)
     log, changed = _log(work, plan, asides)
     steps = [step.to_json() for step in log]
     write_jsonl(folder / LOG, steps)
@@ -183,31 +194,19 @@ def _train(work: Path, shards: Shards) -> None:
     staging.replace(work / _PROBE)
 
 
-def _probabilities(
-    shards: Shards, alive: NDArray[np.bool_], judge: Judge | None
-) -> NDArray[np.float32] | None:
-    if judge is None:
-        paths = [folder / _JUDGED for folder in shards.folders]
-        return (
-            np.concatenate([np.load(p) for p in paths]) if all(p.exists() for p in paths) else None
-        )
-    result = np.full((len(shards.facts), len(Decision)), np.nan, np.float32)
-    numbers = np.flatnonzero(alive & (shards.facts["kind"] == RECORD))
-    for start in range(0, len(numbers), _BATCH):
-        batch = numbers[start : start + _BATCH]
-        result[batch] = judge([shards.row(int(number))["prompt"] for number in batch])
-    return result
+def _probabilities(shards: Shards) -> NDArray[np.float32] | None:
+    paths = [folder / _JUDGED for folder in shards.folders]
+    return np.concatenate([np.load(p) for p in paths]) if all(p.exists() for p in paths) else None
 
 
 def _write_items(
     shards: Shards, folder: Path, asides: dict[int, Aside], rejects: Rejects
-) -> Statistics:
-    """Write items, rejects and traces in the input's order; most lines are copied as they are.
+) -> Iterator[Profile]:
+    """Write items, rejects and traces shard by shard; most lines are copied as they are.
 
-    Returns:
-        what those were like that went last, which `rejects` gets, too.
+    Yields:
+        what each is like that the steps over all set aside; `rejects` gets it, too.
     """
-    gone = Statistics()
     names = {*_FILES.values(), FILES[Rejected], TRACE}
     files = {name: (folder / name).open("wb") for name in names}
     for place, shard in enumerate(shards.folders):
@@ -229,7 +228,8 @@ def _write_items(
                     told["steps"].append(aside.to_json())
                     files[TRACE].write(_line(told))
                     rejected = Rejected(told["id"], aside.reason, json.loads(line))
-                    count_item(gone, parse_item(rejected.content, where=""), told["steps"])
+                    scores = next((note["score"] for note in told["steps"] if "score" in note), {})
+                    yield profile_of(parse_item(rejected.content, where=told["from"]), scores)
                     rejects.add(rejected)
                     files[FILES[Rejected]].write(_line(rejected.to_json()))
                 else:
@@ -240,7 +240,6 @@ def _write_items(
         file.close()
         if name in (FILES[Pair], FILES[Plain]) and not (folder / name).stat().st_size:
             (folder / name).unlink()
-    return gone
 
 
 def _write_disagreements(shards: Shards, path: Path, asides: list[Aside]) -> None:

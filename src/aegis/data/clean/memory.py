@@ -11,7 +11,7 @@ import numpy as np
 
 from aegis.config import QualitySettings
 from aegis.data.clean.near import band_keys
-from aegis.data.clean.steps import is_aside, item_steps, reason_kind, run_steps, step_outcomes
+from aegis.data.clean.steps import is_aside, item_steps, run_steps, step_outcomes
 from aegis.data.clean.whole import (
     FACTS,
     SET_STEPS,
@@ -23,6 +23,7 @@ from aegis.data.clean.whole import (
 )
 from aegis.data.folder import StepOutcome
 from aegis.data.records import Item, Pair, Record, Rejected
+from aegis.data.report import reason_kind
 from aegis.runs.reporter import bar
 from aegis.storage.journal import Remember, compute_anew
 
@@ -31,23 +32,23 @@ _SHARD = 500
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What is left, what went and why, and what each step did to each item, by its id."""
+    """What is left, what went and why, and each item's id with what each step did to it."""
 
     records: list[Record]
     pairs: list[Pair]
     rejected: list[Rejected]
-    told: dict[str, list[dict[str, Any]]]
+    told: list[tuple[str, list[dict[str, Any]]]]
     steps: tuple[tuple[str, int], ...]
 
     def trace(self) -> Iterator[dict[str, Any]]:
         """Yield what each step did to each item, for `aegis data explain`."""
-        for name, told in self.told.items():
+        for name, told in self.told:
             yield {"id": name, "from": "raw", "steps": told}
 
     def log(self) -> list[StepOutcome]:
         """Return what came in and went out of each step, and why the others went."""
         reasons: dict[str, Counter[str]] = defaultdict(Counter)
-        for told in self.told.values():
+        for _, told in self.told:
             if is_aside(told):
                 reasons[told[-1]["step"]][reason_kind(told[-1]["reason"])] += 1
         return step_outcomes(self.steps, len(self.told), reasons)
@@ -89,7 +90,7 @@ def clean(
         [item for item, steps in ends if isinstance(item, Record) and not is_aside(steps)],
         [item for item, steps in ends if isinstance(item, Pair) and not is_aside(steps)],
         [Rejected.item(item, steps[-1]["reason"]) for item, steps in ends if is_aside(steps)],
-        {item.id: steps for item, steps in ends},
+        [(item.id, steps) for item, steps in ends],
         (*((step.name, step.version) for step in item_steps(settings)), *SET_STEPS),
     )
 

@@ -159,31 +159,32 @@ class _Search:
         near = [group for group in groups if group >= self.same]
         copy = None
         if mine.kind != HELD_OUT:
-            copy = self._equal(item, mine, equal) or self._near(item, mine, near)
+            copy = self._equal(mine, equal) or self._near(item, mine, near)
         if copy is None and mine.kind != PAIR:
             for group in near:
                 self._kept[group].append(item)
+            for group in equal:
+                self._first.setdefault(group, item)
         return copy
 
-    def _equal(self, item: int, mine: Prompt, groups: list[int]) -> Copy | None:
+    def _equal(self, mine: Prompt, groups: list[int]) -> Copy | None:
         if mine.kind == PAIR:
             return None
         for group in groups:
-            number = self._first.setdefault(group, item)
-            first = self._prompt(number)
-            if number != item and first.text == mine.text:
-                other = "" if first.decision == mine.decision else " with another decision"
-                return Copy(first.id, 1.0, f"the same prompt{other} as {first.id}")
+            first = self._prompt(self._first[group]) if group in self._first else mine
+            if first is not mine and first.text == mine.text:
+                decisions = {mine.decision, first.decision} - {None}
+                other = " with another decision" if len(decisions) > 1 else ""
+                return Copy(first.id, 1.0, f"the same prompt{other} as {_named(first)}")
         return None
 
     def _near(self, item: int, mine: Prompt, groups: list[int]) -> Copy | None:
         for other in sorted({number for group in groups for number in self._kept[group]}):
             similarity = _similarity(self._shingles(item), self._shingles(other))
             if similarity >= self.threshold and not are_twins(mine, self._prompt(other)):
-                named = self._prompt(other)
-                held_out = "held-out " if named.kind == HELD_OUT else ""
-                reason = f"nearly the same prompt as {held_out}{named.id}"
-                return Copy(named.id, round(similarity, 4), reason)
+                twin = self._prompt(other)
+                reason = f"nearly the same prompt as {_named(twin)}"
+                return Copy(twin.id, round(similarity, 4), reason)
         return None
 
 
@@ -195,6 +196,10 @@ def are_twins(one: Prompt, other: Prompt) -> bool:
     return bool(groups & {one.id, other.id}) or (
         one.contrast_of is not None and one.contrast_of == other.contrast_of
     )
+
+
+def _named(prompt: Prompt) -> str:
+    return f"held-out {prompt.id}" if prompt.kind == HELD_OUT else prompt.id
 
 
 def _shared(keys: NDArray[np.uint64]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,21 +18,27 @@ from aegis.errors import DataError
 from aegis.inputs.strict_json import parse_object
 from aegis.protocol.language import detect_language
 
-READING = (("personal", 2), ("text", 1), ("read", 1))
+READING = (("personal", 2), ("text", 1), ("read", 2))
 """Names and versions of the steps before there is an item."""
 MOST_BYTES = 1 << 24
-UNREADABLE = "(not a row)"
-"""The field of a line that stands for a row of another format that could not be read."""
+PLACE, UNREADABLE = "(read from)", "(not a row)"
+"""The fields of a line that stands for a row of another format: where it stood, and why it could
+not be read."""
 _SHOWN = 500
 _PROMPTS = ("prompt", "text", "question", "context", "instruction", "query", "input")
 
 
 @dataclass
 class LineOutcome:
-    """A line on its way: the item, if it has become one, and what each step tells of it."""
+    """A line on its way: the item, if it has become one, and what each step tells of it.
+
+    Args:
+        came: the item as it was read, masked and tidy.
+    """
 
     where: str
     item: Item | None = None
+    came: Item | None = None
     content: dict[str, Any] = field(default_factory=dict)
     told: list[dict[str, Any]] = field(default_factory=list)
 
@@ -69,27 +76,30 @@ def lines_of(path: Path, start: int, end: int, first: int) -> Iterator[tuple[int
                 yield number, line
 
 
-def read_line(line: bytes | None, where: str, *, held_out: bool = False) -> LineOutcome:
-    """Return what the line holds, masked and tidy, or why it cannot be used."""
-    outcome = LineOutcome(where)
+def read_line(
+    line: bytes | None, outcome: LineOutcome, *, held_out: bool = False, converted: bool = False
+) -> None:
+    """Find what the line holds, masked and tidy, or why it cannot be used."""
     try:
-        row = parse_object(_decoded(line, where), where)
+        row = parse_object(_decoded(line, outcome.where), outcome.where)
     except DataError as error:
         shown = (line or b"").decode("utf-8", "replace")
         outcome.content = mask_everywhere({"line": shown})[0]
         return _unusable(outcome, error)
+    if converted:
+        outcome.where = row.pop(PLACE)
+    where = outcome.where
     outcome.content = masked = _told(outcome, row)
     try:
-        if row.keys() == {UNREADABLE, "line"}:
+        if converted and UNREADABLE in row:
             raise DataError(f"{where}: {row[UNREADABLE]}")
-        outcome.item = (
+        outcome.item = outcome.came = (
             _held_out(masked, where)
             if held_out
             else parse_item(recognised(masked, where), where=where)
         )
     except DataError as error:
-        return _unusable(outcome, error)
-    return outcome
+        _unusable(outcome, error)
 
 
 def _told(outcome: LineOutcome, row: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +116,9 @@ def _told(outcome: LineOutcome, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _held_out(row: dict[str, Any], where: str) -> Item:
-    """Return the prompt of a held-out row, of whatever set it is."""
+    """Return the prompt of a held-out row of any set, as it would stand in training data."""
+    with contextlib.suppress(DataError):
+        row = recognised(row, where)
     text = next((row[name] for name in _PROMPTS if isinstance(row.get(name), str)), None)
     if not text or not text.strip():
         names = ", ".join(_PROMPTS)
@@ -124,10 +136,9 @@ def _decoded(line: bytes | None, where: str) -> str | None:
         raise DataError(f"{where}: {place}; save the file as UTF-8") from error
 
 
-def _unusable(outcome: LineOutcome, error: DataError) -> LineOutcome:
+def _unusable(outcome: LineOutcome, error: DataError) -> None:
     reason = str(error).removeprefix(f"{outcome.where}: ")
     outcome.told.append({"step": "read", "reason": reason})
-    return outcome
 
 
 def _shown(value: Any) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,8 @@ from aegis.data.clean.finish import (
     step_versions,
     write_result,
 )
-from aegis.data.clean.read import UNREADABLE
-from aegis.data.clean.shards import CleaningPlan, cut, do_shard
+from aegis.data.clean.read import PLACE, UNREADABLE
+from aegis.data.clean.shards import PLAN, CleaningPlan, Shard, cut, do_shard
 from aegis.data.folder import KIND, STATISTICS
 from aegis.data.formats import data_files
 from aegis.data.formats.rows import open_rows
@@ -32,7 +34,7 @@ from aegis.errors import BadInputError, MissingPackageError
 from aegis.runs.reporter import bar
 from aegis.storage.artifact import is_current, require_output, was_made_by, writing
 from aegis.storage.files import fingerprint, hash_file, make_folder
-from aegis.storage.lock import only_process
+from aegis.storage.lock import LOCK, only_process
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,26 @@ def work_folder(out: Path) -> Path:
     return out.with_name(f".{out.name}.cleaning")
 
 
+@contextlib.contextmanager
+def at_work(out: Path) -> Iterator[Path]:
+    """Hold the work folder of `out` for this process; leave none that holds no plan.
+
+    Raises:
+        AegisError: if another process cleans into `out`.
+    """
+    work = work_folder(out)
+    with only_process(work):
+        try:
+            yield work
+        finally:
+            if not (work / PLAN).exists():
+                shutil.rmtree(work, ignore_errors=True)
+
+
 def prepare(cleaning: Cleaning, out: Path) -> CleaningPlan:
     """Check what there is and write the plan into the work folder; leave an equal one's shards.
+
+    The work folder is held.
 
     Raises:
         BadInputError: if a file cannot be used, or the folder holds something else.
@@ -74,30 +94,37 @@ def prepare(cleaning: Cleaning, out: Path) -> CleaningPlan:
         return CleaningPlan(made_of, cleaning.settings, ())
     require_output(out, kind=KIND, inputs=[*cleaning.inputs, *cleaning.held_out])
     work = work_folder(out)
-    if work.exists() and not _is_of(work, made_of):
-        shutil.rmtree(work)
-    shards = [shard for path, name in files for shard in cut(_as_lines(path, name, work), name)]
-    if not shards:
+    if (work / PLAN).exists() and not _is_of(work, made_of):
+        (work / PLAN).unlink()  # first: shards without a plan are nobody's
+    if not (work / PLAN).exists():
+        for path in work.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+    own = [shard for path, name in files for shard in _shards(path, name, work)]
+    if not own:
         raise BadInputError(f"{cleaning.inputs[0]}: holds no line; give files with records")
-    for path, name in held_out:
-        shards += cut(_as_lines(path, name, work), name, held_out=True)
-    plan = CleaningPlan(made_of, cleaning.settings, tuple(shards))
+    # Held-out lines first: one that cannot be used ends the cleaning.
+    shards = [s for path, name in held_out for s in _shards(path, name, work, held_out=True)]
+    plan = CleaningPlan(made_of, cleaning.settings, (*shards, *own))
     plan.write(work)
     return plan
 
 
-def _as_lines(path: Path, name: str, work: Path) -> Path:
-    """Return the file, or where its rows stand as JSON Lines in UTF-8 if they do not there."""
+def _shards(path: Path, name: str, work: Path, *, held_out: bool = False) -> Iterator[Shard]:
+    """Cut the file, or where its rows stand as JSON Lines in UTF-8 if they do not there."""
     opened = open_rows(path, name)
     if opened.format.startswith("JSON Lines, UTF-8"):
-        return path
+        yield from cut(path, name, held_out=held_out)
+        return
     target = work / "input" / f"{fingerprint(str(path))[:16]}.jsonl"
     make_folder(target.parent)
     with target.open("w", encoding="utf-8", newline="\n") as file:
         for row in opened.rows:
             values = {UNREADABLE: row.problem, "line": row.text} if row.problem else row.values
-            file.write(json.dumps(values, ensure_ascii=False) + "\n")
-    return target
+            file.write(json.dumps({PLACE: row.where, **values}, ensure_ascii=False) + "\n")
+    yield from cut(target, name, held_out=held_out, converted=True)
 
 
 def clean_files(
@@ -110,23 +137,24 @@ def clean_files(
     Raises:
         BadInputError: if the input cannot be used; nothing has been changed.
     """
-    plan = prepare(cleaning, out)
-    work = work_folder(out)
-    if not was_made_by(out, plan.fingerprint):
-        with only_process(work):
+    with at_work(out) as work:
+        plan = prepare(cleaning, out)
+        if not was_made_by(out, plan.fingerprint):
             each_shard(do_shard, work, plan, processes=processes, label="cleaning")
-            find_repeated(work, plan)
-            if plan.settings.check_decisions and judge is None:
-                each_shard(judge_shard, work, plan, processes=processes, label="judging")
-            finish(work, plan, out, judge)
-    shutil.rmtree(work, ignore_errors=True)
+            find_repeated(work, plan, probe=judge is None)
+            if plan.settings.check_decisions:
+                do = judge_shard if judge is None else partial(judge_shard, judge=judge)
+                judging = processes if judge is None else 1
+                each_shard(do, work, plan, processes=judging, label="judging")
+            finish(work, plan, out)
+        (work / PLAN).unlink(missing_ok=True)
     return json.loads((out / STATISTICS).read_text(encoding="utf-8"))
 
 
-def finish(work: Path, plan: CleaningPlan, out: Path, judge: Judge | None = None) -> None:
+def finish(work: Path, plan: CleaningPlan, out: Path) -> None:
     """Write the data folder of shards that are all done."""
     with writing(out, kind=KIND, fingerprint=plan.fingerprint) as staging:
-        write_result(work, plan, staging, judge)
+        write_result(work, plan, staging)
 
 
 def each_shard(
@@ -175,16 +203,18 @@ def _is_of(work: Path, made_of: str) -> bool:
 
 
 def _files(paths: Sequence[Path]) -> list[tuple[Path, str]]:
-    """Return the files with the shortest names that tell them apart."""
+    """Return the files with the shortest ends of their paths that tell them apart."""
     files: list[Path] = []
     for path in paths:
         if not path.exists():
             raise BadInputError(f"{path}: no such file; give JSON Lines files or data folders")
         files += data_files(path)
-    counts = Counter(path.name for path in files)
-    names = [p.name if counts[p.name] == 1 else f"{p.parent.name}/{p.name}" for p in files]
     if again := [path for path, count in Counter(map(Path.resolve, files)).items() if count > 1]:
         raise BadInputError(f"{again[0]}: is given twice; give each file once")
+    ends = [path.absolute().parts[::-1] for path in files]
+    counts = Counter(end[:n] for end in ends for n in range(1, len(end) + 1))
+    shortest = [next(n for n in range(1, len(end) + 1) if counts[end[:n]] == 1) for end in ends]
+    names = ["/".join(end[:n][::-1]) for end, n in zip(ends, shortest, strict=True)]
     return list(zip(files, names, strict=True))
 
 

@@ -16,10 +16,9 @@ import numpy as np
 from aegis.config import QualitySettings
 from aegis.data.clean.near import HELD_OUT, band_keys
 from aegis.data.clean.read import MOST_BYTES, LineOutcome, lines_of, read_line
-from aegis.data.clean.steps import item_steps, reason_kind
-from aegis.data.clean.tally import count_item, pack
+from aegis.data.clean.steps import item_steps
 from aegis.data.clean.whole import FACTS, facts_of, prompt_for
-from aegis.data.report import Statistics
+from aegis.data.report import Profile, Statistics, profile_of, reason_kind
 from aegis.errors import BadInputError
 from aegis.storage.files import make_folder, sync_file, sync_folder, write_json
 
@@ -35,6 +34,7 @@ class Shard:
     Args:
         name: how messages and ids call the file.
         held_out: whether the lines are only to be compared with.
+        converted: whether each line tells where its row stood in a file of another format.
     """
 
     path: str
@@ -43,6 +43,7 @@ class Shard:
     end: int
     first: int
     held_out: bool = False
+    converted: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,11 @@ class CleaningPlan:
         return cls(raw["fingerprint"], settings, tuple(Shard(**row) for row in raw["shards"]))
 
 
-def cut(path: Path, name: str, *, held_out: bool = False) -> Iterator[Shard]:
+def cut(
+    path: Path, name: str, *, held_out: bool = False, converted: bool = False
+) -> Iterator[Shard]:
     """Yield the shards of a file, the same for any number of workers."""
+    kind = held_out, converted
     with path.open("rb") as file:
         start, first, position, lines = 0, 1, 0, 0
         while line := file.readline(MOST_BYTES):
@@ -86,10 +90,10 @@ def cut(path: Path, name: str, *, held_out: bool = False) -> Iterator[Shard]:
             ended = line.endswith(b"\n")
             lines += ended
             if lines == _MOST_LINES or (ended and position - start > MOST_BYTES):
-                yield Shard(str(path), name, start, position, first, held_out)
+                yield Shard(str(path), name, start, position, first, *kind)
                 start, first, lines = position, first + lines, 0
         if position > start:
-            yield Shard(str(path), name, start, position, first, held_out)
+            yield Shard(str(path), name, start, position, first, *kind)
 
 
 def folder_of(work: Path, number: int) -> Path:
@@ -126,15 +130,19 @@ def read_counts(work: Path, number: int) -> dict[str, Any]:
 def _outcomes(plan: CleaningPlan, shard: Shard) -> Iterator[LineOutcome]:
     steps = () if shard.held_out else item_steps(plan.settings, identify=True)
     for number, line in lines_of(Path(shard.path), shard.start, shard.end, shard.first):
-        where = f"{shard.name}:{number}"
-        yield read_line(line, where, held_out=shard.held_out).run(steps)
+        outcome = LineOutcome(f"{shard.name}:{number}")
+        read_line(line, outcome, held_out=shard.held_out, converted=shard.converted)
+        if shard.held_out and outcome.rejected():
+            problem = f"{outcome.where}: {outcome.told[-1]['reason']}"
+            raise BadInputError(f"{problem} (or take the line out: it could not be held out)")
+        yield outcome.run(steps)
 
 
 def _write(folder: Path, plan: CleaningPlan, shard: Shard) -> None:
     facts: list[tuple[int, ...]] = []
     texts: list[str] = []
     lines, reasons, changed = 0, Counter[tuple[str, str]](), Counter[str]()
-    before, kept = Statistics(), Statistics()
+    before, kept = Counter[Profile](), Counter[Profile]()
     with (
         (folder / ITEMS).open("wb") as items,
         (folder / REJECTED).open("wb") as rejects,
@@ -143,16 +151,19 @@ def _write(folder: Path, plan: CleaningPlan, shard: Shard) -> None:
         for outcome in _outcomes(plan, shard):
             lines += 1
             changed.update(told["step"] for told in outcome.told if "reason" not in told)
-            if outcome.item:
-                count_item(before, outcome.item, outcome.told)
+            scores = next((told["score"] for told in outcome.told if "score" in told), {})
+            profile = profile_of(outcome.item, scores) if outcome.item else None
+            if outcome.came and profile:
+                same = outcome.came is outcome.item
+                before[profile if same else profile_of(outcome.came, scores)] += 1
             trace.write(_line({"id": outcome.id, "from": outcome.where, "steps": outcome.told}))
             if rejected := outcome.rejected():
                 last = outcome.told[-1]
                 reasons[last["step"], reason_kind(last["reason"])] += 1
                 rejects.write(_line(rejected.to_json()))
-            elif item := outcome.item:
+            elif (item := outcome.item) and profile:
                 items.write(_line(item.to_json()))
-                count_item(kept, item, outcome.told)
+                kept[profile] += 1
                 prompt = prompt_for(item)
                 facts.append(facts_of(item, prompt, items.tell()))
                 texts.append(prompt.text)
@@ -164,11 +175,18 @@ def _write(folder: Path, plan: CleaningPlan, shard: Shard) -> None:
     counts = {
         "lines": lines,
         "changed": dict(changed),
-        "before": pack(before),
-        "kept": pack(kept),
+        "before": _packed(before),
+        "kept": _packed(kept),
         "reasons": [[step, kind, count] for (step, kind), count in reasons.items()],
     }
     (folder / COUNTS).write_text(json.dumps(counts, ensure_ascii=False), encoding="utf-8")
+
+
+def _packed(profiles: Counter[Profile]) -> dict[str, Any]:
+    statistics = Statistics(bounded=False)
+    for profile, times in profiles.items():
+        statistics.count(profile, times)
+    return statistics.pack()
 
 
 def _line(row: dict[str, Any]) -> bytes:

@@ -17,7 +17,10 @@ from aegis.protocol.decisions import Decision
 _REFUSALS = (Decision.REFUSE, Decision.DENY)
 _KANA = re.compile("[ぁ-ヺ]")
 _ENOUGH_LETTERS, _SURE = 16, 60  # characters; per cent of the text
-_UNREADABLE = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_NO_CHARACTERS = "".join(
+    chr(plane | end) for plane in range(0, 0x110000, 0x10000) for end in (0xFFFE, 0xFFFF)
+)
+_UNREADABLE = re.compile(f"[\0-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_NO_CHARACTERS}]")
 
 
 @dataclass(frozen=True)
@@ -86,13 +89,6 @@ def run_steps(
 def is_aside(told: Sequence[dict[str, Any]]) -> bool:
     """Return whether the last of the steps set the item aside."""
     return bool(told) and "reason" in told[-1]
-
-
-def reason_kind(reason: str) -> str:
-    """Return the reason without what differs from item to item, for counting."""
-    for end in (" as ", ": ", "; ", ", got ", " at byte "):
-        reason = reason.split(end)[0]
-    return reason
 
 
 def step_outcomes(

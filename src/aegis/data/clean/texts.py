@@ -21,7 +21,7 @@ _FULL_WIDTH = {
     for code in range(*span)
 }
 _BLANK_LINES = re.compile(r"\n{4,}")
-_ENDS = re.compile(r"[ \t\u3000]+$", re.MULTILINE)
+_ENDS = re.compile(r"(?<![ \t\u3000])[ \t\u3000]+$", re.MULTILINE)  # linear in long gaps
 _BREAKS = re.compile("\r\n?|\u2028|\u2029|\x85")
 
 
