@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 
 import pytest
 from hypothesis import given
@@ -142,3 +143,15 @@ def test_a_prompt_determines_its_sum() -> None:
     assert asked_sum("What is 17 × 23?") == 391
     assert asked_sum("12×5を計算してください。") == 60
     assert asked_sum("Tell me about 24/7 support") is None
+
+
+@pytest.mark.parametrize("piece", ["((", "1 + 2 = ", "))", "1,"])
+def test_time_does_not_grow_faster_than_the_text(piece: str) -> None:
+    def seconds(characters: int) -> float:
+        text = piece * (characters // len(piece))
+        started = time.process_time()
+        equations(text)
+        return time.process_time() - started
+
+    short = min(seconds(2_000) for _ in range(3))
+    assert min(seconds(16_000) for _ in range(2)) < 8 * short * 2.5 + 0.02

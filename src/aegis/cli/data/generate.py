@@ -178,8 +178,8 @@ def _show_estimate(told: Estimate, backend: Backend, as_json: bool) -> None:
         return
     names = ("requests", "input_tokens", "output_tokens")
     rows = [
-        (step.step, *(f"{getattr(step, name):,}" for name in names), f"{step.cost:.2f}")
-        for step in told.steps
+        (name, *(f"{step[count]:,}" for count in names), f"{step['cost']:.2f}")
+        for name, step in told.steps.items()
     ]
     rows.append(("all", *(f"{told.total(name):,}" for name in names), f"{told.total('cost'):.2f}"))
     if not told.priced:

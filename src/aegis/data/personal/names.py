@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.resources import files
 
 from aegis.data.personal.span import Span, context_before
-from aegis.data.personal.surnames import SURNAMES
 
+# The commonest surnames of Japan, some 1000.
+SURNAMES = frozenset(
+    files("aegis.data.personal").joinpath("surnames.txt").read_text("utf-8").split()
+)
 _LONGEST = max(map(len, SURNAMES))
 _GIVEN_ENDINGS = "子美郎太奈香恵介斗菜之彦夫雄朗平助輔樹也哉紀代江乃音花那希真実織穂里"
 _NO_NAME_ENDINGS = (

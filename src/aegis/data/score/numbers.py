@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 _NUMBER = r"(?<![\d.])\d+(?:\.\d+)?"
 _UNIT = r"(?: ?(?!(?:is|are|equals|makes|gives)\b)[^\W\d_]{1,12})?[²³]?"
-_TERM = rf"\(*[$€£¥]?{_NUMBER}%?{_UNIT}\)*"
+# More brackets than a few would be looked at from each of them: quadratic.
+_TERM = rf"\({{0,5}}[$€£¥]?{_NUMBER}%?{_UNIT}\){{0,5}}"
 _SUM = re.compile(rf"{_TERM}(?: ?[*/+\-] ?{_TERM})*")
 _SIGN = re.compile(
     r" ?(?:(?P<exact>=)|≈|\b(?:is|are|equals|makes|gives)\b) ?(?P<about>約|およそ|about |roughly )?"
@@ -164,7 +165,9 @@ def equations(text: str) -> list[Equation]:
             continue
         if _VARIABLE.search(left[0] + right[0]):
             continue
-        if _GOES_ON.search(text[: left.start()]) or re.match(r"\s?[*/+\-^]", text[right.end() :]):
+        start, end = left.start(), right.end()
+        before, after = text[max(0, start - 2) : start], text[end : end + 2]
+        if _GOES_ON.search(before) or re.match(r"\s?[*/+\-^]", after):
             continue
         decimals = len(re.findall(_NUMBER, right[0])[0].partition(".")[2])
         about = sign["about"] or not sign["exact"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from aegis.data.sources.generate.backend import AccessError, CallError, CallUsage, Request
 from aegis.data.sources.generate.calls import Calls, Patience
-from aegis.data.sources.generate.http import HttpBackend, retry_after
+from aegis.data.sources.generate.http import HttpBackend
 from aegis.data.sources.generate.ledger import Ledger
 from aegis.data.sources.generate.prices import load_prices
 from aegis.data.sources.generate.schemas import Notes, json_schema
@@ -151,11 +150,3 @@ def test_the_price_is_that_of_the_model_that_answered(server: ChatServer, tmp_pa
         backend(server), Ledger(tmp_path / "l.db"), prices=load_prices(tmp_path / "p.yaml")
     )
     assert calls.answers([REQUEST], 0)[0].cost == pytest.approx(0.2)
-
-
-def test_retry_after_is_seconds_or_a_date() -> None:
-    now = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
-    assert retry_after("Mon, 30 Nov 2026 12:00:30 GMT", now) == 30
-    assert retry_after("Mon, 30 Nov 2026 11:00:00 GMT", now) == 0
-    values = {"5": 5.0, "0.5": 0.5, "-1": 0.0, "soon": None, "": None}
-    assert {value: retry_after(value, now) for value in values} == values

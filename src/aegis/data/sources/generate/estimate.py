@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from aegis.data.sources.generate.backend import CallUsage
 from aegis.data.sources.generate.calls import Calls
 from aegis.data.sources.generate.schemas import Fact, Notes, Thought
 from aegis.data.sources.generate.steps import Ask, ask_notes, ask_pair, ask_questions, ask_thinking
 from aegis.data.topics import Topic
 
+_COUNTS = ("requests", "input_tokens", "output_tokens")
 # As long as answers are; the words are never sent.
 _NOTES = Notes(facts=[Fact(statement="x" * 160, source="x" * 40)] * 5)
 _THOUGHT = Thought(
@@ -22,58 +22,40 @@ _THOUGHT = Thought(
 
 
 @dataclass(frozen=True)
-class StepEstimate:
-    """The calls of one step, all topics together."""
-
-    step: str
-    requests: int
-    input_tokens: int
-    output_tokens: int
-    cost: float
-
-
-@dataclass(frozen=True)
 class Estimate:
     """What all steps take, if no answer has to be asked for again.
 
     Args:
-        priced: whether the model's price is known; else `cost` says nothing.
+        steps: requests, input tokens, output tokens and cost of each, all topics together.
+        priced: whether the model's price is known; else a cost says nothing.
         measured: the figures are means of earlier calls, not guesses by length.
     """
 
     topics: int
-    steps: list[StepEstimate]
+    steps: dict[str, dict[str, float]]
     priced: bool
     measured: bool
 
     def total(self, name: str) -> float:
-        return sum(getattr(step, name) for step in self.steps)
+        return sum(step[name] for step in self.steps.values())
 
     def to_json(self) -> dict[str, Any]:
-        names = ("requests", "input_tokens", "output_tokens")
-        totals: dict[str, Any] = {name: self.total(name) for name in names}
+        totals: dict[str, Any] = {name: self.total(name) for name in _COUNTS}
         totals["cost"] = round(self.total("cost"), 4) if self.priced else None
-        return {**totals, "topics": self.topics, "measured": self.measured} | {
-            "steps": [asdict(step) for step in self.steps]
-        }
+        steps = [{"step": name, **step} for name, step in self.steps.items()]
+        return {**totals, "topics": self.topics, "measured": self.measured, "steps": steps}
 
 
 def estimate(topics: Sequence[Topic], calls: Calls, *, questions: int, priced: bool) -> Estimate:
     """Return what the topics will take, by the length of prompts or by the ledger's means."""
-    rows: dict[str, list[CallUsage]] = {}
+    steps: dict[str, dict[str, float]] = {}
     for topic in topics:
         for ask, count in _asks(topic, questions):
-            rows.setdefault(ask.request.step, []).extend([calls.likely(ask.request)] * count)
-    steps = [
-        StepEstimate(
-            name,
-            len(usages),
-            sum(usage.input_tokens or 0 for usage in usages),
-            sum(usage.output_tokens or 0 for usage in usages),
-            sum(usage.cost or 0.0 for usage in usages),
-        )
-        for name, usages in rows.items()
-    ]
+            usage, names = calls.likely(ask.request), (*_COUNTS, "cost")
+            step = steps.setdefault(ask.request.step, dict.fromkeys(names, 0))
+            values = (1, usage.input_tokens, usage.output_tokens, usage.cost)
+            for name, value in zip(names, values, strict=True):
+                step[name] += count * (value or 0)
     return Estimate(len(topics), steps, priced, bool(calls.used))
 
 

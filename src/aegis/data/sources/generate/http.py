@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import email.utils
 import json
 import os
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from aegis.data.sources.generate.backend import (
@@ -18,6 +16,7 @@ from aegis.data.sources.generate.backend import (
     Request,
     told_count,
 )
+from aegis.data.sources.retry_after import retry_after
 from aegis.errors import BadInputError, MissingPackageError
 from aegis.storage.files import fingerprint
 
@@ -143,23 +142,8 @@ def _refusal(status: int, text: str, headers: Any) -> CallError:
     reason = f"HTTP {status}: {' '.join(text.split())[:300]}"
     if status in _NO_ACCESS:
         return AccessError(reason, raw=text)
-    wait_s = retry_after(headers.get("retry-after"), datetime.now(UTC))
+    wait_s = retry_after(headers)
     return CallError(reason, again=status in _AGAIN, wait_s=wait_s, raw=text)
-
-
-def retry_after(value: str | None, now: datetime) -> float | None:
-    """Return the seconds that a Retry-After header asks for: a number of them, or a date."""
-    if not value:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        when = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - now).total_seconds())
 
 
 def _read(text: str) -> RawAnswer:

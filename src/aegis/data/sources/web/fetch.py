@@ -9,13 +9,13 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpcore
 import httpx
 
 from aegis import __version__
+from aegis.data.sources.retry_after import retry_after
 from aegis.data.sources.web.addresses import refusal, resolve
 
 AGENT = "AEGIS-collect"
@@ -226,7 +226,8 @@ class Fetcher:
     ) -> Fetched:
         """Ask again, once, where the server is busy and says so."""
         fetched = self._once(url, conditions, cut_at)
-        wait = _retry_after_s(fetched.headers)
+        told = retry_after(fetched.headers)
+        wait = 1.0 if told is None else told
         if (fetched.status == 429 or fetched.status >= 500) and wait <= self.longest_delay_s:
             self.ready_at[url.host] = max(self.ready_at[url.host], self.clock() + wait)
             return self._once(url, conditions, cut_at)
@@ -305,13 +306,3 @@ def _explained() -> Iterator[None]:
         raise RefusedError("time: no whole answer in time") from error
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, zlib.error) as error:
         raise RefusedError(f"network: {str(error)[:200] or type(error).__name__}") from error
-
-
-def _retry_after_s(headers: httpx.Headers) -> float:
-    text = headers.get("retry-after", "")
-    if text.isdecimal() and text.isascii():
-        return float(text[:9])
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return 1.0
