@@ -187,6 +187,8 @@ def test_the_side_that_people_chose_is_chosen(tmp_path: Path) -> None:
     lines = (tmp_path / "out/rejected.jsonl").read_text(encoding="utf-8").splitlines()
     rejected = [json.loads(line) for line in lines]
     assert 2 * len(pairs) + len(rejected) + len(result.others) == len(items)
+    step = json.loads((tmp_path / "out/log.jsonl").read_text(encoding="utf-8"))
+    assert step["in"] == len(items) == step["out"] + len(pairs) + sum(step["reasons"].values())
     assert all(row["reason"] for row in rejected)
 
 

@@ -56,7 +56,7 @@ def test_invisible_characters_hide_nothing() -> None:
     assert mask_personal_data(text) == ("mail [EMAIL], tel [PHONE].", 2)
 
 
-@pytest.mark.parametrize(("held_back", "recall"), [(False, 0.98), (True, 0.97)])
+@pytest.mark.parametrize(("held_back", "recall"), [(False, 0.98), (True, 0.98)])
 def test_the_strings_reach_their_recall_and_precision(held_back: bool, recall: float) -> None:
     rows = [row for row in labelled_strings() if row.held_back == held_back]
     result = score(rows, find_personal)

@@ -6,13 +6,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from aegis.data.folder import StepOutcome, writing_data
 from aegis.data.pairs.lengths import Match, balanced, length_bias, matched, widest
-from aegis.data.pairs.rank import RULES, SampledPrompt, gather, rank
+from aegis.data.pairs.rank import RULES, RankedSample, SampledPrompt, gather, rank
 from aegis.data.pairs.sample import Chances
 from aegis.data.records import Item, Pair, Record, Rejected, Side
 from aegis.protocol.decisions import NAMES
@@ -69,7 +68,12 @@ def make_pairs(
         if not isinstance(item, Record) or item.thinking is None:
             others.append(item)
     prompts = gather(records, chances)
-    choices = [_matches(number, prompt, chances) for number, prompt in enumerate(prompts)]
+    ranked = [rank(prompt, chances) for prompt in prompts]
+    right = [
+        [each for each in samples if each.right and each.sample.decision is prompt.decision]
+        for prompt, samples in zip(prompts, ranked, strict=True)
+    ]
+    choices = [_matches(*each) for each in zip(range(len(prompts)), right, ranked, strict=True)]
     widest_of_each = widest(choices)
     kept, unlike = widest_of_each, []
     if pairing.match_lengths:
@@ -86,7 +90,7 @@ def make_pairs(
     made = {match.prompt: match for match in kept}
     unused: list[Rejected] = []
     for number, prompt in enumerate(prompts):
-        reason = reasons.get(number) or _no_pair(prompt, bool(choices[number]), chances)
+        reason = reasons.get(number) or _no_pair(prompt, right[number], choices[number])
         unused += _unused(prompt.samples, made.get(number), reason)
     report = _report(prompts, kept, widest_of_each, unused)
     pairs = [_pair(prompts[match.prompt], match) for match in kept]
@@ -103,31 +107,27 @@ def write_pairs(target: Path, made: MadePairs, pairing: Pairing, *, inputs: Sequ
         for item in (*made.pairs, *made.others, *made.rejected):
             writer.add(item)
         reasons = dict(Counter(item.reason for item in made.rejected))
-        into = made.report["samples"] + len(made.others)
-        writer.log(StepOutcome("pairs", VERSION, into, len(made.pairs), reasons))
+        unread = len(made.rejected) - sum(made.report["not_paired"].values())
+        out = len(made.pairs) + len(made.others)  # each pair is made of two samples
+        writer.log(StepOutcome("pairs", VERSION, len(made.seen) + unread, out, reasons))
         (writer.folder / "pairs.json").write_text(to_json(made.report), encoding="utf-8")
 
 
-def _matches(number: int, prompt: SampledPrompt, chances: Chances | None) -> list[Match]:
-    """Return every way in which one sample beats another, its own decision and answer right."""
-    ranked = rank(prompt, chances)
-    matches = []
-    for one, other in combinations(ranked, 2):
-        for better, worse in ((one, other), (other, one)):
-            right = better.right and better.sample.decision is prompt.decision
-            if right and (rule := better.beats(worse)):
-                matches.append(Match(number, better, worse, rule))
-    return matches
+def _matches(
+    number: int, right: Sequence[RankedSample], ranked: Sequence[RankedSample]
+) -> list[Match]:
+    """Return every way in which a sample that is right beats another."""
+    sides = [(better, worse) for better in right for worse in ranked if worse is not better]
+    rules = [(better, worse, better.beats(worse)) for better, worse in sides]
+    return [Match(number, better, worse, rule) for better, worse, rule in rules if rule]
 
 
-def _no_pair(prompt: SampledPrompt, has_match: bool, chances: Chances | None) -> str:
+def _no_pair(prompt: SampledPrompt, right: Sequence[RankedSample], matches: Sequence[Match]) -> str:
     if len(prompt.samples) == 1:
         return "the only sample of its prompt"
-    if has_match:
+    if matches:
         return "another sample of its prompt is in the pair"
-    if not any(
-        each.right and each.sample.decision is prompt.decision for each in rank(prompt, chances)
-    ):
+    if not right:
         return "no sample of its prompt is right"
     return "the samples of its prompt are as good as one another"
 

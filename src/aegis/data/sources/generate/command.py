@@ -62,7 +62,7 @@ def run_command(
     timeout_s: float,
     most_bytes: int = 8 << 20,
 ) -> Finished:
-    """Run a program in `folder/work` with the prompt on its stdin, and end all that it started.
+    """Run a program in `folder/work` with the prompt on its stdin, and end its process group.
 
     Input and output are files, so that neither a program that reads nothing, nor one that writes
     without end, nor a child that outlives it can make this wait.
@@ -117,7 +117,7 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _end_all(process: subprocess.Popen[bytes]) -> None:
-    """Kill the program with all that it started, and collect it."""
+    """Kill the program with its process group, and collect it."""
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)

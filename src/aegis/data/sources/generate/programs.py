@@ -78,7 +78,7 @@ class ProgramBackend:
 
     Args:
         pass_env: further environment variables that it may see.
-        timeout_s: what one call may take; all that it started is killed then.
+        timeout_s: what one call may take; its whole process group is killed then.
     """
 
     batch = 1
