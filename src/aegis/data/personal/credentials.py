@@ -49,8 +49,8 @@ _ENDS = "\"'`.,;:)]}>"
 
 
 def find_keys(text: str) -> Iterator[Span]:
-    """Yield keys and tokens whose shape tells them."""
-    yield from spans(_SHAPES, text, "SECRET")
+    """Yield keys and tokens whose shape tells them; words with hyphens have it, too."""
+    yield from spans(_SHAPES, text, "SECRET", when=lambda value: re.search("[0-9A-Z]", value))
 
 
 def find_named_secrets(text: str) -> Iterator[Span]:

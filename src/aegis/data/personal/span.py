@@ -25,7 +25,7 @@ Detector = Callable[[str], Iterator[Span]]
 
 
 def spans(
-    pattern: re.Pattern[str], text: str, kind: str, *, when: Callable[[str], bool] | None = None
+    pattern: re.Pattern[str], text: str, kind: str, *, when: Callable[[str], object] | None = None
 ) -> Iterator[Span]:
     """Yield each match (its group `value`, if it has one) for whose text `when` holds."""
     group = "value" if "value" in pattern.groupindex else 0

@@ -99,6 +99,10 @@ def test_what_goes_wrong_is_told_apart(server: ChatServer) -> None:
     with pytest.raises(CallError, match="an empty answer") as empty:
         asked.ask([REQUEST])
     assert empty.value.usage == CallUsage(100, 50)
+    server.reply = lambda _: completion("", "length")
+    with pytest.raises(CallError, match="used up its tokens") as cut:
+        asked.ask([REQUEST])
+    assert not cut.value.again
     server.reply = lambda _: (200, {}, b"x" * (9 << 20))
     with pytest.raises(CallError, match="more than 8 MiB"):
         asked.ask([REQUEST])

@@ -152,9 +152,10 @@ def _read(text: str) -> RawAnswer:
         choice, told = reply["choices"][0], reply.get("usage") or {}
         content, model = choice["message"].get("content") or "", reply.get("model")
         usage = CallUsage(told_count(told, "prompt_tokens"), told_count(told, "completion_tokens"))
-        if not content.strip():
-            raise CallError("an empty answer", usage=usage, raw=text)
         cut = choice.get("finish_reason") == "length"
+        if not content.strip():  # the same limit would cut it again, and be paid again
+            reason = "used up its tokens before it answered" if cut else "an empty answer"
+            raise CallError(reason, again=not cut, usage=usage, raw=text)
         return RawAnswer(content, usage, model if isinstance(model, str) else None, cut)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise CallError("not a chat completion", raw=text[:20_000]) from error

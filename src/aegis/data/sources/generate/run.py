@@ -127,6 +127,7 @@ def generate(
     drafts = [_begun(topic) for topic in topics]
     live = [draft for draft in drafts if not draft.done]
     batches = [live[start : start + size] for start in range(0, len(live), size)]
+    on_topics(len(drafts) - len(live))
     watch = _Watch(calls, limit=max(_IN_A_ROW, 2 * plan.concurrency))
     for batch in _each_done(batches, lambda batch: _write(batch, calls, plan), plan.concurrency):
         watch.look(batch)
