@@ -86,7 +86,7 @@ def rounds_of(task: str, arguments: argparse.Namespace) -> list[list[Item]]:
         items = load_benchmark(task, data=data, limit=count * size, shots=0).items
         return [items[begin : begin + size] for begin in range(0, len(items), size)]
     with tempfile.TemporaryDirectory() as folder:
-        lines = (data / "mmlu_test.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (data / "mmlu_test.jsonl").read_text(encoding="utf-8").rstrip().split("\n")
         subjects: dict[str, list[str]] = {}
         for line in lines:
             subjects.setdefault(json.loads(line)["subject"], []).append(line)

@@ -69,3 +69,13 @@ def test_the_last_tables_say_what_became_of_the_base(
     assert comparison.sentences[0] in " ".join(told.split())
     for word in ("macro F1", "judge words", "judge base", "15 / 0", "cannot tell"):
         assert word in told
+
+
+def test_results_are_read_back_whatever_ends_a_line_elsewhere(tmp_path: Path) -> None:
+    from aegis.cli.run import _read
+
+    (tmp_path / "metrics.json").write_text("{}")
+    row = {"prompt": "a\u2028b\x85c\x1cd"}
+    text = json.dumps(row, ensure_ascii=False)
+    (tmp_path / "items.jsonl").write_text(f"{text}\n{text}\n", encoding="utf-8")
+    assert _read(tmp_path / "metrics.json") == {"items": [row, row]}

@@ -84,6 +84,6 @@ def _print_results(folder: Path, *, title: str) -> None:
 
 def _read(metrics: Path) -> dict[str, Any]:
     """Return the results in a folder, items included."""
-    lines = (metrics.parent / "items.jsonl").read_text(encoding="utf-8").splitlines()
-    items = [json_.loads(line) for line in lines]
+    lines = (metrics.parent / "items.jsonl").read_bytes().splitlines()  # of bytes: a text's
+    items = [json_.loads(line) for line in lines]  # lines end at U+2028, too
     return {**json_.loads(metrics.read_text(encoding="utf-8")), "items": items}
