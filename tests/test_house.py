@@ -68,7 +68,7 @@ LINES_NOW = {
     "storage": 902,
     "runs": 3_069,
     "audit": 1_929,
-    "model": 2_998,
+    "model": 3_017,
     "engine": 3_380,
     "train": 5_420,
     "export": 2_224,
@@ -80,7 +80,7 @@ LINES_NOW = {
     "evaluate": 5_236,
     "data": 10_924,
     "inputs": 545,
-    "total": 46_565,
+    "total": 46_584,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
