@@ -109,3 +109,8 @@ def test_what_cannot_or_must_not_be_written_is_refused(tmp_path: Path) -> None:
             require_output_file(tmp_path / name, inputs=[tmp_path / source])
     require_output_file(tmp_path / "file", inputs=[tmp_path / "other"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "file", "loop", "lost"]
+
+
+def test_a_whole_disk_is_no_place() -> None:
+    with pytest.raises(BadInputError, match="is a whole disk; give a path below it"):
+        require_place(Path("/"))

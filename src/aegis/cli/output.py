@@ -47,6 +47,8 @@ def require_place(path: Path) -> None:
         if kind and not stat.S_ISDIR(kind) and not stat.S_ISREG(kind):
             return  # a device or a pipe: nothing is made beside it
         target = path.resolve()
+        if not target.name:
+            raise BadInputError(f"{path}: is a whole disk; give a path below it")
         kind_of(partial_of(target))  # a name too long for the disk raises
         folder = target.parent
         while not os.path.lexists(folder):
