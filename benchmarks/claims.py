@@ -51,7 +51,7 @@ class Claim:
         )
         return (
             f"{self.name:58} {value:.3f}  [{low:.3f}, {high:.3f}]  n {self.n}  "
-            f"limit {sign} {self.limit:.2f}  {verdict}"
+            f"limit {sign} {self.limit:g}  {verdict}"
         )
 
     def to_json(self) -> dict[str, Any]:
