@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -33,13 +34,17 @@ class _Row:
     def to_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {}
         for name, value in vars(self).items():
-            if isinstance(value, Thinking):
+            if value is None:
+                continue
+            if type(value) is str:
+                row[name] = value
+            elif isinstance(value, Thinking):
                 row |= value.to_record()
             elif isinstance(value, Decision):
                 row[name] = value.name
             elif name == "extra":
                 row |= value
-            elif value is not None:
+            else:
                 row[name] = value.to_json() if isinstance(value, _Row) else value
         return row
 
@@ -285,17 +290,23 @@ def write_jsonl(path: Path, items: Iterable[_Row | dict[str, Any]]) -> None:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _names(kind: type[Record | Pair | Plain | Side | Provenance]) -> set[str]:
-    return {field.name for field in fields(kind)} - {"extra"}
+@functools.cache
+def _names(kind: type[Record | Pair | Plain | Side | Provenance]) -> frozenset[str]:
+    return frozenset(field.name for field in fields(kind)) - {"extra"}
 
 
-def _own_fields(raw: dict[str, Any], known: set[str], where: str) -> dict[str, Any]:
+def _own_fields(raw: dict[str, Any], known: Set[str], where: str) -> dict[str, Any]:
     """Return the fields of the user's own; one that looks like ours, misspelt, is an error."""
     own = {name: value for name, value in raw.items() if name not in known}
     for name in sorted(own):
-        if near := difflib.get_close_matches(name, known - raw.keys(), n=1, cutoff=0.8):
+        if near := _misspelt(name, frozenset(known - raw.keys())):
             raise DataError(f"{where}: {name!r} is not a field; did you mean {near[0]!r}?")
     return own
+
+
+@functools.lru_cache(1024)
+def _misspelt(name: str, fields: frozenset[str]) -> list[str]:
+    return difflib.get_close_matches(name, sorted(fields), n=1, cutoff=0.8)
 
 
 def _provenance(raw: dict[str, Any], where: str) -> Provenance | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,28 @@ def json_lines(path: Path, name: str) -> Iterator[tuple[str, str | None]]:
         yield where, line
 
 
+class _BadValueError(Exception):
+    """What is JSON and not to be used."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        name = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise _BadValueError(f"{name!r} is given twice; keep one")
+    return value
+
+
+def _finite(digits: str) -> float:
+    if not math.isfinite(number := float(digits)):
+        raise _BadValueError(f"{digits[:40]} is not a finite number; correct the line")
+    return number
+
+
+_HOOKS: Any = {"object_pairs_hook": _unique, "parse_float": _finite, "parse_constant": _finite}
+_DECODER = json.JSONDecoder(**_HOOKS)
+
+
 def parse_object(line: str | None, where: str) -> dict[str, Any]:
     """Return the object of a line.
 
@@ -48,23 +71,10 @@ def parse_object(line: str | None, where: str) -> dict[str, Any]:
     """
     if line is None:
         raise DataError(f"{where}: longer than {MOST_CHARACTERS:,} characters; shorten the line")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        value = dict(pairs)
-        if len(value) < len(pairs):
-            names = [name for name, _ in pairs]
-            name = next(name for name in names if names.count(name) > 1)
-            raise DataError(f"{where}: {name!r} is given twice; keep one")
-        return value
-
-    def finite(digits: str) -> float:
-        if not math.isfinite(number := float(digits)):
-            raise DataError(f"{where}: {digits[:40]} is not a finite number; correct the line")
-        return number
-
-    hooks: Any = {"object_pairs_hook": unique, "parse_float": finite, "parse_constant": finite}
     try:
-        value = json.loads(line, **hooks)
+        value = _DECODER.decode(line)
+    except _BadValueError as error:
+        raise DataError(f"{where}: {error}") from error
     except json.JSONDecodeError as error:
         at = f"column {error.pos + 1}, at {line[error.pos : error.pos + 20]!r}"
         raise DataError(f"{where}: not valid JSON ({error.msg}, {at}); correct the line") from error

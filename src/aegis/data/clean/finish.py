@@ -25,6 +25,7 @@ from aegis.data.clean.shards import (
     TRACE,
     CleaningPlan,
     folder_of,
+    line_of,
     read_counts,
 )
 from aegis.data.clean.steps import item_steps, step_outcomes
@@ -226,12 +227,12 @@ def _write_items(
                 if aside := asides.get(number):
                     told = json.loads(trace)
                     told["steps"].append(aside.to_json())
-                    files[TRACE].write(_line(told))
+                    files[TRACE].write(line_of(told))
                     rejected = Rejected(told["id"], aside.reason, json.loads(line))
                     scores = next((note["score"] for note in told["steps"] if "score" in note), {})
                     yield profile_of(parse_item(rejected.content, where=told["from"]), scores)
                     rejects.add(rejected)
-                    files[FILES[Rejected]].write(_line(rejected.to_json()))
+                    files[FILES[Rejected]].write(line_of(rejected.to_json()))
                 else:
                     files[TRACE].write(trace)
                     files[_FILES[int(kinds[number])]].write(line)
@@ -259,7 +260,7 @@ def _write_disagreements(shards: Shards, path: Path, asides: list[Aside]) -> Non
                     "probabilities": aside.note.get("probabilities", given),
                 }
             )
-    path.write_bytes(b"".join(map(_line, rows)))
+    path.write_bytes(b"".join(map(line_of, rows)))
 
 
 def _log(
@@ -310,7 +311,3 @@ def _statistics(
     if plan.settings.balance == "weights":
         statistics["weights"] = decision_weights(facts, alive)
     return statistics
-
-
-def _line(row: dict[str, Any]) -> bytes:
-    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"

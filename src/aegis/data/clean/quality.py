@@ -13,13 +13,13 @@ from aegis.data.records import Item, Pair, Plain
 from aegis.protocol.language import detect_language
 from aegis.protocol.thinking import Thinking
 
-_LETTER = re.compile(r"[^\W_]")
 # Neither ASCII, Latin letters, marks and signs, kana, kanji, full width, nor emoji.
 _ODD = re.compile(
     "[^\0-\u024f\u02b0-\u036f\u1e00-\u27bf\u2900-\u2bff\u3000-\u30ff\u3190-\u9fff\uf900-\ufaff"
     "\ufe00-\ufe0f\ufe30-\ufe4f\uff00-\uffef\U0001f000-\U0003ffff]"
 )
-_LONG_WORD = re.compile(r"[A-Za-z0-9+=]{31,}")
+_LONG = 31
+_LONG_WORD = re.compile(rf"[A-Za-z0-9+=]{{{_LONG},}}")
 _ENOUGH = 40
 
 
@@ -59,11 +59,12 @@ def score(item: Item) -> dict[str, float]:
     texts = texts_of(item)
     whole = "\n".join(texts.values())
     visible = max(1, len(whole) - whole.count(" ") - whole.count("\n"))
-    letters = len(_LETTER.findall(whole)) / visible
+    letters = sum(map(str.isalnum, whole)) / visible
+    odd = 0 if whole.isascii() else len(_ODD.findall(whole))
     parts = {
         "repetition": min(map(_fresh, texts.values())),
         "letters": min(1.0, letters / 0.5),
-        "signs": _falling(len(_ODD.findall(whole)) / visible, 0.05, 0.3),
+        "signs": _falling(odd / visible, 0.05, 0.3),
         "words": _falling(_share_of_long_words(whole), 0.02, 0.3) if whole.isascii() else 1.0,
         "variety": min(1.0, len(set(normalise(whole))) / min(8, max(2, len(whole) // 2))),
     }
@@ -110,6 +111,8 @@ def _fresh(text: str) -> float:
 
 
 def _share_of_long_words(text: str) -> float:
+    if max(map(len, text.split()), default=0) < _LONG:
+        return 0.0
     return sum(map(len, _LONG_WORD.findall(text))) / max(1, len(text))
 
 

@@ -25,7 +25,18 @@ PLACE, UNREADABLE = "(read from)", "(not a row)"
 """The fields of a line that stands for a row of another format: where it stood, and why it could
 not be read."""
 _SHOWN = 500
-_PROMPTS = ("prompt", "text", "question", "context", "instruction", "query", "input")
+_PROMPTS = (
+    "prompt",
+    "text",
+    "question",
+    "context",
+    "instruction",
+    "query",
+    "input",
+    "sentence",
+    "ctx",
+    "problem",
+)
 
 
 @dataclass

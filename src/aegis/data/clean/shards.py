@@ -25,6 +25,7 @@ from aegis.storage.files import make_folder, sync_file, sync_folder, write_json
 PLAN, ITEMS, REJECTED, TRACE = "plan.json", "items.jsonl", "rejected.jsonl", "trace.jsonl"
 FACTS_FILE, BANDS, COUNTS = "facts.npy", "bands.npy", "counts.json"
 _MOST_LINES = 2_000
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 @dataclass(frozen=True)
@@ -156,13 +157,13 @@ def _write(folder: Path, plan: CleaningPlan, shard: Shard) -> None:
             if outcome.came and profile:
                 same = outcome.came is outcome.item
                 before[profile if same else profile_of(outcome.came, scores)] += 1
-            trace.write(_line({"id": outcome.id, "from": outcome.where, "steps": outcome.told}))
+            trace.write(line_of({"id": outcome.id, "from": outcome.where, "steps": outcome.told}))
             if rejected := outcome.rejected():
                 last = outcome.told[-1]
                 reasons[last["step"], reason_kind(last["reason"])] += 1
-                rejects.write(_line(rejected.to_json()))
+                rejects.write(line_of(rejected.to_json()))
             elif (item := outcome.item) and profile:
-                items.write(_line(item.to_json()))
+                items.write(line_of(item.to_json()))
                 kept[profile] += 1
                 prompt = prompt_for(item)
                 facts.append(facts_of(item, prompt, items.tell()))
@@ -189,5 +190,6 @@ def _packed(profiles: Counter[Profile]) -> dict[str, Any]:
     return statistics.pack()
 
 
-def _line(row: dict[str, Any]) -> bytes:
-    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+def line_of(row: dict[str, Any]) -> bytes:
+    """Return the row as a line of JSON."""
+    return _ENCODER.encode(row).encode() + b"\n"

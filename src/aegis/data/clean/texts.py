@@ -22,13 +22,20 @@ _FULL_WIDTH = {
 }
 _BLANK_LINES = re.compile(r"\n{4,}")
 _ENDS = re.compile(r"(?<![ \t\u3000])[ \t\u3000]+$", re.MULTILINE)  # linear in long gaps
+_PUNCTUATION = re.compile(r"[^\w\s]")
+_PLAIN_ASCII = bytes(
+    ord(_PUNCTUATION.sub(" ", chr(code).lower())) if code < 128 else code for code in range(256)
+)
 _BREAKS = re.compile("\r\n?|\u2028|\u2029|\x85")
 
 
+@functools.lru_cache(16)
 def normalise(text: str) -> str:
     """Return what makes two prompts the same: NFKC, lower case, one space, no punctuation."""
+    if text.isascii():
+        return " ".join(text.encode().translate(_PLAIN_ASCII).decode().split())
     plain = unicodedata.normalize("NFKC", text).lower()
-    return re.sub(r"\s+", " ", re.sub(r"[^\w\s]", " ", plain)).strip()
+    return " ".join(_PUNCTUATION.sub(" ", plain).split())
 
 
 def tidy(text: str) -> str:
@@ -38,7 +45,10 @@ def tidy(text: str) -> str:
     and digits of full width get their usual form; control characters and what is invisible go.
     NFKC would make 12 of ①② and (株) of ㈱, so it serves `normalise` alone.
     """
-    if not text.isascii():
+    if text.isascii():
+        if text.isprintable():  # neither controls nor breaks
+            return text.rstrip(" ")
+    else:
         import ftfy
         from ftfy.badness import is_bad
 

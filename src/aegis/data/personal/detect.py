@@ -43,7 +43,7 @@ _DETECTORS: tuple[tuple[int, str, Detector], ...] = (
     ),
     (9, r"\d\D{0,3}\d", find_telephones),
     (0, r"生|うまれ|バースデー|birth|born|dob|d\.o\.b", find_birth_dates),
-    (0, "[市区郡町村県都道府〒]|郵便", find_japanese_addresses),
+    (0, "市|区|郡|町|村|県|都|道|府|〒|郵便", find_japanese_addresses),
     (1, "[a-z]{2}", find_latin_addresses),
     (0, MARKS_OF_NAMES, find_names),
 )

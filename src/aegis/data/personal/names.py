@@ -102,7 +102,7 @@ _ROMAN = re.compile(r"(?<![A-Za-z])(?P<value>[A-Z][a-z]{1,15})-(?:san|sama|kun|c
 # In lower case.
 MARKS_OF_NAMES = (
     "様|さま|さん|氏|くん|君|ちゃん|先生|殿|教授|長|主任|専務|常務|医師|弁護|看護|教諭|刑事|記者|議員|監督"
-    "|コーチ|選手|宛|[名人者姓主役字本]|担当|ふりがな|フリガナ|と申|です"
+    "|コーチ|選手|宛|名|人|者|姓|主|役|字|本|担当|ふりがな|フリガナ|と申|です"
     r"|mrs?\b|ms\b|mx\b|dr\b|prof|miss |doctor |dear |h(?:i|ello|ey) |name|amed |called |call me"
     r"|i am |i['’]m |this is |sir |patient|att|signed|recipient|sender|tenant|applic|employee"
     "|sincerely|regards|-(?:san|sama|kun|chan|sensei)"
