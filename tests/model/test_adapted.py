@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import pytest
@@ -83,19 +82,3 @@ def test_targets_that_match_nothing_are_told() -> None:
         attach(tiny_model(), ModelSettings(lora=LoraSettings(targets=("w_pack",))))
     with pytest.raises(ModelError, match=r"'nothing\*' matches no linear layer"):
         attach(tiny_model(), ModelSettings(gates=GateSettings(also=("nothing*",))))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_merged_reads_the_same_and_leaves_no_trace(architecture: str) -> None:
-    adapted = randomised(tiny_model(architecture))
-    before = {name: value.clone() for name, value in adapted.state_dict().items()}
-    live = adapted.hidden(IDS, MASK)
-    with contextlib.suppress(KeyError), adapted.merged():
-        torch.testing.assert_close(adapted.hidden(IDS, MASK), live, atol=1e-4, rtol=1e-4)
-        changed = [n for n, v in adapted.state_dict().items() if not torch.equal(v, before[n])]
-        assert changed
-        assert all("base_layer.weight" in name for name in changed)
-        raise KeyError
-    assert all(torch.equal(value, before[name]) for name, value in adapted.state_dict().items())
-    assert torch.equal(adapted.hidden(IDS, MASK), live)

@@ -12,7 +12,6 @@ from typing import Any, Literal, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
 from aegis.config import GateSettings, LoraSettings, ModelSettings
@@ -156,24 +155,6 @@ class Adapted(nn.Module):
             yield
         finally:
             self._switch(before)
-
-    @contextlib.contextmanager
-    def merged(self) -> Iterator[None]:
-        """Have the active LoRA in the weights within, where many prompts are read and nothing is
-        trained; afterwards the weights are what they were, to the last bit. Quantised layers are
-        left as they are."""
-        layers: list[Any] = [each for each in self.peft.modules() if isinstance(each, LoraLinear)]
-        weights = [layer.get_base_layer().weight for layer in layers]
-        kept = [weight.detach().clone() for weight in weights]
-        try:
-            with torch.no_grad():
-                for layer in layers:
-                    layer.merge()
-            yield
-        finally:
-            for layer, weight, before in zip(layers, weights, kept, strict=True):
-                layer.merged_adapters.clear()
-                weight.data.copy_(before)
 
     def lowest_layer(self) -> int:
         """Return the first decoder layer with LoRA or a gate; below it all roles are one."""

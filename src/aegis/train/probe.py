@@ -111,7 +111,7 @@ def _fit(
     prompts = prompts_of(examples)
     pooled, labels = [], []
     adapted.eval()
-    with adapted.merged(), bar("fitting the decision head", len(prompts)) as advance:
+    with bar("fitting the decision head", len(prompts)) as advance:
         plan = epoch_batches(prompts, batch_tokens=2 * settings.batch_tokens, seed=0, epoch=0)
         for number, indices in enumerate(plan):
             batch = [prompts[i] for i in indices]
@@ -179,7 +179,7 @@ def _elsewhere(
     count = len(rows)
     rows += [replace(e, ids=(*e.ids, decisions[e.decision]), weights=(0.0,)) for e in led]
     others, behind = list[Tensor](), list[Tensor]()
-    with adapted.merged(), bar("settling the decisions", len(rows)) as advance:
+    with bar("settling the decisions", len(rows)) as advance:
         lengths = [len(each.ids) for each in rows]
         for indices in by_length(lengths, batch_tokens=settings.batch_tokens):
             batch = to_device(collate([rows[i] for i in indices], pad_id=pad_id), adapted.device)

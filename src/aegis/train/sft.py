@@ -327,7 +327,7 @@ def validate(
     adapted.eval()
     logits = torch.zeros(len(prompts), len(NAMES))
     plan = epoch_batches(prompts, batch_tokens=2 * settings.batch_tokens, seed=0, epoch=0)
-    with adapted.merged(), bar("validating", len(prompts), stoppable=False) as advance:
+    with bar("validating", len(prompts), stoppable=False) as advance:
         for indices in plan:
             batch = collate([prompts[index] for index in indices], pad_id=pad_id)
             batch = to_device(batch, adapted.device)
