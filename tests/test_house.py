@@ -68,7 +68,7 @@ LINES_NOW = {
     "storage": 902,
     "runs": 3_069,
     "audit": 1_929,
-    "model": 3_017,
+    "model": 2_998,
     "engine": 3_380,
     "train": 5_420,
     "export": 2_224,
@@ -80,7 +80,7 @@ LINES_NOW = {
     "evaluate": 5_236,
     "data": 10_958,
     "inputs": 555,
-    "total": 46_630,
+    "total": 46_611,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
