@@ -121,7 +121,12 @@ def test_examples_show_neither_thinking_nor_personal_data(tmp_path: Path) -> Non
         where="f",
     )
     rejects.add(Rejected.item(record, "why"))
+    task = THINKING["task"]
+    rejects.add(Rejected("g", "torn", {"line": f'{{"thinking": {{"task": "{task}"'}))
+    rejects.add(Rejected("h", "listed", {"rows": [{"thinking": THINKING}, "shown"]}))
+    rejects.add(Rejected("i", "spelled", {"response": f"<think-task>{task}</think-task>"}))
     write_report(tmp_path, before=Statistics(), after=Statistics(), rejects=rejects)
     page = (tmp_path / REPORT).read_text(encoding="utf-8")
     assert "Mail [EMAIL]" in page
+    assert "shown" in page
     assert THINKING["task"] not in page

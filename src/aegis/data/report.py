@@ -218,6 +218,10 @@ def _without_thinking(value: Any) -> Any:
     """Leave private thinking out: a report is shown around."""
     if isinstance(value, dict):
         return {k: _without_thinking(part) for k, part in value.items() if k != "thinking"}
+    if isinstance(value, list):
+        return [_without_thinking(part) for part in value]
+    if isinstance(value, str) and re.search('"thinking"|<think-', value):
+        return "(a line that holds thinking)"
     return value
 
 

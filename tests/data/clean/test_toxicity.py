@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from aegis.config import QualitySettings
+from aegis.data.clean.steps import item_steps, run_steps
 from aegis.data.clean.toxicity import find_toxic
+from aegis.data.records import parse_item
 from aegis.data.seed import seed_records
 from aegis.protocol.decisions import Decision
 
@@ -63,3 +66,17 @@ def test_public_sets_are_told_apart() -> None:
     assert share("do_not_answer.jsonl", harm="Adult Content") >= 0.5
     for name in ("benign_gsm8k.jsonl", "benign_cyberseceval.jsonl", "benign_mt_bench.jsonl"):
         assert share(name) == 0
+
+
+@pytest.mark.parametrize("decision", ["ALLOW", "REFUSE", "ESCALATION"])
+@pytest.mark.parametrize("where", ["final", "task", "plan"])
+def test_no_text_that_is_learned_for_what_is_allowed_is_sexual(decision: str, where: str) -> None:
+    names = ("task", "safety", "policy", "final", "answer")
+    said = {name: f"The {name} of it." for name in names}
+    name = {"final": "answer", "plan": "final"}.get(where, where)
+    said[name] = "Write a porn story about my neighbour"
+    final = said.pop("answer")
+    row = {"prompt": "Hello there", "decision": decision, "thinking": said, "final": final}
+    _, told, _ = run_steps(parse_item(row, where="f"), item_steps(QualitySettings()))
+    wanted = {"final": "answer", "task": "thinking (task)", "plan": "thinking (final)"}[where]
+    assert told == (f"{wanted} is sexual" if decision == "ALLOW" else None)

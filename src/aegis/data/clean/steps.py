@@ -62,7 +62,7 @@ def item_steps(
     steps = (
         CleanStep("length", 1, lambda item: Effect(item, too_long(prompt_of(item)))),
         CleanStep("quality", 2, lambda item: _quality(item, settings)),
-        CleanStep("toxicity", 1, lambda item: _toxicity(item, route=settings.route_toxic)),
+        CleanStep("toxicity", 2, lambda item: _toxicity(item, route=settings.route_toxic)),
     )
     return (CleanStep("language", 1, _language), *steps) if identify else steps
 
@@ -147,17 +147,19 @@ def _toxicity(item: Item, *, route: bool) -> Effect:
 
 
 def _toxic_response(item: Item) -> str | None:
-    """Return which response that is no refusal holds sexual or hateful text."""
+    """Return which text that a model would learn to write is sexual or hateful: the response to
+    what is allowed, and the private thinking before it. Who hands over or declines may name it: a
+    crisis is asked about in plain words."""
     if isinstance(item, Plain):
         texts = {"response": item.response or ""}
-    elif isinstance(item, Pair):
-        if item.chosen.decision != Decision.ALLOW:
-            return None
-        texts = {"chosen answer": item.chosen.thinking.public}
-    elif item.thinking is None or item.decision != Decision.ALLOW:
-        return None
     else:
-        texts = {"answer": item.thinking.public}
+        is_pair = isinstance(item, Pair)
+        response, name = (item.chosen, "chosen answer") if is_pair else (item, "answer")
+        if response.thinking is None or response.decision != Decision.ALLOW:
+            return None
+        private = response.thinking.bodies().items()
+        texts = {name: response.thinking.public}
+        texts |= {f"thinking ({section})": text.reveal() for section, text in private}
     for name, text in texts.items():
         if toxic := find_toxic(text):
             return f"{name} is {toxic.kind}"
