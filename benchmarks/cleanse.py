@@ -7,7 +7,7 @@ The peer reads and writes the same files in as many processes: FTFY, PII, Gopher
 quality, FineWeb's quality, and MinHash in its four stages (14 bands of 8, words of 5). It keeps
 neither rejects' twins nor traces, checks no decision and identifies no language, which needs a
 download there. Its filters get a tokenizer by regular expression, quicker than spaCy's, theirs by
-default. Needs the extra `data`, and `orjson`, which its readers ask for.
+default. Needs the extras `data` and `dev`.
 """
 
 from __future__ import annotations
