@@ -15,6 +15,7 @@ from aegis.data.records import (
     parse_plain,
     parse_record,
     read_jsonl,
+    read_rows,
     write_jsonl,
 )
 from aegis.errors import DataError
@@ -188,3 +189,9 @@ def test_a_decision_that_contradicts_its_response_is_an_error() -> None:
     vague = {**THINKING, "policy": "by the rule"}
     with pytest.raises(DataError, match=r"f:1: decision is ALLOW, and final declines"):
         parse_record({**GOOD, "thinking": vague, "final": "I can't help with that."}, where="f:1")
+
+
+def test_rows_are_read_back_whatever_ends_a_line_elsewhere(tmp_path: Path) -> None:
+    rows = [{"prompt": "a\u2028b\x85c\x1cd"}, {"prompt": "日本"}]
+    write_jsonl(tmp_path / "x.jsonl", rows)
+    assert read_rows(tmp_path / "x.jsonl") == rows

@@ -84,6 +84,7 @@ def _print_results(folder: Path, *, title: str) -> None:
 
 def _read(metrics: Path) -> dict[str, Any]:
     """Return the results in a folder, items included."""
-    lines = (metrics.parent / "items.jsonl").read_bytes().splitlines()  # of bytes: a text's
-    items = [json_.loads(line) for line in lines]  # lines end at U+2028, too
+    from aegis.data.records import read_rows
+
+    items = read_rows(metrics.parent / "items.jsonl")
     return {**json_.loads(metrics.read_text(encoding="utf-8")), "items": items}

@@ -290,6 +290,11 @@ def write_jsonl(path: Path, items: Iterable[_Row | dict[str, Any]]) -> None:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return what `write_jsonl` wrote. Of bytes: the lines of a text end at U+2028, too."""
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
 @functools.cache
 def _names(kind: type[Record | Pair | Plain | Side | Provenance]) -> frozenset[str]:
     return frozenset(field.name for field in fields(kind)) - {"extra"}

@@ -22,6 +22,7 @@ from aegis.data.records import (
     parse_pair,
     parse_record,
     read_jsonl,
+    read_rows,
     write_jsonl,
 )
 from aegis.data.report import Rejects, Statistics, write_report
@@ -142,15 +143,14 @@ def write_records(
             f"data.split: nothing is left for {empty[0]} after cleaning; give more records"
         )
     pairs = split_pairs(cleaned.pairs, **shares, near=near)
-    lines = (raw / "rejected.jsonl").read_text(encoding="utf-8").split("\n")
-    rejected = [Rejected(**json.loads(line)) for line in lines if line] + cleaned.rejected
+    uncollected = [Rejected(**row) for row in read_rows(raw / "rejected.jsonl")]
+    rejected = uncollected + cleaned.rejected
     for name in SPLITS:
         write_jsonl(folder / f"{name}.jsonl", splits[name])
     write_jsonl(folder / "pairs.jsonl", pairs)
     write_jsonl(folder / "rejected.jsonl", rejected)
     log, rejects = cleaned.log(), Rejects.of(rejected)
-    unread = Rejects.of(rejected[: len(rejected) - len(cleaned.rejected)]).counts
-    came = log[0].into
+    unread, came = Rejects.of(uncollected).counts, log[0].into
     log.insert(
         0, StepOutcome("collect", 1, came + unread.total(), came, dict(sorted(unread.items())))
     )

@@ -98,7 +98,11 @@ class TokenHead(DecisionHead):
         self.scale.copy_(seen.square().mean(0).sqrt() + 1e-3)
         for settled in (self.mean, self.linear.weight, self.linear.bias):
             settled.zero_()
-        for _ in range(_ROUNDS):
+        for turn in range(_ROUNDS):
+            for places, _, weights in away if turn else ():
+                intruding = self._intruding(model, places)
+                if len(intruding) <= _FEW * len(places):
+                    weights[intruding] *= _HARDER
             gram, aims = here.T @ here / len(here), here.T @ wanted / len(here)
             for _, turned, weights in away:
                 held = (weights * turned).T / len(turned)
@@ -106,10 +110,6 @@ class TokenHead(DecisionHead):
                 aims += held @ (turned @ (word - head).double().T)
             gram += _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
             self.start.copy_(torch.linalg.solve(gram, aims).T)
-            for places, _, weights in away:
-                intruding = self._intruding(model, places)
-                if len(intruding) <= _FEW * len(places):
-                    weights[intruding] *= _HARDER
 
     def _intruding(self, model: Any, places: Tensor) -> Tensor:
         """Return the indices of those of the (n, d) places at which a decision is likelier than

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from aegis.config import DistillationSettings
 from aegis.data.personal import mask_personal_data
-from aegis.data.records import Record
+from aegis.data.records import Record, read_rows, write_jsonl
 from aegis.model.base import Base
 from aegis.model.device import fast_dtype, pick_device
 from aegis.model.own_chat import OwnChat
@@ -84,8 +83,7 @@ def save_answers(folder: Path, tokenizer: Any, answers: Sequence[BaseAnswer]) ->
         {"prompt": answer.prompt, "answer": _text(tokenizer, answer), "ids": list(answer.ids)}
         for answer in answers
     ]
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (folder / _ANSWERS).write_text(lines, encoding="utf-8")
+    write_jsonl(folder / _ANSWERS, rows)
     if answers:
         words = torch.cat([answer.words for answer in answers])
         log_chances = torch.cat([answer.log_chances for answer in answers])
@@ -94,8 +92,7 @@ def save_answers(folder: Path, tokenizer: Any, answers: Sequence[BaseAnswer]) ->
 
 def read_answers(folder: Path) -> list[BaseAnswer]:
     """Read what `save_answers` wrote."""
-    text = (folder / _ANSWERS).read_text(encoding="utf-8")
-    rows = [json.loads(line) for line in text.split("\n") if line]
+    rows = read_rows(folder / _ANSWERS)
     if not rows:
         return []
     chances = load_file(folder / _CHANCES)

@@ -137,13 +137,12 @@ def _queue_disagreements(folder: Path) -> int:
     Returns:
         how many cases wait.
     """
-    import json
-
     from aegis.data.clean.finish import DISAGREEMENTS
+    from aegis.data.records import read_rows
     from aegis.serve.escalations import CaseQueue
 
     path = folder / _QUEUE
-    rows = [json.loads(line) for line in (folder / DISAGREEMENTS).read_bytes().splitlines()]
+    rows = read_rows(folder / DISAGREEMENTS)
     if not rows and not path.exists():
         return 0
     queue = CaseQueue(path)

@@ -9,7 +9,7 @@ from typing import Any
 
 from aegis.data.clean.shards import TRACE
 from aegis.data.folder import FILES, LOG
-from aegis.data.records import Rejected
+from aegis.data.records import Rejected, read_rows
 from aegis.errors import BadInputError
 
 _SPLITS = ("train.jsonl", "validation.jsonl", "test.jsonl")
@@ -42,7 +42,7 @@ def explain(folder: Path, id: str) -> list[Way]:
         raise BadInputError(
             f"{folder}: holds no {TRACE}; give a folder that `aegis data clean` or a run wrote"
         )
-    steps = _rows(folder / LOG)
+    steps = read_rows(folder / LOG)
     traces = [row for row in _holding(folder / TRACE, id) if id in (row["id"], row["from"])]
     if not traces:
         raise BadInputError(f"{folder}: nothing went by the id {id!r}; give one of {TRACE}")
@@ -79,7 +79,3 @@ def _holding(path: Path, text: str) -> list[dict[str, Any]]:
     needle = json.dumps(text, ensure_ascii=False).encode()
     with path.open("rb") as file:
         return [json.loads(line) for line in file if needle in line]
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_bytes().splitlines()]

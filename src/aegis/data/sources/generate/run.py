@@ -277,9 +277,8 @@ def _forms(places: Sequence[Place], asks: Sequence[Ask], calls: Calls) -> dict[i
     for index in sorted(pending):
         (draft, item), (problem, text) = places[index], problems[index]
         step = asks[index].request.step
-        name = (
-            "thinking" if step in ("thinking", "pair") else "answer"
-        )  # reports leave thinking out
+        # Under a name that reports leave out, where it holds thinking.
+        name = "thinking" if step in ("thinking", "pair") else "answer"
         content = {"question": item.question, name: mask_personal_data(text)[0]}
         reason = f"{step}: {problem}"
         draft.rejected.append(Rejected(f"generated-{draft.topic.id}", reason, content))
