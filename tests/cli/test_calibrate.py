@@ -53,10 +53,10 @@ def test_a_model_is_calibrated_and_judge_obeys(tmp_path: Path) -> None:
     [
         (ROWS, ("--max-miss-rate", "0.01"), "needs 299 unsafe records"),
         (ROWS[:20], (), "holds no unsafe record"),
-        (ROWS[20:], (), "every record is REFUSE"),
+        (ROWS[20:], (), "holds no harmless record"),
         (ROWS[:1], (), "2 records or more"),
         (ROWS, ("-o", "."), "is a folder"),
-        ([*ROWS, {"prompt": "x"}], (), "decision None is not one of"),
+        ([*ROWS, {"prompt": "x"}], (), "decision is missing; give one of"),
     ],
 )
 def test_what_cannot_be_calibrated_is_told_before_a_model_is_loaded(

@@ -8,6 +8,8 @@ from typer.testing import CliRunner
 
 from aegis.cli import app
 from aegis.errors import BadInputError
+from aegis.runs.events import Event, Progress, Reporter
+from aegis.runs.reporter import reporting
 from tests.engine.conftest import write_model
 
 pytest.importorskip("cyllama")
@@ -27,7 +29,11 @@ def test_a_file_against_its_folder(tmp_path: Path):
     shown = RUNNER.invoke(app, command)
     assert shown.exit_code == 0, shown.output
     assert "reference perplexity" in shown.stdout
-    found = json.loads(RUNNER.invoke(app, [*command, "--json"]).stdout)
+    events = list[Event]()
+    with reporting(Reporter(events.append)):
+        found = json.loads(RUNNER.invoke(app, [*command, "--json"]).stdout)
+    told = {(each.label, each.done) for each in events if isinstance(each, Progress)}
+    assert {("deciding, m", 3), ("deciding, model-f32.gguf", 3)} <= told
     assert found["text"][0]["n"] == 3 * 31
     assert found["text"][0]["kl_mean"]["value"] < 1e-6
     assert found["text"][0]["top1"]["value"] == 1.0

@@ -33,6 +33,6 @@ def test_results_are_printed_and_written(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_bad_line_is_found_before_the_model_is_loaded(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data\.jsonl:2: decision None is not one of"):
+    with pytest.raises(DataError, match=r"data\.jsonl:2: decision is missing; give one of"):
         evaluate(tmp_path)
     assert not (tmp_path / "results").exists()

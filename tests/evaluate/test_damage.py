@@ -82,8 +82,8 @@ def test_what_cannot_be_compared_is_told() -> None:
 def test_decisions_are_compared_with_the_first() -> None:
     allow, refuse = Decision.ALLOW, Decision.REFUSE
     judges = {
-        "reference": lambda prompts: [allow, refuse, refuse, refuse],
-        "file": lambda prompts: [allow, refuse, allow, refuse],
+        "reference": lambda prompts, advance: [allow, refuse, refuse, refuse],
+        "file": lambda prompts, advance: [allow, refuse, allow, refuse],
     }
     first, second = decision_damage(judges, ["a", "b", "c", "d"], [allow, refuse, refuse, allow])
     assert (first.agreement.value, second.agreement.value) == (1.0, 0.75)

@@ -18,6 +18,7 @@ from aegis.inputs.text import read_text
 if TYPE_CHECKING:
     from aegis.data.records import Record
     from aegis.evaluate.damage import Damage, DecisionDamage
+    from aegis.evaluate.damage import Judge as DecisionJudge
     from aegis.evaluate.results import Measure
     from aegis.protocol.decisions import Decision
 
@@ -29,6 +30,7 @@ _CHUNKS = "At most so many chunks of the text."
 _CHUNK = "Tokens of a chunk; those of its second half are scored."
 _CONFIDENCE = "Level of the intervals."
 _MOST_CHARACTERS = 1 << 24
+_AT_ONCE = 16
 
 
 def damage(
@@ -92,20 +94,27 @@ def _decisions(
     from aegis.engine.llamacpp_engine import LlamaCppEngine
     from aegis.evaluate.damage import decision_damage
 
-    def of_file(file: Path) -> Callable[[Sequence[str]], list[Decision]]:
-        def judge(prompts: Sequence[str]) -> list[Decision]:
+    def of_file(file: Path) -> DecisionJudge:
+        def judge(prompts: Sequence[str], advance: Callable[[int], None]) -> list[Decision]:
             engine = LlamaCppEngine.load(folder, file=file)
+            decided: list[Decision] = []
             try:
-                return [verdict.decision for verdict in engine.judge(prompts)]
+                for begin in range(0, len(prompts), _AT_ONCE):
+                    verdicts = engine.judge(prompts[begin : begin + _AT_ONCE])
+                    decided += [verdict.decision for verdict in verdicts]
+                    advance(len(verdicts))
             finally:
                 engine.close()
+            return decided
 
         return judge
 
-    def of_folder(prompts: Sequence[str]) -> list[Decision]:
-        return [verdict.decision for verdict in Judge.load(folder).judge(prompts)]
+    def of_folder(prompts: Sequence[str], advance: Callable[[int], None]) -> list[Decision]:
+        verdicts = Judge.load(folder).judge(prompts, on_batch=advance)
+        return [verdict.decision for verdict in verdicts]
 
-    judges = {str(folder): of_folder, **{str(file): of_file(file) for file in files}}
+    judges: dict[str, DecisionJudge] = {str(folder): of_folder}
+    judges |= {str(file): of_file(file) for file in files}
     prompts, truth = [each.prompt for each in records], [each.decision for each in records]
     return decision_damage(judges, prompts, truth, confidence=confidence)
 

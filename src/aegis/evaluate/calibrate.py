@@ -61,7 +61,7 @@ def require_calibration_data(
     """Check, before anything is judged, that these records can show the bound.
 
     Raises:
-        DataError: if they are too few, or of one decision only.
+        DataError: if they are too few, or none of them is harmless or none unsafe.
     """
     if len(records) < 2:
         raise DataError(f"{where}: calibration needs 2 records or more, got {len(records)}")
@@ -71,10 +71,10 @@ def require_calibration_data(
             f"{where}: holds no unsafe record (DENY or REFUSE), and they are what a miss rate is "
             "counted on; give some"
         )
-    if len(decisions := {record.decision for record in records}) == 1:
+    if all(record.decision != Decision.ALLOW for record in records):
         raise DataError(
-            f"{where}: every record is {decisions.pop().name}; give harmless ones (ALLOW), too, "
-            "or what the threshold costs them stays unknown"
+            f"{where}: holds no harmless record (ALLOW); give some, too, or what the threshold "
+            "costs them stays unknown"
         )
     if groups < (needed := needed_groups(max_miss_rate, confidence)):
         raise DataError(

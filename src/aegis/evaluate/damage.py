@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.special import log_softmax
@@ -142,7 +143,8 @@ def _log_probs(model: Scorer, ids: list[int], first: int) -> np.ndarray:
     return log_softmax(model.logits(ids, first)[:-1].astype(np.float64), axis=1)
 
 
-Judge = Callable[[Sequence[str]], Sequence[Decision]]
+Judge = Callable[[Sequence[str], Callable[[int], None]], Sequence[Decision]]
+"""Decides about prompts; calls its second argument with the number of those just done."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,8 @@ def decision_damage(
     measured: list[DecisionDamage] = []
     expected = np.zeros(0)
     for name, judge in judges.items():
-        decided = np.array(judge(prompts))
+        with bar(f"deciding, {Path(name).name}", len(prompts)) as advance:
+            decided = np.array(judge(prompts, advance))
         expected = expected if measured else decided
         missed = (decided == Decision.ALLOW)[unsafe]
         agreement = Measure.of((decided == expected).tolist(), confidence)

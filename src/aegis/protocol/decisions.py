@@ -30,6 +30,8 @@ def parse_decision(name: object, *, where: str) -> Decision:
     """
     if isinstance(name, str) and name in Decision.__members__:
         return Decision[name]
+    if name is None:
+        raise DataError(f"{where}: decision is missing; give one of {', '.join(NAMES)}")
     raise DataError(
         f"{where}: decision {name!r} is not one of {', '.join(NAMES)}; correct the name"
     )

@@ -86,8 +86,14 @@ def test_what_changes_a_prompt_changes_its_key(data: Path):
 
 
 def test_what_cannot_be_asked_is_told(data: Path, tmp_path: Path):
-    with pytest.raises(BadInputError, match="'hellaswg'; the nearest are hellaswag"):
+    with pytest.raises(BadInputError, match=r"'hellaswg'; the nearest are hellaswag$"):
         load_benchmark("hellaswg", data=data)
+    with pytest.raises(
+        BadInputError, match=r"'hellaswg'; the nearest are hellaswag, (?!hellaswag,)"
+    ):
+        load_benchmark("hellaswg")
+    with pytest.raises(BadInputError, match="there are among others arc_challenge, "):
+        load_benchmark("7")
     with pytest.raises(DataError, match=r"arc_easy_test\.jsonl: no such file; --data-dir"):
         load_benchmark("arc_easy", data=tmp_path)
     with pytest.raises(DataError, match=r"holds no arc_easy_train\.jsonl.*--shots 0"):

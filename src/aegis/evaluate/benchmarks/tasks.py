@@ -160,8 +160,10 @@ def _hub_parts(name: str, local: LocalTask | None) -> list[tuple[str, Any]]:
 
 
 def _unknown(name: str, known: Sequence[str], when: str = "") -> BadInputError:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)[:7]
-    return BadInputError(f"{when}no task is called {name!r}; the nearest are {', '.join(near)}")
+    near = difflib.get_close_matches(name, {*known}, n=3, cutoff=0.5)
+    told = ", ".join(near or [*LOCAL_TASKS, *SHIPPED])
+    nearest = "the nearest are" if near else "there are among others"
+    return BadInputError(f"{when}no task is called {name!r}; {nearest} {told}")
 
 
 def _quotas(sizes: Sequence[int], limit: int | None) -> list[int]:
