@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from aegis.engine import text_server
 from aegis.engine.text_server import ServerKind, TextServer
 from aegis.errors import ModelError
 
@@ -19,6 +21,7 @@ class Replies(BaseHTTPRequestHandler):
 
     garbage: bytes | None = None
     status, wait_s = 200, 0.0
+    missing, dripping_s = 0, 0.0
     asked: list[tuple[str, dict[str, Any]]]
 
     def do_GET(self) -> None:
@@ -43,9 +46,13 @@ class Replies(BaseHTTPRequestHandler):
         time.sleep(self.wait_s)
         data = json.dumps(value).encode() if self.garbage is None else self.garbage
         self.send_response(self.status)
-        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Content-Length", str(len(data) + self.missing))
         self.end_headers()
-        self.wfile.write(data)
+        with contextlib.suppress(OSError):  # nobody waits any more
+            for begin in range(len(data)) if self.dripping_s else ():
+                self.wfile.write(data[begin : begin + 1])
+                time.sleep(self.dripping_s)
+            self.wfile.write(data)
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -86,6 +93,10 @@ def test_text_ends_before_a_stop(kind: ServerKind, chat: bool) -> None:
         ({"garbage": b'{"response": null}'}, "holds no text"),
         ({"status": 500, "garbage": b"out of\nmemory"}, "status 500: out of memory"),
         ({"wait_s": 1.0}, "no answer in 0 s|timed out"),
+        ({"garbage": b" " * 40, "dripping_s": 0.1}, "no answer in 0 s"),
+        ({"garbage": b"[" * 100_000}, "no usable answer"),
+        ({"garbage": b'{"respon', "missing": 90}, "no usable answer"),
+        ({"protocol_version": "BANANA"}, "no usable answer"),
     ],
 )
 def test_a_server_that_gives_no_answer_is_told_in_one_line(
@@ -95,6 +106,17 @@ def test_a_server_that_gives_no_answer_is_told_in_one_line(
         with pytest.raises(ModelError, match=message) as raised:
             TextServer("ollama", url, "tiny", timeout_s=0.3).write("a", [], 5, chat=False)
         assert "\n" not in str(raised.value)
+
+
+def test_half_a_character_is_no_text_that_cannot_be_kept() -> None:
+    with serving(garbage=b'{"response": "a\\ud800b"}') as (url, _):
+        assert TextServer("ollama", url, "tiny").write("a", [], 5, chat=False) == "a?b"
+
+
+def test_an_answer_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_server, "_MOST_BYTES", 1 << 20)
+    with serving(garbage=b" " * (2 << 20)) as (url, _), pytest.raises(ModelError, match="1 MiB"):
+        TextServer("ollama", url, "tiny").write("a", [], 5, chat=False)
 
 
 def test_a_server_that_is_down_or_has_another_model_is_told() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ from aegis.storage.files import fingerprint
 
 ServerKind = Literal["ollama", "openai"]
 _API_KEY = "OPENAI_API_KEY"
+_MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class TextServer:
         if not isinstance(text, str):
             shown = json.dumps(reply, ensure_ascii=False)[:100]
             raise ModelError(f"{self.url}: its answer holds no text ({shown}); check the server")
+        text = text.encode("utf-8", "replace").decode()  # JSON can hold half of a character
         return cut(text, stops)
 
     def _list(self, path: str, key: str, name: str) -> list[dict[str, Any]]:
@@ -97,7 +101,7 @@ class TextServer:
         request = urllib.request.Request(self.url.rstrip("/") + path, data, headers)
         try:
             with urllib.request.urlopen(request, timeout=self.timeout_s) as reply:
-                return json.loads(reply.read())
+                return json.loads(self._body(reply))
         except urllib.error.HTTPError as error:
             said = error.read(200).decode("utf-8", "replace").strip().replace("\n", " ")
             reason, remedy = f"status {error.code}: {said}", "see the server's log"
@@ -107,9 +111,22 @@ class TextServer:
             slow = isinstance(error.reason, TimeoutError)
             reason, remedy = str(error.reason), "start the server, or correct its address"
             remedy = "give a longer --timeout" if slow else remedy
-        except (ValueError, OSError) as error:  # no JSON, no HTTP, a cut connection
-            reason, remedy = str(error) or type(error).__name__, "check what answers there"
+        except (ValueError, OSError, RecursionError, http.client.HTTPException) as error:
+            # no JSON or one nested without end, no HTTP, a cut connection
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            remedy = "check what answers there"
         raise ModelError(f"{self.url}{path}: no usable answer ({reason}); {remedy}")
+
+    def _body(self, reply: Any) -> bytes:
+        """Read an answer; the time is for all of it, not, as the socket's, for each part."""
+        data, latest = bytearray(), time.monotonic() + self.timeout_s
+        while part := reply.read1(1 << 16):
+            data += part
+            if time.monotonic() > latest:
+                raise TimeoutError
+            if len(data) > _MOST_BYTES:
+                raise ValueError(f"more than {_MOST_BYTES >> 20} MiB")
+        return bytes(data)
 
 
 def _at(value: Any, *keys: str | int) -> Any:
