@@ -149,8 +149,9 @@ def test_a_task_that_cannot_be_tested_leaves_the_others(tmp_path: Path) -> None:
         "the outcomes of both models are equal on all 20 items"
     ]
     assert compared.notes == [
-        "decisions (base and new): 1 categories show no difference that can be tested"
+        "decisions (base and new): no difference that can be tested in 1 of 2 categories"
     ]
+    assert compared.sentences[0].endswith("no item differs on harmless prompts allowed.")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from aegis.evaluate.compare import Change, Criteria, Verdict
+from aegis.evaluate.compare import Change, Criteria, Overall, Verdict
 from aegis.evaluate.summary import Cell
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#888888"
@@ -48,23 +48,28 @@ def draw_changes(folder: Path, rows: Sequence[Change], criteria: Criteria) -> li
 def draw_heat_map(folder: Path, rows: Sequence[Change]) -> list[Path]:
     """Draw the change by category and pair; what is not significant is grey."""
     pairs = list(dict.fromkeys((row.base, row.candidate) for row in rows))[:_MOST_COLUMNS]
-    names = list(dict.fromkeys(_category(row) for row in rows))[:_MOST_ROWS]
+    several = len({row.task for row in rows}) > 1
+    names = list(dict.fromkeys(_category(row, several) for row in rows))[:_MOST_ROWS]
     values = np.full((len(names), len(pairs)), np.nan)
     significant = np.zeros_like(values, dtype=bool)
     for row in rows:
-        if (row.base, row.candidate) in pairs and _category(row) in names:
-            place = names.index(_category(row)), pairs.index((row.base, row.candidate))
+        name = _category(row, several)
+        if (row.base, row.candidate) in pairs and name in names:
+            place = names.index(name), pairs.index((row.base, row.candidate))
             values[place] = row.delta_points
             significant[place] = row.verdict in ("worse", "better")
     columns = [f"{candidate} − {base}" for base, candidate in pairs]
     return _draw_grid(folder / "categories", values, significant, names, columns)
 
 
-def draw_waterfall(folder: Path, rows: Sequence[Change]) -> list[Path]:
-    """Draw how the tasks' changes lead from the base's mean to the candidate's, worst first."""
+def draw_waterfall(folder: Path, overall: Overall, changes: Sequence[Change]) -> list[Path]:
+    """Draw how the tasks' changes lead from the base's mean to the candidate's, worst first; a
+    task without a difference has no bar and counts in the mean."""
+    base, candidate, start = overall.base, overall.candidate, overall.base_points
+    rows = [row for row in changes if (row.base, row.candidate) == (base, candidate)]
+    rows = [row for row in rows if row.task in overall.tasks]
     rows = sorted(rows, key=lambda row: row.delta_points)[:_MOST_ROWS]
-    start = 100 * float(np.mean([row.paired.base for row in rows]))
-    steps = np.array([row.delta_points for row in rows]) / len(rows)
+    steps = np.array([row.delta_points for row in rows]) / len(overall.tasks)
     begins = start + np.concatenate([[0.0], np.cumsum(steps)[:-1]])
     figure, axes = _figure(len(rows) + 2)
     significant = [row.verdict in ("worse", "better") for row in rows]
@@ -81,7 +86,6 @@ def draw_waterfall(folder: Path, rows: Sequence[Change]) -> list[Path]:
     low, high = min(*ends, *begins), max(*ends, *begins)
     pad = max(0.2 * (high - low), 0.5)
     axes.set_xlim(max(low - pad, 0), high + pad)
-    base, candidate = rows[0].base, rows[0].candidate
     _name_rows(axes, [base, *(row.task for row in rows), candidate])
     axes.set_xlabel("mean of the tasks in points; grey: chance may have made it")
     return _save(figure, folder / f"waterfall_{_file_name(candidate)}")
@@ -147,7 +151,9 @@ def _draw_grid(
     return _save(figure, stem)
 
 
-def _category(row: Change) -> str:
+def _category(row: Change, several_tasks: bool) -> str:
+    if row.category and several_tasks:
+        return f"{row.task}: {row.category}"
     return row.category or row.task
 
 

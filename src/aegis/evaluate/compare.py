@@ -81,7 +81,12 @@ class Change:
 
 @dataclass(frozen=True)
 class Overall:
-    """Two models over the mean of the tasks that all models have."""
+    """Two models over the mean of the tasks that all models have.
+
+    Args:
+        tasks: those tasks, the ones without a difference, too.
+        base_points: the base's mean.
+    """
 
     base: str
     candidate: str
@@ -89,6 +94,8 @@ class Overall:
     interval_points: Interval
     p: float
     p_holm: float = 1.0
+    tasks: tuple[str, ...] = ()
+    base_points: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -137,6 +144,11 @@ class _Task:
     outcomes: dict[str, list[Outcome]]
     notes: list[str]
 
+    def is_equal_for(self, one: str, other: str) -> bool:
+        """Return whether both models have it, and every item of it came out the same."""
+        scores = [[item.score for item in self.outcomes.get(name, [])] for name in (one, other)]
+        return scores[0] == scores[1] != []
+
 
 def compare_models(models: Sequence[ModelOutcomes], criteria: Criteria = DEFAULT) -> Comparison:
     """Compare every pair of the models on every task that both have.
@@ -157,8 +169,8 @@ def compare_models(models: Sequence[ModelOutcomes], criteria: Criteria = DEFAULT
                     apart = list[str]()
                     categories += _rows(task, pair, names, criteria, apart)
                     if apart:
-                        told = f"{len(apart)} categories show no difference that can be tested"
-                        notes.append(f"{task.name} ({' and '.join(pair)}): {told}")
+                        told = f"no difference that can be tested in {len(apart)} of {len(names)}"
+                        notes.append(f"{task.name} ({' and '.join(pair)}): {told} categories")
             advance(1)
     if not rows:
         raise DataError(f"{left_out[0]}; compare results that differ, on more items")
@@ -173,7 +185,7 @@ def compare_models(models: Sequence[ModelOutcomes], criteria: Criteria = DEFAULT
     tests = overall or [row for row in rows if len(common) == 1 and row.task == common[0].name]
     ranking = _ranking(common, tests, criteria) if len(models) > 2 and common else []
     return Comparison(
-        sentences=_sentences([model.name for model in models], rows, ranking),
+        sentences=_sentences([model.name for model in models], rows, tasks, ranking),
         criteria=criteria,
         tasks=rows,
         categories=_judged(categories, holm([part.paired.p for part in categories]), criteria),
@@ -303,7 +315,7 @@ def _overall(
     names: list[str], common: Sequence[_Task], rows: Sequence[Change], alpha: float
 ) -> list[Overall]:
     """Return each pair's mean over the tasks that all models have; empty where that is one."""
-    overall, tasks = list[Overall](), {task.name for task in common}
+    overall, tasks = list[Overall](), tuple(task.name for task in common)
     for pair in itertools.combinations(names, 2):
         parts = [r.paired for r in rows if (r.base, r.candidate) == pair and r.task in tasks]
         if len(common) < 2 or not parts:
@@ -311,20 +323,21 @@ def _overall(
         delta = sum(part.delta_points for part in parts) / len(common)  # 0 where nothing changed
         error = math.sqrt(sum(part.error_points**2 for part in parts)) / len(common)
         test = MeanTest("mean of tasks", delta, error, sum(part.n for part in parts) - 1.0)
-        overall.append(Overall(*pair, delta, test.interval(alpha), test.p))
+        about = {"tasks": tasks, "base_points": 100 * _mean_score(common, pair[0])}
+        overall.append(Overall(*pair, delta, test.interval(alpha), test.p, **about))
     return overall
+
+
+def _mean_score(common: Sequence[_Task], model: str) -> float:
+    means = [np.mean([item.score for item in task.outcomes[model]]) for task in common]
+    return float(np.mean(means))
 
 
 def _ranking(
     common: Sequence[_Task], tests: Sequence[Overall | Change], criteria: Criteria
 ) -> list[Ranked]:
     """Rank the models: 1 and one more for each model that is better beyond chance."""
-    scores = {
-        name: float(
-            np.mean([np.mean([item.score for item in task.outcomes[name]]) for task in common])
-        )
-        for name in common[0].outcomes
-    }
+    scores = {name: _mean_score(common, name) for name in common[0].outcomes}
     losers = [
         part.base if part.delta_points > 0 else part.candidate
         for part in tests
@@ -335,7 +348,7 @@ def _ranking(
 
 
 def _sentences(
-    names: Sequence[str], rows: Sequence[Change], ranking: Sequence[Ranked]
+    names: Sequence[str], rows: Sequence[Change], tasks: Sequence[_Task], ranking: Sequence[Ranked]
 ) -> list[str]:
     """Return what became of each model against the first; the ranking before it, if any."""
     sentences = list[str]()
@@ -347,22 +360,22 @@ def _sentences(
         )
     for name in names[1:]:
         own = [row for row in rows if (row.base, row.candidate) == (names[0], name)]
+        own.sort(key=lambda row: -abs(row.paired.delta_points))
         parts = [
-            f"{opening} on {_listed([row for row in own if row.verdict == verdict])}"
+            f"{opening} on {_listed([f'{row.task}{_detail(row)}' for row in having])}"
             for verdict, opening in _OPENINGS.items()
-            if any(row.verdict == verdict for row in own)
+            if (having := [row for row in own if row.verdict == verdict])
         ]
+        if alike := [task.name for task in tasks if task.is_equal_for(names[0], name)]:
+            parts.append(f"no item differs on {_listed(alike)}")
         if parts:
             sentences.append(f"{name}, against {names[0]}: {', '.join(parts)}.")
     return sentences
 
 
-def _listed(rows: Sequence[Change]) -> str:
-    """Return the tasks of the rows with what their verdict adds, the largest changes first."""
-    rows = sorted(rows, key=lambda row: -abs(row.paired.delta_points))
-    names = [f"{row.task}{_detail(row)}" for row in rows[:_NAMES_TOLD]]
-    if more := len(rows) - len(names):
-        names.append(f"{more} more")
+def _listed(names: Sequence[str]) -> str:
+    if more := names[_NAMES_TOLD:]:
+        names = [*names[:_NAMES_TOLD], f"{len(more)} more"]
     return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 

@@ -66,10 +66,9 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
     with writing(folder, kind="comparison", fingerprint=fingerprint(content)) as staging:
         place = staging / "figures"
         figures = draw_changes(place, comparison.tasks, comparison.criteria)
-        for candidate in (model["name"] for model in comparison.models[1:]):
-            own = [r for r in comparison.tasks if (r.base, r.candidate) == (first, candidate)]
-            own = [row for row in own if not row.part_of]
-            figures += draw_waterfall(place, own) if len(own) > 1 else []
+        for overall in comparison.overall:
+            if overall.base == first:
+                figures += draw_waterfall(place, overall, comparison.tasks)
         if comparison.categories:
             figures += draw_heat_map(place, comparison.categories)
         elif len(comparison.tasks) > 1:
@@ -92,15 +91,16 @@ def _sections(comparison: Comparison, figures: Sequence[Path]) -> Iterator[Secti
         ranks = [(str(r.rank), r.model, f"{100 * r.score:.1f}") for r in comparison.ranking]
         told = "Equal ranks: chance may have made the difference."
         yield Section("Ranking", told, columns=("rank", "model", "mean of tasks"), rows=ranks)
+    margin = f"{criteria.margin:g} point{'' if criteria.margin == 1 else 's'}"
     text = (
-        f"Margin {criteria.margin:g} points, α = {criteria.alpha:g}; intervals cover with {cover}. "
+        f"Margin {margin}, α = {criteria.alpha:g}; intervals cover with {cover}. "
         "“Finds from” is the smallest change that the test finds in four of five cases."
     )
     grid = [path for path in figures if path.stem == "categories"]
     yield _tests("Tasks", text, [path for path in figures if path not in grid], comparison.tasks)
     if grid or comparison.categories:
         title = "Categories" if comparison.categories else "Tasks by pair"
-        grey = "Grey: not significant after Holm's correction."
+        grey = "Grey: not significant after Holm's correction. Empty: nothing that can be tested."
         yield _tests(title, grey, grid, comparison.categories)
     rows = [_details(row, several) for row in comparison.tasks]
     yield Section("Every test of the tasks", columns=_DETAILS, rows=rows)
