@@ -122,6 +122,8 @@ def test_ours(tmp_path: Path) -> None:
     name, (score,) = read_scores(path)
     assert (name, score.model, score.task, score.n) == ("AEGIS benchmarks", "base", "arc_easy", 4)
     assert (score.metric, score.value) == ("acc", 0.75)
+    path = save_benchmark(tmp_path, BASE, [1, 0, 1, 1], scoring="letter") / "arc_easy.json"
+    assert read_scores(path)[1][0].metric == "acc by letter"
     assert read(tmp_path, DECISIONS, "run/results/base/metrics.json") == (
         "AEGIS decisions",
         [ForeignScore("run/base", "decisions", "accuracy", 0.8, 10, None, (0.5, 0.9))],
@@ -200,6 +202,7 @@ def test_an_archive_of_inspect_may_be_compressed_as_it_writes_them(tmp_path: Pat
         ('{"a": 1e999}', "no known format"),
         ('{"a": NaN, "b": true}', "no known format"),
         ("[]", "no known format"),
+        ('{"words": {"deep": 0.7, "lexical": 1.6}, "threshold": {"allow": 0.5}}', "a calibration"),
         ("3", "no known format .int"),
         ("1" * 5000, "not valid JSON"),
         (json.dumps({f"t{number}": 0.5 for number in range(10_001)}), "more than 10,000 figures"),

@@ -10,7 +10,7 @@ import typer
 
 from aegis.cli.notify import Notify
 from aegis.cli.options import DAY_S, INPUT, OUTPUT_FOLDER, AdapterBase, AsJson, number
-from aegis.cli.show import echo, print_json, print_table
+from aegis.cli.show import echo, print_json, print_note, print_table
 from aegis.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -84,6 +84,10 @@ def benchmarks(
     if json:
         print_json([{**asdict(result), "items": len(result.items)} for result in results])
         return
+    for result in results:
+        if unread := sum(item.extracted.get("letter") == "[invalid]" for item in result.items):
+            told = f"{unread} of {result.n} answers name no letter and count as wrong"
+            print_note(f"{result.model.name} {result.task.name}: {told}")
     rows = [_row(result, name) for result in results for name in result.measures]
     print_table(("model", "task", "shots", "measure", "value", "interval", "n"), rows)
     for folder in dict.fromkeys(str(output / result.model.folder) for result in results):
@@ -95,4 +99,5 @@ def _row(result: TaskResult, name: str) -> tuple[str, ...]:
     low, high = measure.interval
     task, shots = result.task.name, str(result.task.shots)
     shown = (f"{measure.value:.4f}", f"[{low:.4f}, {high:.4f}]", str(measure.n))
+    name = f"{name} by letter" if result.task.scoring == "letter" else name
     return (result.model.name, task, shots, name, *shown)

@@ -72,7 +72,8 @@ def _reliability(results: dict[str, Any], title: str) -> Figure:
     bins = results["reliability"]["decided"]
     ends = np.array([each["interval"] for each in bins]).T
     left.vlines([each["chance"] for each in bins], *ends, color="black", linewidth=1)
-    left.set(ylabel="share that was right", title=f"{title}: the decision (n = {results['n']})")
+    title = f"{title}: the most probable decision (n = {results['n']})"
+    left.set(ylabel="share that was right", title=title)
     right.set(title="each class")
     return figure
 
@@ -86,7 +87,7 @@ def _curves(results: dict[str, Any], title: str) -> Figure:
     left.fill_between(x, *ends, color="#0072B2", alpha=0.2, label="interval")
     left.plot(x, [p["value"] for p in points], color="#0072B2", marker="o", label="wrong")
     left.set(xlabel="share decided, the surest first", ylabel="share of them that is wrong")
-    left.set(title=f"{title}: risk and coverage", xlim=(0, 1), ylim=(0, None))
+    left.set(title=f"{title}: the most probable decision, without τ", xlim=(0, 1), ylim=(0, None))
     left.legend(fontsize=8)
     both = [p for p in results["trade_off"] if None not in p.values()]
     x, y = ([p[name] for p in both] for name in ("over_refusal_rate", "miss_rate"))

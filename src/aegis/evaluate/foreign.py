@@ -127,7 +127,9 @@ def _benchmarks(raw: Any, path: Path) -> Iterator[ForeignScore] | None:
     if not (isinstance(raw, dict) and raw.get("schema") == SCHEMA):
         return None
     model, task = (_text(_dict(raw, name).get("name", "")) for name in ("model", "task"))
-    return _measured(model, task, _dict(raw, "measures"))
+    by_letter = _dict(raw, "task").get("scoring") == "letter"  # never beside log-likelihoods
+    named = _dict(raw, "measures").items()
+    return _measured(model, task, {f"{k} by letter" if by_letter else k: v for k, v in named})
 
 
 def _decisions(raw: Any, path: Path) -> Iterator[ForeignScore] | None:
@@ -243,6 +245,8 @@ def _older(raw: Any, path: Path) -> Iterator[ForeignScore] | None:
     {task: share}, {task: {metric: share}}, {model: {task: share}}, a list of {task, metric}."""
     model = path.stem
     if isinstance(raw, dict):
+        if isinstance(raw.get("threshold"), dict):
+            raise UnreadableError("a calibration, no result")
         model = raw.get("model") or raw.get("model_name") or model
         raw = next((raw[name] for name in _BODIES if isinstance(raw.get(name), dict | list)), raw)
     if isinstance(raw, list):
