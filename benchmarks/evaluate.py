@@ -69,9 +69,8 @@ def main() -> None:
     if arguments.gguf:
         file = name_model(str(arguments.gguf)).load()
         rounds = rounds_of("hellaswag", arguments)
-        times, found, _ = in_turns(
-            rounds, lambda part: score(file, part), lambda part: one_by_one(file, part), name="GGUF"
-        )
+        slow = (lambda part: []) if arguments.no_times else partial(one_by_one, file)
+        times, found, _ = in_turns(rounds, partial(score, file), slow, name="GGUF")
         folder = [scores for part in rounds for scores in score(scorer, part)]
         if not arguments.no_times:
             claims.append(speed("GGUF, hellaswag, over one request a choice", times, ONE_BY_ONE))

@@ -110,7 +110,9 @@ def _decisions(
         return judge
 
     def of_folder(prompts: Sequence[str], advance: Callable[[int], None]) -> list[Decision]:
-        verdicts = Judge.load(folder).judge(prompts, on_batch=advance)
+        reference = Judge.load(folder)
+        reference.products = "off"  # the reference is not to round anything
+        verdicts = reference.judge(prompts, on_batch=advance)
         return [verdict.decision for verdict in verdicts]
 
     judges: dict[str, DecisionJudge] = {str(folder): of_folder}

@@ -18,7 +18,7 @@ from aegis.engine.readings import Readings
 from aegis.engine.verdict import CalibratedHead, Verdict, verdicts
 from aegis.errors import AegisError, ModelError
 from aegis.model.base import ModelFolder, context_length
-from aegis.model.device import autocast, pick_device, quick_attention
+from aegis.model.device import Autocast, autocast, pick_device, quick_attention
 from aegis.model.lm_head import vocabulary_logits
 from aegis.model.prompt import PromptEncoder, by_length, pad
 from aegis.model.token_head import folded_head
@@ -44,7 +44,12 @@ class Judge:
         model: a transformers causal language model, adapted or not.
         batch_tokens: the most tokens of a batch, padding included.
         name: under which it is served.
+
+    Attributes:
+        products: whether matrices are multiplied in bfloat16, as `autocast` takes it.
     """
+
+    products: Autocast = "auto"
 
     def __init__(
         self,
@@ -171,7 +176,7 @@ class Judge:
         """Return the decisions' logits of each row, and the milliseconds that a row took."""
         begun = time.perf_counter()
         ids, mask = pad(rows, value=self.tokenizer.pad_token_id)
-        with autocast("auto", self.model.device):
+        with autocast(self.products, self.model.device):
             batch = self._batch(ids.to(self.model.device), mask.to(self.model.device))
         logits = batch.float().cpu().tolist()
         return logits, 1000 * (time.perf_counter() - begun) / len(rows)
