@@ -39,6 +39,8 @@ def test_a_file_against_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     shown = RUNNER.invoke(app, command)
     assert shown.exit_code == 0, shown.output
     assert "reference perplexity" in shown.stdout
+    text_table = shown.stdout.partition("decides alike")[0]
+    assert " 0.0000 " not in text_table  # a small divergence is not shown as none
     events = list[Event]()
     with reporting(Reporter(events.append)):
         found = json.loads(RUNNER.invoke(app, [*command, "--json"]).stdout)

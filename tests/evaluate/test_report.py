@@ -87,6 +87,8 @@ def test_the_report_holds_its_figures_and_escapes_what_a_user_named(tmp_path: Pa
     )
     html, markdown = report.html(), report.markdown()
     assert "&lt;b&gt;mine" in html
+    assert 'name="viewport"' in html  # readable on a phone: nothing is wider than its screen
+    assert "overflow-x:auto" in html
     assert html.count("data:image/png;base64,") == 1
     assert "2 × too long" in html
     assert "| accuracy | 0.250 " in markdown

@@ -126,9 +126,9 @@ def _show(measured: Sequence[Damage], decided: Sequence[DecisionDamage]) -> None
     rows = [
         (
             Path(each.name).name,
-            _shown(each.kl_mean),
-            f"{each.kl_median:.5f}",
-            f"{each.kl_999:.4f}",
+            _shown(each.kl_mean, ".3g"),
+            f"{each.kl_median:.3g}",
+            f"{each.kl_999:.3g}",
             _shown(each.top1),
             _shown(each.perplexity_ratio),
             str(each.n),
@@ -149,8 +149,8 @@ def _show(measured: Sequence[Damage], decided: Sequence[DecisionDamage]) -> None
         print_table(("file", "decides alike", "miss rate", "n"), lines)
 
 
-def _shown(measure: Measure | None) -> str:
+def _shown(measure: Measure | None, form: str = ".4f") -> str:
     if measure is None:
         return "–"
     low, high = measure.interval
-    return f"{measure.value:.4f} [{low:.4f}, {high:.4f}]"
+    return f"{measure.value:{form}} [{low:{form}}, {high:{form}}]"
