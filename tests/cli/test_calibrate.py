@@ -45,7 +45,9 @@ def test_a_model_is_calibrated_and_judge_obeys(tmp_path: Path) -> None:
     assert judged["decision"] == "ESCALATION"
     assert judged["probabilities"]["ALLOW"] > 0.9
     assert judged["rule"] == f"below τ {made.allow:g}: a person looks"
-    assert "a person looks" in "".join(called("judge", "x", "y", "--model", str(model)).stdout)
+    shown = " ".join(called("judge", "x", "y", "--model", str(model)).stdout.split())
+    assert f"ALLOW needs P(ALLOW) ≥ τ = {made.allow:g}; below it a person looks." in shown
+    assert f"confidence at most {made.bound:.3f} of such are" in shown
 
 
 @pytest.mark.parametrize(

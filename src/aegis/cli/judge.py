@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import asdict
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ import typer
 
 from aegis.cli.notify import Notify
 from aegis.cli.options import INPUT, AsJson, OutputFile, locate_model
-from aegis.cli.show import print_json, print_note, print_table
+from aegis.cli.show import echo, print_json, print_note, print_table
 from aegis.errors import BadInputError, StoppedError
 
 _MODEL = "A model folder that `aegis fold` or `aegis run` wrote."
@@ -76,6 +77,11 @@ def judge(
         print_json(judged[0] if prompts and len(prompts) == 1 else judged)
     else:
         print_table(("prompt", "decision", "rule", "probabilities"), map(_cells, judged))
+        if loaded.head:
+            from aegis.evaluate.report import bound_sentences
+
+            calibration = asdict(loaded.head.calibration)
+            echo("\n".join(bound_sentences({"calibration": calibration})))
 
 
 def _join(row: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
