@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from aegis.cli.notify import Notify
 from aegis.cli.options import INPUT, AsJson, OutputFile, locate_model
 from aegis.cli.show import echo, print_json, print_note, print_table
 from aegis.errors import BadInputError, StoppedError
+
+if TYPE_CHECKING:
+    from aegis.engine.verdict import CalibratedHead
 
 _MODEL = "A model folder that `aegis fold` or `aegis run` wrote."
 _INPUT = 'JSON Lines with {"prompt"} a line; other fields are kept, "decision" as "given_decision".'
@@ -77,16 +80,19 @@ def judge(
         print_json(judged[0] if prompts and len(prompts) == 1 else judged)
     else:
         print_table(("prompt", "decision", "rule", "probabilities"), map(_cells, judged))
-        if loaded.head:
-            from aegis.evaluate.report import bound_sentences
-
-            calibration = asdict(loaded.head.calibration)
-            echo("\n".join(bound_sentences({"calibration": calibration})))
+        _show_bound(loaded.head)
 
 
 def _join(row: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
     """Put both together; a field of the row's own with a name of the verdict's is `given_NAME`."""
     return {f"given_{key}" if key in verdict else key: row[key] for key in row} | verdict
+
+
+def _show_bound(head: CalibratedHead | None) -> None:
+    from aegis.evaluate.report import bound_sentences
+
+    if head:
+        echo("\n".join(bound_sentences({"calibration": asdict(head.calibration)})))
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
