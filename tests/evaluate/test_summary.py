@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from aegis.errors import DataError
 from aegis.evaluate.summary import summarise
 from tests.evaluate.test_foreign import DECISIONS, INSPECT, LIGHTEVAL, LLAMA_BENCH, LM_EVAL
+from tests.evaluate.test_outcomes import BASE, save_benchmark
 
 FORMATS = ("lm-eval", "lighteval", "inspect", "llama-bench", "older AEGIS")
 
@@ -54,6 +57,29 @@ def test_several_files_of_one_figure_are_one_row(tmp_path: Path) -> None:
     assert cell.interval == (0.4, 0.6)
 
 
+def test_models_of_one_name_are_told_apart_by_content_precision_and_shots(tmp_path: Path) -> None:
+    def cells() -> set[tuple[str, str]]:
+        return {(cell.model, cell.task) for cell in summarise([tmp_path]).cells}
+
+    save_benchmark(tmp_path / "a", BASE, [1, 0])
+    save_benchmark(tmp_path / "b", BASE, [1, 0])
+    assert cells() == {("base", "arc_easy")}
+    save_benchmark(tmp_path / "c", replace(BASE, content="e" * 64, dtype="float32"), [1, 1])
+    save_benchmark(tmp_path / "d", BASE, [1, 1], shots=5)
+    alone = ("base bbbbbbbb", "arc_easy")
+    assert cells() == {
+        alone,
+        (alone[0], "arc_easy, 5 shots"),
+        ("base eeeeeeee float32", "arc_easy"),
+    }
+    shutil.rmtree(tmp_path / "c")
+    for run in ("one", "two"):
+        made = save_benchmark(tmp_path / "made", BASE, [1, 1])
+        (tmp_path / run / "benchmarks").mkdir(parents=True)
+        made.rename(tmp_path / run / "benchmarks" / "base")
+    assert {name for name, _ in cells()} == {"base", "one/base", "two/base"}
+
+
 def test_an_interval_comes_from_the_file_its_error_or_its_n(tmp_path: Path) -> None:
     for name, raw in (("base/metrics", DECISIONS), ("lm", LM_EVAL), ("in", INSPECT)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -69,7 +95,8 @@ def test_what_is_no_result_is_passed_over_and_what_never_ends_is_not_read(tmp_pa
     (tmp_path / "items.jsonl").write_text('{"id": "1"}\n')
     (tmp_path / "lm.json").write_text(json.dumps(LM_EVAL))
     (tmp_path / "bench.jsonl").write_text(json.dumps(LLAMA_BENCH[0]) + "\n")
-    for name in ("run/session.db", "run/progress_logs/one.json", "run/checkpoints/a/state.json"):
+    parts = ("session.db", "progress_logs/one.json", "checkpoints/a/b.json", "calibration/r.json")
+    for name in (f"run/{part}" for part in parts):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{")
     os.mkfifo(tmp_path / "pipe.json")

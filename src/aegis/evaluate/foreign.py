@@ -8,7 +8,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class ForeignScore:
         n: items behind it.
         error: its standard error.
         interval: as the file gives it.
+        identity: what tells models of one name apart, where the file says it.
     """
 
     model: str
@@ -45,6 +46,7 @@ class ForeignScore:
     n: int | None = None
     error: float | None = None
     interval: tuple[float, float] | None = None
+    identity: str = ""
 
 
 Reader = Callable[[Any, Path], Iterator[ForeignScore] | None]
@@ -127,9 +129,17 @@ def _benchmarks(raw: Any, path: Path) -> Iterator[ForeignScore] | None:
     if not (isinstance(raw, dict) and raw.get("schema") == SCHEMA):
         return None
     model, task = (_text(_dict(raw, name).get("name", "")) for name in ("model", "task"))
+    folder, about = path.resolve().parent, _dict(raw, "model")
+    if folder.parent.name == "benchmarks" and folder.name in ("base", "candidate"):  # a run's
+        model = f"{folder.parent.parent.name}/{folder.name}"
+    identity = f"{str(about.get('content', ''))[:8]} {about.get('dtype', '')}".strip()
+    if shots := _dict(raw, "task").get("shots"):
+        task = f"{task}, {_text(shots)} shots"
     by_letter = _dict(raw, "task").get("scoring") == "letter"  # never beside log-likelihoods
     named = _dict(raw, "measures").items()
-    return _measured(model, task, {f"{k} by letter" if by_letter else k: v for k, v in named})
+    measures = {f"{name} by letter" if by_letter else name: value for name, value in named}
+    scores = _measured(model, task, measures)
+    return (replace(score, identity=identity) for score in scores)
 
 
 def _decisions(raw: Any, path: Path) -> Iterator[ForeignScore] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +28,15 @@ _NO_RESULTS = {
     *("calibration.json", "comparison.json", "so8.json", "adapter_config.json", "reward.json"),
     "evidence.json",
 }
-_OF_A_RUN = {"checkpoints", "progress_logs", "tensorboard", "raw", "records", "teacher"}
+_OF_A_RUN = {
+    "calibration",
+    "checkpoints",
+    "progress_logs",
+    "tensorboard",
+    "raw",
+    "records",
+    "teacher",
+}
 
 
 @dataclass(frozen=True)
@@ -92,11 +100,7 @@ def summarise(folders: Sequence[Path]) -> Summary:
         DataError: if a folder is none, holds too many files, or no file gives a figure.
     """
     files = [path for folder in folders for path in _files(folder)]
-    formats, scores, bad = (
-        Counter[str](),
-        dict[tuple[str, str, str], list[ForeignScore]](),
-        dict[str, str](),
-    )
+    formats, scores, bad = Counter[str](), list[ForeignScore](), dict[str, str]()
     with bar("reading results", len(files)) as advance:
         for path in files:
             try:
@@ -107,8 +111,7 @@ def summarise(folders: Sequence[Path]) -> Summary:
                 bad[str(path)] = str(error)
             else:
                 formats[name] += 1
-                for score in given:
-                    scores.setdefault((score.model, score.task, score.metric), []).append(score)
+                scores += given
             advance(1)
     if not scores:
         shown = f"; {next(iter(bad))}: {next(iter(bad.values()))}" if bad else ""
@@ -116,8 +119,22 @@ def summarise(folders: Sequence[Path]) -> Summary:
             f"{', '.join(map(str, folders))}: {len(files):,} JSON files and no result{shown}; "
             "give a folder with results"
         )
-    cells = [_cell(key, given) for key, given in sorted(scores.items())]
+    cells = [_cell(key, given) for key, given in sorted(_by_figure(scores).items())]
     return Summary(dict(formats.most_common()), cells, _spreads(cells), bad)
+
+
+def _by_figure(
+    scores: Sequence[ForeignScore],
+) -> dict[tuple[str, str, str], list[ForeignScore]]:
+    """Group by model, task and metric; other models of the same name are named apart."""
+    identities, groups = defaultdict[str, set[str]](set), dict[Any, list[ForeignScore]]()
+    for score in scores:
+        identities[score.model].add(score.identity)
+    for score in scores:
+        apart = len(identities[score.model]) > 1
+        model = f"{score.model} {score.identity}".strip() if apart else score.model
+        groups.setdefault((model, score.task, score.metric), []).append(score)
+    return groups
 
 
 def _files(folder: Path) -> Iterator[Path]:
