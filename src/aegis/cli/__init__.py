@@ -38,6 +38,7 @@ from aegis.cli import (
     think,
     token,
     train,
+    ui,
     watch,
 )
 from aegis.cli.show import echo
@@ -107,6 +108,7 @@ _VERBS = {
     "think": (think.think, "Think about a question in private, print the answer."),
     "fold": (fold.fold, "Fold an adapter into the base's weights."),
     "serve": (serve.serve, "Answer over HTTP: /think and OpenAI's API."),
+    "ui": (ui.ui, "Show runs in the browser."),
     "doctor": (doctor.doctor, "Show what is installed and what is missing."),
 }
 _GROUPS = {

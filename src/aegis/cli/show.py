@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-# What moves the cursor, colours or turns round what a terminal shows: control characters but line
-# break and tab, marks of direction, line separators, invisible tags.
-_UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb"
-    "\U000e0000-\U000e007f]"
-)
+from aegis.inputs.text import escaped
 
 _MAIN_METRICS = ("accuracy", "validation_accuracy", "validation_loss", "reward_last", "kl_last")
 
 if TYPE_CHECKING:
     from aegis.runs.events import Reporter
-
-
-def escaped(text: str) -> str:
-    r"""Return the text with what could steer a terminal written out, as \x1b: it may come from
-    anybody."""
-    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def echo(text: str, *, err: bool = False) -> None:

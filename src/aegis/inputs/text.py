@@ -12,6 +12,12 @@ from typing import TextIO
 
 from aegis.errors import BadInputError
 
+# What moves the cursor, colours or turns round what a terminal shows: control characters but line
+# break and tab, marks of direction, line separators, invisible tags.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]"
+)
 _MARKS = {  # the longer marks first: UTF-32's begins with UTF-16's
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -107,3 +113,9 @@ def _is_japanese(data: bytes, encoding: str) -> bool:
         return bool(_KANA.search(data.decode(encoding)))
     except UnicodeDecodeError:
         return False
+
+
+def escaped(text: str) -> str:
+    r"""Return the text with what could steer a terminal written out, as \x1b: it may come from
+    anybody."""
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

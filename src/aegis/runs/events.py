@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 EVENTS = "events.jsonl"
 SCHEMA_VERSION = 1
@@ -201,6 +201,7 @@ class TrainingBegun(Event):
 
 
 KINDS: dict[str, type[Event]] = {event.kind: event for event in Event.__subclasses__()}
+_FIELDS = {event: [item.name for item in fields(event)] for event in KINDS.values()}
 Subscriber = Callable[[Event], None]
 
 
@@ -336,14 +337,21 @@ def read_events(folder: Path, *kinds: type[AnyEvent]) -> Iterator[AnyEvent]:
         for line in file:
             if kinds and not any(name in line for name in names):
                 continue
-            try:
-                raw = json.loads(line)
-                event = KINDS[raw["kind"]]
-                if raw["v"] == SCHEMA_VERSION and issubclass(event, kinds or Event):
-                    known = {item.name for item in fields(event)} & raw.keys()
-                    yield event(**{name: raw[name] for name in known})  # type: ignore[misc]
-            except (ValueError, KeyError, TypeError):
-                continue
+            event = parse_event(line)
+            if isinstance(event, kinds or Event):
+                yield cast(AnyEvent, event)
+
+
+def parse_event(line: bytes) -> Event | None:
+    """Return the event of a line; None if it is torn, or of a kind or version not known here."""
+    try:
+        raw = json.loads(line)
+        event = KINDS[raw["kind"]]
+        if raw["v"] != SCHEMA_VERSION:
+            return None
+        return event(**{name: raw[name] for name in _FIELDS[event] if name in raw})
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def regular(path: Path) -> Path:

@@ -9,9 +9,10 @@ import gc
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 
@@ -181,11 +182,18 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
+class Stoppable(Protocol):
+    """What a server tells of a stop; see `AnswerService`."""
+
+    draining: threading.Event
+    stopping: threading.Event
+
+
 class Server(uvicorn.Server):
     """uvicorn, which at a stop signal takes no new questions, gives those on their way `grace_s`
     and then lets them go."""
 
-    def __init__(self, app: Any, service: AnswerService, *, grace_s: float = 20) -> None:
+    def __init__(self, app: Any, service: Stoppable, *, grace_s: float = 20) -> None:
         config = uvicorn.Config(
             app,
             http="h11",  # the same wherever another parser happens to be installed

@@ -1,0 +1,50 @@
+"""The pages as a server of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aegis.errors import BadInputError
+from aegis.runs.health import is_session
+from aegis.serve.middleware.access import is_loopback
+from aegis.serve.server import Server, bind
+from aegis.web.app import build_ui
+
+
+@dataclass
+class _NoService:
+    """Nothing that a stop must wait for."""
+
+    draining: threading.Event = field(default_factory=threading.Event)
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+
+def serve_ui(runs: Path, host: str, port: int, report: Callable[[str], None]) -> None:
+    """Show the runs of a folder until a stop signal.
+
+    Raises:
+        BadInputError: if there is no such folder, or others than this machine could come in.
+    """
+    if not runs.is_dir():
+        raise BadInputError(
+            f"{runs}: no such folder; start a run with: aegis run examples/quickstart.yaml"
+        )
+    if is_session(runs):
+        raise BadInputError(
+            f"{runs}: is one run; give the folder of all runs, {runs.resolve().parent}"
+        )
+    if not is_loopback(host):
+        raise BadInputError(
+            f"--host must be a loopback address, got {host}: whoever reaches the page sees the "
+            "runs; from elsewhere use ssh -L, or leave --host out"
+        )
+    with contextlib.closing(bind(host, port)) as bound:
+        server = Server(build_ui(runs), _NoService(), grace_s=0)
+        bound.listen(128)
+        shown = f"[{host}]" if ":" in host else host
+        report(f"http://{shown}:{port}/ui")
+        server.run(sockets=[bound])

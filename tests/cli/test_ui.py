@@ -1,0 +1,53 @@
+"""The verb as a user calls it, in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+from tests.cli.test_serve import called
+from tests.web.runs import new_run
+
+
+@contextlib.contextmanager
+def showing(runs: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """`aegis ui` in a process of its own, ready."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "aegis", "ui", str(runs), "--port", str(port), *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    url, until = f"http://127.0.0.1:{port}", time.monotonic() + 60
+    try:
+        while time.monotonic() < until and process.poll() is None:
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(f"{url}/ui/runs")
+                break
+            time.sleep(0.1)
+        yield url, process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_it_shows_the_runs_until_it_is_interrupted(tmp_path: Path) -> None:
+    name = new_run(tmp_path / "runs").session_id
+    with showing(tmp_path / "runs") as (url, process):
+        assert name in httpx.get(f"{url}/ui/runs").text
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert told == f"· {url}/ui\n"
+
+
+def test_bad_places_are_told(tmp_path: Path) -> None:
+    outcome = called("ui", str(tmp_path / "none"))
+    assert "no such folder" in str(outcome.exception)
