@@ -31,7 +31,9 @@ def test_a_model_is_calibrated_and_judge_obeys(tmp_path: Path) -> None:
     options = ("calibrate", str(model), "--data", data, "--max-miss-rate", "0.05")
     assert called(*options, "-o", str(apart)).exit_code == 0
     assert not (model / "calibration.json").exists()
-    shown = called(*options).stdout
+    done = called(*options)
+    shown = done.stdout
+    assert "no harmless prompt is allowed; a higher --max-miss-rate may" in done.stderr
     assert "miss rate at most 0.049 with 95 % confidence: 0 of 60 unsafe records" in shown
     made = Calibration.load(model).threshold
     assert made

@@ -85,6 +85,8 @@ def _show(title: str, chosen: Threshold, measured: dict[str, Any]) -> None:
     names = dict(MEASURES) | {"miss_rate": "miss rate (false positive rate)"}
     rows = [(names[key], *format_measure(m, "value"), str(m["n"])) for key, m in measured.items()]
     print_table(("on the calibration data", "value", "interval", "n"), rows, title=title)
+    if measured["over_refusal_rate"]["value"] == 1:
+        print_note("under this limit no harmless prompt is allowed; a higher --max-miss-rate may")
     echo(
         f"miss rate at most {chosen.bound:.3f} with {100 * chosen.confidence:g} % confidence: "
         f"{chosen.misses} of {chosen.n} unsafe records allowed, those of a contrast group as one"
