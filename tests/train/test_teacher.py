@@ -12,7 +12,7 @@ from aegis.config import DistillationSettings
 from aegis.data.records import Record, parse_record
 from aegis.model.base import ModelFolder, resolve_base
 from aegis.model.own_chat import OwnChat
-from aegis.model.prompt import PLAIN_TEMPLATE, PromptEncoder
+from aegis.model.prompt import PLAIN_TEMPLATE
 from aegis.storage.journal import Journal
 from aegis.train.teacher import (
     BaseAnswer,
@@ -39,14 +39,26 @@ RECORDS = [record(number) for number in range(6)] + [record(9, "REFUSE")]
 def test_only_harmless_prompts_are_asked_thought_ones_first(tokenizer: Any) -> None:
     thinking = {"task": "t", "safety": "s", "policy": "p", "final": "f"}
     thought = record(7, thinking=thinking, final="Yes.")
-    encoder = PromptEncoder(tokenizer)
-    asked = harmless([*RECORDS, thought], encoder, SETTINGS, seed=0)
+    chat = OwnChat(tokenizer)
+    assert not chat.by_examples
+    asked = harmless([*RECORDS, thought], chat, SETTINGS, seed=0)
     assert asked[0] == thought.prompt
     assert len(asked) == 4
     assert "question 9" not in asked
-    assert (
-        harmless(RECORDS, encoder, SETTINGS.model_copy(update={"prompt_tokens": 3}), seed=0) == []
-    )
+    assert harmless(RECORDS, chat, SETTINGS.model_copy(update={"prompt_tokens": 3}), seed=0) == []
+
+
+def by_examples(base_folder: Path) -> OwnChat:
+    tokenizer = ModelFolder(base_folder).load_tokenizer()
+    tokenizer.chat_template = PLAIN_TEMPLATE
+    return OwnChat(tokenizer)
+
+
+def test_a_base_without_a_chat_is_asked_questions_first(base_folder: Path) -> None:
+    questions = [record(7, prompt="Where do bees live?"), record(8, prompt="question eight?")]
+    asked = harmless([*RECORDS, *questions], by_examples(base_folder), SETTINGS, seed=0)
+    assert set(asked[:2]) == {each.prompt for each in questions}
+    assert len(asked) == 4
 
 
 def test_answers_are_what_the_base_says_and_come_back_whole(
@@ -91,15 +103,24 @@ def test_what_repeats_the_prompt_or_asks_back_is_not_kept(tokenizer: Any, said: 
     nothing = torch.zeros(0)
     ids = tuple(tokenizer(said, add_special_tokens=False)["input_ids"])
     kept = tuple(tokenizer("It is blue.", add_special_tokens=False)["input_ids"])
-    assert not _worth_keeping(tokenizer, BaseAnswer("question 1?", ids, nothing, nothing))
-    assert _worth_keeping(tokenizer, BaseAnswer("question 1?", kept, nothing, nothing))
+    chat = OwnChat(tokenizer)
+    assert not _worth_keeping(chat, BaseAnswer("question 1?", ids, nothing, nothing))
+    assert _worth_keeping(chat, BaseAnswer("question 1?", kept, nothing, nothing))
+
+
+def test_a_base_without_a_chat_has_to_end_what_it_says(base_folder: Path) -> None:
+    chat, nothing = by_examples(base_folder), torch.zeros(0)
+    said = chat.tokenizer("It is blue", add_special_tokens=False)["input_ids"]
+    end = chat.tokenizer.eos_token_id
+    assert not _worth_keeping(chat, BaseAnswer("question 1?", tuple(said), nothing, nothing))
+    assert _worth_keeping(chat, BaseAnswer("question 1?", (*said, end), nothing, nothing))
 
 
 def test_an_answer_among_examples_ends_with_the_end_token(
     base_folder: Path,
 ) -> None:
-    tokenizer = ModelFolder(base_folder).load_tokenizer()
-    tokenizer.chat_template = PLAIN_TEMPLATE
+    chat = by_examples(base_folder)
+    tokenizer = chat.tokenizer
     ids = tokenizer("Blue.\n\n### User:", add_special_tokens=False)["input_ids"]
 
     class Writes:
@@ -112,7 +133,7 @@ def test_an_answer_among_examples_ends_with_the_end_token(
                 logits_processor(input_ids, scores)
             return torch.cat([input_ids, torch.tensor([ids] * len(input_ids))], 1)
 
-    (given,) = _ask(Writes, OwnChat(tokenizer), [[5, 6]], SETTINGS)
+    (given,) = _ask(Writes, chat, [[5, 6]], SETTINGS)
     answer = _unpacked("Which colour?", given)
     assert tokenizer.decode(answer.ids, skip_special_tokens=True).strip() == "Blue."
     assert answer.ids[-1] == tokenizer.eos_token_id

@@ -72,7 +72,7 @@ def training_steps(config: Config) -> tuple[Step, ...]:
     teacher = (_TEACHER,) if taught else ()
     sft = Step(
         "sft",
-        6,
+        7,
         (base_content, "records", _datasets_content, *(("teacher",) if taught else ())),
         ("model", "seed", *(f"train.{name}" for name in _SFT_SETTINGS)),
         _train_sft,
@@ -260,7 +260,7 @@ _RAW_SETTINGS = tuple(
 _RAW = Step("raw", 3, (_sources_content, base_content), (*_RAW_SETTINGS, "seed"), _collect)
 _RECORDS_SETTINGS = ("data.quality", "data.split", "model.system_prompt", "seed")
 _RECORDS = Step("records", 4, (base_content, "raw"), _RECORDS_SETTINGS, _clean)
-_TEACHER = Step("teacher", 2, (base_content, "records"), ("train.distillation", "seed"), _teach)
+_TEACHER = Step("teacher", 3, (base_content, "records"), ("train.distillation", "seed"), _teach)
 _MODEL = Step("model", 5, (base_content, "adapter"), ("export",), _fold)
 _CALIBRATION = Step(
     "calibration",

@@ -17,7 +17,7 @@ from aegis.model.tags import known_tags
 from aegis.protocol.decisions import Decision
 from aegis.protocol.fixed_texts import fixed_text
 from aegis.protocol.thinking import PrivateText, Thinking, looks_like_a_tag
-from aegis.train.examples import EncodingSettings, Example, Targets, response_ids
+from aegis.train.examples import EncodingSettings, Example, Targets, response_ids, unopened
 from aegis.train.teacher import BaseAnswer
 
 _BRIEF = {
@@ -121,7 +121,7 @@ def _example(
             tokenizer, thinking, allow, section_weight=settings.section_weight
         )
         before, after = list(written[: written.index(opening) + 1]), [closing, *end]
-        weights = weights[: len(before)]
+        weights = unopened(tokenizer, allow, weights[: len(before)])
         taught = len(said)  # its end is a tag, which the base does not know
     ids = (*prompt, *before, *said, *(after if ended else ()))
     start = len(prompt) + len(before)

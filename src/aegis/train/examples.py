@@ -67,6 +67,7 @@ class EncodingSettings:
         thinking_records: how many keep their thinking (chosen by seed), None for all; the rest
             teach the decision only.
         thinking_tokens: only responses of at most so many tokens are among them, None for all.
+        opens: whether the model learns to open its thinking; not where plain chat is taught, too.
     """
 
     system: str | None
@@ -78,6 +79,7 @@ class EncodingSettings:
     decision_tokens: int | None = None
     thinking_records: int | None = None
     thinking_tokens: int | None = None
+    opens: bool = True
 
     @classmethod
     def of(cls, config: Config) -> EncodingSettings:
@@ -92,6 +94,7 @@ class EncodingSettings:
             train.decision_tokens,
             train.thinking_records,
             train.thinking_tokens,
+            opens=not train.distillation.prompts,
         )
 
 
@@ -202,7 +205,16 @@ def _encode(
         section_weight=settings.section_weight,
         final_weight=settings.final_weight,
     )
+    if not settings.opens:
+        weights = unopened(encoder.tokenizer, decision, weights)
     return Example((*ids, *response), len(ids), int(decision), weights)
+
+
+def unopened(tokenizer: Any, decision: Decision, weights: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the weights of a response without that of what opens its thinking: the engine writes
+    that, and in plain chat the answer comes at once."""
+    place = len(known_tags(tokenizer).lead(decision))
+    return (*weights[:place], 0.0, *weights[place + 1 :])
 
 
 def mixed(shares: Sequence[tuple[int, float]], *, seed: int, epoch: int) -> list[int]:

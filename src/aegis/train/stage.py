@@ -172,12 +172,12 @@ def _all_records(data: TrainingData, mixture: Mixture | None) -> list[Record]:
 def _plain_chat(
     job: TrainingJob, tokenizer: Any, data: TrainingData, settings: EncodingSettings
 ) -> list[Example]:
-    """Return examples of the base's own answers, and where the model itself writes its decision, of
-    declining in plain chat, too; of answering, if the base was not asked."""
+    """Return examples of plain chat: the base's own answers, and declining, too; answers of ours,
+    if the base was not asked and the model itself writes its decision."""
     encoder, taught = PromptEncoder(tokenizer, job.system), job.config.train.distillation
     amount = {"weight": taught.weight, "thinking": taught.thinking}
     examples = distilled(encoder, data.answers, data.train, settings, **amount)
-    if job.config.model.head == "token":
+    if job.config.model.head == "token" or data.answers:
         allow, most = Decision.ALLOW, max(_PLAIN, len(data.answers) // 2)
         rest = [each for each in data.train if each.decision is not allow or not data.answers]
         examples += plainly_answered(encoder, rest, settings, most=most)

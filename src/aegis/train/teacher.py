@@ -21,15 +21,16 @@ from aegis.data.records import Record, read_rows, write_jsonl
 from aegis.model.base import Base
 from aegis.model.device import fast_dtype, pick_device
 from aegis.model.own_chat import OwnChat
-from aegis.model.prompt import PromptEncoder, by_length, pad
+from aegis.model.prompt import by_length, pad
 from aegis.protocol.decisions import Decision
 from aegis.protocol.stance import stance
 from aegis.runs.reporter import bar
 from aegis.storage.journal import Remember, compute_anew
 
 _ANSWERS, _CHANCES = "answers.jsonl", "chances.safetensors"
-_BATCH_TOKENS = 1024
+_BATCH_TOKENS = 8192  # a step of writing costs much the same for ten answers and for fifty
 _MARKS = " .。!！?？\n"
+_QUESTION_MARKS = ("?", "？")
 _NEVER = -60.0  # a log probability
 
 
@@ -63,7 +64,7 @@ def ask_base(
         remember: gives the batches that were answered before.
     """
     chat, answers = OwnChat(base.load_tokenizer()), list[BaseAnswer]()
-    asked = harmless(records, chat.encoder, settings, seed=seed)
+    asked = harmless(records, chat, settings, seed=seed)
     # Loaded for the first batch that is not remembered.
     model = cache(lambda: cast(Any, base.load_model(dtype=fast_dtype())).to(pick_device()))
     rows = list(map(chat.ids, asked))
@@ -74,7 +75,7 @@ def ask_base(
             given = remember(f"teacher {number}", ask)
             answers += map(_unpacked, [asked[i] for i in indices], given)
             advance(len(indices))
-    return chat.tokenizer, [each for each in answers if _worth_keeping(chat.tokenizer, each)]
+    return chat.tokenizer, [each for each in answers if _worth_keeping(chat, each)]
 
 
 def save_answers(folder: Path, tokenizer: Any, answers: Sequence[BaseAnswer]) -> None:
@@ -105,13 +106,18 @@ def read_answers(folder: Path) -> list[BaseAnswer]:
 
 
 def harmless(
-    records: Sequence[Record], encoder: PromptEncoder, settings: DistillationSettings, *, seed: int
+    records: Sequence[Record], chat: OwnChat, settings: DistillationSettings, *, seed: int
 ) -> list[str]:
     """Choose the prompts that the base is asked: allowed ones that its tokenizer reads in words and
-    that leave room for an answer, those with thinking of their own first, the rest by seed."""
+    that leave room for an answer, those with thinking of their own first, the rest by seed. A base
+    that answers behind examples is asked questions first: it knows no other form."""
     allowed = [record for record in records if record.decision is Decision.ALLOW]
     random.Random(f"teacher:{seed}").shuffle(allowed)
-    allowed.sort(key=lambda record: record.thinking is None)
+    if chat.by_examples:
+        allowed.sort(key=lambda record: not record.prompt.endswith(_QUESTION_MARKS))
+    else:
+        allowed.sort(key=lambda record: record.thinking is None)
+    encoder = chat.encoder
     spelled = encoder.spelled_in_bytes([record.prompt for record in allowed])
     prompts = (
         record.prompt
@@ -185,8 +191,13 @@ def _text(tokenizer: Any, answer: BaseAnswer) -> str:
     return tokenizer.decode(answer.ids, skip_special_tokens=True).strip()
 
 
-def _worth_keeping(tokenizer: Any, answer: BaseAnswer) -> bool:
-    """Whether it answers, neither repeats the prompt nor asks back, and names nobody's address."""
-    text = _text(tokenizer, answer)
-    asks = text.endswith(("?", "？")) or text.strip(_MARKS) == answer.prompt.strip(_MARKS)
+def _worth_keeping(chat: OwnChat, answer: BaseAnswer) -> bool:
+    """Whether it answers, neither repeats the prompt nor asks back, and names nobody's address.
+
+    What a base without a chat has not ended after so many tokens repeats itself.
+    """
+    text = _text(chat.tokenizer, answer)
+    if chat.by_examples and answer.ids[-1] != chat.tokenizer.eos_token_id:
+        return False
+    asks = text.endswith(_QUESTION_MARKS) or text.strip(_MARKS) == answer.prompt.strip(_MARKS)
     return bool(text) and not asks and stance(text) == "answer" and not mask_personal_data(text)[1]
