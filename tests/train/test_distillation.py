@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from torch.nn import functional
 
@@ -15,7 +17,7 @@ from aegis.model.tags import add_tags, known_tags
 from aegis.protocol.decisions import Decision
 from aegis.protocol.fixed_texts import fixed_text
 from aegis.train.distillation import distilled, plainly_answered
-from aegis.train.examples import EncodingSettings, Example, collate
+from aegis.train.examples import EncodingSettings, Example, collate, encode_all
 from aegis.train.sft import token_loss
 from aegis.train.teacher import BaseAnswer
 from tests.conftest import byte_tokenizer, tiny_model
@@ -134,3 +136,27 @@ def test_records_answer_in_plain_chat_behind_their_decision() -> None:
         behind = list(example.ids[example.prompt_length :])
         assert behind == [tags.decisions[example.decision], *said]
         assert example.weights == (0.5, *[1.0] * len(said))
+
+
+def test_without_decision_tokens_plain_chat_declines_in_the_fixed_text_alone() -> None:
+    tokenizer = byte_tokenizer()
+    add_tags(tokenizer, tiny_model())
+    row = {"id": "1", "prompt": "p", "decision": "REFUSE", "language": "en"}
+    records = [parse_record(row, where="t:1")]
+    (made,) = plainly_answered(PromptEncoder(tokenizer), records, SETTINGS, most=9)
+    said = [*tokenizer(fixed_text(Decision.REFUSE, "en"))["input_ids"], tokenizer.eos_token_id]
+    assert list(made.ids[made.prompt_length :]) == said
+
+
+@pytest.mark.parametrize("decisions", [False, True])
+def test_only_the_engine_opens_the_thinking_where_plain_chat_is_taught(decisions: bool) -> None:
+    tokenizer = byte_tokenizer()
+    tags = add_tags(tokenizer, tiny_model(), decisions=decisions)
+    (thought,) = examples(tokenizer, [answer("one", [40, 41])], 1.0)
+    place = len(tags.lead(Decision.ALLOW))
+    assert thought.ids[thought.prompt_length + place] == tags.pairs[0][0]
+    assert [number for number, weight in enumerate(thought.weights) if not weight] == [place]
+    told = {"id": "9", "prompt": "p9", "decision": "ALLOW", "thinking": THOUGHT, "final": "Yes."}
+    records, settings = [parse_record(told, where="t:1")], replace(SETTINGS, opens=False)
+    ((own,), _) = encode_all(tokenizer, records, [], settings)
+    assert [number for number, weight in enumerate(own.weights) if not weight] == [place]
