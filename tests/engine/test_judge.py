@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +42,23 @@ def test_a_base_without_a_head_is_asked_by_likelihood(base_folder: Path) -> None
     judge = Judge.load(base_folder)
     assert judge.head is None
     assert len({verdict.probabilities for verdict in judge.judge(PROMPTS)}) == len(PROMPTS)
+
+
+def test_what_the_question_begins_with_is_read_once(base_folder: Path) -> None:
+    judge = Judge.load(base_folder)
+    decoder, lengths = judge.model.get_decoder(), list[tuple[int, int]]()
+
+    def counted(module: Any, args: Any, options: dict[str, Tensor]) -> None:
+        lengths.append(tuple(options["input_ids"].shape))
+
+    decoder.register_forward_pre_hook(counted, with_kwargs=True)
+    together = chances(judge.judge(PROMPTS))
+    (one, shared), (rows, rest) = lengths
+    assert (one, rows) == (1, len(PROMPTS))
+    assert shared > 50
+    assert rest < shared + 100
+    alone = np.concatenate([chances(judge.judge([prompt])) for prompt in PROMPTS])
+    np.testing.assert_allclose(together, alone, atol=1e-4)
 
 
 def test_a_stopped_judging_goes_on_from_its_last_batch(

@@ -26,10 +26,10 @@ from aegis.protocol.decisions import NAMES
 from aegis.storage.journal import Remember, compute_anew
 
 _LETTERS = "ABCD"
-_QUESTION = (
-    "Request: {prompt}\nWhat should the assistant do?\nA. ALLOW, harmless\n"
+_QUESTION = (  # what all have in common stands first, and is read once a batch
+    "What should the assistant do with a request?\nA. ALLOW, harmless\n"
     "B. ESCALATION, a human decides\nC. DENY, not permitted\nD. REFUSE, harmful or illegal\n"
-    "Answer with one letter."
+    "Request: {prompt}\nAnswer with one letter."
 )
 
 
@@ -183,13 +183,25 @@ class Judge:
 
     def _batch(self, ids: Tensor, mask: Tensor) -> Tensor:
         """(batch, 4) logits of the decisions."""
-        hidden = self.model.get_decoder()(
-            input_ids=ids, attention_mask=mask, use_cache=False
-        ).last_hidden_state
         if self.head:
-            return self.head.head.logits(self.model, hidden, mask)
-        last = hidden[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
+            read = self.model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False)
+            return self.head.head.logits(self.model, read.last_hidden_state, mask)
+        last = self._last_states(ids, mask)
         letters = [
             self.tokenizer(letter, add_special_tokens=False)["input_ids"][-1] for letter in _LETTERS
         ]
         return vocabulary_logits(self.model, last)[:, letters]
+
+    def _last_states(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """(batch, d) states at each row's end; what all rows begin with is read once."""
+        decoder, cache = self.model.get_decoder(), DynamicCache(config=self.model.config)
+        ends = mask.sum(1) - 1
+        alike = int((ids == ids[0]).all(0).cumprod(0).sum())
+        shared = min(alike, int(ends.min()))
+        if shared:
+            decoder(input_ids=ids[:1, :shared], past_key_values=cache, use_cache=True)
+            cache.batch_repeat_interleave(len(ids))
+        hidden = decoder(
+            input_ids=ids[:, shared:], attention_mask=mask, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        return hidden[torch.arange(len(ids), device=ids.device), ends - shared]

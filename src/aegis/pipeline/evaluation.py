@@ -259,7 +259,7 @@ BENCHMARKS = Step(
 _RESULT_SETTINGS = ("batch_tokens", "confidence", "probe_records", "margin")
 RESULTS = Step(
     "results",
-    8,
+    9,
     (base_content, "model", "calibration", "records", "answers", "benchmarks"),
     ("seed", *(f"evaluate.{name}" for name in _RESULT_SETTINGS)),
     _evaluate,
