@@ -11,7 +11,7 @@ from aegis.engine.local_thinker import LocalThinker
 from aegis.engine.protocol import ThinkingRequest
 from aegis.engine.response_grammar import Sampling
 from aegis.protocol.decisions import Decision
-from aegis.protocol.fixed_texts import WITHHELD, crisis_text, fixed_text
+from aegis.protocol.fixed_texts import FIXED, WITHHELD, crisis_text, fixed_text
 from aegis.protocol.thinking import Thinking
 from tests.engine.test_local_thinker import local_thinker
 
@@ -131,6 +131,17 @@ def test_repeated_thinking_never_leaves(monkeypatch: pytest.MonkeyPatch) -> None
     saying(monkeypatch, f"Well, {secret}.", policy=secret)
     given = answer(local_thinker(Decision.ALLOW), "Where?")
     assert (given.final, given.withheld) == (WITHHELD["en"], "repetition")
+
+
+@pytest.mark.parametrize("decision", FIXED)
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_an_allowed_answer_hands_nothing_to_a_person_whom_nobody_calls(
+    monkeypatch: pytest.MonkeyPatch, decision: Decision, language: str
+) -> None:
+    said = f" {FIXED[decision][language][:70]}"
+    saying(monkeypatch, said, policy="ALLOW")
+    given = answer(local_thinker(Decision.ALLOW), "Where?")
+    assert (given.final, given.withheld) == (WITHHELD["en"], "declined")
 
 
 @pytest.mark.parametrize("paths", [1, 2])

@@ -43,7 +43,7 @@ def serve(
     cases: Annotated[Path | None, typer.Option(help=_CASES, callback=options.OUTPUT_FILE)] = None,
     section_tokens: options.SectionTokens = 48,
     final_tokens: options.FinalTokens = 160,
-    temperature: options.Temperature = 0.7,
+    temperature: options.Temperature = 0,
     seed: Annotated[int | None, options.number(help=_SEED, least=0, most=options.MAX_SEED)] = None,
     batch: Annotated[int, options.number(help="Answers sampled at once.", least=1, most=256)] = 16,
     places: Annotated[int, options.number(help=_PLACES, least=1, most=100_000)] = 64,

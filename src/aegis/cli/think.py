@@ -14,6 +14,9 @@ _MODEL = "An adapter or a model folder that `aegis run` wrote."
 _FOLDER = Path("runs/latest/adapter")
 _PATHS = "Ways of thinking to weigh against each other."
 _THRESHOLD = "With several paths: below this score the decision becomes ESCALATION."
+_TEMPERATURE = (
+    "0 takes the most probable token.  [default: 0; with several paths, which are to differ, 0.7]"
+)
 _SEED = "The same seed gives the same answer."
 _PRIVATE = "Show the private sections too, to you, the owner of this machine."
 
@@ -24,7 +27,7 @@ def think(
     base: options.AdapterBase = None,
     paths: Annotated[int, options.number(help=_PATHS, least=1, most=64)] = 1,
     threshold: Annotated[float, options.number(help=_THRESHOLD, least=0, most=1)] = 0.5,
-    temperature: options.Temperature = 0.7,
+    temperature: Annotated[float | None, options.number(help=_TEMPERATURE, least=0, most=2)] = None,
     section_tokens: options.SectionTokens = 48,
     final_tokens: options.FinalTokens = 160,
     seed: Annotated[int, options.number(help=_SEED, least=0, most=options.MAX_SEED)] = 0,
@@ -46,6 +49,8 @@ def think(
     from aegis.engine.response_grammar import Limits, Sampling
 
     limits = Limits(section=section_tokens, final=final_tokens)
+    if temperature is None:
+        temperature = Sampling.temperature if paths > 1 else 0.0
     sampling = Sampling(limits, temperature, seed)
     engine = LocalThinker.load(folder, base_spec=base)
     given = answer(engine, text, sampling, paths=paths, threshold=threshold, country=country)

@@ -13,7 +13,7 @@ from aegis.engine.verdict import MOST_PROBABLE, Verdict
 from aegis.protocol.checks import SelfVerification, is_fresh
 from aegis.protocol.crisis import is_crisis
 from aegis.protocol.decisions import NAMES, Decision
-from aegis.protocol.fixed_texts import WITHHELD, Country, decided_text
+from aegis.protocol.fixed_texts import WITHHELD, Country, begins_as_fixed_text, decided_text
 from aegis.protocol.language import detect_language
 from aegis.protocol.stance import refuses
 from aegis.protocol.thinking import Thinking
@@ -175,6 +175,6 @@ def final_answer(
         return given.without(prompt, "no answer")
     if not is_fresh(asked or prompt, chosen):
         return given.without(prompt, "repetition")
-    if refuses(chosen.public):
+    if refuses(chosen.public) or begins_as_fixed_text(chosen.public):
         return given.without(prompt, "declined")
     return replace(given, final=chosen.public)

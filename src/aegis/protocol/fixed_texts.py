@@ -4,6 +4,7 @@ question. The words are in fixed_texts.json."""
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -57,4 +58,11 @@ def is_fixed_text(text: str) -> bool:
     return text.strip() in _ALL
 
 
+def begins_as_fixed_text(text: str) -> bool:
+    """Return whether this begins as one of those texts does: said of what is allowed, it would
+    promise a person whom nobody calls."""
+    return text.strip().startswith(_BEGINNINGS)
+
+
 _ALL = {text for texts in (*FIXED.values(), WITHHELD) for text in texts.values()}
+_BEGINNINGS = tuple(re.split(r"(?<=[.。])", text)[0] for text in _ALL)
