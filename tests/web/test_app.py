@@ -5,8 +5,12 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from aegis.web.app import build_ui
+from aegis.protocol.decisions import Decision
+from aegis.web.app import build_ui, with_pages
+from tests.serve.fakes import FakeEngine, house
 from tests.web.runs import new_run
+
+OWN = "http://127.0.0.1:8080"
 
 
 @pytest.mark.parametrize("path", ["/", "/ui", "/ui/"])
@@ -50,6 +54,22 @@ def test_no_other_file_is_given_out(browser: TestClient, path: str) -> None:
     assert browser.get(path).status_code == 404
 
 
-@pytest.mark.parametrize("name", ["ui.css", "live.js", "icon.svg"])
+@pytest.mark.parametrize("name", ["ui.css", "live.js", "review.js", "icon.svg"])
 def test_the_files_of_the_pages_are_there(browser: TestClient, name: str) -> None:
     assert browser.get(f"/ui/static/{name}").status_code == 200
+
+
+def test_the_server_has_the_pages_below_ui_and_answers_beside_them(
+    tmp_path: Path, runs: Path
+) -> None:
+    made = house(tmp_path, FakeEngine(judges=lambda prompt: Decision.ESCALATION))
+    app = with_pages(made.app, made.service, runs)
+    client = TestClient(app, base_url=OWN, headers={"origin": OWN})
+    asked = client.post("/think", json={"query": "May I?"}).json()
+    assert client.post("/ui/review/next").status_code == 200
+    client.post(f"/ui/review/{asked['id']}/answer", data={"decision": "DENY"})
+    assert client.get(f"/escalations/{asked['id']}").json()["state"] == "resolved"
+    outcomes = [entry.outcome for entry in made.audit.entries]
+    assert outcomes == ["decided", "review: claimed", "review: answered"]
+    assert client.get("/uix").status_code == 404
+    assert "aegis_requests" in client.get("/metrics").text

@@ -48,4 +48,4 @@ def test_the_line_stays_within_the_picture() -> None:
     assert points[2][0] == WIDTH - 8.0
     flat = Curve()
     flat.add(1, 2.0)
-    assert flat.line((1, 1), (2.0, 2.0)) == f"8.0,{HEIGHT - 8}.0"
+    assert flat.line((1, 1), (2.0, 2.0)) == f"8.0,{HEIGHT - 8}.0 8.0,{HEIGHT - 8}.0"

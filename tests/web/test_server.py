@@ -24,3 +24,5 @@ def test_what_cannot_be_shown_is_told_before_anything_listens(runs: Path) -> Non
         ):
             with pytest.raises(BadInputError, match=words):
                 serve_ui(folder, host, port, print)
+    with pytest.raises(BadInputError, match="no such queue"):
+        serve_ui(runs, "127.0.0.1", port, print, cases=runs / "none.db")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aegis.cli.options import INPUT, AsJson, group, number
+from aegis.cli.options import INPUT, AsJson, OutputFile, group, number
 from aegis.cli.show import echo, print_json, print_note, print_table
 from aegis.errors import BadInputError
 
@@ -84,6 +84,25 @@ def answer(
         print_json(asdict(case))
     else:
         print_note(f"{case.id} is answered; {queue.waiting()} waiting")
+
+
+@app.command()
+def export(output: OutputFile = None, cases: File = _FILE, json: AsJson = False) -> None:
+    """Write what people decided as records for `data.records`, with personal data masked; those
+    that the page or --decision answered."""
+    from aegis.data.formats.write import write_file
+    from aegis.serve.reviews import reviewed_records
+
+    records = list(reviewed_records(_open_queue(cases, writable=False)))
+    if not records:
+        raise BadInputError(
+            f"{cases}: nobody has decided a case yet; review some with `aegis ui --cases {cases}`"
+        )
+    if output:
+        write_file(output, records)
+        print_note(f"{len(records)} records in {output}")
+    if json or not output:
+        print_json([record.to_json() for record in records])
 
 
 def _open_queue(path: Path, *, writable: bool = True) -> CaseQueue:

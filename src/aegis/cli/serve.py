@@ -62,7 +62,7 @@ def serve(
     waits in a queue for `aegis review`. docs/serve.md has the whole of it, with the threat model.
     """
     given = dict(locals())  # named as the settings are
-    options.locate_model(model)
+    folder = options.locate_model(model)
     from aegis.serve import require_packages
 
     require_packages()
@@ -77,4 +77,8 @@ def serve(
         first = error.errors()[0]
         name = str(first["loc"][0]).replace("_", "-")
         raise BadInputError(f"--{name}: {first['msg']}, got {first['input']!r:.80}") from None
-    run(settings, print_note)
+    from functools import partial
+
+    from aegis.web.app import with_pages
+
+    run(settings, print_note, partial(with_pages, runs=folder.resolve().parent.parent))

@@ -26,6 +26,11 @@ CREATE TABLE IF NOT EXISTS cases (
     user TEXT NOT NULL, query TEXT NOT NULL, probabilities TEXT NOT NULL, answer TEXT,
     resolved TEXT, reviewer TEXT);
 CREATE INDEX IF NOT EXISTS cases_open ON cases (number) WHERE resolved IS NULL;
+CREATE TABLE IF NOT EXISTS claims (
+    id TEXT PRIMARY KEY, holder TEXT NOT NULL, name TEXT NOT NULL, until REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS reviews (
+    id TEXT PRIMARY KEY, decision TEXT NOT NULL, note TEXT NOT NULL, holder TEXT NOT NULL,
+    unix REAL NOT NULL);
 """
 _COLUMNS = "id, opened, owner, user, query, probabilities, answer, resolved, reviewer"
 
@@ -86,7 +91,7 @@ class CaseQueue:
         self, id: str, *, owner: str, user: str, query: str, probabilities: tuple[float, ...]
     ) -> None:
         """Put a new case on the disk, or raise QueueGoneError."""
-        row = (id, _now(), owner, user, query, json.dumps(probabilities))
+        row = (id, now(), owner, user, query, json.dumps(probabilities))
         with self._writing() as connection:
             connection.execute(
                 "INSERT INTO cases (id, opened, owner, user, query, probabilities) "
@@ -101,10 +106,8 @@ class CaseQueue:
 
     def get(self, id: str) -> Case:
         """Return the case, or raise NoCaseError."""
-        cases = self._select("WHERE id = ?", id)
-        if not cases:
-            raise NoCaseError("there is no such case; `aegis review list` shows those that wait")
-        return cases[0]
+        with self._connection() as connection:
+            return self.require(connection, id)
 
     def find(self, prefix: str) -> Case:
         """Return the one case whose id begins so; raise NoCaseError if there is none, or more."""
@@ -138,7 +141,7 @@ class CaseQueue:
             updated = connection.execute(
                 "UPDATE cases SET answer = ?, resolved = ?, reviewer = ? "
                 "WHERE id = ? AND resolved IS NULL",
-                (answer, _now(), reviewer, id),
+                (answer, now(), reviewer, id),
             ).rowcount
         case = self.get(id)
         if not updated:
@@ -147,14 +150,43 @@ class CaseQueue:
             )
         return case
 
+    def reviewed(self) -> builtins.list[tuple[Case, str, str]]:
+        """Return the cases that a person decided, each with the decision and the note, the oldest
+        first."""
+        with self._connection() as connection:
+            if not connection.execute("PRAGMA table_info(reviews)").fetchall():
+                return []  # an older AEGIS made the queue
+            rows = connection.execute(
+                "SELECT reviews.id, decision, note FROM reviews JOIN cases USING (id) "
+                "WHERE resolved IS NOT NULL ORDER BY number"
+            ).fetchall()
+            return [(self.require(connection, id), *rest) for id, *rest in rows]
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection for several statements: all of them are done, or none."""
+        with self._writing() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    def require(self, connection: sqlite3.Connection, id: str) -> Case:
+        """Return the case as the connection sees it, or raise NoCaseError."""
+        for case in read_cases(connection, "WHERE id = ?", id):
+            return case
+        raise NoCaseError("there is no such case; `aegis review list` shows those that wait")
+
     def close(self) -> None:
         with self._lock:
             self._resources.close()
 
     def _select(self, clause: str, value: str | int) -> builtins.list[Case]:
         with self._connection() as connection:
-            rows = connection.execute(f"SELECT {_COLUMNS} FROM cases {clause}", (value,))
-            return [_case(row) for row in rows]
+            return read_cases(connection, clause, value)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -210,10 +242,19 @@ def _made(path: Path) -> Iterator[sqlite3.Connection]:
         yield database
 
 
+def read_cases(
+    connection: sqlite3.Connection, clause: str, value: str | int
+) -> builtins.list[Case]:
+    """Return the cases that a clause with one parameter selects."""
+    rows = connection.execute(f"SELECT {_COLUMNS} FROM cases {clause}", (value,))
+    return [_case(row) for row in rows]
+
+
 def _case(row: tuple) -> Case:
     id, opened, owner, user, query, probabilities, *rest = row
     return Case(id, opened, owner, user, query, tuple(json.loads(probabilities)), *rest)
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time in ISO 8601."""
     return datetime.now().astimezone().isoformat(timespec="seconds")

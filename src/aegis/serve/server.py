@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from aegis.audit import AuditKeys, AuditLog
 from aegis.audit.keystore import ENVIRONMENT, default_keys_folder
@@ -32,10 +33,15 @@ from aegis.serve.settings import ServeSettings
 from aegis.serve.tokens import TokenFile
 
 
-def serve(settings: ServeSettings, report: Callable[[str], None]) -> None:
+def serve(
+    settings: ServeSettings,
+    report: Callable[[str], None],
+    with_pages: Callable[[ASGIApp, AnswerService], ASGIApp] | None = None,
+) -> None:
     """Answer until a stop signal; return when the last answer has left.
 
     Args:
+        with_pages: adds the pages for people, where no tokens are asked for.
         report: told, a line at a time, what is served and where.
 
     Raises:
@@ -65,6 +71,8 @@ def serve(settings: ServeSettings, report: Callable[[str], None]) -> None:
             engine, audit=audit, cases=cases, settings=settings, metrics=metrics
         )
         app = build_app(service, cases, settings=settings, metrics=metrics, tokens=tokens)
+        if with_pages and tokens is None:
+            app = with_pages(app, service)
         report(
             f"model {settings.model_name} (session {session}), engine {kind}; "
             f"audit log {audit_folder}; escalations {cases.path}"

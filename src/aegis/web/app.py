@@ -5,25 +5,37 @@ from __future__ import annotations
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from aegis.errors import BadInputError
+from aegis.errors import AegisError, BadInputError
+from aegis.serve.errors import Rejection
 from aegis.serve.metrics import ServerMetrics
-from aegis.serve.middleware import AccessMiddleware, RequestLogMiddleware
+from aegis.serve.middleware import AccessMiddleware, BodyLimitMiddleware, RequestLogMiddleware
 from aegis.serve.middleware.access import RateLimiter
+from aegis.serve.reviews import ReviewDesk
+from aegis.serve.service import AnswerService
 from aegis.web.pages import HERE, LANGUAGE_COOKIE, LANGUAGES, page
+from aegis.web.review_pages import ReviewPages
 from aegis.web.run_pages import RunPages
 
+_MOST_BYTES = 1 << 19
 _YEAR_S = 365 * 86_400
 
 
-def build_ui(runs: Path) -> ASGIApp:
-    """Build the pages of the runs in a folder, for this machine's loopback names only."""
-    pages = [*RunPages(runs).routes(), Route("/language/{language}", choose_language)]
+def build_ui(
+    runs: Path, desk: ReviewDesk | None = None, *, metrics: ServerMetrics | None = None
+) -> ASGIApp:
+    """Build the pages of the runs in a folder and, where there is a `desk`, of its queue.
+
+    They answer to this machine's loopback names only, and forms only to themselves.
+    """
+    pages = [*RunPages(runs).routes(), *ReviewPages(desk).routes()]
+    pages.append(Route("/language/{language}", choose_language))
     static = Mount("/static", StaticFiles(directory=HERE / "static"))
     to_runs = RedirectResponse("/ui/runs")
     app = Starlette(
@@ -32,11 +44,40 @@ def build_ui(runs: Path) -> ASGIApp:
             Route("/ui", lambda _: to_runs),
             Mount("/ui", routes=[Route("/", lambda _: to_runs), *pages, static]),
         ],
-        exception_handlers={BadInputError: _show_error, 404: _show_missing},
+        exception_handlers={AegisError: _show_error, 404: _show_missing},
     )
     app.router.redirect_slashes = False
-    access = AccessMiddleware(app, tokens=None, rate_limiter=RateLimiter(0))
-    return RequestLogMiddleware(access, metrics=ServerMetrics())
+    limited = BodyLimitMiddleware(OwnForms(app), max_bytes=_MOST_BYTES, timeout_s=10)
+    access = AccessMiddleware(limited, tokens=None, rate_limiter=RateLimiter(0))
+    return RequestLogMiddleware(access, metrics=metrics or ServerMetrics())
+
+
+def with_pages(app: ASGIApp, service: AnswerService, runs: Path) -> ASGIApp:
+    """Return a server's application with the pages below `/ui`."""
+    desk = ReviewDesk(service.cases, service.audit.append)
+    ui = build_ui(runs, desk, metrics=service.metrics)
+
+    async def either(scope: Scope, receive: Receive, send: Send) -> None:
+        of_ui = scope["type"] == "http" and f"{scope['path']}/".startswith("/ui/")
+        await (ui if of_ui else app)(scope, receive, send)
+
+    return either
+
+
+class OwnForms:
+    """Turn away what another page's form or script sends: browsers name where it comes from."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
+            headers = Headers(scope=scope)
+            own = f"{scope['scheme']}://{headers.get('host', '')}"
+            if headers.get("origin") != own:
+                message = "only the page itself may send this; open it and send it again"
+                raise Rejection(403, "wrong_origin", message)
+        await self.app(scope, receive, send)
 
 
 def choose_language(request: Request) -> Response:
@@ -54,7 +95,8 @@ def choose_language(request: Request) -> Response:
 
 
 def _show_error(request: Request, error: Exception) -> Response:
-    return page(request, "message.html.j2", status=404, text=str(error))
+    status = 404 if isinstance(error, BadInputError) else 503
+    return page(request, "message.html.j2", status=status, text=str(error))
 
 
 def _show_missing(request: Request, _: Exception) -> Response:

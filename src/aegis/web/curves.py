@@ -48,10 +48,11 @@ class Curve:
         (first, last), (low, high) = steps, bounds
         across = (WIDTH - _LEFT - _MARGIN) / max(1, last - first)
         up = (HEIGHT - 2 * _MARGIN) / (high - low if high > low else 1)
-        return " ".join(
+        points = [
             f"{_LEFT + (step - first) * across:.1f},{HEIGHT - _MARGIN - (value - low) * up:.1f}"
             for step, value in self.points
-        )
+        ]
+        return " ".join(points if len(points) > 1 else 2 * points)  # alone it would not be drawn
 
 
 def thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:

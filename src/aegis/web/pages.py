@@ -18,6 +18,8 @@ HERE = Path(__file__).parent
 LANGUAGES = {"en": "English", "ja": "日本語"}
 LANGUAGE_COOKIE = "aegis_language"
 HEADERS = {
+    # Under no-referrer, browsers send no origin with a form.
+    "Referrer-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'",

@@ -10,9 +10,13 @@ from pathlib import Path
 
 from aegis.errors import BadInputError
 from aegis.runs.health import is_session
+from aegis.runs.record import LATEST, locate
+from aegis.serve.escalations import QUEUE_FILE, CaseQueue
 from aegis.serve.middleware.access import is_loopback
+from aegis.serve.reviews import ReviewDesk
 from aegis.serve.server import Server, bind
 from aegis.web.app import build_ui
+from aegis.web.review_pages import audit_recorder
 
 
 @dataclass
@@ -23,8 +27,13 @@ class _NoService:
     stopping: threading.Event = field(default_factory=threading.Event)
 
 
-def serve_ui(runs: Path, host: str, port: int, report: Callable[[str], None]) -> None:
-    """Show the runs of a folder until a stop signal.
+def serve_ui(
+    runs: Path, host: str, port: int, report: Callable[[str], None], *, cases: Path | None = None
+) -> None:
+    """Show the runs of a folder, and a queue, until a stop signal.
+
+    Args:
+        cases: the queue; None: the newest run's, if it has one.
 
     Raises:
         BadInputError: if there is no such folder, or others than this machine could come in.
@@ -42,8 +51,18 @@ def serve_ui(runs: Path, host: str, port: int, report: Callable[[str], None]) ->
             f"--host must be a loopback address, got {host}: whoever reaches the page sees the "
             "runs; from elsewhere use ssh -L, or leave --host out"
         )
-    with contextlib.closing(bind(host, port)) as bound:
-        server = Server(build_ui(runs), _NoService(), grace_s=0)
+    queue = locate(cases or runs / LATEST / QUEUE_FILE)
+    if cases and not queue.is_file():
+        raise BadInputError(
+            f"--cases {cases}: no such queue; `aegis serve` makes it beside its model"
+        )
+    with contextlib.ExitStack() as stack:
+        bound = stack.enter_context(contextlib.closing(bind(host, port)))
+        desk = None
+        if queue.is_file():
+            opened = stack.enter_context(contextlib.closing(CaseQueue(queue)))
+            desk = ReviewDesk(opened, audit_recorder(queue.resolve().parent / "audit"))
+        server = Server(build_ui(runs, desk), _NoService(), grace_s=0)
         bound.listen(128)
         shown = f"[{host}]" if ":" in host else host
         report(f"http://{shown}:{port}/ui")
