@@ -72,15 +72,15 @@ LINES_NOW = {
     "engine": 3_414,
     "train": 5_440,
     "export": 2_224,
-    "serve": 2_631,
+    "serve": 2_887,
     "pipeline": 1_184,
-    "cli": 3_639,
+    "cli": 3_665,
     "config": 1_027,
     "protocol": 929,
     "evaluate": 5_292,
     "data": 10_964,
     "inputs": 567,
-    "total": 47_466,
+    "total": 48_001,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
