@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 
+from aegis.data.clean import near
 from aegis.data.clean.near import (
     HELD_OUT,
     PAIR,
@@ -108,3 +109,24 @@ def test_only_candidates_are_read() -> None:
     kinds, exact = np.full(500, RECORD, np.uint8), np.arange(500, dtype=np.uint64)
     assert find_copies(kinds, exact, band_keys(texts, 0.8), prompt, 0.8) == {}
     assert len(set(asked)) < 50
+
+
+def test_texts_of_one_template_are_compared_with_few_and_copies_still_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    random_ = random.Random(4)
+    varied = ["".join(random_.choices("abcdefghijklmnop", k=22)) for _ in range(1500)]
+    texts = [LONG.format(name) for name in varied]
+    texts += [text.replace("how i can", "how we can") for text in random_.sample(texts, 100)]
+    compared: list[int] = []
+    exactly = near._similarity
+
+    def counting(one: set[str], other: set[str]) -> float:
+        compared.append(1)
+        return exactly(one, other)
+
+    monkeypatch.setattr(near, "_similarity", counting)
+    found = copies([Prompt(str(n), text, RECORD) for n, text in enumerate(texts)])
+    assert len(compared) < 100 * len(texts)
+    assert len(found) >= 95
+    assert min(found) >= 1500

@@ -37,5 +37,22 @@ def test_names_and_ids_are_left_alone() -> None:
     assert change_texts(row, tidy) == changed
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("3+5", "3-5"),
+        ("3 - 5は？", "3＋5は？"),
+        ("C++", "C#"),
+        ("2*3", "2/3"),
+        ("$5", "5%"),
+        ("−5", "5"),
+    ],
+)
+def test_signs_that_carry_meaning_tell_texts_apart(one: str, other: str) -> None:
+    assert normalise(one) != normalise(other)
+
+
 def test_comparison_takes_forms_for_the_same() -> None:
+    assert normalise("Co-operate, please!") == normalise("co operate please")
+    assert normalise("3−5 は") == normalise("３-５　は？")
     assert normalise("㈱アルファ！  Ａ") == normalise("(株)アルファ a")

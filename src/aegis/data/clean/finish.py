@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import mmap
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -49,11 +51,11 @@ _FILES = {RECORD: FILES[Record], PAIR: FILES[Pair], PLAIN: FILES[Plain]}
 Judge = Callable[[Sequence[str]], Sequence[Sequence[float]]]
 """Prompts → the four probabilities of each."""
 _PROBE, _COPIES, _JUDGED = "probe.npz", "copies.json", "judged.npy"
-_MOST_LEARNED, _BATCH = 25_000, 256
+_MOST_LEARNED, _BATCH, _MOST_MAPPED = 25_000, 256, 32
 
 
 class Shards:
-    """What the shards left, read a line or a column at a time."""
+    """What the shards left, read a line or a column at a time; a few shards' lines stay mapped."""
 
     def __init__(self, work: Path, plan: CleaningPlan) -> None:
         self.work, self.plan = work, plan
@@ -61,6 +63,9 @@ class Shards:
         parts = [np.load(folder / FACTS_FILE) for folder in self.folders]
         self.facts = np.concatenate(parts)
         self.starts = np.cumsum([0, *map(len, parts)])
+        self._items = functools.lru_cache(_MOST_MAPPED)(
+            lambda shard: _mapped(self.folders[shard] / ITEMS)
+        )
 
     def bands(self) -> Iterator[NDArray[np.uint64]]:
         """Yield the keys of all items, a band at a time."""
@@ -74,13 +79,16 @@ class Shards:
         shard = int(np.searchsorted(self.starts, number, side="right")) - 1
         end = int(self.facts["end"][number])
         start = int(self.facts["end"][number - 1]) if number > self.starts[shard] else 0
-        with (self.folders[shard] / ITEMS).open("rb") as file:
-            file.seek(start)
-            return json.loads(file.read(end - start))
+        return json.loads(self._items(shard)[start:end])
 
     def prompt(self, number: int) -> Prompt:
         prompt = prompt_for(parse_item(self.row(number), where=str(number)))
         return replace(prompt, kind=HELD_OUT) if self.facts["kind"][number] == HELD_OUT else prompt
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def fold_of(facts: NDArray) -> NDArray[np.int_]:

@@ -23,7 +23,7 @@ _BANDS = (2, 4, 8, 16, 32, 64, 128)
 _RECALL = 0.85  # of pairs that are just as alike as the threshold; 0.96 of all above 0.8
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 HELD_OUT, RECORD, PAIR, PLAIN = range(4)
-_REMEMBERED = 4096
+_REMEMBERED, _MOST_COMPARED = 4096, 100
 
 
 class SimilarTexts:
@@ -179,13 +179,25 @@ class _Search:
         return None
 
     def _near(self, item: int, mine: Prompt, groups: list[int]) -> Copy | None:
-        for other in sorted({number for group in groups for number in self._kept[group]}):
+        for other in self._candidates(groups):
             similarity = _similarity(self._shingles(item), self._shingles(other))
             if similarity >= self.threshold and not are_twins(mine, self._prompt(other)):
                 twin = self._prompt(other)
                 reason = f"nearly the same prompt as {_named(twin)}"
                 return Copy(twin.id, round(similarity, 4), reason)
         return None
+
+    def _candidates(self, groups: list[int]) -> list[int]:
+        """Return what stays of these groups, in order; of many, the latest of the smallest groups.
+
+        Texts of one template fill a few groups: without a limit each would be compared with all.
+        """
+        found: set[int] = set()
+        for group in sorted(groups, key=lambda group: len(self._kept[group])):
+            if (room := _MOST_COMPARED - len(found)) <= 0:
+                break
+            found.update(self._kept[group][-room:])
+        return sorted(found)
 
 
 def are_twins(one: Prompt, other: Prompt) -> bool:

@@ -22,7 +22,9 @@ _FULL_WIDTH = {
 }
 _BLANK_LINES = re.compile(r"\n{4,}")
 _ENDS = re.compile(r"(?<![ \t\u3000])[ \t\u3000]+$", re.MULTILINE)  # linear in long gaps
-_PUNCTUATION = re.compile(r"[^\w\s]")
+# Signs of calculation, programs and money tell texts apart, and so does a hyphen before a digit.
+_PUNCTUATION = re.compile(r"[^\w\s+*/=<>#%&^|~$£¥€×÷±≤≥≠√-]")
+_HYPHEN = re.compile(r"-(?!\s?\d)")
 _PLAIN_ASCII = bytes(
     ord(_PUNCTUATION.sub(" ", chr(code).lower())) if code < 128 else code for code in range(256)
 )
@@ -31,11 +33,16 @@ _BREAKS = re.compile("\r\n?|\u2028|\u2029|\x85")
 
 @functools.lru_cache(16)
 def normalise(text: str) -> str:
-    """Return what makes two prompts the same: NFKC, lower case, one space, no punctuation."""
+    """Return what makes two prompts the same: NFKC, lower case, one space, no punctuation.
+
+    3+5 and 3-5 stay apart, C++ and C#, too.
+    """
     if text.isascii():
-        return " ".join(text.encode().translate(_PLAIN_ASCII).decode().split())
-    plain = unicodedata.normalize("NFKC", text).lower()
-    return " ".join(_PUNCTUATION.sub(" ", plain).split())
+        plain = text.encode().translate(_PLAIN_ASCII).decode()
+    else:
+        plain = unicodedata.normalize("NFKC", text).lower().replace("\N{MINUS SIGN}", "-")
+        plain = _PUNCTUATION.sub(" ", plain)
+    return " ".join((_HYPHEN.sub(" ", plain) if "-" in plain else plain).split())
 
 
 def tidy(text: str) -> str:

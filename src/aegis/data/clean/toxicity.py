@@ -21,18 +21,27 @@ _QUOTED = re.compile(
 )
 
 
-def _any_of(terms: list[str]) -> re.Pattern[str]:
-    """Return a pattern of the terms, of which those in Latin letters are whole words."""
-    words = "|".join(term for term in terms if term.isascii() or "['’]" in term)
-    others = "|".join(term for term in terms if not term.isascii() and "['’]" not in term)
-    return re.compile(rf"\b(?:{words})\b|{others}", re.IGNORECASE)
+class _Terms:
+    """Regular expressions for lower case, of which those in Latin letters are whole words."""
+
+    def __init__(self, terms: list[str]) -> None:
+        words = [term for term in terms if term.isascii() or "['’]" in term]
+        others = [term for term in terms if term not in words]
+        self._words = re.compile(rf"\b(?:{'|'.join(words)})\b")
+        self._others = re.compile("|".join(others))
+
+    def of(self, lower: str) -> list[str]:
+        """Return all of them in a text; one in ASCII is searched for words alone."""
+        found = [match[0] for match in self._words.finditer(lower)]
+        others = () if lower.isascii() else self._others.finditer(lower)
+        return found + [match[0] for match in others]
 
 
-# Terms are regular expressions: one strong one is enough, or a mild one that is asked for.
+# One strong term is enough, or a mild one that is asked for.
 _TERMS = json.loads(Path(__file__).with_name("toxic_terms.json").read_text(encoding="utf-8"))
-_ASKS, _SPEAKS_OF = _any_of(_TERMS.pop("asked for")), _any_of(_TERMS.pop("spoken of"))
+_ASKS, _SPEAKS_OF = _Terms(_TERMS.pop("asked for")), _Terms(_TERMS.pop("spoken of"))
 _COMPILED = {
-    kind: (_any_of(terms["strong"]), _any_of(terms["mild"])) for kind, terms in _TERMS.items()
+    kind: (_Terms(terms["strong"]), _Terms(terms["mild"])) for kind, terms in _TERMS.items()
 }
 
 
@@ -52,16 +61,15 @@ def find_toxic(text: str) -> ToxicText | None:
     A strong term is enough, and so is a mild one that is asked for, or two mild ones; words of
     protection, law, medicine or teaching speak for a text about it.
     """
-    plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    plain = (text if text.isascii() else unicodedata.normalize("NFKC", text)).lower()
     for kind, (strong, mild) in _COMPILED.items():
         said = _QUOTED.sub(" ", plain) if kind == "toxic" else plain
-        terms = [match[0].lower() for match in strong.finditer(said)]
-        mild_terms = [match[0].lower() for match in mild.finditer(said)]
+        terms, mild_terms = strong.of(said), mild.of(said)
         if not terms and not mild_terms:
             continue
         weight = _STRONG * len(set(terms)) + _MILD * len(set(mild_terms))
-        weight += _ASKED * bool(_ASKS.search(plain))
-        weight += _SPOKEN_OF * len({match[0].lower() for match in _SPEAKS_OF.finditer(plain)})
+        weight += _ASKED * bool(_ASKS.of(plain))
+        weight += _SPOKEN_OF * len(set(_SPEAKS_OF.of(plain)))
         if weight >= _FLAGGED:
             return ToxicText(kind, (terms or mild_terms)[0], weight)
     return None
