@@ -78,9 +78,9 @@ LINES_NOW = {
     "config": 1_027,
     "protocol": 929,
     "evaluate": 5_292,
-    "data": 10_964,
+    "data": 11_022,
     "inputs": 567,
-    "total": 48_001,
+    "total": 48_059,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
