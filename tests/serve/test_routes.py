@@ -12,7 +12,7 @@ from aegis.serve.tokens import new_token, revoke
 from tests.serve.fakes import BODIES, FakeEngine, House, house
 from tests.serve.live import living
 
-THINK = {"id", "final", "decision", "outcome", "probabilities", "escalated"}
+THINK = {"id", "final", "decision", "outcome", "probabilities", "rule", "escalated"}
 
 
 def test_a_question_has_an_answer_with_exactly_these_fields(plain: House) -> None:

@@ -119,7 +119,9 @@ def test_an_answer_kept_back_is_drawn_once_more_and_is_nobodys_case(
     outcome = "decided" if better else "withheld"
     assert (given["final"], given["outcome"], given["decision"]) == (expected, outcome, "ALLOW")
     assert told["choices"][0]["message"]["content"] == expected
-    assert told["aegis"] == {"decision": "ALLOW", "outcome": outcome, "escalated": False}
+    of_both = ("decision", "outcome", "escalated", "probabilities", "rule")
+    assert told["aegis"] == {name: given[name] for name in of_both}
+    assert given["rule"] == "most probable"
     assert told["choices"][0]["finish_reason"] == ("stop" if better else "content_filter")
     assert made.engine.thought == 4
     assert made.cases.waiting() == 0

@@ -54,7 +54,7 @@ def test_no_other_file_is_given_out(browser: TestClient, path: str) -> None:
     assert browser.get(path).status_code == 404
 
 
-@pytest.mark.parametrize("name", ["ui.css", "live.js", "review.js", "icon.svg"])
+@pytest.mark.parametrize("name", ["ui.css", "live.js", "review.js", "ask.js", "judge.js"])
 def test_the_files_of_the_pages_are_there(browser: TestClient, name: str) -> None:
     assert browser.get(f"/ui/static/{name}").status_code == 200
 

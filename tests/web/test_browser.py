@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -11,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from aegis.protocol.decisions import Decision
 from aegis.runs.events import LogMessage
 from aegis.serve.server import Server, bind
 from aegis.web.app import with_pages
-from tests.serve.fakes import FakeEngine, House, house
+from tests.serve.fakes import BODIES, FakeEngine, House, house, thinking
 from tests.serve.live import soon
 from tests.serve.test_reviews import ask
 from tests.web.runs import judged, measured, new_run, told
@@ -31,6 +33,7 @@ axe = pytest.importorskip(
     "axe_playwright_python.sync_playwright",
     reason="no axe-core here: pip install 'aegis-so8t[browser]'",
 )
+OTHERS = ("/ui/ask", "/ui/judge", "/ui/review", "/ui/nothing")
 LANGUAGES = {"en": "en-GB", "ja": "ja-JP"}
 
 
@@ -116,7 +119,7 @@ def test_every_page_can_be_read_by_everybody_and_on_a_telephone(
     viewport = {"width": 390, "height": 800}
     page = opened(language, color_scheme=scheme, viewport=viewport)
     with listening(made) as url:
-        for path in ("/ui/runs", f"/ui/runs/{session.session_id}", "/ui/review", "/ui/nothing"):
+        for path in ("/ui/runs", f"/ui/runs/{session.session_id}", *OTHERS):
             page.goto(url + path)
             assert page.locator("html").get_attribute("lang") == language
             if path == "/ui/review":
@@ -164,6 +167,69 @@ def test_cases_are_reviewed_by_keyboard_alone(made: House, opened: Callable[...,
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("#connection:has-text('does not answer')")
     assert page.input_value("#answer") == "typed while the server is gone"
+
+
+def test_answers_tell_their_decision_and_never_what_was_thought(
+    made: House, opened: Callable[..., Any]
+) -> None:
+    private = [f"secret thought {name}" for name in BODIES]
+    bodies = dict(zip(BODIES, private, strict=True))
+    made.engine.says = lambda prompt, seed: thinking("Paris, it is.", bodies)
+    made.engine.judges = lambda prompt: Decision["ESCALATION" if "pills" in prompt else "ALLOW"]
+    page, traffic = opened(), list[bytes]()
+    page.on("response", lambda response: traffic.append(response.body()))
+    with listening(made) as url:
+        page.goto(f"{url}/ui/ask")
+        for number, question in enumerate(("Which city?", "<b>May I stop my pills?</b>"), 1):
+            page.fill("#question", question)
+            page.keyboard.press("Control+Enter")
+            page.wait_for_selector(f"#talk article:nth-child({2 * number})", timeout=20_000)
+        shown = page.locator("#talk").inner_text()
+        for words in ("Paris, it is.", "ALLOW · rule: most probable", "<b>May I", "ESCALATION"):
+            assert words in shown
+        (case,) = made.cases.list()
+        made.cases.resolve(case.id, "Ask your doctor.", reviewer="mai")
+        page.wait_for_selector("text=Ask your doctor.", timeout=20_000)
+        page.goto(f"{url}/ui/review")
+        stored = "[document.cookie, ...Object.entries({...localStorage, ...sessionStorage})].join()"
+        everything = b"\n".join([*traffic, page.evaluate(stored).encode(), shown.encode()])
+    assert made.engine.thought == 2
+    assert len(traffic) > 6
+    assert b"Paris, it is." in everything
+    assert b"secret" not in everything
+
+
+def test_verdicts_are_sorted_filtered_and_moved_by_the_threshold(
+    made: House, opened: Callable[..., Any], tmp_path: Path
+) -> None:
+    made.engine.judges = lambda prompt: Decision["ALLOW" if "a" in prompt else "DENY"]
+    file, page = tmp_path / "prompts.csv", opened()
+    file.write_text("prompt,decision\nab,ALLOW\nx,DENY\nca,REFUSE\n")
+    with listening(made) as url:
+        page.goto(f"{url}/ui/judge")
+        page.set_input_files("#file", str(file))
+        page.wait_for_function("document.getElementById('prompts').value !== ''")
+        page.click("main button")
+        page.wait_for_selector("#effect:has-text('allowed: 2 / 3; 1 of the allowed')")
+        page.fill("#threshold", "0.8")
+        assert page.inner_text("#effect").startswith("allowed: 0 / 3; 0 of the allowed")
+        page.click("th:nth-child(1) .sort")
+        page.click("th:nth-child(1) .sort")
+        cells = page.locator("#verdicts tbody tr:not([hidden]) td:first-child")
+        assert cells.all_inner_texts() == ["x", "ca", "ab"]
+        page.fill("#filter", "allow")
+        assert cells.all_inner_texts() == ["ca", "ab"]
+        with page.expect_download() as waiting:
+            page.click("#download")
+        lines = Path(waiting.value.path()).read_text().splitlines()
+        assert [json.loads(line)["prompt"] for line in lines] == ["ca", "ab"]
+        file.write_bytes(b"\xff" * 200_000)
+        page.set_input_files("#file", str(file))
+        page.wait_for_selector("#file-problem:has-text('too large')")
+        file = tmp_path / "other.csv"
+        file.write_bytes(b"\xff" * 20)
+        page.set_input_files("#file", str(file))
+        page.wait_for_selector("#file-problem:has-text('no text')")
 
 
 SHAPES = [

@@ -23,7 +23,6 @@ class ThinkFormat:
         response = schemas.ThinkResponse(
             id=result.id,
             final=result.final,
-            probabilities=schemas.probabilities(result.probabilities),
             **_ending(result).model_dump(),
         )
         return response.model_dump_json().encode()
@@ -95,7 +94,13 @@ def _usage(result: AnswerResult) -> schemas.Usage:
 
 def _ending(result: AnswerResult) -> schemas.Ending:
     name: Any = result.decision.name
-    return schemas.Ending(decision=name, outcome=result.outcome, escalated=result.escalated)
+    return schemas.Ending(
+        decision=name,
+        outcome=result.outcome,
+        escalated=result.escalated,
+        probabilities=schemas.probabilities(result.probabilities),
+        rule=result.rule,
+    )
 
 
 def _finish_reason(result: AnswerResult) -> schemas.FinishReason:

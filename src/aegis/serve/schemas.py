@@ -80,19 +80,22 @@ class Ending(_Closed):
     Args:
         outcome: whether that was done, or a check withheld the answer to what is allowed.
         escalated: a person decides; GET /escalations/{id} tells their answer.
+        probabilities: of the four decisions, the model's own.
+        rule: what made the decision out of them.
     """
 
     decision: DecisionName
     outcome: Outcome
     escalated: bool
+    probabilities: Probabilities
+    rule: str
 
 
 class ThinkResponse(Ending):
-    """The answer; `probabilities` of the four decisions are those of the decision head."""
+    """The answer, and what was decided."""
 
     id: str
     final: str
-    probabilities: Probabilities
 
 
 class TextPart(_Asked):

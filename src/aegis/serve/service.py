@@ -82,6 +82,7 @@ class AnswerResult:
 
     Args:
         outcome: whether a check withheld an allowed answer.
+        rule: what made the decision.
         own: the final is in the model's words, not a fixed text.
         cut: the final is as long as it was allowed to be.
         prompt_tokens: of what was asked.
@@ -93,6 +94,7 @@ class AnswerResult:
     decision: Decision
     probabilities: tuple[float, ...]
     outcome: Outcome
+    rule: str
     own: bool
     cut: bool
     prompt_tokens: int
@@ -223,6 +225,7 @@ class AnswerService:
         tokens = max(0, count(final) - count(""))
         return AnswerResult(
             *(request.id, final, answer.decision, answer.probabilities, answer.outcome),
+            rule=answer.rule,
             own=answer.own,
             cut=answer.own and tokens >= most,
             prompt_tokens=count(whole),
@@ -296,4 +299,5 @@ def release(
         return answer.without(query, leak) if leak else answer
     except Exception as error:  # whatever it was, nothing has been checked
         log_exception(error)
-        return Answer("", verdict.decision, verdict.probabilities).without(query, "check failed")
+        failed = Answer("", verdict.decision, verdict.probabilities, verdict.rule)
+        return failed.without(query, "check failed")

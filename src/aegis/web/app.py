@@ -19,6 +19,7 @@ from aegis.serve.middleware import AccessMiddleware, BodyLimitMiddleware, Reques
 from aegis.serve.middleware.access import RateLimiter
 from aegis.serve.reviews import ReviewDesk
 from aegis.serve.service import AnswerService
+from aegis.web.model_pages import ModelPages
 from aegis.web.pages import HERE, LANGUAGE_COOKIE, LANGUAGES, page
 from aegis.web.review_pages import ReviewPages
 from aegis.web.run_pages import RunPages
@@ -28,13 +29,14 @@ _YEAR_S = 365 * 86_400
 
 
 def build_ui(
-    runs: Path, desk: ReviewDesk | None = None, *, metrics: ServerMetrics | None = None
+    runs: Path, desk: ReviewDesk | None = None, *, service: AnswerService | None = None
 ) -> ASGIApp:
-    """Build the pages of the runs in a folder and, where there is a `desk`, of its queue.
+    """Build the pages of the runs in a folder and, where there is one, of a queue and of a model.
 
     They answer to this machine's loopback names only, and forms only to themselves.
     """
-    pages = [*RunPages(runs).routes(), *ReviewPages(desk).routes()]
+    parts = (RunPages(runs), ReviewPages(desk), ModelPages(service))
+    pages = [route for part in parts for route in part.routes()]
     pages.append(Route("/language/{language}", choose_language))
     static = Mount("/static", StaticFiles(directory=HERE / "static"))
     to_runs = RedirectResponse("/ui/runs")
@@ -49,13 +51,13 @@ def build_ui(
     app.router.redirect_slashes = False
     limited = BodyLimitMiddleware(OwnForms(app), max_bytes=_MOST_BYTES, timeout_s=10)
     access = AccessMiddleware(limited, tokens=None, rate_limiter=RateLimiter(0))
-    return RequestLogMiddleware(access, metrics=metrics or ServerMetrics())
+    return RequestLogMiddleware(access, metrics=service.metrics if service else ServerMetrics())
 
 
 def with_pages(app: ASGIApp, service: AnswerService, runs: Path) -> ASGIApp:
     """Return a server's application with the pages below `/ui`."""
     desk = ReviewDesk(service.cases, service.audit.append)
-    ui = build_ui(runs, desk, metrics=service.metrics)
+    ui = build_ui(runs, desk, service=service)
 
     async def either(scope: Scope, receive: Receive, send: Send) -> None:
         of_ui = scope["type"] == "http" and f"{scope['path']}/".startswith("/ui/")

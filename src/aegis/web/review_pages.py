@@ -5,11 +5,10 @@ from __future__ import annotations
 import getpass
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import parse_qs, quote, unquote
+from urllib.parse import quote, unquote
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -22,11 +21,12 @@ from aegis.protocol.fixed_texts import decided_text
 from aegis.serve.escalations import Case, ResolvedError
 from aegis.serve.reviews import ClaimedError, Review, ReviewDesk, Reviewer, TooLateError
 from aegis.serve.schemas import MOST_CHARACTERS
+from aegis.web.forms import with_form
 from aegis.web.pages import page
 
 _HOLDER_COOKIE, _NAME_COOKIE = "aegis_reviewer", "aegis_reviewer_name"
 _HOLDER, _CASE = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{32}")
-_MOST_NAME, _MOST_FIELDS = 64, 20
+_MOST_NAME = 64
 _CONFLICTS = (ResolvedError, ClaimedError, TooLateError)
 
 
@@ -39,8 +39,8 @@ class ReviewPages:
     def routes(self) -> list[Route]:
         return [
             Route("/review", self.show),
-            Route("/review/next", _with_form(self.take_next), methods=["POST"]),
-            Route("/review/{id}/{act}", _with_form(self.act), methods=["POST"]),
+            Route("/review/next", with_form(self.take_next), methods=["POST"]),
+            Route("/review/{id}/{act}", with_form(self.act), methods=["POST"]),
         ]
 
     def show(self, request: Request) -> Response:
@@ -138,33 +138,6 @@ def review_of(case: Case, form: dict[str, str]) -> Review:
     if not answer and decision is Decision.ALLOW:
         raise BadInputError("write an answer: what is allowed has no fixed text")
     return Review(decision, answer or decided_text(decision, case.query, crisis=False), note)
-
-
-def _with_form(
-    answer: Callable[[Request, dict[str, str]], Response],
-) -> Callable[[Request], Awaitable[Response]]:
-    """Return an endpoint that reads the form and then waits for the disk in another thread."""
-
-    async def endpoint(request: Request) -> Response:
-        return await run_in_threadpool(answer, request, await form_of(request))
-
-    return endpoint
-
-
-async def form_of(request: Request) -> dict[str, str]:
-    """Return the fields of a form, the last of each name.
-
-    Raises:
-        BadInputError: if it is none.
-    """
-    try:
-        text = (await request.body()).decode()
-        fields = parse_qs(
-            text, keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict"
-        )
-    except ValueError:
-        raise BadInputError("the form cannot be read; load the page again") from None
-    return {name: values[-1].replace("\r\n", "\n") for name, values in fields.items()}
 
 
 def audit_recorder(folder: Path) -> Callable[[AuditEntry], object]:

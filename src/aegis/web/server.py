@@ -46,11 +46,7 @@ def serve_ui(
         raise BadInputError(
             f"{runs}: is one run; give the folder of all runs, {runs.resolve().parent}"
         )
-    if not is_loopback(host):
-        raise BadInputError(
-            f"--host must be a loopback address, got {host}: whoever reaches the page sees the "
-            "runs; from elsewhere use ssh -L, or leave --host out"
-        )
+    require_loopback(host)
     queue = locate(cases or runs / LATEST / QUEUE_FILE)
     if cases and not queue.is_file():
         raise BadInputError(
@@ -67,3 +63,16 @@ def serve_ui(
         shown = f"[{host}]" if ":" in host else host
         report(f"http://{shown}:{port}/ui")
         server.run(sockets=[bound])
+
+
+def require_loopback(host: str) -> None:
+    """Check that only this machine reaches the host.
+
+    Raises:
+        BadInputError: if others do: the pages ask nobody who they are.
+    """
+    if not is_loopback(host):
+        raise BadInputError(
+            f"--host must be a loopback address, got {host}: whoever reaches the page sees the "
+            "runs; from elsewhere use ssh -L, or leave --host out"
+        )
