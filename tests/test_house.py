@@ -72,15 +72,16 @@ LINES_NOW = {
     "engine": 3_414,
     "train": 5_440,
     "export": 2_224,
-    "serve": 2_887,
+    "serve": 2_899,
     "pipeline": 1_184,
-    "cli": 3_665,
+    "cli": 3_679,
     "config": 1_027,
     "protocol": 929,
     "evaluate": 5_292,
     "data": 11_022,
     "inputs": 567,
-    "total": 48_059,
+    "web": 1_052,
+    "total": 48_241,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
