@@ -94,6 +94,8 @@ class FakeAudit:
 
     broken: bool = False
     entries: list[Any] = field(default_factory=list)
+    folder: Path | None = None
+    keys: Any = None
 
     def append(self, entry: Any) -> int:
         if self.broken:

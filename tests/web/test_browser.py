@@ -33,7 +33,7 @@ axe = pytest.importorskip(
     "axe_playwright_python.sync_playwright",
     reason="no axe-core here: pip install 'aegis-so8t[browser]'",
 )
-OTHERS = ("/ui/ask", "/ui/judge", "/ui/review", "/ui/nothing")
+OTHERS = ("/ui/audit", "/ui/ask", "/ui/judge", "/ui/review", "/ui/nothing")
 LANGUAGES = {"en": "en-GB", "ja": "ja-JP"}
 
 

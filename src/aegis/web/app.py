@@ -19,6 +19,7 @@ from aegis.serve.middleware import AccessMiddleware, BodyLimitMiddleware, Reques
 from aegis.serve.middleware.access import RateLimiter
 from aegis.serve.reviews import ReviewDesk
 from aegis.serve.service import AnswerService
+from aegis.web.audit_pages import AuditPages
 from aegis.web.model_pages import ModelPages
 from aegis.web.pages import HERE, LANGUAGE_COOKIE, LANGUAGES, page
 from aegis.web.review_pages import ReviewPages
@@ -29,13 +30,18 @@ _YEAR_S = 365 * 86_400
 
 
 def build_ui(
-    runs: Path, desk: ReviewDesk | None = None, *, service: AnswerService | None = None
+    runs: Path,
+    desk: ReviewDesk | None = None,
+    *,
+    service: AnswerService | None = None,
+    audit: AuditPages | None = None,
 ) -> ASGIApp:
-    """Build the pages of the runs in a folder and, where there is one, of a queue and of a model.
+    """Build the pages of the runs in a folder and, where there are such, of a queue, a model and an
+    audit log.
 
     They answer to this machine's loopback names only, and forms only to themselves.
     """
-    parts = (RunPages(runs), ReviewPages(desk), ModelPages(service))
+    parts = (RunPages(runs), ReviewPages(desk), ModelPages(service), audit or AuditPages())
     pages = [route for part in parts for route in part.routes()]
     pages.append(Route("/language/{language}", choose_language))
     static = Mount("/static", StaticFiles(directory=HERE / "static"))
@@ -57,7 +63,8 @@ def build_ui(
 def with_pages(app: ASGIApp, service: AnswerService, runs: Path) -> ASGIApp:
     """Return a server's application with the pages below `/ui`."""
     desk = ReviewDesk(service.cases, service.audit.append)
-    ui = build_ui(runs, desk, service=service)
+    audit = AuditPages(service.audit.folder, service.audit.keys)
+    ui = build_ui(runs, desk, service=service, audit=audit)
 
     async def either(scope: Scope, receive: Receive, send: Send) -> None:
         of_ui = scope["type"] == "http" and f"{scope['path']}/".startswith("/ui/")

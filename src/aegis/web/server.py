@@ -8,6 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aegis.audit import AuditKeys
+from aegis.audit.keystore import default_keys_folder
+from aegis.audit.reader import segments
 from aegis.errors import BadInputError
 from aegis.runs.health import is_session
 from aegis.runs.record import LATEST, locate
@@ -16,6 +19,7 @@ from aegis.serve.middleware.access import is_loopback
 from aegis.serve.reviews import ReviewDesk
 from aegis.serve.server import Server, bind
 from aegis.web.app import build_ui
+from aegis.web.audit_pages import AuditPages
 from aegis.web.review_pages import audit_recorder
 
 
@@ -54,11 +58,13 @@ def serve_ui(
         )
     with contextlib.ExitStack() as stack:
         bound = stack.enter_context(contextlib.closing(bind(host, port)))
-        desk = None
+        desk, audit, folder = None, None, queue.resolve().parent / "audit"
         if queue.is_file():
             opened = stack.enter_context(contextlib.closing(CaseQueue(queue)))
-            desk = ReviewDesk(opened, audit_recorder(queue.resolve().parent / "audit"))
-        server = Server(build_ui(runs, desk), _NoService(), grace_s=0)
+            desk = ReviewDesk(opened, audit_recorder(folder))
+        if segments(folder):
+            audit = AuditPages(folder, AuditKeys.load(default_keys_folder(folder)))
+        server = Server(build_ui(runs, desk, audit=audit), _NoService(), grace_s=0)
         bound.listen(128)
         shown = f"[{host}]" if ":" in host else host
         report(f"http://{shown}:{port}/ui")
