@@ -80,8 +80,8 @@ LINES_NOW = {
     "evaluate": 5_292,
     "data": 11_022,
     "inputs": 567,
-    "web": 1_052,
-    "total": 48_241,
+    "web": 1_206,
+    "total": 48_395,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
