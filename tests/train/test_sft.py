@@ -19,12 +19,14 @@ from aegis.errors import AegisError
 from aegis.model import chunks
 from aegis.model.adapted import attach
 from aegis.model.tags import add_tags
+from aegis.so8.losses import second_difference
+from aegis.train import sft
 from aegis.train.examples import EncodingSettings, Example, collate, encode_all, epoch_batches
 from aegis.train.job import prompts_only
 from aegis.train.loop import Loss, Objective, TrainLoop
 from aegis.train.services import LoopSettings, TrainServices
 from aegis.train.sft import SupervisedData, make_plan, make_schedule, token_loss, train_sft
-from tests.conftest import byte_tokenizer, tiny_model
+from tests.conftest import byte_tokenizer, tagged_tokenizer, tiny_model
 
 THINKING = {"task": "t is asked", "safety": "nobody", "policy": "ALLOW", "final": "short"}
 
@@ -209,6 +211,85 @@ def test_every_loss_term_can_be_asked_for(tokenizer: Any) -> None:
     assert {"pet", "orth", "norm", "iso", "decision"} <= set(result.history[0].parts)
     assert "alpha" not in result.history[0].extra
     assert any(float(gate.alpha.detach()) != -5.0 for gate in adapted.all_gates())
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[str, float]:
+    """What a training without any of the recovery settings ends with."""
+    return _effects(LossSettings())
+
+
+@pytest.mark.parametrize(
+    ("changes", "measure", "rises"),
+    [
+        ({"pet": (0.1, 0.1, 0.1)}, "roughness", False),
+        ({"safety": 4.0}, "allowed", False),
+        ({"decision": 0.2}, "decision", True),
+    ],
+)
+def test_each_of_the_recovery_settings_moves_what_it_is_for(
+    plain: dict[str, float], changes: dict[str, Any], measure: str, rises: bool
+) -> None:
+    """PET smooths hidden states, safety allows less of what is unsafe, a lower weight of the
+    decision leaves more of its loss."""
+    before, after = plain[measure], _effects(LossSettings(**changes))[measure]
+    assert (after > 1.02 * before) if rises else (after < 0.98 * before), (before, after)
+
+
+def test_a_temperature_above_1_makes_the_raw_logits_surer() -> None:
+    """Where the loss has an optimum, which smoothed labels give it: it is reached at T times it."""
+    cool, warm = (
+        _effects(LossSettings(label_smoothing=0.4, temperature=each), 4.0, 3e-2)["confidence"]
+        for each in (1.0, 3.0)
+    )
+    assert warm > cool + 0.05, (cool, warm)
+
+
+def _effects(loss: LossSettings, epochs: float = 2.0, head_lr: float = 1e-3) -> dict[str, float]:
+    tokenizer = tagged_tokenizer()
+    adapted, _ = trained(tokenizer, epochs=epochs, loss=loss, head_lr=head_lr)
+    batch = collate(encoded(tokenizer)[0], pad_id=1)
+    with torch.no_grad():
+        hidden = adapted.hidden(batch.ids, batch.mask)
+        chances = adapted.decide(hidden, batch.prompt_mask).softmax(-1)
+    right = chances.gather(1, batch.decisions[:, None])
+    return {
+        "roughness": float(second_difference(hidden, batch.mask)),
+        "allowed": float(chances[batch.decisions >= 2, 0].mean()),
+        "decision": float(-right.log().mean()),
+        "confidence": float(chances.amax(-1).mean()),
+    }
+
+
+def test_accumulated_batches_make_the_step_that_one_large_batch_makes(tokenizer: Any) -> None:
+    loss = LossSettings(nu_orth=0.1, rho_iso=0.1)
+    model = ModelSettings(gates=GateSettings(mode="additive"))
+    shared = {"epochs": 2, "loss": loss, "model": model}
+    large = trained(tokenizer, batch_tokens=1024, **shared)[1]
+    small = trained(tokenizer, batch_tokens=256, gradient_accumulation=4, **shared)[1]
+    assert len(large.history) == len(small.history)
+    for one, other in zip(large.history, small.history, strict=True):
+        assert other.loss == pytest.approx(one.loss, rel=1e-3)
+        assert other.tokens == one.tokens
+        assert other.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-2)
+
+
+def test_checks_lie_evenly_before_the_end_and_read_as_many_records_as_asked(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    whole = sft.validate
+
+    def counting(adapted: Any, examples: Any, *rest: Any, **named: Any) -> Any:
+        read.append(len(examples))
+        return whole(adapted, examples, *rest, **named)
+
+    monkeypatch.setattr(sft, "validate", counting)
+    _, result = trained(tokenizer, epochs=1, batch_tokens=96, checks=3, check_records=3)
+    steps = len(result.history)
+    expected = [round(steps * part / 4) for part in (1, 2, 3)]
+    assert [check["step"] for check in result.validation] == [*expected, steps]
+    assert read == [3, 3, 3, 8]
 
 
 def test_fractions_of_epochs_and_shares_of_steps_are_kept(tokenizer: Any) -> None:

@@ -38,6 +38,7 @@ from aegis.cli import (
     think,
     token,
     train,
+    tune,
     ui,
     watch,
 )
@@ -101,6 +102,7 @@ _VERBS = {
     "status": (status.status, "Show what a run is doing and whether it is alive."),
     "watch": (watch.watch, "Watch a run; warn when it hangs, resume it when it dies."),
     "train": (train.train, "Train as far as one step: sft, reward, ppo, dpo, …"),
+    "tune": (tune.tune, "Try settings in short trainings, keep the best."),
     "compare": (compare.compare, "Tell what got worse, what held, what cannot be told."),
     "report": (report.report, "Summarise a folder of results, whoever wrote them."),
     "judge": (judge.judge, "Decide whether prompts may be answered."),

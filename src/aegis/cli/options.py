@@ -6,6 +6,7 @@ number is a `number`, so that what cannot be is told before anything is loaded.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -151,3 +152,19 @@ def repeatable(words: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]
     """Return the call that goes on with this run, for `aegis watch`."""
     settings = [word for override in overrides for word in ("--set", override)]
     return {"argv": [*words, *settings], "cwd": str(Path.cwd())}
+
+
+def tuned_settings(file: Path) -> list[str]:
+    """Return the settings in an optimal_hyperparameters.json as overrides.
+
+    Raises:
+        BadInputError: if it is none.
+    """
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))["settings"]
+        return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInputError(
+            f"--set-from {file}: holds no settings; give an optimal_hyperparameters.json of "
+            "aegis tune"
+        ) from error

@@ -10,21 +10,27 @@ import typer
 
 from aegis.cli.notify import Notify
 from aegis.cli.options import (
+    INPUT,
     AcceptLicence,
     AutoResume,
     ConfigFile,
     Overrides,
     load_settings,
     repeatable,
+    tuned_settings,
 )
 from aegis.cli.show import echo, print_json, print_table, progress_reporter
 
+_SET_FROM = "optimal_hyperparameters.json of `aegis tune`: its settings, before those of --set."
 _SKIP_BAD = "Set bad lines of data files aside in rejected.jsonl instead of stopping."
 
 
 def run(
     config: ConfigFile,
     set_: Overrides = None,
+    set_from: Annotated[
+        Path | None, typer.Option("--set-from", metavar="FILE", help=_SET_FROM, callback=INPUT)
+    ] = None,
     auto_resume: AutoResume = True,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help=_SKIP_BAD)] = False,
     accept_licence: AcceptLicence = None,
@@ -37,7 +43,8 @@ def run(
     Finished stages are skipped when the same command runs again. runs/latest leads to the newest
     session: adapter/, model/, report.html.
     """
-    overrides = list(set_ or []) + (["data.skip_bad=true"] if skip_bad else [])
+    tuned = tuned_settings(set_from) if set_from else []
+    overrides = tuned + list(set_ or []) + (["data.skip_bad=true"] if skip_bad else [])
     settings = load_settings(config, overrides)
 
     from aegis.pipeline import run_pipeline

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aegis.runs.heartbeat import Beat
     from aegis.runs.record import Session
 
-_RUN = "A session folder."
+_RUN = "A session folder, or that of a study."
 
 
 def status(
@@ -34,6 +34,11 @@ def status(
         raise BadInputError(
             f"{run}: no such session; start one with: aegis run examples/quickstart.yaml"
         )
+    if (folder / "study.db").is_file():
+        from aegis.cli.tune import show_study
+
+        show_study(folder, json=json)
+        return
     try:
         session = load(folder)
     except ArtifactError as error:

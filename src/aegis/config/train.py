@@ -51,6 +51,11 @@ class LossSettings(Settings):
 
     decision: Weight = 1.0
     """Of the decision's cross entropy; higher learns to decide at the cost of writing."""
+    safety: Weight = 0.0
+    """Of −log P(not ALLOW) where the decision is DENY or REFUSE; higher allows fewer of them, and
+    answers less."""
+    temperature: Positive = 1.0
+    """The decision's logits are divided by it in the loss alone; higher ends more confident."""
     sections: Weight = 0.5
     """Of the private sections' tokens; higher thinks more like the records."""
     final: Weight = 1.0
@@ -103,6 +108,8 @@ class TrainSettings(Settings):
     """Passes of SFT over the records; more fit them closer and generalise less in the end."""
     batch_tokens: AtLeastOne = 1024
     """Tokens a step, padding included; higher averages more and takes more memory."""
+    gradient_accumulation: AtLeastOne = 1
+    """Batches whose gradients make one step; higher averages more in the same memory."""
     max_length: AtLeastOne = 512
     """Tokens of the longest row; a longer response teaches deciding only, a longer prompt is left
     out. Higher takes more memory."""
@@ -139,6 +146,11 @@ class TrainSettings(Settings):
     """Pull of the weights towards 0 (AdamW); higher regularises more."""
     warmup: Share = 0.06
     """Share of the steps over which the learning rates rise; higher starts more gently."""
+    checks: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Checks on validation before the end, evenly spread; more show sooner how it goes, and take
+    longer."""
+    check_records: AtLeastOne | None = None
+    """Validation records that a check before the end reads, null for all; more tell it better."""
     clip_norm: Positive = 1.0
     """Norm that a step's gradient is clipped to; higher lets outliers count more."""
     autocast: Literal["auto", "off", "bfloat16"] = "auto"

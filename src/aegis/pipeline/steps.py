@@ -47,7 +47,8 @@ _SFT_SETTINGS = (
     *("epochs", "batch_tokens", "max_length", "thinking_records", "thinking_tokens"),
     *("probe_records", "refit_records", "lexical_strength", "lr", "gate_lr", "head_lr", "tag_lr"),
     *("weight_decay", "warmup", "clip_norm", "autocast", "anneal", "loss", "distillation"),
-    *("decision_records", "decision_tokens", "refit_tokens"),
+    *("decision_records", "decision_tokens", "refit_tokens", "checks", "check_records"),
+    "gradient_accumulation",
 )
 _POLICY_SETTINGS = {"ppo": "ppo", "dpo": "dpo", "grpo": "group", "rloo": "group"}
 
@@ -72,7 +73,7 @@ def training_steps(config: Config) -> tuple[Step, ...]:
     teacher = (_TEACHER,) if taught else ()
     sft = Step(
         "sft",
-        7,
+        8,
         (base_content, "records", _datasets_content, *(("teacher",) if taught else ())),
         ("model", "seed", *(f"train.{name}" for name in _SFT_SETTINGS)),
         _train_sft,
@@ -95,7 +96,7 @@ def training_steps(config: Config) -> tuple[Step, ...]:
     )
     policy = Step(
         algorithm,
-        10,
+        11,
         ("sft", "records") if algorithm == "dpo" else ("sft", "records", "reward"),
         (f"train.{_POLICY_SETTINGS[algorithm]}", *shared),
         _train_policy,

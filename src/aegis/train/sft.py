@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,8 @@ from aegis.config import TrainSettings
 from aegis.model.adapted import Adapted, parameters_by_kind
 from aegis.model.chunks import in_chunks
 from aegis.model.device import autocast
-from aegis.protocol.decisions import NAMES
+from aegis.model.prompt import by_length
+from aegis.protocol.decisions import NAMES, UNSAFE, Decision
 from aegis.runs.events import Metrics
 from aegis.runs.reporter import bar
 from aegis.so8 import Schedule, So8Loss, So8LossSettings, alpha_at, opening
@@ -41,7 +43,7 @@ class SupervisedData:
     """What SFT learns from.
 
     Args:
-        validation: read after each epoch; empty for none.
+        validation: read after each epoch, at `train.checks` and at the end; empty for none.
         shares: (n, weight) of the datasets that `examples` are of, in order; empty for one dataset
             of weight 1.
         refit: whose prompts the decision head is fitted on when all else is trained.
@@ -59,7 +61,7 @@ class SupervisedResult:
 
     Args:
         history: every step.
-        validation: loss and accuracy after each epoch.
+        validation: loss and accuracy after each epoch and at `train.checks`.
         alpha: where the gates ended.
         held_out: (n, 4) decision logits of the validation prompts with the final weights, and their
             (n,) decisions.
@@ -127,6 +129,12 @@ class SupervisedObjective(Objective[Batch]):
             data.examples, settings, seed=loop.seed, shares=data.shares
         )
         self.steps = len(self.plan)
+        spread = settings.checks + 1
+        self.check_steps = {round(self.steps * part / spread) for part in range(1, spread)}
+        self.check_steps.update(self.epoch_ends)
+        count = min(len(data.validation), settings.check_records or len(data.validation))
+        drawn = random.Random(f"checks:{loop.seed}")
+        self.some_validation = drawn.sample(list(data.validation), count)
         self.optimizer = make_optimizer(adapted, settings)
         self.schedule = make_schedule(settings, steps=self.steps)
         self.checks: list[dict[str, float]] = []
@@ -162,21 +170,37 @@ class SupervisedObjective(Objective[Batch]):
         return {"alpha": alpha, "g": opening(alpha)}
 
     def batches(self, step: int) -> Sequence[Batch]:
-        examples = [self.data.examples[index] for index in self.plan[step]]
-        return [to_device(collate(examples, pad_id=self.loop.pad_id), self.adapted.device)]
+        device, examples = self.adapted.device, self.data.examples
+        return [
+            to_device(collate([examples[i] for i in part], pad_id=self.loop.pad_id), device)
+            for part in self._batches(step)
+        ]
+
+    def _batches(self, step: int) -> list[list[int]]:
+        """Return a step's examples as batches that go through the model one by one."""
+        indices, train = self.plan[step], self.settings
+        if train.gradient_accumulation == 1:
+            return [indices]
+        lengths = [len(self.data.examples[index].ids) for index in indices]
+        parts = by_length(lengths, batch_tokens=train.batch_tokens)
+        return [[indices[place] for place in part] for part in parts]
 
     def loss(self, batch: Batch, step: int) -> Loss:
         settings, device = self.settings.loss, batch.ids.device
         with autocast(self.settings.autocast, device):
             hidden = self.adapted.hidden(batch.ids, batch.mask)
+        logits = self.adapted.decide(hidden, batch.prompt_mask) / settings.temperature
         decision = functional.cross_entropy(
-            self.adapted.decide(hidden, batch.prompt_mask),
+            logits,
             batch.decisions,
             reduction="sum",
             label_smoothing=settings.label_smoothing,
         )
         parts = {"decision": decision / self.records_a_step}
         task = settings.decision * parts["decision"]
+        if settings.safety:
+            parts["safety"] = missed(logits, batch.decisions) / self.records_a_step
+            task = task + settings.safety * parts["safety"]
         if batch.weights.any():
             with autocast(self.settings.autocast, device):
                 parts["tokens"] = token_loss(self.adapted, hidden, batch) / self.weight_a_step
@@ -188,14 +212,18 @@ class SupervisedObjective(Objective[Batch]):
             hidden=hidden,
             mask=batch.mask,
         )
-        parts |= {name: term for name, term in terms.items() if name != "task"}
+        shared = {name: term for name, term in terms.items() if name != "task"}
+        if self.settings.gradient_accumulation > 1:  # they are of the step, whatever its batches
+            count = len(self._batches(step))
+            terms |= {name: term / count for name, term in shared.items()}
+        parts |= shared
         return Loss(summed(terms), detached(parts), batch.mask.sum())
 
     def finish(self, step: int, log: StepLog | None) -> Iterable[Metrics]:
         yield from super().finish(step, log)
-        done, validation = step + 1, self.data.validation
-        if validation and done in self.epoch_ends and done < self.steps:
-            check, _ = validate(self.adapted, validation, self.settings, pad_id=self.loop.pad_id)
+        done, some = step + 1, self.some_validation
+        if some and done in self.check_steps and done < self.steps:
+            check, _ = validate(self.adapted, some, self.settings, pad_id=self.loop.pad_id)
             yield self.checked(done, check)
 
     def checked(self, done: int, check: dict[str, float]) -> Metrics:
@@ -224,6 +252,14 @@ class SupervisedObjective(Objective[Batch]):
         self.checks[:] = rows
 
 
+def missed(logits: Tensor, decisions: Tensor) -> Tensor:
+    """Sum −log P(not ALLOW) over the (batch,) decisions that are DENY or REFUSE."""
+    unsafe = torch.isin(decisions, torch.tensor(sorted(UNSAFE), device=decisions.device))
+    others = [each for each in Decision if each is not Decision.ALLOW]
+    chances = torch.log_softmax(logits, -1)[:, others].logsumexp(-1)
+    return -chances[unsafe].sum()
+
+
 def learns_alpha(adapted: Adapted) -> bool:
     """Return whether α is a parameter that the optimizer moves, not the schedule."""
     return any(gate.alpha.requires_grad for gate in adapted.all_gates())
@@ -236,7 +272,7 @@ def make_plan(
     seed: int,
     shares: Sequence[tuple[int, float]] = (),
 ) -> tuple[list[list[int]], list[int]]:
-    """Return every batch of the training, and the steps at which its epochs end, in order.
+    """Return the examples of every step, and the steps at which the epochs end, in order.
 
     Args:
         shares: as in `SupervisedData`.
@@ -246,7 +282,11 @@ def make_plan(
     for epoch in range(math.ceil(settings.epochs)):
         chosen = mixed(shares, seed=seed, epoch=epoch) if shares else None
         batches = epoch_batches(
-            examples, batch_tokens=settings.batch_tokens, seed=seed, epoch=epoch, chosen=chosen
+            examples,
+            batch_tokens=settings.batch_tokens * settings.gradient_accumulation,
+            seed=seed,
+            epoch=epoch,
+            chosen=chosen,
         )
         share = min(1.0, settings.epochs - epoch)
         plan += batches[: max(1, round(share * len(batches)))]
