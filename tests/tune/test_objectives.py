@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from aegis.errors import ArtifactError
 from aegis.tune.objectives import (
     MEASURES,
-    Objective,
+    StudyObjective,
     TrainingRecord,
     arrival,
     convergence,
@@ -43,7 +43,7 @@ def test_every_part_of_the_score_lies_between_0_and_1_and_the_score_between_0_an
 ) -> None:
     logits = np.array([item[:4] for item in items])
     made = TrainingRecord(losses, alphas, logits, np.array([int(item[4]) for item in items]))
-    score = Objective({"normalised_loss": 8, "stability": 2, "convergence": 2})
+    score = StudyObjective({"normalised_loss": 8, "stability": 2, "convergence": 2})
     measures = score.measure(made)
     assert measures.keys() == MEASURES.keys()
     assert all(0 <= measures[name] <= 1 + 1e-9 for name in BONUSES)
@@ -99,6 +99,6 @@ def test_a_training_without_validation_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_directions_follow_the_weights_signs() -> None:
-    objective = Objective({"macro_f1": 1.0, "ece": -1.0})
+    objective = StudyObjective({"macro_f1": 1.0, "ece": -1.0})
     assert objective.directions(pareto=True) == ["maximize", "minimize"]
     assert objective.directions(pareto=False) == ["maximize"]

@@ -18,6 +18,8 @@ from aegis.errors import BadInputError, MissingPackageError, StoppedError
 
 if TYPE_CHECKING:
     from aegis.runs.signals import Interrupt
+    from aegis.tune.report import StudyResult
+    from aegis.tune.study import StudyWorkers
 
 _STUDY = "alpha-schedule, aegis or recovery, or a YAML file of your own (docs/tuning.md)."
 _TRIALS = "Trials of the study in all, those of other workers included."
@@ -61,8 +63,6 @@ def tune(
         raise BadInputError(f"--name must be 1 to 64 letters, digits, - or _, got {name[:80]!r}")
     settings = load_settings(config, set_ or [])
     try:
-        from aegis.tune.pictures import write_report
-        from aegis.tune.report import write_results
         from aegis.tune.study import StudyWorkers, prepare
     except ModuleNotFoundError as error:
         raise MissingPackageError(
@@ -87,19 +87,28 @@ def tune(
                 raise
             echo(f"it is {until}: unfinished trials wait for the next call", err=True)
         finally:
-            result = write_results(tuning.folder, work.study, tuning.config)
-            if result:
-                write_report(tuning.folder, work.study, result)
+            result = _write(work)
+    _print(tuning.folder, result, json=json)
+
+
+def _write(work: StudyWorkers) -> StudyResult | None:
+    from aegis.tune.pictures import write_report
+    from aegis.tune.report import write_results
+
+    folder = work.tuning.folder
+    result = write_results(folder, work.study, work.tuning.config)
+    if result:
+        write_report(folder, work.study, result)
+    return result
+
+
+def _print(folder: Path, result: StudyResult | None, *, json: bool) -> None:
+    from aegis.tune.report import SETTINGS_FILE, measure_rows, setting_rows
+
     if json:
         print_json(result.to_json() if result else None)
         return
-    _print(tuning.folder, result)
-
-
-def _print(folder: Path, result: object) -> None:
-    from aegis.tune.report import SETTINGS_FILE, StudyResult, measure_rows, setting_rows
-
-    if not isinstance(result, StudyResult):
+    if result is None:
         echo("no trial has come to a result yet")
         return
     columns = ("config's own", f"trial {result.trial}", "change")

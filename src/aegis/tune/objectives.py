@@ -147,7 +147,7 @@ MEASURES: Mapping[str, Callable[[TrainingRecord], float]] = {
 
 
 @dataclass(frozen=True)
-class Objective:
+class StudyObjective:
     """The sum of weight · measure, higher is better.
 
     Args:
@@ -159,7 +159,7 @@ class Objective:
     failed: float | None = None
 
     @classmethod
-    def parse(cls, raw: dict[str, Any], where: str) -> Objective:
+    def parse(cls, raw: dict[str, Any], where: str) -> StudyObjective:
         """Check `{measure: weight, …, failed: value}`.
 
         Raises:

@@ -15,7 +15,7 @@ from aegis.errors import BadInputError, ConfigError
 from aegis.inputs.strict_yaml import MOST_CHARACTERS, read_yaml
 from aegis.inputs.text import read_text
 from aegis.storage.files import fingerprint
-from aegis.tune.objectives import Objective
+from aegis.tune.objectives import StudyObjective
 
 if TYPE_CHECKING:
     import optuna
@@ -72,7 +72,7 @@ class StudyPlan:
     name: str
     about: str
     space: tuple[Parameter, ...]
-    objective: Objective
+    objective: StudyObjective
     settings: dict[str, Any] = field(default_factory=dict)
     pruner: str = "median"
     until: str = "sft"
@@ -118,7 +118,7 @@ def read_plan(study: str) -> StudyPlan:
         path.stem,
         str(raw.get("about", "")),
         tuple(_parameters(_section(raw.get("space"), f"{study}: space"), f"{study}: space")),
-        Objective.parse(_section(raw.get("objective"), f"{study}: objective"), study),
+        StudyObjective.parse(_section(raw.get("objective"), f"{study}: objective"), study),
         settings,
         pruner,
         str(raw.get("until", "sft")),
