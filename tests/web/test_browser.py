@@ -111,15 +111,16 @@ def serious(page: Any) -> list[str]:
 def test_every_page_can_be_read_by_everybody_and_on_a_telephone(
     made: House, runs: Path, opened: Callable[..., Any], language: str, scheme: str
 ) -> None:
-    session = new_run(runs)
+    session = new_run(runs, settings="base: other")
     judged(session)
     told(session, measured(1, loss=4.0), measured(2, loss=2.0))
+    beside = f"/ui/compare?a={session.session_id}&b={new_run(runs).session_id}"
     told(session, LogMessage(text="the machine is hot", level="warning"))
     ask(made.cases, 1, "May I stop my pills?")
     viewport = {"width": 390, "height": 800}
     page = opened(language, color_scheme=scheme, viewport=viewport)
     with listening(made) as url:
-        for path in ("/ui/runs", f"/ui/runs/{session.session_id}", *OTHERS):
+        for path in ("/ui/runs", f"/ui/runs/{session.session_id}", *OTHERS, beside):
             page.goto(url + path)
             assert page.locator("html").get_attribute("lang") == language
             if path == "/ui/review":
@@ -267,8 +268,9 @@ def test_two_hundred_hostile_texts_are_shown_as_text(
             page.goto(url + href)
             assert page.locator("h1").inner_text().startswith("aegis_v2_")
         page.goto(f"{url}/ui/review")
-        page.keyboard.press("j")
+        with page.expect_navigation():
+            page.keyboard.press("j")
         for _ in range(201):
-            page.wait_for_selector("text=The question")
             assert page.locator("pre *").count() == 1  # the bdi, and nothing of the text's own
-            page.click("text=Pass on")
+            with page.expect_navigation():
+                page.click("text=Pass on")

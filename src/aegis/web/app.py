@@ -20,6 +20,7 @@ from aegis.serve.middleware.access import RateLimiter
 from aegis.serve.reviews import ReviewDesk
 from aegis.serve.service import AnswerService
 from aegis.web.audit_pages import AuditPages
+from aegis.web.compare_pages import ComparePages
 from aegis.web.model_pages import ModelPages
 from aegis.web.pages import HERE, LANGUAGE_COOKIE, LANGUAGES, page
 from aegis.web.review_pages import ReviewPages
@@ -41,7 +42,14 @@ def build_ui(
 
     They answer to this machine's loopback names only, and forms only to themselves.
     """
-    parts = (RunPages(runs), ReviewPages(desk), ModelPages(service), audit or AuditPages())
+    of_runs = RunPages(runs)
+    parts = (
+        of_runs,
+        ComparePages(of_runs),
+        ReviewPages(desk),
+        ModelPages(service),
+        audit or AuditPages(),
+    )
     pages = [route for part in parts for route in part.routes()]
     pages.append(Route("/language/{language}", choose_language))
     static = Mount("/static", StaticFiles(directory=HERE / "static"))

@@ -110,7 +110,7 @@ def _read_row(folder: Path) -> RunRow:
 def read_base(folder: Path) -> str:
     """Return the run's base as its settings name it; empty where they cannot be read."""
     try:
-        settings = read_yaml(_read(folder / CONFIG), CONFIG)
+        settings = read_yaml(read_file(folder / CONFIG), CONFIG)
         return str(settings.get("base", "")) if isinstance(settings, dict) else ""
     except (AegisError, OSError, ValueError):
         return ""
@@ -119,12 +119,13 @@ def read_base(folder: Path) -> str:
 def read_quality(folder: Path) -> Quality | None:
     """Return what the run measured, if it did."""
     try:
-        return Quality.model_validate(json.loads(_read(folder / METRICS)))
+        return Quality.model_validate(json.loads(read_file(folder / METRICS)))
     except (OSError, ValueError, ValidationError, RecursionError):
         return None
 
 
-def _read(path: Path) -> str:
+def read_file(path: Path) -> str:
+    """Return the text of a file of a run, as much of it as can be meant."""
     if not path.is_file():
         raise FileNotFoundError(path)
     with path.open("rb") as stream:

@@ -11,7 +11,7 @@ from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from aegis.errors import AegisError, BadInputError
-from aegis.runs.record import load
+from aegis.runs.record import load, session_folders
 from aegis.runs.supervisor import System
 from aegis.web.curves import HEIGHT, WIDTH, Curve
 from aegis.web.forms import with_form
@@ -98,6 +98,7 @@ class RunPages:
                 *(request, "run.html.j2"),
                 status=409 if problem and session else 200,
                 row=row,
+                others=[other.name for other in session_folders(self.list.runs) if other != folder],
                 has_report=(folder / _REPORT).is_file(),
                 session=session,
                 problem=problem,
@@ -109,11 +110,12 @@ class RunPages:
 def charts(history: RunHistory, training: str) -> list[Chart]:
     """Return a training's curves, those that matter most first."""
     curves = {name: curve for name, curve in history.curves[training].items() if curve.points}
-    names = sorted(curves, key=lambda name: (not _is_main(name), name))
+    names = sorted(curves, key=lambda name: (not is_main(name), name))
     return [_chart(name, curves[name]) for name in names]
 
 
-def _is_main(name: str) -> bool:
+def is_main(name: str) -> bool:
+    """Return whether a curve of this name is among those that matter most."""
     return name in _FIRST or name.startswith(("reward", "kl"))
 
 
@@ -121,4 +123,4 @@ def _chart(name: str, curve: Curve) -> Chart:
     steps, (low, high) = (curve.points[0][0], curve.points[-1][0]), curve.bounds
     line = curve.line(steps, (low, high))
     ends = (short(curve.last), short(low), short(high))
-    return Chart(name, line, *ends, steps, curve.missing, _is_main(name))
+    return Chart(name, line, *ends, steps, curve.missing, is_main(name))
