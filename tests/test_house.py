@@ -80,9 +80,9 @@ LINES_NOW = {
     "evaluate": 5_292,
     "data": 11_022,
     "inputs": 567,
-    "web": 1_206,
+    "web": 1_321,
     "tune": 1_545,
-    "total": 50_199,
+    "total": 50_314,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
