@@ -91,8 +91,8 @@ def band_keys(texts: Sequence[str], threshold: float) -> NDArray[np.uint64]:
     bands = bands_for(threshold)
     if not texts:
         return np.empty((bands, 0), np.uint64)
-    sets = [_shingles(text) for text in texts]
-    sketches = RMinHash.digest_matrix_from_token_sets(sets, _PERMUTATIONS, _SEED)
+    hashes, starts = _hashed(texts)
+    sketches = RMinHash.digest_matrix_from_flat_token_hashes(hashes, starts, _PERMUTATIONS, _SEED)
     rows = np.asarray(sketches.to_rows(), np.uint64).reshape(len(texts), bands, -1)
     keys = np.zeros((bands, len(texts)), np.uint64)
     for place in range(rows.shape[2]):
@@ -242,6 +242,23 @@ def _by_position(
 def _recall(bands: int, similarity: float) -> float:
     """Return the share of pairs this alike that fall into one band at least."""
     return 1 - (1 - similarity ** (_PERMUTATIONS // bands)) ** bands
+
+
+def _hashed(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Return hashes of all shingles, and where each text's begin; a short text is one shingle."""
+    padded = [text.ljust(_SHINGLE, "\0") for text in texts]
+    ends = np.cumsum([0, *map(len, padded)])
+    codes = np.frombuffer("".join(padded).encode("utf-32-le"), np.uint32).astype(np.uint64)
+    hashes = codes.copy()
+    for place in range(1, _SHINGLE):
+        hashes[:-place] = (hashes[:-place] ^ hashes[:-place] >> np.uint64(29)) * _MIX
+        hashes[:-place] += codes[place:]
+    hashes = (hashes ^ hashes >> np.uint64(32)) * _MIX
+    inside = np.ones(len(hashes), bool)
+    for place in range(1, _SHINGLE):
+        inside[ends[1:] - place] = False
+    starts = ends - (_SHINGLE - 1) * np.arange(len(ends))
+    return hashes[inside], starts
 
 
 def _shingles(plain: str) -> set[str]:

@@ -34,7 +34,7 @@ FACTS = np.dtype(
 )
 """What is known of an item: its kind and decision (-1 without one), hashes of its prompt, id and
 contrast group (0 without one), and where its line ends in its file."""
-SET_STEPS = (("ids", 1), ("duplicates", 4), ("outliers", 1), ("decisions", 3), ("balance", 1))
+SET_STEPS = (("ids", 1), ("duplicates", 5), ("outliers", 1), ("decisions", 3), ("balance", 1))
 """Names and versions of the steps over all items, in their order."""
 _ENOUGH_ITEMS, _TO_SIGMA, _LEAST_SPREAD = 50, 1.4826, 0.2
 
