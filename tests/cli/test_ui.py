@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import pytest
 
-from tests.cli.test_serve import called
+from tests.cli.test_serve import called, model_folder
 from tests.web.runs import new_run
 
 
@@ -48,6 +49,30 @@ def test_it_shows_the_runs_until_it_is_interrupted(tmp_path: Path) -> None:
         assert told == f"· {url}/ui\n"
 
 
+@pytest.mark.slow
+def test_a_model_can_be_asked_and_its_cases_reviewed(tmp_path: Path) -> None:
+    model = model_folder(tmp_path / "runs" / "aegis_v2_x" / "model")
+    with (
+        showing(tmp_path / "runs", "--model", str(model)) as (url, process),
+        httpx.Client(headers={"origin": url}, timeout=60) as browser,
+    ):
+        asked = {"model": "aegis", "messages": [{"role": "user", "content": "May I?"}]}
+        answer = browser.post(f"{url}/v1/chat/completions", json=asked).json()
+        assert answer["aegis"]["escalated"]
+        for path in ("next", f"{answer['id'].removeprefix('chatcmpl-')}/answer"):
+            form = {"decision": "DENY", "note": "not here"}
+            assert browser.post(f"{url}/ui/review/{path}", data=form).is_redirect
+        verified = browser.post(f"{url}/ui/audit").text
+        assert "Sound: 3 records" in verified
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=40)
+        assert process.returncode == 0
+    cases = str(model.parent / "escalations.db")
+    assert '"rationale": "not here"' in called("review", "export", "--cases", cases).stdout
+
+
 def test_bad_places_are_told(tmp_path: Path) -> None:
     outcome = called("ui", str(tmp_path / "none"))
     assert "no such folder" in str(outcome.exception)
+    outcome = called("ui", str(tmp_path), "--model", str(tmp_path / "none"))
+    assert "no such model folder" in str(outcome.exception)

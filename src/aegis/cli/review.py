@@ -88,8 +88,8 @@ def answer(
 
 @app.command()
 def export(output: OutputFile = None, cases: File = _FILE, json: AsJson = False) -> None:
-    """Write what people decided as records for `data.records`, with personal data masked; those
-    that the page or --decision answered."""
+    """Write what people decided on the page as records for `data.records`, with personal data
+    masked. An answer of `aegis review answer` tells no decision, and is none of them."""
     from aegis.data.formats.write import write_file
     from aegis.serve.reviews import reviewed_records
 
