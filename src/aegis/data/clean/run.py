@@ -10,7 +10,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
@@ -140,12 +140,14 @@ def clean_files(
     with at_work(out) as work:
         plan = prepare(cleaning, out)
         if not was_made_by(out, plan.fingerprint):
-            each_shard(do_shard, work, plan, processes=processes, label="cleaning")
-            find_repeated(work, plan, probe=judge is None)
-            if plan.settings.check_decisions:
-                do = judge_shard if judge is None else partial(judge_shard, judge=judge)
-                judging = processes if judge is None else 1
-                each_shard(do, work, plan, processes=judging, label="judging")
+            with _workers(min(processes, len(plan.shards))) as pool:
+                each_shard(do_shard, work, plan, pool=pool, label="cleaning")
+                find_repeated(work, plan, probe=judge is None)
+                if plan.settings.check_decisions and judge is None:
+                    each_shard(judge_shard, work, plan, pool=pool, label="judging")
+            if plan.settings.check_decisions and judge is not None:
+                do = partial(judge_shard, judge=judge)
+                each_shard(do, work, plan, pool=None, label="judging")
             finish(work, plan, out)
         (work / PLAN).unlink(missing_ok=True)
     return json.loads((out / STATISTICS).read_text(encoding="utf-8"))
@@ -162,25 +164,34 @@ def each_shard(
     work: Path,
     plan: CleaningPlan,
     *,
-    processes: int,
+    pool: Executor | None,
     label: str,
 ) -> None:
-    """Call `do(work, plan, number)` for every shard."""
+    """Call `do(work, plan, number)` for every shard, in this process without a pool."""
     numbers = range(len(plan.shards))
     with bar(label, len(numbers)) as advance:
-        if min(processes, len(numbers)) == 1:
+        if pool is None:
             for number in numbers:
                 do(work, plan, number)
                 advance()
             return
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(processes, context, _end_with_parent)
-        try:
-            for future in as_completed([pool.submit(do, work, plan, n) for n in numbers]):
-                future.result()
-                advance()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for future in as_completed([pool.submit(do, work, plan, n) for n in numbers]):
+            future.result()
+            advance()
+
+
+@contextlib.contextmanager
+def _workers(processes: int) -> Iterator[Executor | None]:
+    """Start so many processes once for all that shards need; none for a single one."""
+    if processes == 1:
+        yield None
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, context, _end_with_parent)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _end_with_parent() -> None:
