@@ -261,8 +261,9 @@ class StudyWorkers:
             caught = (TrialError, StoppedError, ConfigError)
             try:
                 study.optimize(objective, n_trials=1, catch=caught, callbacks=[_queue_if_stopped])
-            except (ValueError, UpdateFinishedTrialError) as error:
-                if "Cannot tell" not in str(error) and isinstance(error, ValueError):
+            except (ValueError, AssertionError, UpdateFinishedTrialError) as error:
+                taken = isinstance(error, UpdateFinishedTrialError)
+                if not taken and "Cannot tell" not in f"{error} {error.__context__}":
                     raise  # else it was taken for dead, and another worker has it now
         return True
 
