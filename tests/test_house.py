@@ -81,8 +81,8 @@ LINES_NOW = {
     "data": 11_050,
     "inputs": 567,
     "web": 1_321,
-    "tune": 1_545,
-    "total": 50_342,
+    "tune": 1_546,
+    "total": 50_343,
 }
 
 # A module, or a package with all of its modules, and why it has no test file of its own.
