@@ -153,17 +153,21 @@ def test_cases_are_reviewed_by_keyboard_alone(made: House, opened: Callable[...,
         page.goto(f"{url}/ui/review")
         page.keyboard.press("j")
         page.wait_for_selector("text=Question 1")
+        page.wait_for_load_state()  # keys are heard from here on
         page.keyboard.press("a")
         page.focus("#answer")
         page.keyboard.type("You may, ad libitum.")  # letters that are keys elsewhere
         page.keyboard.press("Control+Enter")
         page.wait_for_selector("text=Question 2")
+        page.wait_for_load_state()  # keys are heard from here on
         assert made.cases.get(ids[0]).answer == "You may, ad libitum."
         page.keyboard.press("u")
         page.wait_for_selector("text=Question 1")
+        page.wait_for_load_state()  # keys are heard from here on
         assert made.cases.get(ids[0]).answer is None
         page.keyboard.press("j")
         page.wait_for_selector("text=Question 2")
+        page.wait_for_load_state()  # keys are heard from here on
     page.fill("#answer", "typed while the server is gone")
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("#connection:has-text('does not answer')")
