@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -23,7 +25,7 @@ from aegis.tune.space import read_plan
 from aegis.tune.study import StudyWorkers, Tuning, prepare
 from tests.tune.studies import config_in, quick_run, write_study
 
-pytest.importorskip("psycopg", reason="the driver psycopg is not installed")
+psycopg = pytest.importorskip("psycopg", reason="the driver psycopg is not installed")
 _FOUND = [*Path("/usr/lib/postgresql").glob("*/bin/initdb")]
 _INITDB = shutil.which("initdb") or (str(max(_FOUND)) if _FOUND else "")
 pytestmark = pytest.mark.skipif(not _INITDB, reason="no PostgreSQL server is installed")
@@ -47,20 +49,27 @@ class Server:
             for parent in folder.parents:
                 if parent.stat().st_uid == 0 and parent.is_relative_to("/tmp/pytest-of-root"):
                     parent.chmod(0o755)
-        self.call("initdb", "-A", "trust", "-U", "aegis", "--no-sync", "-E", "UTF8")
+        command = [self.bin / "initdb", "-D", folder / "data", "-A", "trust", "-U", "aegis"]
+        command += ["--no-sync", "-E", "UTF8"]
+        subprocess.run(command, check=True, capture_output=True, cwd="/", **self.user)
         self.url = f"postgresql://aegis@127.0.0.1:{self.port}/postgres"
 
-    def call(self, name: str, *arguments: str) -> None:
-        command = [str(self.bin / name), "-D", str(self.folder / "data"), *arguments]
-        subprocess.run(command, check=True, capture_output=True, cwd="/", **self.user)
-
-    def start(self, addresses: str = "127.0.0.1") -> None:
-        options = f"-p {self.port} -c listen_addresses={addresses} -k {self.folder} -F"
-        self.call("pg_ctl", "-w", "-l", str(self.folder / "log"), "-o", options, "start")
+    def start(self) -> None:
+        command = [self.bin / "postgres", "-D", self.folder / "data", "-p", str(self.port), "-F"]
+        command += ["-c", "listen_addresses=127.0.0.1", "-k", self.folder]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **self.user)
+        for _ in range(600):
+            with contextlib.suppress(psycopg.OperationalError):
+                psycopg.connect(self.url).close()
+                return
+            time.sleep(0.1)
+        raise TimeoutError((self.folder / "log").read_text(encoding="utf-8"))
 
     def kill(self) -> None:
         """End it as a crash does: without a word to its clients."""
-        self.call("pg_ctl", "-w", "-m", "immediate", "-t", "300", "stop")
+        self.process.send_signal(signal.SIGQUIT)
+        self.process.wait(300)
 
 
 @pytest.fixture(scope="module")
