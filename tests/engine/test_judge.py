@@ -46,7 +46,7 @@ def test_a_base_without_a_head_is_asked_by_likelihood(base_folder: Path) -> None
 
 def test_what_the_question_begins_with_is_read_once(base_folder: Path) -> None:
     judge = Judge.load(base_folder)
-    decoder, lengths = judge.model.get_decoder(), list[tuple[int, int]]()
+    decoder, lengths = judge.model.get_decoder(), list[tuple[int, ...]]()
 
     def counted(module: Any, args: Any, options: dict[str, Tensor]) -> None:
         lengths.append(tuple(options["input_ids"].shape))
