@@ -90,7 +90,7 @@ def test_a_provenance_that_is_none_is_told(provenance: object, message: str) -> 
             '{"prompt": "x", "decision": "allow"}',
             "'allow' is not one of ALLOW, ESCALATION, DENY, REFUSE",
         ),
-        ('{"prompt": "x"}', "None is not one of"),
+        ('{"prompt": "x"}', "decision is missing; give one of ALLOW, ESCALATION, DENY, REFUSE"),
         ('{"prompt": "x", "decision": ["ALLOW"]}', "is not one of"),
         (
             '{"prompt": "x", "decision": "ALLOW", "langauge": "en"}',

@@ -16,7 +16,7 @@ from tests.tune.studies import config_in, quick_run, write_study
 
 
 def slow_run(*args: Any, **named: Any) -> Path:
-    time.sleep(random.uniform(0.02, 0.1))
+    time.sleep(random.uniform(0.2, 0.5))
     return quick_run(*args, **named)
 
 

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from aegis.cli.options import INPUT, locate_model, number
+from aegis.cli.options import INPUT, OUTPUT_FILE, locate_model, number
 from aegis.cli.show import print_note
 
+_FOLDER = Path("runs")
 _RUNS = "The folder of all runs."
 _CASES = "The escalations to review; by default those of the newest run's server."
 _MODEL = "A model to ask, served with the pages as `aegis serve` does; it brings its own queue."
@@ -18,11 +19,11 @@ _HOST = "Loopback address to listen on."
 
 
 def ui(
-    runs: Annotated[Path, typer.Argument(help=_RUNS, callback=INPUT)] = Path("runs"),
+    runs: Annotated[Path, typer.Argument(help=_RUNS, callback=INPUT)] = _FOLDER,
     host: Annotated[str, typer.Option(help=_HOST)] = "127.0.0.1",
     port: Annotated[int, number(help="TCP port.", least=1, most=65535)] = 8080,
     model: Annotated[Path | None, typer.Option(help=_MODEL, callback=INPUT)] = None,
-    cases: Annotated[Path | None, typer.Option(help=_CASES, callback=INPUT)] = None,
+    cases: Annotated[Path | None, typer.Option(help=_CASES, callback=OUTPUT_FILE)] = None,
 ) -> None:
     """Show runs in the browser, the list and each one live with its stages, curves, warnings and
     log; with --model a chat with it and its verdicts; and the cases that wait for a person, one at
@@ -34,12 +35,14 @@ def ui(
     from aegis.serve import require_packages
 
     require_packages()
-    from aegis.web.server import require_loopback, serve_ui
+    from aegis.web.server import require_loopback, require_runs, serve_ui
 
     if model is None:
         serve_ui(runs, host, port, print_note, cases=cases)
         return
     locate_model(model)
+    if runs.exists() or runs != _FOLDER:
+        require_runs(runs)
     require_loopback(host)
     from aegis.serve.server import serve
     from aegis.serve.settings import ServeSettings

@@ -31,6 +31,18 @@ class _NoService:
     stopping: threading.Event = field(default_factory=threading.Event)
 
 
+def require_runs(runs: Path) -> None:
+    """Raise BadInputError unless this is a folder of runs, or of runs to come."""
+    if not runs.is_dir():
+        raise BadInputError(
+            f"{runs}: no such folder; start a run with: aegis run examples/quickstart.yaml"
+        )
+    if is_session(runs):
+        raise BadInputError(
+            f"{runs}: is one run; give the folder of all runs, {runs.resolve().parent}"
+        )
+
+
 def serve_ui(
     runs: Path, host: str, port: int, report: Callable[[str], None], *, cases: Path | None = None
 ) -> None:
@@ -42,14 +54,7 @@ def serve_ui(
     Raises:
         BadInputError: if there is no such folder, or others than this machine could come in.
     """
-    if not runs.is_dir():
-        raise BadInputError(
-            f"{runs}: no such folder; start a run with: aegis run examples/quickstart.yaml"
-        )
-    if is_session(runs):
-        raise BadInputError(
-            f"{runs}: is one run; give the folder of all runs, {runs.resolve().parent}"
-        )
+    require_runs(runs)
     require_loopback(host)
     queue = locate(cases or runs / LATEST / QUEUE_FILE)
     if cases and not queue.is_file():
