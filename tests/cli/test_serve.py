@@ -72,18 +72,23 @@ def serving(
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-    url, until = f"http://127.0.0.1:{port}", time.monotonic() + limit_s
+    url = f"http://127.0.0.1:{port}"
     try:
-        while time.monotonic() < until and process.poll() is None:
-            with contextlib.suppress(httpx.TransportError):
-                httpx.get(f"{url}/readyz")
-                break
-            time.sleep(0.1)
+        wait_until_up(f"{url}/readyz", process, limit_s=limit_s)
         yield url, process
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         process.wait()
+
+
+def wait_until_up(url: str, process: subprocess.Popen[str], *, limit_s: float) -> None:
+    until = time.monotonic() + limit_s
+    while time.monotonic() < until and process.poll() is None:
+        with contextlib.suppress(httpx.TransportError):
+            httpx.get(url)
+            return
+        time.sleep(0.1)
 
 
 def called(*arguments: str) -> Any:

@@ -7,14 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.cli.test_serve import called, model_folder
+from tests.cli.test_serve import called, model_folder, wait_until_up
 from tests.web.runs import new_run
 
 
@@ -26,13 +25,9 @@ def showing(runs: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[s
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "aegis", "ui", str(runs), "--port", str(port), *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    url, until = f"http://127.0.0.1:{port}", time.monotonic() + 60
+    url = f"http://127.0.0.1:{port}"
     try:
-        while time.monotonic() < until and process.poll() is None:
-            with contextlib.suppress(httpx.TransportError):
-                httpx.get(f"{url}/ui/runs")
-                break
-            time.sleep(0.1)
+        wait_until_up(f"{url}/ui/runs", process, limit_s=60)
         yield url, process
     finally:
         process.kill()

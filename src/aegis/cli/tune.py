@@ -111,10 +111,9 @@ def _print(folder: Path, result: StudyResult | None, *, json: bool) -> None:
     if result is None:
         echo("no trial has come to a result yet")
         return
-    columns = ("config's own", f"trial {result.trial}", "change")
-    title = f"study {result.name}: {', '.join(f'{n} {k}' for k, n in result.trials.items() if n)}"
-    print_table(("setting", *columns), setting_rows(result), title=title)
-    print_table(("measure", *columns), measure_rows(result))
+    title = f"study {result.name}: {result.told_trials}"
+    print_table(("setting", *result.columns), setting_rows(result), title=title)
+    print_table(("measure", *result.columns), measure_rows(result))
     echo(result.sentence)
     echo(f"use them with: aegis run CONFIG --set-from {folder / SETTINGS_FILE}")
 

@@ -91,7 +91,7 @@ class CaseQueue:
         self, id: str, *, owner: str, user: str, query: str, probabilities: tuple[float, ...]
     ) -> None:
         """Put a new case on the disk, or raise QueueGoneError."""
-        row = (id, now(), owner, user, query, json.dumps(probabilities))
+        row = (id, _now(), owner, user, query, json.dumps(probabilities))
         with self._writing() as connection:
             connection.execute(
                 "INSERT INTO cases (id, opened, owner, user, query, probabilities) "
@@ -137,18 +137,9 @@ class CaseQueue:
             ResolvedError: if somebody was quicker.
             QueueGoneError: if the file is not where it was.
         """
-        with self._writing() as connection:
-            updated = connection.execute(
-                "UPDATE cases SET answer = ?, resolved = ?, reviewer = ? "
-                "WHERE id = ? AND resolved IS NULL",
-                (answer, now(), reviewer, id),
-            ).rowcount
-        case = self.get(id)
-        if not updated:
-            raise ResolvedError(
-                f"the case was resolved at {case.resolved} by {case.reviewer}; that answer stands"
-            )
-        return case
+        with self.transaction() as connection:
+            self.require_open(connection, id)
+            return self.put_answer(connection, id, answer, reviewer=reviewer)
 
     def reviewed(self) -> builtins.list[tuple[Case, str, str]]:
         """Return the cases that a person decided, each with the decision and the note, the oldest
@@ -179,6 +170,25 @@ class CaseQueue:
         for case in read_cases(connection, "WHERE id = ?", id):
             return case
         raise NoCaseError("there is no such case; `aegis review list` shows those that wait")
+
+    def require_open(self, connection: sqlite3.Connection, id: str) -> Case:
+        """Return the case if nobody has resolved it, or raise NoCaseError or ResolvedError."""
+        case = self.require(connection, id)
+        if case.resolved:
+            raise ResolvedError(
+                f"{case.reviewer} answered this case at {case.resolved}; that answer stands"
+            )
+        return case
+
+    def put_answer(
+        self, connection: sqlite3.Connection, id: str, answer: str, *, reviewer: str
+    ) -> Case:
+        """Resolve an open case within the connection's transaction, and return it."""
+        connection.execute(
+            "UPDATE cases SET answer = ?, resolved = ?, reviewer = ? WHERE id = ?",
+            (answer, _now(), reviewer, id),
+        )
+        return self.require(connection, id)
 
     def close(self) -> None:
         with self._lock:
@@ -255,6 +265,5 @@ def _case(row: tuple) -> Case:
     return Case(id, opened, owner, user, query, tuple(json.loads(probabilities)), *rest)
 
 
-def now() -> str:
-    """Return the time in ISO 8601."""
+def _now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")

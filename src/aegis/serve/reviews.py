@@ -16,7 +16,7 @@ from aegis.data.records import Provenance, Record
 from aegis.errors import BadInputError
 from aegis.protocol.decisions import Decision
 from aegis.protocol.language import detect_language
-from aegis.serve.escalations import Case, CaseQueue, ResolvedError, now, read_cases
+from aegis.serve.escalations import Case, CaseQueue, read_cases
 
 CLAIM_S, UNDO_S = 600.0, 60.0
 Act = Literal["claimed", "passed on", "answered", "undone"]
@@ -74,11 +74,6 @@ class ReviewDesk:
             self._drop_old_claims(connection)
             return _held(connection, reviewer)
 
-    def claim_next(self, reviewer: Reviewer) -> Case | None:
-        """Return the reviewer's case or, claimed for ten minutes, the oldest that nobody has; None
-        if there is none."""
-        return self._claim_next(reviewer, after="")
-
     def pass_on(self, id: str, reviewer: Reviewer) -> Case | None:
         """Give the case back, and claim the next one behind it."""
         with self.cases.transaction() as connection:
@@ -86,9 +81,11 @@ class ReviewDesk:
             if held and held.id == id:
                 connection.execute("DELETE FROM claims WHERE id = ?", (id,))
                 self._tell("passed on", held, reviewer)
-        return self._claim_next(reviewer, after=id)
+        return self.claim_next(reviewer, after=id)
 
-    def _claim_next(self, reviewer: Reviewer, *, after: str) -> Case | None:
+    def claim_next(self, reviewer: Reviewer, *, after: str = "") -> Case | None:
+        """Return the reviewer's case or, claimed for ten minutes, the oldest that nobody has, those
+        behind the case `after` first; None if there is none."""
         with self.cases.transaction() as connection:
             self._drop_old_claims(connection)
             if held := _held(connection, reviewer):
@@ -108,26 +105,19 @@ class ReviewDesk:
         """
         with self.cases.transaction() as connection:
             self._drop_old_claims(connection)
-            case = self.cases.require(connection, id)
-            if case.resolved:
-                raise ResolvedError(
-                    f"{case.reviewer} answered this case at {case.resolved}; that answer stands"
-                )
+            case = self.cases.require_open(connection, id)
             rows = connection.execute("SELECT holder, name FROM claims WHERE id = ?", (id,))
             holder, name = rows.fetchone() or (reviewer.holder, "")
             if holder != reviewer.holder:
                 raise ClaimedError(f"{name} has this case now; take the next one")
-            connection.execute(
-                "UPDATE cases SET answer = ?, resolved = ?, reviewer = ? WHERE id = ?",
-                (review.answer, now(), reviewer.name, id),
-            )
+            answered = self.cases.put_answer(connection, id, review.answer, reviewer=reviewer.name)
             connection.execute(
                 "INSERT OR REPLACE INTO reviews VALUES (?, ?, ?, ?, ?)",
                 (id, review.decision.name, review.note, reviewer.holder, self._clock()),
             )
             connection.execute("DELETE FROM claims WHERE id = ?", (id,))
             self._tell("answered", case, reviewer, review)
-            return self.cases.require(connection, id)
+            return answered
 
     def undo(self, id: str, reviewer: Reviewer) -> Case:
         """Open the case again and claim it, within a minute of the reviewer's own answer.

@@ -148,7 +148,7 @@ def response_ids(
         ids += part
         weights += [final_weight if public else section_weight] * len(part)
     if tags.decisions:
-        weights[1] = 0.0
+        return tuple(ids), unopened(tokenizer, decision, tuple(weights))
     return tuple(ids), tuple(weights)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from aegis.config import Config
-from aegis.data.records import Pair, Record
+from aegis.data.records import Pair, Record, write_jsonl
 from aegis.model.adapted import Adapted
 from aegis.model.adapter_folder import AdapterCard, load_adapter, read_card, require_base
 from aegis.model.base import Base
@@ -24,6 +24,8 @@ from aegis.model.tags import Tags, add_tags
 from aegis.train.examples import EncodingSettings, Example, encode_all
 from aegis.train.services import LoopSettings, TrainServices
 from aegis.train.teacher import BaseAnswer
+
+_HELD_OUT = "validation.jsonl"  # decision and its four logits for each validation record
 
 
 @dataclass(frozen=True)
@@ -147,9 +149,12 @@ def calibrate(
     lexical: LexicalHead | None,
     held_out: tuple[Any, Any],
 ) -> None:
-    """Weigh decision head and lexical head on held-out logits and decisions; save the weights."""
+    """Weigh decision head and lexical head on held-out logits and decisions; save the weights, and
+    what they were weighed on."""
     prompts = [record.prompt for record in records]
     logits, decisions = held_out
     second = lexical.logits(prompts) if lexical else None
     spelled = PromptEncoder(tokenizer).spelled_in_bytes(prompts)
     fit(logits, second, spelled, decisions).save(job.folder)
+    rows = zip(decisions.tolist(), logits.tolist(), strict=True)
+    write_jsonl(job.folder / _HELD_OUT, [{"decision": truth, "logits": row} for truth, row in rows])

@@ -213,9 +213,8 @@ class SupervisedObjective(Objective[Batch]):
             mask=batch.mask,
         )
         shared = {name: term for name, term in terms.items() if name != "task"}
-        if self.settings.gradient_accumulation > 1:  # they are of the step, whatever its batches
-            count = len(self._batches(step))
-            terms |= {name: term / count for name, term in shared.items()}
+        count = len(self._batches(step))  # they are of the step, whatever its batches
+        terms |= {name: term / count for name, term in shared.items()}
         parts |= shared
         return Loss(summed(terms), detached(parts), batch.mask.sum())
 

@@ -56,7 +56,6 @@ from aegis.train.task import QuadrupleThinking
 from aegis.train.teacher import ask_base, save_answers
 
 _HISTORY = "history.jsonl"
-_HELD_OUT = "validation.jsonl"  # decision and its four logits for each validation record
 _PLAIN = 24  # records that are answered in plain chat, at least
 _SFT_CURVES = ("learning_curve.png", "alpha.png")
 _SFT_FILES = (LEXICAL_HEAD_FILE, _HISTORY, *_SFT_CURVES, EVIDENCE_FILE, EVIDENCE_PICTURE)
@@ -108,16 +107,10 @@ def write_supervised(
     lexical = _lexical_head(job, data, mixture) if config.model.lexical else None
     if result.held_out:
         calibrate(job, tokenizer, fitting, lexical, result.held_out)
-        _write_held_out(folder, *result.held_out)
     write_jsonl(folder / _HISTORY, [log.to_json() for log in result.history])
     draw_learning_curve(folder / "learning_curve.png", result.history, result.validation)
     draw_alpha(folder / "alpha.png", result.history)
     write_evidence(folder, result.history)
-
-
-def _write_held_out(folder: Path, logits: Any, decisions: Any) -> None:
-    rows = zip(decisions.tolist(), logits.tolist(), strict=True)
-    write_jsonl(folder / _HELD_OUT, [{"decision": truth, "logits": row} for truth, row in rows])
 
 
 def write_answers(job: TrainingJob, records: Sequence[Record]) -> None:
@@ -374,7 +367,6 @@ def _write_adapter(
             start.adapted, prompts, config.train, pad_id=tokenizer.pad_token_id
         )
         calibrate(job, tokenizer, fitting, LexicalHead.load(start.folder), held_out)
-        _write_held_out(folder, *held_out)
         metrics = metrics | checks
     algorithm, train = config.train.algorithm, config.train
     settings = {"ppo": train.ppo, "dpo": train.dpo}.get(algorithm, train.group)

@@ -18,6 +18,7 @@ import numpy as np
 from aegis.data.records import read_rows
 from aegis.errors import ArtifactError, ConfigError
 from aegis.evaluate.metrics import expected_calibration_error, macro_f1
+from aegis.model.calibration import probabilities
 from aegis.protocol.decisions import NAMES, Decision
 
 PARTS = 10  # stretches of a training whose mean losses are compared
@@ -66,8 +67,7 @@ class TrainingRecord:
 
     @property
     def probabilities(self) -> np.ndarray:
-        odds = np.exp(self.logits - self.logits.max(axis=1, keepdims=True))
-        return odds / odds.sum(axis=1, keepdims=True)
+        return probabilities(self.logits)
 
     @property
     def course(self) -> list[float]:

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from aegis import __version__
 from aegis.config import Config
+from aegis.pipeline.step import read_settings
 from aegis.storage.files import write_json, write_text
 from aegis.tune.comparison import SeedComparison, compare_seeds
 from aegis.tune.database import counted
@@ -86,6 +87,16 @@ class StudyResult:
         return {"aegis_version": __version__, **vars(self), "comparison": compared}
 
     @property
+    def columns(self) -> tuple[str, str, str]:
+        """What the values of a row are, in tables of settings and of measures."""
+        return ("config's own", f"trial {self.trial}", "change")
+
+    @property
+    def told_trials(self) -> str:
+        """What became of the trials, as `6 complete, 2 pruned`."""
+        return ", ".join(f"{number} {state}" for state, number in self.trials.items() if number)
+
+    @property
     def sentence(self) -> str:
         """Say whether the best is better than the config's own settings."""
         if self.comparison:
@@ -105,7 +116,7 @@ def result_of(study: optuna.Study, config: Config) -> StudyResult | None:
     best = best_trial(study)
     if best is None:
         return None
-    default = {key: _setting(config, key) for key in best.params}
+    default = read_settings(config, tuple(best.params))
     measures, before = best.user_attrs["measures"], study.user_attrs["default"]
     front = study.best_trials if len(study.directions) > 1 else []
     names = [*study.user_attrs["objective"]]
@@ -191,13 +202,11 @@ def measure_rows(result: StudyResult) -> list[tuple[str, str, str, str]]:
 def summary(result: StudyResult, folder: Path) -> str:
     """Return summary.md."""
     weights = " + ".join(f"{weight:g} · {name}" for name, weight in result.objective.items())
-    trials = ", ".join(f"{number} {state}" for state, number in result.trials.items() if number)
-    columns = ("", "config's own", f"trial {result.trial}", "change")
     parts = [
         f"# Study {result.name}",
-        f"Objective (higher is better): {weights}. Trials: {trials}.",
-        _table(("setting", *columns[1:]), setting_rows(result)),
-        _table(("measure", *columns[1:]), measure_rows(result)),
+        f"Objective (higher is better): {weights}. Trials: {result.told_trials}.",
+        _table(("setting", *result.columns), setting_rows(result)),
+        _table(("measure", *result.columns), measure_rows(result)),
         result.sentence,
         f"Use them: `aegis run CONFIG --set-from {folder / SETTINGS_FILE}`",
     ]
@@ -215,13 +224,6 @@ def summary(result: StudyResult, folder: Path) -> str:
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _setting(config: Config, key: str) -> Any:
-    value: Any = config.model_dump(mode="json")
-    for name in key.split("."):
-        value = value[name]
-    return value
 
 
 def _short(value: Any) -> str:
